@@ -1,0 +1,80 @@
+"""CIFAR-10 and CIFAR-100 through torchvision, held in memory; 5,000 training images are for validation."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Generator, Tensor
+
+from midstate.data.loader import Augmentation, Images, Split
+from midstate.sparsity import checks
+
+
+@dataclass(frozen=True)
+class CIFAR:
+    """CIFAR, normalised per channel by the training images' mean and deviation.
+
+    Args:
+        augmentation: of training batches.
+        num_classes: 10 or 100.
+        root: folder that holds (or will hold) torchvision's files.
+        download: fetch what is missing.
+        num_validation: training images held out for validation.
+        seed: of the held-out choice.
+    """
+
+    augmentation: Augmentation
+    num_classes: int
+    root: str
+    download: bool = True
+    num_validation: int = 5000
+    seed: int = 0
+    embedded = False
+
+    def __post_init__(self) -> None:
+        if self.num_classes not in (10, 100):
+            raise ValueError(f"num_classes={self.num_classes!r}: must be 10 or 100")
+        checks.boolean("download", self.download)
+        checks.integer("num_validation", self.num_validation, 1)
+
+    def load(self) -> Images:
+        """Read the files.
+
+        Raises:
+            ValueError: the folder or its files are missing or damaged, or the download failed.
+        """
+        train, test = self._read(train=True), self._read(train=False)
+        if self.num_validation >= len(train):
+            raise ValueError(
+                f"num_validation={self.num_validation}: must leave some of the {len(train)} training images"
+            )
+        mean = train.images.mean((0, 2, 3), keepdim=True)
+        std = train.images.std((0, 2, 3), keepdim=True)
+        train, test = (Split((split.images - mean) / std, split.labels) for split in (train, test))
+        order = torch.randperm(len(train), generator=Generator().manual_seed(self.seed))
+        held_out, kept = order[: self.num_validation], order[self.num_validation :]
+        return Images(
+            Split(train.images[kept], train.labels[kept]),
+            Split(train.images[held_out], train.labels[held_out]),
+            test,
+            self.num_classes,
+        )
+
+    def _read(self, train: bool) -> Split:
+        from torchvision import datasets
+
+        kind = datasets.CIFAR10 if self.num_classes == 10 else datasets.CIFAR100
+        if not self.download and not Path(self.root).is_dir():
+            raise ValueError(
+                f"root={self.root!r}: no such folder; put torchvision's {kind.__name__} files "
+                "there or set data.download=true"
+            )
+        try:
+            data = kind(self.root, train=train, download=self.download)
+        except (RuntimeError, OSError) as error:
+            raise ValueError(
+                f"root={self.root!r}: {kind.__name__} is missing or damaged there and could not "
+                f"be fetched ({error}); put torchvision's files into that folder"
+            ) from error
+        images: Tensor = torch.as_tensor(data.data).permute(0, 3, 1, 2).float() / 255
+        return Split(images.contiguous(), torch.as_tensor(data.targets))

@@ -1,0 +1,108 @@
+"""What every data set becomes: three splits of images on one device, batched without workers.
+
+Order and augmentation are pure functions of (seed, epoch, step), so that resuming replays nothing and
+all arms of a comparison see the same batches.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Generator, Tensor
+from torch.nn import functional as F
+
+from midstate.sparsity import checks, seed_for
+
+
+@dataclass(frozen=True)
+class Split:
+    """Images (N, C, H, W), float32 and normalised, with labels (N,), int64."""
+
+    images: Tensor
+    labels: Tensor
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def to(self, device: torch.device) -> "Split":
+        """Move to a device."""
+        return Split(self.images.to(device), self.labels.to(device))
+
+    def first(self, count: int) -> "Split":
+        """The first `count` images (splits are shuffled when they are made)."""
+        return Split(self.images[:count], self.labels[:count])
+
+
+@dataclass(frozen=True)
+class Images:
+    """A loaded data set. Train, validation and test share no source image."""
+
+    train: Split
+    validation: Split
+    test: Split
+    num_classes: int
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(channels, height, width) of one image."""
+        return tuple(self.train.images.shape[1:])
+
+    def to(self, device: torch.device) -> "Images":
+        """Move every split to a device."""
+        return replace(
+            self, train=self.train.to(device), validation=self.validation.to(device), test=self.test.to(device)
+        )
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """Random crop after zero padding, and horizontal flip, drawn per image.
+
+    Args:
+        crop_padding: pixels added on each side before cropping back; 0: no crop.
+        flip: mirror half of the images.
+    """
+
+    crop_padding: int
+    flip: bool
+
+    def __post_init__(self) -> None:
+        checks.integer("crop_padding", self.crop_padding, 0)
+        checks.boolean("flip", self.flip)
+
+    def __call__(self, images: Tensor, generator: Generator) -> Tensor:
+        """Return augmented images (N, C, H, W); the draws come from a CPU generator."""
+        pad, (count, _, height, width) = self.crop_padding, images.shape
+        if pad:
+            top, left = torch.randint(0, 2 * pad + 1, (2, count, 1), generator=generator).to(images.device)
+            rows = top + torch.arange(height, device=images.device)  # (N, H)
+            columns = left + torch.arange(width, device=images.device)  # (N, W)
+            padded = F.pad(images, (pad,) * 4)
+            index = torch.arange(count, device=images.device)[:, None, None]
+            # Advanced indices around a slice put the channel last: (N, H, W, C).
+            images = padded[index, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
+        if self.flip:
+            mirrored = torch.rand(count, 1, 1, 1, generator=generator).to(images.device) < 0.5
+            images = torch.where(mirrored, images.flip(-1), images)
+        return images.contiguous()
+
+
+class Batches:
+    """Shuffled, augmented training batches; the incomplete last batch of an epoch is left out."""
+
+    def __init__(
+        self, split: Split, batch_size: int, augmentation: Augmentation, seed: int, max_steps: int | None = None
+    ) -> None:
+        self.split, self.augmentation, self.seed = split, augmentation, seed
+        self.batch_size = min(batch_size, len(split))
+        whole = len(split) // self.batch_size
+        self.steps_per_epoch = min(whole, max_steps or whole)
+
+    def epoch(self, epoch: int, first_step: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield the batches of an epoch from `first_step` (counted within the epoch) on."""
+        shuffle = Generator().manual_seed(seed_for(self.seed, "order", epoch))
+        order = torch.randperm(len(self.split), generator=shuffle).to(self.split.labels.device)
+        for step in range(first_step, self.steps_per_epoch):
+            chosen = order[step * self.batch_size : (step + 1) * self.batch_size]
+            draws = Generator().manual_seed(seed_for(self.seed, "augmentation", epoch, step))
+            yield self.augmentation(self.split.images[chosen], draws), self.split.labels[chosen]

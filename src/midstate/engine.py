@@ -1,0 +1,241 @@
+"""The training loop."""
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, NoReturn
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.optim import Optimizer
+from tqdm import tqdm
+
+from midstate.config import RunFailed
+from midstate.data import Batches, Images
+from midstate.metrics import evaluate
+from midstate.optimizers import Rate
+from midstate.probes import GapProbe
+from midstate.sparsity import Pruner, checks, steps_of
+
+DEVICES = ("auto", "cpu", "cuda")
+
+
+@dataclass(frozen=True)
+class Trainer:
+    """Settings of the loop; see conf/trainer/default.yaml."""
+
+    epochs: int
+    batch_size: int
+    label_smoothing: float
+    clip_norm: float | None
+    max_steps_per_epoch: int | None
+    device: str
+    threads: int | str
+    probes: bool
+    checkpoint_every: str
+
+    def __post_init__(self) -> None:
+        checks.integer("epochs", self.epochs, 1)
+        checks.integer("batch_size", self.batch_size, 1)
+        checks.number("label_smoothing", self.label_smoothing, 0, 1)
+        if self.clip_norm is not None:
+            checks.number("clip_norm", self.clip_norm, 1e-12)
+        if self.max_steps_per_epoch is not None:
+            checks.integer("max_steps_per_epoch", self.max_steps_per_epoch, 1)
+        checks.one_of("device", self.device, DEVICES)
+        if self.threads != "auto":
+            checks.integer("threads", self.threads, 1)
+        checks.boolean("probes", self.probes)
+        if not isinstance(self.checkpoint_every, str) or steps_of("checkpoint_every", self.checkpoint_every, 1, 1) < 1:
+            raise ValueError(
+                f"checkpoint_every={self.checkpoint_every!r}: must be epochs such as '1ep' or steps such as '500it'"
+            )
+
+
+@dataclass
+class Session:
+    """What a run is made of, and all that changes while it runs."""
+
+    settings: Trainer
+    data: Images
+    model: nn.Module
+    pruner: Pruner
+    optimizer: Optimizer
+    rate: Rate
+    batches: Batches
+    probe: GapProbe | None
+    step: int = 0  # optimizer steps done
+    rows: list[dict[str, Any]] = field(default_factory=list)  # metrics.csv, one row an epoch
+    probe_rows: list[dict[str, Any]] = field(default_factory=list)  # probes.csv
+    totals: dict[str, float] = field(default_factory=dict)  # sums over the epoch so far
+    epoch_gap: float | None = None  # the epoch's largest gap_bn so far
+
+    @property
+    def total_steps(self) -> int:
+        """Optimizer steps of the whole run."""
+        return self.settings.epochs * self.batches.steps_per_epoch
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that a run needs to go on as if it had never stopped."""
+        return {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "pruner": self.pruner.state_dict(),
+            "probe": self.probe.state if self.probe else 0,
+            "rows": self.rows,
+            "probe_rows": self.probe_rows,
+            "totals": self.totals,
+            "epoch_gap": self.epoch_gap,
+            "rng": torch.get_rng_state(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take back `state_dict` and the step beside it."""
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.pruner.load_state_dict(state["pruner"])
+        if self.probe:
+            self.probe.state = state["probe"]
+        self.step, self.rows, self.probe_rows = state["step"], state["rows"], state["probe_rows"]
+        self.totals, self.epoch_gap = state["totals"], state["epoch_gap"]
+        torch.set_rng_state(state["rng"].cpu())
+
+
+def train(
+    session: Session,
+    checkpoint: Callable[[], None],
+    end_of_epoch: Callable[[dict[str, Any]], None],
+    stop_requested: Callable[[], bool],
+) -> bool:
+    """Train to the end, or until a stop is requested.
+
+    Args:
+        session: where to go on from; it is changed in place.
+        checkpoint: saves the session.
+        end_of_epoch: takes the row of each finished epoch, before its checkpoint.
+        stop_requested: asked after every step.
+
+    Returns:
+        True when finished, False when stopped (a checkpoint is saved).
+
+    Raises:
+        RunFailed: the loss is no longer a finite number.
+    """
+    steps_per_epoch = session.batches.steps_per_epoch
+    every = max(
+        1, steps_of("checkpoint_every", session.settings.checkpoint_every, steps_per_epoch, session.total_steps)
+    )
+    for epoch in range(len(session.rows), session.settings.epochs):
+        session.model.train()
+        first_step = session.step - epoch * steps_per_epoch
+        batches = session.batches.epoch(epoch, first_step)
+        with tqdm(
+            batches,
+            f"epoch {epoch + 1}/{session.settings.epochs}",
+            total=steps_per_epoch,
+            initial=first_step,
+            leave=False,
+            disable=None,
+            unit="step",
+        ) as bar:
+            for images, labels in bar:
+                _train_step(session, images, labels)
+                bar.set_postfix_str(_progress(session), refresh=False)
+                if stop_requested():
+                    checkpoint()
+                    return False
+                if session.step % every == 0 and session.step % steps_per_epoch:
+                    checkpoint()
+        end_of_epoch(_close_epoch(session))
+        if session.step % every == 0 or session.step == session.total_steps:
+            checkpoint()
+    return True
+
+
+def _train_step(session: Session, images: Tensor, labels: Tensor) -> None:
+    """One optimizer step: masks, learning rate, forward, backward, update."""
+    if session.pruner.due(session.step):
+        _refresh(session)
+    started = time.perf_counter()
+    for group in session.optimizer.param_groups:
+        group["lr"] = session.rate.at(session.step)
+    logits = session.model(images)
+    loss = F.cross_entropy(logits, labels, label_smoothing=session.settings.label_smoothing)
+    if not math.isfinite(loss.item()):
+        _diverged(session, f"the loss is {loss.item()}")
+    session.optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    session.pruner.before_step(session.optimizer)
+    if session.settings.clip_norm is not None:
+        nn.utils.clip_grad_norm_(session.model.parameters(), session.settings.clip_norm)
+    session.optimizer.step()
+    session.pruner.after_step(session.optimizer)
+    session.step += 1
+    correct = int((logits.argmax(1) == labels).sum())
+    seconds = time.perf_counter() - started
+    for name, value in (
+        ("loss", loss.item() * len(labels)),
+        ("correct", correct),
+        ("images", len(labels)),
+        ("seconds", seconds),
+    ):
+        session.totals[name] = session.totals.get(name, 0) + value
+
+
+def _refresh(session: Session) -> None:
+    """Measure the jump that the masks are about to make, if there is one, and refresh them."""
+    started = time.perf_counter()
+    try:
+        row = session.probe.before_refresh(session.step) if session.probe else None
+        session.pruner.refresh(session.step)
+    except ValueError as error:  # weights that cannot be ranked
+        _diverged(session, str(error))
+    if row is not None:
+        session.probe_rows.append(row)
+        session.epoch_gap = row["gap_bn"] if session.epoch_gap is None else max(session.epoch_gap, row["gap_bn"])
+    session.totals["mask_seconds"] = session.totals.get("mask_seconds", 0) + time.perf_counter() - started
+
+
+def _close_epoch(session: Session) -> dict[str, Any]:
+    """Refresh the masks, evaluate on validation, and make the epoch's row of metrics.csv."""
+    pruner, totals = session.pruner, session.totals
+    if pruner.open(session.step):
+        _refresh(session)
+    started = time.perf_counter()
+    validation = evaluate(session.model, session.data.validation)
+    if not math.isfinite(validation["loss"]):
+        _diverged(session, f"the validation loss is {validation['loss']}")
+    row = {
+        "epoch": len(session.rows) + 1,
+        "step": session.step,
+        "lr": session.rate.at(session.step - 1),
+        "progress": pruner.window.progress(session.step),
+        **pruner.end_epoch(),
+        "gap": session.epoch_gap,
+        "train/loss": totals["loss"] / totals["images"],
+        "train/top1": 100 * totals["correct"] / totals["images"],
+        "val/loss": validation["loss"],
+        "val/top1": validation["top1"],
+        "images_per_second": totals["images"] / totals["seconds"],
+        "seconds": totals["seconds"] + totals.get("mask_seconds", 0) + time.perf_counter() - started,
+    }
+    session.rows.append(row)
+    session.totals, session.epoch_gap = {}, None
+    return row
+
+
+def _diverged(session: Session, what: str) -> NoReturn:
+    raise RunFailed(
+        f"diverged: {what} at step {session.step} (epoch {len(session.rows) + 1}); "
+        "a smaller optimizer.lr, or trainer.clip_norm=1, may help"
+    )
+
+
+def _progress(session: Session) -> str:
+    totals = session.totals
+    return (
+        f"loss {totals['loss'] / totals['images']:.3f}, top1 {100 * totals['correct'] / totals['images']:.1f} %, "
+        f"{session.pruner.describe(session.step)}"
+    )

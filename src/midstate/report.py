@@ -1,0 +1,38 @@
+"""What a run prints."""
+
+from typing import Any
+
+
+def epoch_line(row: dict[str, Any], epochs: int, state: str) -> str:
+    """One line for one epoch."""
+    gap = "" if row["gap"] is None else f"  gap {row['gap']:+.1f}"
+    return (
+        f"epoch {row['epoch']:>{len(str(epochs))}}/{epochs}  loss {row['train/loss']:.3f}  "
+        f"train {row['train/top1']:5.1f} %  val {row['val/top1']:5.1f} %  kept {100 * row['kept']:5.1f} %  "
+        f"{state}{gap}  {row['seconds']:.1f} s"
+    )
+
+
+def result_table(summary: dict[str, Any]) -> str:
+    """The result as an aligned table of names and values."""
+    gap, verified = summary["top1_gap"], summary["pattern_verified"]
+    lines = [
+        (
+            "run",
+            f"{summary['model']} on {summary['data']}, {summary['pruner']}, {summary['schedule']}, "
+            f"seed {summary['seed']}, {summary['epochs']} epochs",
+        ),
+        ("top-1 / top-5 (test)", f"{summary['top1']:.2f} % / {summary['top5']:.2f} %"),
+        ("pattern verified", {True: "yes, on the finished weights", False: "NO", None: "nothing pruned"}[verified]),
+        (
+            "sparsity",
+            f"{100 * summary['sparsity']:.2f} % of {summary['params_prunable']:,} prunable weights "
+            f"in {len(summary['layers'])} layers",
+        ),
+        ("parameters", f"{summary['params_nonzero']:,} of {summary['params_total']:,} are not zero"),
+        ("MACs an image", f"{summary['macs_sparse']:,} of {summary['macs_dense']:,}"),
+        ("last jump", "none probed" if gap is None else f"{gap:+.1f} points of top-1 lost (BatchNorm re-estimated)"),
+        ("time", f"{summary['wall_seconds']:.1f} s, {summary['images_per_second']:,.0f} training images a second"),
+    ]
+    width = max(len(name) for name, _ in lines)
+    return "\n".join(["", *(f"{name:<{width}}  {value}" for name, value in lines)])

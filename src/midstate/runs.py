@@ -1,0 +1,118 @@
+"""Runs on disk: which directory a configuration belongs to, and what is written there."""
+
+import hashlib
+import json
+import os
+import re
+import subprocess
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from midstate.checkpoint import write_atomically
+from midstate.config import ConfigError, flatten
+
+FORMAT = 1
+# Raise whenever losses change for an unchanged configuration: it is part of every run's identity.
+NUMERICS = 1
+# Fields added later, with the value that stands for how it was before them: a run with that value keeps
+# the identity it had. {"trainer.field": value}
+NEUTRAL: dict[str, Any] = {}
+# What changes no result.
+IRRELEVANT = ("seed", "run_dir", "rerun", "logger", "launcher", "machine", "trainer.checkpoint_every")
+
+_SECRET = re.compile(r"KEY|TOKEN|SECRET|PASSWORD", re.IGNORECASE)
+
+
+def config_hash(config: dict[str, Any]) -> str:
+    """Identify what a resolved configuration computes: 12 hex digits, the same for every seed."""
+    content = {
+        key: value
+        for key, value in flatten(config)
+        if not any(key == name or key.startswith(f"{name}.") for name in IRRELEVANT)
+        and not (key in NEUTRAL and NEUTRAL[key] == value)
+    }
+    canonical = json.dumps({"numerics": NUMERICS, **content}, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(canonical.encode()).hexdigest()[:12]
+
+
+def redact(value: Any) -> Any:
+    """Replace every value of a secret environment variable in a configuration."""
+    if isinstance(value, dict):
+        return {key: redact(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [redact(item) for item in value]
+    if isinstance(value, str):
+        for name, secret in os.environ.items():
+            if _SECRET.search(name) and len(secret) >= 8 and secret in value:
+                value = value.replace(secret, f"<{name}>")
+    return value
+
+
+def read_summary(directory: Path) -> dict[str, Any] | None:
+    """Read summary.json; None where there is none."""
+    path = directory / "summary.json"
+    return json.loads(path.read_text()) if path.is_file() else None
+
+
+def write_summary(directory: Path, summary: dict[str, Any]) -> None:
+    """Write summary.json."""
+    write_atomically(directory / "summary.json", (json.dumps(summary, indent=2) + "\n").encode())
+
+
+def write_config(directory: Path, config: dict[str, Any]) -> None:
+    """Write config.yaml: resolved, secrets replaced by the names of their variables."""
+    write_atomically(directory / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(redact(config))).encode())
+
+
+def check_same_config(directory: Path, config: dict[str, Any]) -> None:
+    """Refuse a directory that holds a run of another configuration or seed.
+
+    Raises:
+        ConfigError: names what differs.
+    """
+    path = directory / "config.yaml"
+    if not path.is_file():
+        return
+    stored = OmegaConf.to_container(OmegaConf.load(path))
+    config = redact(config)
+    if config_hash(stored) == config_hash(config) and stored["seed"] == config["seed"]:
+        return
+    old, new = dict(flatten(stored)), dict(flatten(config))
+    skipped = [name for name in IRRELEVANT if name != "seed"]
+    differing = [
+        f"{key}: {old.get(key, 'absent')} there, {new.get(key, 'absent')} here"
+        for key in sorted({*old, *new})
+        if old.get(key) != new.get(key) and not any(key == s or key.startswith(f"{s}.") for s in skipped)
+    ]
+    raise ConfigError(
+        f"run_dir={directory}: holds a run of another configuration ("
+        + "; ".join(differing or ["older numerics"])
+        + "); choose another, or rerun=true to replace it"
+    )
+
+
+def git_commit() -> str | None:
+    """Commit of the code, with `+` for uncommitted changes; None outside a checkout."""
+    where = Path(__file__).parent
+    try:
+        commit = subprocess.run(
+            ["git", "rev-parse", "--short=12", "HEAD"],
+            cwd=where,
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=10,
+        ).stdout.strip()
+        changed = subprocess.run(
+            ["git", "status", "--porcelain", "--untracked-files=no"],
+            cwd=where,
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=10,
+        ).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return commit + ("+" if changed else "")

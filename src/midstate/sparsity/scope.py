@@ -1,0 +1,131 @@
+"""Scope: which tensors are pruned. A list of (module, tensor name), so that no tensor hides from it."""
+
+from collections import Counter
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
+
+from midstate.sparsity import checks
+from midstate.sparsity.patterns import NM
+
+INDIVISIBLE = ("skip", "pad", "error")
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One prunable tensor: `name` as a user reads it, `depth` its place among all weight tensors."""
+
+    name: str
+    module: nn.Module
+    tensor_name: str
+    depth: int
+
+    @property
+    def weight(self) -> Tensor:
+        """The tensor as the network uses it."""
+        return getattr(self.module, self.tensor_name)
+
+
+def weight_layers(model: nn.Module) -> list[Layer]:
+    """List every convolution and linear weight of `model` in module order, attention's in_proj_weight too."""
+    layers: list[Layer] = []
+    for module_name, module in model.named_modules():
+        for tensor_name in _weight_names(module):
+            name = f"{module_name}.{tensor_name}".removeprefix(".").removesuffix(".weight")
+            layers.append(Layer(name, module, tensor_name, len(layers)))
+    return layers
+
+
+def _weight_names(module: nn.Module) -> tuple[str, ...]:
+    if isinstance(module, nn.MultiheadAttention):
+        if module.in_proj_weight is not None:
+            return ("in_proj_weight",)
+        return ("q_proj_weight", "k_proj_weight", "v_proj_weight")
+    if isinstance(module, _ConvNd | nn.Linear):
+        return ("weight",)
+    return ()
+
+
+@dataclass(frozen=True)
+class Scope:
+    """Which layers are pruned.
+
+    Args:
+        skip_first: leave the first convolution (or patch embedding) dense.
+        skip_classifier: leave the classifier dense.
+        skip_depthwise: leave depthwise convolutions dense.
+        exclude: shell-style name patterns that stay dense, such as `layer1.*`.
+        indivisible: what to do with layers whose input channels the pattern does not divide:
+            skip (leave dense), pad (the partial last group of r channels keeps ceil(n*r/m)) or error.
+    """
+
+    skip_first: bool = True
+    skip_classifier: bool = True
+    skip_depthwise: bool = True
+    exclude: tuple[str, ...] = ()
+    indivisible: str = "skip"
+
+    def __post_init__(self) -> None:
+        for name in ("skip_first", "skip_classifier", "skip_depthwise"):
+            checks.boolean(name, getattr(self, name))
+        checks.one_of("indivisible", self.indivisible, INDIVISIBLE)
+        if isinstance(self.exclude, str) or not all(isinstance(p, str) for p in self.exclude):
+            raise ValueError(f"exclude={self.exclude!r}: must be a list of name patterns such as ['layer1.*']")
+
+    def resolve(self, model: nn.Module, classifier: str | None, pattern: NM | None) -> list[Layer]:
+        """List the layers of `model` to prune.
+
+        Args:
+            model: a plain model, nothing attached.
+            classifier: name of its classifier module; None if it has none.
+            pattern: decides which shapes divide; None takes every shape.
+
+        Raises:
+            ValueError: nothing in scope, an exclude pattern without a match, an indivisible layer under
+                `indivisible=error`, or a tensor that cannot be pruned (tied or weight-standardised).
+        """
+        layers = weight_layers(model)
+        if unmatched := [p for p in self.exclude if not any(fnmatchcase(layer.name, p) for layer in layers)]:
+            raise ValueError(f"exclude={unmatched}: matches no layer of {[layer.name for layer in layers]}")
+        chosen = [layer for layer in layers if self._wanted(layer, layers, classifier)]
+        _refuse_unprunable(chosen, model)
+        if pattern is not None:
+            chosen = self._divisible(chosen, pattern)
+        if not chosen:
+            raise ValueError(f"scope: no layer is left to prune of {[layer.name for layer in layers]}")
+        return chosen
+
+    def _wanted(self, layer: Layer, layers: list[Layer], classifier: str | None) -> bool:
+        module = layer.module
+        depthwise = isinstance(module, _ConvNd) and module.groups > 1 and module.weight.shape[1] == 1
+        return not (
+            (self.skip_first and layer is layers[0])
+            or (self.skip_classifier and layer.name == classifier)
+            or (self.skip_depthwise and depthwise)
+            or any(fnmatchcase(layer.name, p) for p in self.exclude)
+        )
+
+    def _divisible(self, layers: list[Layer], pattern: NM) -> list[Layer]:
+        indivisible = [layer for layer in layers if not pattern.divides(layer.weight.shape)]
+        if indivisible and self.indivisible == "error":
+            names = {layer.name: tuple(layer.weight.shape) for layer in indivisible}
+            raise ValueError(f"indivisible='error': input channels not divisible by m={pattern.m} in {names}")
+        return layers if self.indivisible == "pad" else [layer for layer in layers if layer not in indivisible]
+
+
+def _refuse_unprunable(layers: list[Layer], model: nn.Module) -> None:
+    # remove_duplicate=False lists a shared module under each of its names.
+    owners = Counter(id(p) for _, p in model.named_parameters(remove_duplicate=False))
+    for layer in layers:
+        if owners[id(layer.weight)] > 1:
+            raise ValueError(
+                f"scope: {layer.name} shares its weight with another layer; tied tensors cannot be pruned: exclude it"
+            )
+        kind = type(layer.module).__name__
+        if "StdConv" in kind:
+            raise ValueError(
+                f"scope: {layer.name} is a weight-standardised convolution ({kind}); "
+                "standardising makes zeros non-zero: exclude it"
+            )

@@ -1,0 +1,57 @@
+"""Updates: when a mask may change."""
+
+from dataclasses import dataclass
+
+from midstate.sparsity.schedules import Window, steps_of
+
+
+@dataclass(frozen=True)
+class Update:
+    """Refresh masks every `every`, up to `until` (null: to the end).
+
+    Besides, a refresh is forced at the window's start and stop and before each evaluation.
+    Weights that were pruned may come back (`regrow: free`): the scores are always live.
+    """
+
+    every: str = "1it"
+    until: float | str | None = None
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.every, str) or steps_of("every", self.every, 1, 1) < 1:
+            raise ValueError(f"every={self.every!r}: must be steps such as '1it' or epochs such as '1ep'")
+        if self.until is not None:
+            steps_of("until", self.until, 1, 1)
+
+    def resolve(self, window: Window, steps_per_epoch: int, total_steps: int) -> "Ticks":
+        """Place the update in a run.
+
+        Raises:
+            ValueError: masks would freeze before the window's stop, short of the target.
+        """
+        every = max(1, steps_of("every", self.every, steps_per_epoch, total_steps))
+        until = total_steps
+        if self.until is not None:
+            until = steps_of("until", self.until, steps_per_epoch, total_steps)
+            if until < window.stop:
+                raise ValueError(
+                    f"until={self.until!r}: masks would freeze at step {until}, before the "
+                    f"schedule's stop (step {window.stop}), short of the target"
+                )
+        return Ticks(every, until, frozenset((window.start, window.stop)))
+
+
+@dataclass(frozen=True)
+class Ticks:
+    """The steps at which masks are refreshed."""
+
+    every: int
+    until: int
+    forced: frozenset[int]
+
+    def due(self, step: int) -> bool:
+        """Tell whether masks are refreshed before the forward pass of `step`."""
+        return self.open(step) and (step % self.every == 0 or step in self.forced)
+
+    def open(self, step: int) -> bool:
+        """Tell whether masks may still change at `step`."""
+        return step <= self.until

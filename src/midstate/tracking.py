@@ -1,0 +1,106 @@
+"""Tracking: CSV files, which are the truth, and Weights & Biases beside them."""
+
+import csv
+import io
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from midstate.checkpoint import write_atomically
+from midstate.sparsity import checks
+
+METRICS = (
+    "epoch",
+    "step",
+    "lr",
+    "progress",
+    "kept",
+    "churn",
+    "revived",
+    "gap",
+    "train/loss",
+    "train/top1",
+    "val/loss",
+    "val/top1",
+    "images_per_second",
+    "seconds",
+)
+PROBES = ("step", "progress", "from", "to", "gap", "gap_bn")
+MODES = ("offline", "online")
+
+
+def write_csv(path: Path, columns: tuple[str, ...], rows: list[dict[str, Any]]) -> None:
+    """Write a whole table at once: a reader never sees half a row, resuming never repeats one."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_atomically(path, text.getvalue().encode())
+
+
+@dataclass(frozen=True)
+class Wandb:
+    """Settings of Weights & Biases; see conf/logger/wandb.yaml."""
+
+    mode: str
+    project: str
+    group: str | None = None
+    tags: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        checks.one_of("mode", self.mode, MODES)
+
+    def start(self, directory: Path, config: dict[str, Any], identity: str, group: str, name: str) -> Any:
+        """Begin a W&B run that writes below `directory`; returns wandb's run."""
+        import wandb
+
+        run = wandb.init(
+            project=self.project,
+            group=self.group or group,
+            name=name,
+            id=identity,
+            resume="allow",
+            job_type="train",
+            tags=self.tags,
+            dir=str(directory),
+            mode=self.mode,
+            config=config,
+            # One run a job also where several jobs share a process; and our own output stays ours.
+            settings=wandb.Settings(reinit="finish_previous", console="off", silent=True),
+        )
+        # Steps start at 0 again when an offline run resumes, so rows carry their own.
+        run.define_metric("epoch")
+        run.define_metric("*", step_metric="epoch")
+        return run
+
+
+class Tracker:
+    """Writes what a run has to say, to its directory and to W&B where that is on."""
+
+    def __init__(self, directory: Path, wandb_run: Any = None) -> None:
+        self.directory, self.wandb_run = directory, wandb_run
+
+    def tables(self, rows: list[dict[str, Any]], probe_rows: list[dict[str, Any]]) -> None:
+        """Write metrics.csv and probes.csv."""
+        write_csv(self.directory / "metrics.csv", METRICS, rows)
+        write_csv(self.directory / "probes.csv", PROBES, probe_rows)
+
+    def log(self, row: dict[str, Any]) -> None:
+        """Log one epoch's row to W&B."""
+        if self.wandb_run:
+            self.wandb_run.log({key: value for key, value in row.items() if value is not None})
+
+    def summarise(self, summary: dict[str, Any], figures: list[Path]) -> None:
+        """Log the finished run: `final/...` values and the pictures."""
+        if not self.wandb_run:
+            return
+        import wandb
+
+        self.wandb_run.log({f"figures/{path.stem}": wandb.Image(str(path)) for path in figures})
+        for key, value in summary.items():
+            self.wandb_run.summary[f"final/{key}"] = value
+
+    def finish(self, exit_code: int) -> None:
+        """Close W&B's side; `exit_code` tells it how the run ended."""
+        if self.wandb_run:
+            self.wandb_run.finish(exit_code=exit_code)

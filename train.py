@@ -1,0 +1,20 @@
+"""Train, prune and compare: `python train.py --help`."""
+
+import sys
+
+import hydra
+from omegaconf import DictConfig
+
+from midstate.config import command_line
+
+
+@hydra.main(version_base="1.3", config_path="conf", config_name="train")
+def main(config: DictConfig) -> float:
+    """Do one run; a multirun comes here once a job."""
+    from midstate.run import run  # heavy imports come after composition, so that --help answers at once
+
+    return run(config)
+
+
+if __name__ == "__main__":
+    sys.exit(command_line(main))
