@@ -2,10 +2,12 @@
 
 import os
 import tempfile
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 FORMAT = 1
 KEEP = 2
@@ -29,13 +31,20 @@ def write_atomically(path: Path, content: bytes) -> None:
 
 def save(directory: Path, step: int, state: dict[str, Any]) -> None:
     """Save `state` as the newest checkpoint and drop all but the last two."""
-    from io import BytesIO
-
-    buffer = BytesIO()
-    torch.save({"format": FORMAT, "step": step, **state}, buffer)
-    write_atomically(directory / f"step-{step:09d}.pt", buffer.getvalue())
+    _write(directory / f"step-{step:09d}.pt", {"step": step, **state})
     for old in checkpoints(directory)[:-KEEP]:
         old.unlink()
+
+
+def save_final(directory: Path, model: nn.Module) -> None:
+    """Save a finished model as final.pt: plain weights under the names of the plain model, zeros in place."""
+    _write(directory / "final.pt", {"model": model.state_dict()})
+
+
+def _write(path: Path, state: dict[str, Any]) -> None:
+    buffer = BytesIO()
+    torch.save({"format": FORMAT, **state}, buffer)
+    write_atomically(path, buffer.getvalue())
 
 
 def checkpoints(directory: Path) -> list[Path]:

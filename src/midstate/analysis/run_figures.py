@@ -18,6 +18,7 @@ STYLE = {
     "axes.spines.right": False,
     "axes.grid": True,
     "grid.alpha": 0.25,
+    "axes.axisbelow": True,
     "legend.frameon": False,
     "figure.constrained_layout.use": True,
     "svg.hashsalt": "midstate",
@@ -30,12 +31,13 @@ def read_table(path: Path) -> list[dict[str, float | None]]:
         return [{key: float(value) if value else None for key, value in row.items()} for row in csv.DictReader(file)]
 
 
-def draw_run(directory: Path, layers: list[dict[str, Any]]) -> list[Path]:
+def draw_run(directory: Path, layers: list[dict[str, Any]], states: list[str]) -> list[Path]:
     """Draw the three pictures of a finished run into `directory`/figures.
 
     Args:
         directory: of the run, with metrics.csv and probes.csv.
         layers: as the summary lists them.
+        states: names of the states that probes.csv numbers.
 
     Returns:
         The PNG files; an SVG of the same name lies beside each.
@@ -46,7 +48,7 @@ def draw_run(directory: Path, layers: list[dict[str, Any]]) -> list[Path]:
     files = []
     with plt.rc_context(STYLE):
         for name, figure in (
-            ("accuracy", accuracy(rows, probes)),
+            ("accuracy", accuracy(rows, probes, states)),
             ("kept_by_depth", kept_by_depth(layers)),
             ("schedule", schedule(rows, probes)),
         ):
@@ -57,7 +59,7 @@ def draw_run(directory: Path, layers: list[dict[str, Any]]) -> list[Path]:
     return files
 
 
-def accuracy(rows: list[dict], probes: list[dict]) -> Figure:
+def accuracy(rows: list[dict], probes: list[dict], states: list[str]) -> Figure:
     """Accuracy over epochs above, the drop at each jump and the kept share below."""
     epochs = [row["epoch"] for row in rows]
     figure, (top, middle, bottom) = plt.subplots(3, 1, figsize=(6.4, 6), sharex=True, height_ratios=[3, 1.6, 1.2])
@@ -73,15 +75,20 @@ def accuracy(rows: list[dict], probes: list[dict]) -> Figure:
         middle.vlines(at, 0, [probe["gap_bn"] for probe in probes], color=GREEN, lw=2)
         middle.plot(at, [probe["gap_bn"] for probe in probes], "o", color=GREEN, ms=4, label="BatchNorm re-estimated")
         middle.plot(at, [probe["gap"] for probe in probes], "x", color=GREY, ms=4, label="as is")
-        middle.legend(ncols=2, fontsize=8)
-        last = probes[-1]
-        middle.annotate(
-            f"state {last['from']:.0f} to {last['to']:.0f}: {last['gap_bn']:+.1f}",
-            (at[-1], last["gap_bn"]),
-            xytext=(6, 4),
-            textcoords="offset points",
-            fontsize=8,
-        )
+        middle.legend(ncols=2, fontsize=8, loc="upper left")
+        middle.margins(y=0.25)
+        largest = max(range(len(probes)), key=lambda i: probes[i]["gap_bn"])
+        for i in {largest, len(probes) - 1}:
+            names = f"{states[int(probes[i]['from'])]} to {states[int(probes[i]['to'])]}: {probes[i]['gap_bn']:+.1f}"
+            left = at[i] > epochs[-1] / 2
+            middle.annotate(
+                names,
+                (at[i], probes[i]["gap_bn"]),
+                xytext=(-6 if left else 6, 6),
+                fontsize=7,
+                textcoords="offset points",
+                ha="right" if left else "left",
+            )
     else:
         middle.text(0.5, 0.5, "no jump was probed", transform=middle.transAxes, ha="center", color=GREY)
     middle.axhline(0, color="black", lw=0.6)

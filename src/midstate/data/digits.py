@@ -6,6 +6,7 @@ import torch
 from torch import Generator, Tensor
 
 from midstate.data.loader import Augmentation, Images, Split
+from midstate.sparsity import checks
 
 # Shares of the source digits; the rest is for training.
 VALIDATION_SHARE, TEST_SHARE = 0.15, 0.25
@@ -36,6 +37,9 @@ class Digits:
     augmentation: Augmentation
     seed: int = 0
     embedded = True
+
+    def __post_init__(self) -> None:
+        checks.integer("seed", self.seed, 0)
 
     def load(self) -> Images:
         """Load and split."""

@@ -169,7 +169,7 @@ class Pruner:
         """Share of each layer's weights in use under the current masks."""
         if self.method.dense:
             return [1.0] * len(self.layers)
-        return [float(mask.float().mean()) for mask in self.masks]
+        return [int(mask.sum()) / mask.numel() for mask in self.masks]
 
     def end_epoch(self) -> dict[str, float]:
         """Compare with the last call: `kept`, and the shares of units that changed and that came back."""
@@ -187,10 +187,20 @@ class Pruner:
 
     def describe(self, step: int) -> str:
         """The current state in a few words, such as '4:16' or '1:16 on 37 % of blocks'."""
+        return self._describe(self.window.progress(step))
+
+    def states(self) -> list[str]:
+        """Names of the states at the pattern's own jumps, dense first."""
+        if self.method.dense:
+            return ["dense"]
+        num_jumps = self.method.pattern.num_jumps
+        return [self._describe(k / num_jumps) for k in range(num_jumps)] + [self._describe(1.0)]
+
+    def _describe(self, progress: float) -> str:
         if self.method.dense:
             return "dense"
         # The layers share one level under uniform allocation; the first speaks for all.
-        return self.method.path.describe(self.method.pattern, self.levels[0], self.window.progress(step))
+        return self.method.path.describe(self.method.pattern, self.levels[0], progress)
 
     def finalise(self) -> None:
         """Fold the masks of the last evaluation into the weights and leave a plain model."""

@@ -1,0 +1,165 @@
+"""From a composed configuration to the objects of a run: what can be refused is refused here, with nothing written."""
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf
+
+from midstate import metrics, runs
+from midstate.config import ConfigError, build, check_root
+from midstate.data import Batches
+from midstate.engine import Session, Trainer
+from midstate.models import classifier_name
+from midstate.probes import GapProbe
+from midstate.sparsity import Direct, Method, Pruner, seed_for
+
+log = logging.getLogger(__name__)
+AXES = ("scope", "pattern", "criterion", "allocation", "path", "update", "estimator")
+
+
+@dataclass
+class Plan:
+    """A configuration, checked and resolved, with the objects it names. Nothing is written yet."""
+
+    config: dict[str, Any]  # resolved, every `auto` replaced
+    parts: dict[str, Any]  # what the groups build
+    choices: dict[str, str]  # the chosen member of each group
+    name: str  # of the experiment, or the pruner
+    directory: Path
+    hash: str
+
+    @classmethod
+    def of(cls, config: DictConfig) -> "Plan":
+        """Check a configuration and build its parts.
+
+        Raises:
+            ConfigError: anything in it that cannot work.
+        """
+        check_root(config)
+        groups = ("model", "data", "schedule", "pruner", "optimizer", "trainer", "logger")
+        parts = {key: build(config, key) for key in groups}
+        with user_errors("pruner"):
+            parts["method"] = Method(**{axis: parts["pruner"].get(axis) for axis in AXES})
+        resolved = OmegaConf.to_container(config, resolve=True)
+        _resolve_auto(resolved, embedded=parts["data"].embedded)
+        hydra = HydraConfig.get()
+        choices = {key: str(value) for key, value in hydra.runtime.choices.items() if value is not None}
+        name = choices.get("experiment", choices["pruner"])
+        identity = runs.config_hash(resolved)
+        if config.run_dir is not None and hydra.mode.name == "MULTIRUN":
+            raise ConfigError(f"run_dir={config.run_dir}: the jobs of a multirun have a directory each; leave it out")
+        directory = Path(config.run_dir or Path("outputs", name, identity, f"seed{config.seed}"))
+        _check_writable(directory)
+        _warn_without_effect(list(hydra.overrides.task), parts["method"])
+        return cls(resolved, parts, choices, name, directory, identity)
+
+    def prepare(self) -> Session:
+        """Load the data, make and attach everything; still nothing is written.
+
+        Raises:
+            ConfigError: the parts do not fit each other.
+        """
+        settings: Trainer = self.parts["trainer"]
+        torch.set_num_threads(self.config["trainer"]["threads"])
+        seed, device = self.config["seed"], self.device
+        with user_errors("data"):
+            data = self.parts["data"].load().to(device)
+        torch.manual_seed(seed_for(seed, "initialisation"))
+        with user_errors("model", ValueError, TypeError, RuntimeError, AssertionError):
+            model = self.parts["model"].create(data.shape[0], data.num_classes).to(device)
+            self.uses = metrics.weight_uses(model, data.train.images[:2])  # also shows that model and images fit
+        torch.manual_seed(seed_for(seed, "dropout"))
+        batches = Batches(
+            data.train, settings.batch_size, self.parts["data"].augmentation, seed, settings.max_steps_per_epoch
+        )
+        total_steps = settings.epochs * batches.steps_per_epoch
+        with user_errors("pruner and schedule"):
+            pruner = Pruner(
+                model,
+                self.parts["method"],
+                self.parts["schedule"],
+                batches.steps_per_epoch,
+                total_steps,
+                seed_for(seed, "pruning"),
+                classifier_name(model),
+            )
+        if not pruner.method.dense and pruner.window.stop == total_steps:
+            log.warning("warning: the schedule stops at the run's last step, so no step is trained at the target")
+        with user_errors("optimizer"):
+            optimizer = self.parts["optimizer"].create(model.parameters())
+            rate = self.parts["optimizer"].rate(batches.steps_per_epoch, total_steps)
+        probing = settings.probes and not pruner.method.dense
+        probe = GapProbe(model, pruner, data.train, data.validation) if probing else None
+        return Session(settings, data, model, pruner, optimizer, rate, batches, probe)
+
+    def facts(self) -> dict[str, Any]:
+        """What the summary says of the run whatever its end."""
+        return {
+            "format": runs.FORMAT,
+            "config_hash": self.hash,
+            "numerics": runs.NUMERICS,
+            "seed": self.config["seed"],
+            **{key: self.choices[key] for key in ("model", "data", "pruner", "schedule")},
+            "epochs": self.parts["trainer"].epochs,
+            "device": self.config["trainer"]["device"],
+            "threads": self.config["trainer"]["threads"],
+            "torch": torch.__version__,
+            "git": runs.git_commit(),
+        }
+
+    @property
+    def device(self) -> torch.device:
+        """Where the run computes."""
+        name = self.config["trainer"]["device"]
+        return torch.device(name, self.config["machine"]["device_index"]) if name == "cuda" else torch.device(name)
+
+
+def _resolve_auto(resolved: dict[str, Any], embedded: bool) -> None:
+    """Replace every `auto` in place: what decides the numbers is part of a run's identity."""
+    trainer, device_index = resolved["trainer"], resolved["machine"]["device_index"]
+    if trainer["device"] == "auto":
+        trainer["device"] = "cuda" if torch.cuda.is_available() else "cpu"
+    if trainer["threads"] == "auto":
+        trainer["threads"] = 1 if embedded else os.cpu_count()
+    if trainer["device"] == "cuda" and not 0 <= device_index < torch.cuda.device_count():
+        raise ConfigError(
+            f"trainer.device=cuda, machine.device_index={device_index}: this machine has {torch.cuda.device_count()} "
+            "CUDA devices; use trainer.device=cpu"
+        )
+
+
+@contextmanager
+def user_errors(where: str, *kinds: type[Exception]) -> Iterator[None]:
+    """Turn what a part refuses into a ConfigError that says which part."""
+    try:
+        yield
+    except kinds or (ValueError,) as error:  # noqa: B030
+        raise ConfigError(f"{where}: {error}") from error
+
+
+def _check_writable(directory: Path) -> None:
+    """Refuse a directory that could not be made or written."""
+    existing = next(path for path in (directory, *directory.parents, Path.cwd()) if path.exists())
+    if not existing.is_dir() or not os.access(existing, os.W_OK):
+        raise ConfigError(f"run_dir={directory}: must be a directory that can be written; {existing} is not")
+
+
+def _warn_without_effect(overrides: list[str], method: Method) -> None:
+    """Warn of settings that the user typed and that change nothing."""
+    typed = [o.lstrip("+~") for o in overrides if o.lstrip("+~").startswith("schedule")]
+    if method.dense:
+        useless, why = typed, "a dense run has no path to walk"
+    elif isinstance(method.path, Direct):
+        useless = [o for o in typed if not o.startswith("schedule.start=")]
+        why = "this pruner has no intermediate states and jumps at schedule.start"
+    else:
+        return
+    for override in useless:
+        log.warning(f"warning: {override} has no effect: {why}")

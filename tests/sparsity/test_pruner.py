@@ -1,0 +1,189 @@
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from midstate.sparsity import (
+    L1,
+    NM,
+    SRSTE,
+    Blocks,
+    Direct,
+    Hard,
+    Method,
+    Pruner,
+    Schedule,
+    Scope,
+    StepN,
+    Uniform,
+    Update,
+    block_nm_mask,
+    nm_mask,
+)
+
+
+def network():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(3, 16, 3), nn.Conv2d(16, 32, 3), nn.Flatten(), nn.Linear(32, 16), nn.Linear(16, 10))
+
+
+def attached(model, path, schedule=None, update=None, estimator=None, pattern=None, scope=None):
+    method = Method(
+        scope or Scope(), pattern or NM(1, 16), L1(), Uniform(), path, update or Update(), estimator or SRSTE()
+    )
+    return Pruner(model, method, schedule or Schedule("linear", 0, 0.5), 10, 100, seed=7, classifier="4")
+
+
+def test_masks_follow_the_path_and_only_in_scope():
+    model = network()
+    plain = copy.deepcopy(model)
+    pruner = attached(model, Blocks())
+    assert [layer.name for layer in pruner.layers] == ["1", "3"]
+    for step in (0, 10, 25, 50, 99):
+        pruner.tick(step)
+        for layer, mask in zip(pruner.layers, pruner.masks, strict=True):
+            weight = plain.get_submodule(layer.name).weight
+            assert torch.equal(mask, block_nm_mask(weight, 1, 16, min(1, step / 50)))
+            assert torch.equal(layer.weight, weight * mask)
+    assert torch.equal(model[0].weight, plain[0].weight)
+
+
+def test_a_refresh_writes_into_the_same_buffer():
+    pruner = attached(network(), StepN())
+    before = [mask.data_ptr() for mask in pruner.masks]
+    pruner.tick(30)
+    assert [mask.data_ptr() for mask in pruner.masks] == before
+
+
+def test_ticks_come_at_their_interval_and_are_forced_at_start_and_stop():
+    pruner = attached(network(), Blocks(), Schedule("linear", "13it", "57it"), Update(every="20it"))
+    assert [step for step in range(100) if pruner.due(step)] == [0, 13, 20, 40, 57, 60, 80]
+    pruner = attached(network(), Blocks(), Schedule("linear", 0, 0.5), Update(every="1ep", until="50it"))
+    assert [step for step in range(100) if pruner.due(step)] == [0, 10, 20, 30, 40, 50]
+
+
+def test_frozen_masks_stay():
+    model = network()
+    pruner = attached(model, Blocks(), update=Update(until=0.5))
+    pruner.tick(50)
+    before = [mask.clone() for mask in pruner.masks]
+    for weight in pruner._weights:
+        weight.data.normal_()
+    pruner.tick(60)
+    pruner.refresh(100)
+    assert all(torch.equal(a, b) for a, b in zip(before, pruner.masks, strict=True))
+
+
+def test_masks_that_would_freeze_before_the_target_are_refused():
+    with pytest.raises(ValueError, match=r"until=0\.25: masks would freeze at step 25"):
+        attached(network(), Blocks(), update=Update(until=0.25))
+    for every in (5, 0.5, "0it", "soon"):
+        with pytest.raises(ValueError, match="every="):
+            Update(every=every)
+
+
+def test_direct_jumps_when_the_window_opens():
+    model = network()
+    pruner = attached(model, Direct(), Schedule("cubic", 0.2, 0.8))
+    pruner.tick(0)
+    assert all(mask.all() for mask in pruner.masks)
+    pruner.tick(20)
+    assert [torch.equal(m, nm_mask(w, 1, 16)) for m, w in zip(pruner.masks, pruner._weights, strict=True)] == [True] * 2
+    assert attached(network(), Direct(), Schedule("one_shot", 0, 0)).window.progress(0) == 1
+
+
+def test_finalise_leaves_a_plain_model_with_the_masks_of_the_last_refresh():
+    model = network()
+    names = set(model.state_dict())
+    pruner = attached(model, StepN())
+    pruner.tick(100)
+    used = [layer.weight.clone() for layer in pruner.layers]
+    for weight in pruner._weights:
+        weight.data.mul_(1.0)
+    pruner.finalise()
+    assert set(model.state_dict()) == names
+    assert type(model[1]) is nn.Conv2d
+    assert all(torch.equal(layer.weight, w) for layer, w in zip(pruner.layers, used, strict=True))
+    assert pruner.verify() is True
+    model[1].weight.data[0, :2, 0, 0] = 1.0  # a second non-zero in the first group
+    model[1].weight.data[0, 2:, 0, 0] = 0.0
+    assert pruner.verify() is False
+
+
+def test_churn_and_revived_by_hand():
+    model = nn.Sequential(nn.Linear(4, 1, bias=False))
+    model[0].weight.data.copy_(torch.tensor([[4.0, 3.0, 2.0, 1.0]]))
+    scope = Scope(skip_first=False, skip_classifier=False)
+    pruner = attached(model, Direct(), Schedule("one_shot", 0, 0), pattern=NM(2, 4), scope=scope)
+    pruner.tick(0)
+    assert pruner.end_epoch() == {"kept": 0.5, "churn": 0.5, "revived": 0.0}  # from all ones
+    pruner._weights[0].data.copy_(torch.tensor([[4.0, 1.0, 2.0, 3.0]]))
+    pruner.tick(1)
+    assert pruner.end_epoch() == {"kept": 0.5, "churn": 0.5, "revived": 0.25}
+    assert pruner.end_epoch() == {"kept": 0.5, "churn": 0.0, "revived": 0.0}
+
+
+def test_random_order_is_fixed_by_the_seed_and_differs_between_layers():
+    model = nn.Sequential(*(nn.Linear(32, 32) for _ in range(4)))
+    pruners = [attached(copy.deepcopy(model), Blocks("random")) for _ in range(2)]
+    for pruner in pruners:
+        pruner.tick(25)
+    assert all(torch.equal(a, b) for a, b in zip(pruners[0].masks, pruners[1].masks, strict=True))
+    first, second = (mask.view(-1, 16).all(1) for mask in pruners[0].masks[:2])
+    assert not torch.equal(first, second)
+    early = [mask.clone() for mask in pruners[0].masks]
+    pruners[0].tick(40)
+    assert all((late <= mask).all() for mask, late in zip(early, pruners[0].masks, strict=True))  # one permutation
+
+
+def test_state_dict_brings_masks_and_counters_back():
+    model = network()
+    pruner = attached(model, Blocks())
+    pruner.tick(20)
+    pruner.end_epoch()
+    other = network()
+    restored = attached(other, Blocks())
+    other.load_state_dict(model.state_dict())
+    restored.load_state_dict(pruner.state_dict())
+    assert all(torch.equal(a, b) for a, b in zip(pruner.masks, restored.masks, strict=True))
+    assert restored.end_epoch() == pruner.end_epoch()
+
+
+def test_dense_attaches_nothing():
+    model = network()
+    pruner = Pruner(model, Method(Scope()), Schedule("one_shot", 0, 0), 10, 100, classifier="4")
+    pruner.tick(0)
+    pruner.before_step(None)
+    pruner.after_step(None)
+    pruner.finalise()
+    assert not hasattr(model[1], "parametrizations")
+    assert (pruner.verify(), pruner.kept(), pruner.targets()) == (None, [1.0, 1.0], [1.0, 1.0])
+
+
+def test_half_a_method_is_refused():
+    with pytest.raises(ValueError, match="criterion, allocation, path, update, estimator missing"):
+        Method(Scope(), NM(1, 4))
+
+
+def test_states_between():
+    assert attached(network(), StepN(), pattern=NM(2, 4)).states() == ["4:4", "3:4", "2:4"]
+    assert attached(network(), StepN(), pattern=NM(4, 4)).states() == ["4:4"]
+
+
+def test_compiled_models_see_refreshed_masks():
+    """Masks are refreshed in place, so a compiled graph neither goes stale nor is compiled anew."""
+    model = network()[3:4]
+    pruner = attached(model, StepN(), scope=Scope(skip_first=False, skip_classifier=False), estimator=Hard())
+    compilations = []
+
+    def backend(graph, _inputs):
+        compilations.append(graph)
+        return graph.forward
+
+    compiled = torch.compile(model, backend=backend)
+    x = torch.randn(2, 32)
+    for step in (0, 20, 50):
+        pruner.tick(step)
+        assert torch.equal(compiled(x), model(x))
+    assert len(compilations) == 1

@@ -1,0 +1,103 @@
+import pytest
+import timm
+import torch
+import torchvision
+from torch import nn
+
+from midstate.models import classifier_name
+from midstate.sparsity import L1, NM, SRSTE, Direct, Method, Pruner, Schedule, Scope, Uniform, Update, weight_layers
+
+
+def names(model, scope=None, pattern=None):
+    return [layer.name for layer in (scope or Scope()).resolve(model, classifier_name(model), pattern or NM(2, 4))]
+
+
+def test_resnet18_has_all_but_stem_and_classifier():
+    chosen = names(torchvision.models.resnet18(), pattern=NM(1, 16))
+    assert len(chosen) == 19
+    assert "conv1" not in chosen
+    assert "fc" not in chosen
+    assert "layer2.0.downsample.0" in chosen
+
+
+def test_depthwise_convolutions_stay_dense_unless_asked():
+    model = torchvision.models.mobilenet_v2(num_classes=10)
+    depthwise = {name for name, m in model.named_modules() if isinstance(m, nn.Conv2d) and m.groups > 1}
+    assert not depthwise & set(names(model))
+    # Their one input channel divides by no M above 1.
+    assert depthwise <= set(names(model, Scope(skip_depthwise=False), NM(1, 1)))
+
+
+def test_attention_input_projections_are_not_missed():
+    chosen = names(torchvision.models.vit_b_32(num_classes=10))
+    assert sum("in_proj_weight" in name for name in chosen) == 12
+    assert "heads.head" not in chosen
+    assert "conv_proj" not in chosen
+    fused = names(timm.create_model("vit_tiny_patch16_224", num_classes=10))
+    assert sum("attn.qkv" in name for name in fused) == 12
+    assert "head" not in fused
+
+
+def test_attention_is_really_pruned():
+    model = nn.Sequential(nn.Linear(8, 8), nn.MultiheadAttention(8, 2), nn.Linear(8, 2))
+    method = Method(Scope(), NM(2, 4), L1(), Uniform(), Direct(), Update(), SRSTE())
+    pruner = Pruner(model, method, Schedule("one_shot", 0, 0), 1, 1, classifier="2")
+    pruner.tick(0)
+    x = torch.randn(3, 1, 8)
+    masked = model[1](x, x, x)[0]
+    pruner.finalise()
+    assert pruner.verify()
+    assert (model[1].in_proj_weight == 0).float().mean() == 0.5
+    assert torch.equal(model[1](x, x, x)[0], masked)
+
+
+def test_classifier_is_known_from_the_model_itself():
+    assert classifier_name(timm.create_model("mobilenetv1_100", num_classes=10)) == "classifier"
+    assert classifier_name(torchvision.models.squeezenet1_1()) == "classifier.1"  # a convolution
+    assert classifier_name(timm.create_model("resnet10t", num_classes=0)) is None
+
+
+def test_exclude_by_pattern():
+    model = torchvision.models.resnet18()
+    chosen = names(model, Scope(exclude=("layer1.*", "layer2.0.conv1")))
+    assert not [name for name in chosen if name.startswith("layer1")]
+    assert "layer2.0.conv1" not in chosen
+    with pytest.raises(ValueError, match=r"exclude=\['layer9.*'\]: matches no layer"):
+        names(model, Scope(exclude=("layer9.*",)))
+
+
+def test_indivisible_layers():
+    model = nn.Sequential(nn.Conv2d(3, 6, 1), nn.Conv2d(6, 8, 1), nn.Conv2d(8, 8, 1), nn.Conv2d(8, 2, 1))
+    assert names(model) == ["2"]
+    assert names(model, Scope(indivisible="pad")) == ["1", "2"]
+    with pytest.raises(ValueError, match=r"not divisible by m=4 in \{'1': \(8, 6, 1, 1\)\}"):
+        names(model, Scope(indivisible="error"))
+    with pytest.raises(ValueError, match="no layer is left to prune"):
+        names(model, pattern=NM(1, 16))
+
+
+def test_tied_tensors_are_refused_by_name():
+    model = nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 8), nn.Linear(8, 8), nn.Linear(8, 8))
+    model[2].weight = model[1].weight
+    with pytest.raises(ValueError, match="1 shares its weight"):
+        names(model)
+
+
+def test_weight_standardised_convolutions_are_refused_by_name():
+    model = timm.create_model("resnetv2_50x1_bit", num_classes=10)
+    with pytest.raises(ValueError, match=r"stages.*weight-standardised convolution \(StdConv2d"):
+        names(model)
+
+
+def test_depth_counts_every_weight_layer():
+    model = torchvision.models.resnet18()
+    assert [layer.depth for layer in weight_layers(model)] == list(range(21))
+    assert Scope().resolve(model, "fc", NM(2, 4))[0].depth == 1
+
+
+@pytest.mark.parametrize(
+    "bad", [{"indivisible": "drop"}, {"skip_first": "no"}, {"exclude": "layer1"}, {"exclude": [1]}]
+)
+def test_bad_settings_are_refused(bad):
+    with pytest.raises(ValueError, match=next(iter(bad))):
+        Scope(**bad)
