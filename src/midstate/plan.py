@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from midstate import metrics, runs
@@ -53,7 +54,7 @@ class Plan:
         choices = {key: str(value) for key, value in hydra.runtime.choices.items() if value is not None}
         name = choices.get("experiment", choices["pruner"])
         identity = runs.config_hash(resolved)
-        if config.run_dir is not None and hydra.mode.name == "MULTIRUN":
+        if config.run_dir is not None and hydra.mode == RunMode.MULTIRUN:
             raise ConfigError(f"run_dir={config.run_dir}: the jobs of a multirun have a directory each; leave it out")
         directory = Path(config.run_dir or Path("outputs", name, identity, f"seed{config.seed}"))
         _check_writable(directory)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from midstate import checkpoint, metrics, runs
@@ -35,7 +36,7 @@ def run(config: DictConfig) -> float:
         return _run(Plan.of(config))
     except Exception as error:
         hydra = HydraConfig.get()
-        if hydra.mode.name == "MULTIRUN":  # say it now: Hydra speaks of the first failing job only, at the end
+        if hydra.mode == RunMode.MULTIRUN:  # say it now: Hydra speaks of the first failing job only, at the end
             if not isinstance(error, ConfigError | RunFailed):
                 traceback.print_exc()
             job = f"job {hydra.job.num} ({' '.join(hydra.overrides.task)})"

@@ -1,0 +1,157 @@
+"""Every file under conf composes and builds; whatever cannot run is refused with one message and status 2."""
+
+import itertools
+import os
+import subprocess
+import sys
+
+import pytest
+from conftest import ROOT, composed
+
+from midstate.config import ConfigError
+from midstate.plan import Plan
+
+GROUPS = sorted({path.parent.relative_to(ROOT / "conf").as_posix() for path in (ROOT / "conf").glob("*/**/*.yaml")})
+FILES = sorted((ROOT / "conf").glob("*/**/*.yaml"))
+MEMBERS = [
+    (path.parent.relative_to(ROOT / "conf").as_posix(), path.stem) for path in FILES if path.parent.name != "launcher"
+]
+
+
+@pytest.mark.parametrize(("group", "member"), MEMBERS, ids=lambda value: value)
+def test_every_member_composes_and_builds(group, member):
+    plan = Plan.of(composed(f"{group}={member}"))
+    assert plan.choices[group] == member
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.relative_to(ROOT / "conf").as_posix())
+def test_every_file_says_what_it_is(path):
+    lines = [line for line in path.read_text().splitlines() if not line.startswith("# @package")]
+    assert lines[0].startswith("# ")
+    assert len(lines[0].split()) > 4
+
+
+PRUNERS = ("nm", "nm_step", "nm_block")
+ESTIMATORS = ("hard", "ste", "sr_ste")
+
+
+@pytest.mark.parametrize(("pruner", "estimator"), list(itertools.product(PRUNERS, ESTIMATORS)))
+def test_estimators_override_the_preset(pruner, estimator):
+    plan = Plan.of(composed(f"pruner={pruner}", f"pruner/estimator={estimator}"))
+    assert type(plan.parts["method"].estimator).__name__.lower() == estimator.replace("_", "")
+
+
+def test_short_names_reach_their_axis():
+    plan = Plan.of(
+        composed("pruner.n=2", "pruner.m=4", "pruner.order=inverse", "pruner/path=blocks", "pruner.every=1ep")
+    )
+    method = plan.parts["method"]
+    assert (method.pattern.n, method.pattern.m, method.path.order, method.update.every) == (2, 4, "inverse", "1ep")
+
+
+def test_the_default_is_1_16_by_blocks_in_default_order():
+    method = Plan.of(composed()).parts["method"]
+    assert (method.pattern.n, method.pattern.m, method.path.order, method.estimator.decay) == (1, 16, "default", 2e-4)
+
+
+def test_nm_is_sparse_from_the_first_step_and_takes_a_schedule_when_told():
+    assert Plan.of(composed("pruner=nm")).choices["schedule"] == "one_shot"
+    assert Plan.of(composed("pruner=nm", "schedule=linear")).choices["schedule"] == "linear"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ("pruner.n=17", "pruner.n=17: must be a whole number from 1 to 16"),
+        ("pruner.n=0", "pruner.n=0: must be a whole number from 1 to 16"),
+        ("pruner.n=abc", "pruner.n='abc': must be a whole number"),
+        ("pruner.m=1.5", "pruner.m=1.5: must be a whole number"),
+        (
+            "pruner.order=invers",
+            "pruner.order='invers': must be one of default, inverse, random; did you mean inverse?",
+        ),
+        (
+            "schedule.stop=30",
+            "schedule.stop=30: a bare number is a share of the run from 0 to 1; for epochs write 30ep",
+        ),
+        ("schedule.start=-0.1", "schedule.start=-0.1: must be a share of the run"),
+        ("schedule.curve=cubik", "schedule.curve='cubik': must be one of"),
+        ("trainer.epochs=0", "trainer.epochs=0: must be a whole number, 1 or more"),
+        ("trainer.device=cuda machine.device_index=99", "machine.device_index=99: this machine has"),
+        ("trainer.device=tpu", "trainer.device='tpu': must be one of auto, cpu, cuda"),
+        ("trainer.checkpoint_every=5", "trainer.checkpoint_every=5: must be epochs such as '1ep'"),
+        ("optimizer.lr=nan", "optimizer.lr=nan: must be a finite number"),
+        ("optimizer.lr=inf", "optimizer.lr=inf: must be a finite number"),
+        ("optimizer.lr=fast", "optimizer.lr='fast': must be a finite number"),
+        ("logger.mode=onlin", "logger.mode='onlin': must be one of offline, online; did you mean online?"),
+        ("model=timm model.name=resnet_18", "model.name='resnet_18': timm has no model of that name; did you mean"),
+        ("+foo=1", "foo: unknown key; known: model, data"),
+        ("+pruner.ordr=inverse", "pruner.ordr=inverse: no axis of this pruner reads it; did you mean order?"),
+        ("+data.foo=1", "data: got an unexpected keyword argument 'foo'"),
+        ("seed=-1", "seed=-1: must be 0 or more"),
+        ("run_dir=/dev/null/x", "run_dir=/dev/null/x: must be a directory that can be written"),
+        ("optimizer._target_=os.system", "Target 'os.system' is blocklisted"),
+    ],
+)
+def test_bad_values_name_field_value_and_what_is_allowed(overrides, message):
+    with pytest.raises(ConfigError) as refused:
+        Plan.of(composed(*overrides.split(" ")))
+    assert message in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ("schedule.start=0.9", "stop=0.75: must not lie before start=0.9"),
+        ("schedule.stop=16ep", "stop='16ep': step 1072 lies after the run's end (step 1005)"),
+        ("pruner.until=0.1", "until=0.1: masks would freeze"),
+        ("pruner.m=7", "no layer is left to prune"),
+        ("pruner.exclude=[layer9]", "exclude=['layer9']: matches no layer"),
+        ("pruner.m=32 pruner.indivisible=error", "input channels not divisible by m=32"),
+        ("data=cifar10 data.root=/nowhere data.download=false", "root='/nowhere': no such folder"),
+        ("model=torchvision model.name=vit_b_32 model.small_stem=false", "model: Wrong image height"),
+    ],
+)
+def test_parts_that_do_not_fit_each_other_are_refused(overrides, message):
+    plan = Plan.of(composed(*overrides.split(" ")))
+    with pytest.raises(ConfigError) as refused:
+        plan.prepare()
+    assert message in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ("pruner=nm_blok", "did you mean nm_block?"),
+        ("prunr=nm", "did you mean pruner?"),
+        ("pruner.ordr=inverse", "did you mean pruner.order?"),
+        ("optimzer.lr=1", "did you mean optimizer.lr?"),
+        ("lr=0.1", "did you mean optimizer.lr?"),
+        ("pruner=nm_step pruner.order=inverse", "order is a setting of pruner/path=blocks"),
+        ("seed=abc", "could not be converted to Integer"),
+        ("debug=null", "Config group override must be a string"),
+        ("seed", "missing EQUAL"),
+        ("pruner.n=17", "pruner.n=17: must be"),
+    ],
+)
+def test_the_command_line_answers_with_status_2_and_writes_nothing(start, tmp_path, overrides, message):
+    done = start(*overrides.split(" "))
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+    assert len(done.stderr.splitlines()) <= 8
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_help_shows_groups_and_examples_without_importing_torch(tmp_path):
+    code = "import sys, runpy; sys.argv = ['train.py', '--help']\ntry: runpy.run_path({!r}, run_name='__main__')\n"
+    code += "except SystemExit: pass\nprint('imported', sorted({{'torch', 'wandb', 'matplotlib'}} & set(sys.modules)))"
+    done = subprocess.run(
+        [sys.executable, "-c", code.format(str(ROOT / "train.py"))], capture_output=True, text=True, cwd=tmp_path
+    )
+    assert "imported []" in done.stdout
+    for group in GROUPS:
+        if group not in ("experiment", "debug"):
+            assert f"\n{group}: " in done.stdout
+    assert done.stdout.count("python train.py ") == 3
+    assert os.listdir(tmp_path) == []

@@ -1,0 +1,78 @@
+import torch
+from torch import nn
+
+from midstate.data import Split
+from midstate.metrics import evaluate
+from midstate.probes import GapProbe, reestimated_batchnorm
+from midstate.sparsity import L1, NM, SRSTE, Blocks, Direct, Method, Pruner, Schedule, Scope, StepN, Uniform, Update
+
+EVERYTHING = Scope(skip_first=False, skip_classifier=False)
+
+
+def pruned(path, schedule, pattern=None, model=None):
+    model = model or nn.Sequential(nn.Flatten(), nn.Linear(16, 10, bias=False))
+    method = Method(EVERYTHING, pattern or NM(1, 16), L1(), Uniform(), path, Update(), SRSTE())
+    return model, Pruner(model, method, schedule, 10, 100)
+
+
+def split(count=64, shape=(16, 1, 1)):
+    generator = torch.Generator().manual_seed(0)
+    return Split(torch.randn(count, *shape, generator=generator), torch.randint(0, 10, (count,), generator=generator))
+
+
+def test_every_state_is_probed_once_and_in_order():
+    for path in (StepN(), Blocks()):
+        model, pruner = pruned(path, Schedule("linear", 0, 0.5))
+        probe = GapProbe(model, pruner, split(), split())
+        rows = []
+        for step in range(101):
+            rows.append(probe.before_refresh(step))
+            pruner.tick(step)
+        rows = [row for row in rows if row]
+        assert [(row["from"], row["to"]) for row in rows] == [(k - 1, k) for k in range(1, 16)]
+        assert [row["progress"] for row in rows] == [k / 15 for k in range(1, 16)]
+        # State k is first due at the first step whose progress reaches k / 15.
+        assert [row["step"] for row in rows] == [-(-k * 50 // 15) for k in range(1, 16)]
+
+
+def test_a_leap_over_states_is_one_jump():
+    model, pruner = pruned(Direct(), Schedule("one_shot", 0.75, 0.75))
+    probe = GapProbe(model, pruner, split(), split())
+    rows = [row for step in range(100) if (row := probe.before_refresh(step))]
+    assert [(row["step"], row["from"], row["to"], row["progress"]) for row in rows] == [(75, 0, 15, 1.0)]
+
+
+def test_the_gap_is_the_accuracy_lost_between_two_masks_of_the_same_weights():
+    """Class 0 reads the large weight, class 1 the small one: one step of N takes the small one away."""
+    model = nn.Sequential(nn.Flatten(), nn.Linear(2, 2, bias=False))
+    model, pruner = pruned(StepN(), Schedule("linear", 0, 1.0), NM(1, 2), model)
+    pruner._weights[0].data.copy_(torch.tensor([[1.0, -0.5], [-0.1, 2.0]]))
+    images = torch.tensor([[1.0, 0.0], [0.5, 0.6], [-1.0, 1.0], [1.0, 0.45]]).view(4, 2, 1, 1)
+    labels = torch.tensor([0, 1, 1, 0])
+    data = Split(images, labels)
+    dense = [1.0 * x - 0.5 * y > -0.1 * x + 2.0 * y for x, y in images.flatten(1).tolist()]
+    sparse = [1.0 * x > 2.0 * y for x, y in images.flatten(1).tolist()]
+    truth = [label == 0 for label in labels.tolist()]
+    right = [sum(a == t for a, t in zip(answer, truth, strict=True)) for answer in (dense, sparse)]
+    assert right[0] != right[1]
+    probe = GapProbe(model, pruner, data, data)
+    assert probe.before_refresh(99) is None
+    row = probe.before_refresh(100)
+    assert row["gap"] == 25.0 * (right[0] - right[1])
+    assert row["gap_bn"] == row["gap"]  # nothing to re-estimate
+    assert all(mask.all() for mask in pruner.masks)  # put back as they were
+
+
+def test_batchnorm_is_estimated_on_the_batches_and_restored():
+    model = nn.Sequential(nn.BatchNorm2d(3), nn.Dropout(0.5), nn.Flatten(), nn.Linear(3, 10))
+    model.eval()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    images = 5 + 2 * torch.randn(200, 3, 1, 1)
+    draws = torch.get_rng_state()
+    with reestimated_batchnorm(model, images.split(50)):
+        assert torch.allclose(model[0].running_mean, images.mean((0, 2, 3)), atol=1e-4)
+        assert not model.training
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert torch.equal(torch.get_rng_state(), draws)  # dropout's draws left training's generator alone
+    assert model[0].momentum == 0.1
+    assert evaluate(model, Split(images, torch.zeros(200, dtype=torch.int64)))["loss"] > 0

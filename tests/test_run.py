@@ -1,0 +1,220 @@
+"""The run contract, on real runs in this process."""
+
+import csv
+import json
+import math
+
+import pytest
+import torch
+from conftest import ROOT, TINY, composed
+from omegaconf import OmegaConf
+
+from midstate import checkpoint, engine
+from midstate.config import ConfigError, RunFailed
+from midstate.models import CifarResNet
+from midstate.plan import Plan
+from midstate.run import run
+from midstate.sparsity import weight_layers
+from midstate.tracking import METRICS, PROBES
+
+
+def tiny(directory, *overrides):
+    run(composed(*TINY, f"run_dir={directory}", *overrides))
+    return json.loads((directory / "summary.json").read_text())
+
+
+def table(path):
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def without_clock(rows):
+    return [{k: v for k, v in row.items() if k not in ("seconds", "images_per_second")} for row in rows]
+
+
+@pytest.fixture(scope="module")
+def block_run(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("block")
+    return directory, tiny(directory, "pruner=nm_block", "schedule=linear")
+
+
+def test_summary_has_every_field_of_the_contract(block_run):
+    _, summary = block_run
+    assert set(summary) >= {
+        *("format", "status", "config_hash", "numerics", "seed", "model", "data", "pruner", "schedule", "epochs"),
+        *("top1", "top5", "loss", "top1_gap", "params_total", "params_prunable", "params_nonzero", "sparsity"),
+        *("sparsity_total", "macs_dense", "macs_sparse", "pattern_verified", "layers", "images_per_second"),
+        *("wall_seconds", "device", "threads", "torch", "git"),
+    }
+    assert (summary["format"], summary["status"], summary["seed"], summary["threads"]) == (1, "finished", 0, 1)
+    assert (summary["model"], summary["data"], summary["pruner"], summary["schedule"]) == (
+        "resnet8",
+        "clutter",
+        "nm_block",
+        "linear",
+    )
+    assert summary["sparsity"] == 15 / 16
+    assert summary["params_prunable"] == 76288
+    assert summary["params_total"] == 77754
+    assert summary["pattern_verified"] is True
+    assert [layer["name"] for layer in summary["layers"]][0] == "stages.0.0.conv1"
+    assert all(layer["target"] == layer["kept"] == 1 / 16 for layer in summary["layers"])
+    assert [layer["depth"] for layer in summary["layers"]] == [1, 2, 3, 4, 5, 6, 7, 8]
+
+
+def test_tables_have_the_columns_of_the_contract(block_run):
+    directory, summary = block_run
+    rows, probes = table(directory / "metrics.csv"), table(directory / "probes.csv")
+    assert list(rows[0]) == list(METRICS)
+    assert list(probes[0]) == list(PROBES)
+    assert [int(row["epoch"]) for row in rows] == [1, 2, 3, 4]
+    assert [int(row["step"]) for row in rows] == [6, 12, 18, 24]
+    # 18 of 24 steps of a linear ramp: a third a epoch, then the target.
+    assert [float(row["progress"]) for row in rows] == pytest.approx([1 / 3, 2 / 3, 1, 1])
+    assert [float(row["kept"]) for row in rows] == pytest.approx([1 - 15 / 48, 1 - 30 / 48, 1 / 16, 1 / 16], abs=1e-3)
+    assert [(int(p["from"]), int(p["to"])) for p in probes][-1][1] == 15
+    assert summary["top1_gap"] == float(probes[-1]["gap_bn"])
+    steps = [int(probe["step"]) for probe in probes]
+    for row, first in zip(rows, (0, 7, 13, 19), strict=True):
+        gaps = [float(p["gap_bn"]) for p, step in zip(probes, steps, strict=True) if first <= step <= int(row["step"])]
+        assert row["gap"] == (str(max(gaps)) if gaps else "")
+
+
+def test_the_finished_weights_load_into_a_plain_model_and_obey_the_pattern(block_run):
+    directory, summary = block_run
+    model = CifarResNet([1, 1, 1], [16, 32, 64], "conv").create(1, 10)
+    state = torch.load(directory / "checkpoints" / "final.pt", weights_only=True)
+    model.load_state_dict(state["model"])
+    names = {layer["name"] for layer in summary["layers"]}
+    for layer in weight_layers(model):
+        groups = (layer.weight != 0).flatten(2) if layer.weight.dim() == 4 else (layer.weight != 0)
+        if layer.name in names:
+            assert (groups.unflatten(1, (-1, 16)).sum(2) == 1).all()
+        else:
+            assert groups.float().mean() > 0.9
+
+
+def test_config_and_pictures_are_written(block_run):
+    directory, _ = block_run
+    config = OmegaConf.load(directory / "config.yaml")
+    assert config.trainer.device in ("cpu", "cuda")  # resolved
+    assert config.pruner.pattern.n == 1
+    for name in ("accuracy", "kept_by_depth", "schedule"):
+        assert (directory / "figures" / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+        assert "<svg" in (directory / "figures" / f"{name}.svg").read_text()[:500]
+
+
+@pytest.mark.parametrize("pruner", ["nm", "nm_step", "nm_block"])
+@pytest.mark.parametrize("estimator", ["hard", "ste", "sr_ste"])
+def test_every_method_ends_at_its_pattern(tmp_path, pruner, estimator):
+    summary = tiny(tmp_path, f"pruner={pruner}", f"pruner/estimator={estimator}", "pruner.n=2", "pruner.m=8",
+                   "trainer.probes=false")  # fmt: skip
+    assert summary["pattern_verified"] is True
+    assert summary["sparsity"] == 0.75
+    assert summary["top1_gap"] is None
+    assert math.isfinite(summary["loss"])
+
+
+@pytest.mark.parametrize("order", ["inverse", "random"])
+def test_every_order_ends_at_its_pattern(tmp_path, order):
+    assert tiny(tmp_path, f"pruner.order={order}")["pattern_verified"] is True
+
+
+def test_dense_prunes_nothing(tmp_path):
+    summary = tiny(tmp_path, "pruner=dense")
+    assert (summary["pattern_verified"], summary["sparsity"], summary["top1_gap"]) == (None, 0.0, None)
+    assert summary["params_prunable"] == 76288  # the same denominator as the pruned runs
+    assert summary["macs_sparse"] == summary["macs_dense"]
+
+
+def test_transformers_prune_too(tmp_path):
+    summary = tiny(tmp_path, "model=timm", "trainer.max_steps_per_epoch=2", "trainer.epochs=2", "optimizer=adamw",
+                   "model.name=vit_tiny_patch16_224", "+model.arguments.depth=2", "trainer.probes=false")  # fmt: skip
+    assert summary["pattern_verified"] is True
+    assert {layer["name"].split(".")[-1] for layer in summary["layers"]} == {"qkv", "proj", "fc1", "fc2"}
+
+
+def final_state(directory):
+    return torch.load(checkpoint.checkpoints(directory / "checkpoints")[-1], weights_only=True)
+
+
+def same(a, b):
+    if isinstance(a, torch.Tensor):
+        return torch.equal(a, b)
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(same(a[key], b[key]) for key in a if "seconds" not in str(key))
+    if isinstance(a, list):
+        return len(a) == len(b) and all(map(same, a, b))
+    return a == b or a is b is None
+
+
+def test_the_same_command_gives_the_same_bits(block_run, tmp_path):
+    directory, _ = block_run
+    tiny(tmp_path, "pruner=nm_block", "schedule=linear")
+    first, second = (final_state(d) for d in (directory, tmp_path))
+    assert same(first["model"], second["model"])
+    assert same(first["optimizer"], second["optimizer"])
+    assert without_clock(table(directory / "metrics.csv")) == without_clock(table(tmp_path / "metrics.csv"))
+    assert table(directory / "probes.csv") == table(tmp_path / "probes.csv")
+
+
+def test_probes_do_not_touch_training(block_run, tmp_path):
+    directory, _ = block_run
+    tiny(tmp_path, "pruner=nm_block", "schedule=linear", "trainer.probes=false")
+    assert same(final_state(directory)["model"], final_state(tmp_path)["model"])
+
+
+def test_another_seed_gives_other_weights(block_run, tmp_path):
+    directory, _ = block_run
+    tiny(tmp_path, "pruner=nm_block", "schedule=linear", "seed=1")
+    assert not same(final_state(directory)["model"], final_state(tmp_path)["model"])
+
+
+def test_a_directory_of_another_run_is_refused_naming_what_differs(block_run):
+    directory, _ = block_run
+    with pytest.raises(ConfigError, match=r"pruner\.n: 1 there, 2 here; pruner\.pattern\.n: 1 there, 2 here"):
+        tiny(directory, "pruner=nm_block", "schedule=linear", "pruner.n=2")
+    with pytest.raises(ConfigError, match="seed: 0 there, 3 here"):
+        tiny(directory, "pruner=nm_block", "schedule=linear", "seed=3")
+
+
+def test_a_diverged_run_says_at_which_step_and_keeps_the_last_good_checkpoint(tmp_path):
+    with pytest.raises(RunFailed, match=r"diverged: .* at step \d+ \(epoch \d\); a smaller optimizer.lr"):
+        tiny(tmp_path, "optimizer.lr=1e25", "optimizer.warmup=3ep")
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert summary["status"] == "failed"
+    assert "diverged" in summary["reason"]
+    for path in checkpoint.checkpoints(tmp_path / "checkpoints"):
+        weights = torch.load(path, weights_only=True)["model"]
+        assert all(value.isfinite().all() for value in weights.values() if value.is_floating_point())
+
+
+# Losses of the first ten steps, written by `python tests/test_run.py`; other processors differ in the last bits.
+LOSSES = ROOT / "tests" / "losses.json"
+ARMS = {
+    "dense": ("pruner=dense",),
+    "nm": ("pruner=nm",),
+    "nm_step": ("pruner=nm_step", "schedule=linear"),
+    "nm_block": ("pruner=nm_block", "schedule=linear"),
+    "nm_block hard inverse": ("pruner=nm_block", "schedule=linear", "pruner/estimator=hard", "pruner.order=inverse"),
+}
+
+
+def first_losses(*overrides):
+    session = Plan.of(composed(*TINY, "trainer.max_steps_per_epoch=10", "trainer.epochs=1", *overrides)).prepare()
+    session.model.train()
+    losses, total = [], 0.0
+    for images, labels in session.batches.epoch(0):
+        engine._train_step(session, images, labels)
+        losses.append((session.totals["loss"] - total) / len(labels))
+        total = session.totals["loss"]
+    return losses
+
+
+@pytest.mark.parametrize("arm", ARMS)
+def test_losses_are_those_on_record(arm):
+    assert first_losses(*ARMS[arm]) == pytest.approx(json.loads(LOSSES.read_text())[arm], abs=1e-2)
+
+
+if __name__ == "__main__":
+    LOSSES.write_text(json.dumps({arm: first_losses(*overrides) for arm, overrides in ARMS.items()}, indent=1) + "\n")

@@ -1,0 +1,77 @@
+import json
+import re
+
+import pytest
+from conftest import composed
+from omegaconf import OmegaConf
+
+from midstate import runs
+from midstate.plan import Plan
+
+
+def hash_of(*overrides):
+    return Plan.of(composed(*overrides)).hash
+
+
+def test_identity_is_what_decides_the_numbers():
+    reference = hash_of()
+    assert re.fullmatch("[0-9a-f]{12}", reference)
+    for irrelevant in ("seed=5", "logger=none", "logger.project=other", "machine.device_index=3", "rerun=true",
+                       "run_dir=/tmp/elsewhere", "trainer.checkpoint_every=3it", "launcher=pool", "trainer.threads=1"):  # fmt: skip
+        assert hash_of(irrelevant) == reference, irrelevant
+    for relevant in ("pruner.n=2", "schedule=linear", "trainer.threads=2", "pruner.every=2it", "data.noise=0.2"):
+        assert hash_of(relevant) != reference, relevant
+
+
+def test_a_field_added_later_at_its_neutral_value_keeps_old_identities():
+    old = OmegaConf.to_container(composed(), resolve=True)
+    new = {**old, "trainer": {**old["trainer"], "precision": "fp32"}}
+    assert runs.config_hash(new) != runs.config_hash(old)
+    runs.NEUTRAL["trainer.precision"] = "fp32"
+    try:
+        assert runs.config_hash(new) == runs.config_hash(old)
+        new["trainer"]["precision"] = "bf16"
+        assert runs.config_hash(new) != runs.config_hash(old)
+    finally:
+        del runs.NEUTRAL["trainer.precision"]
+
+
+def test_directories_follow_experiment_hash_and_seed():
+    plan = Plan.of(composed("seed=3"))
+    assert plan.directory.as_posix() == f"outputs/nm_block/{plan.hash}/seed3"
+    plan = Plan.of(composed("experiment=article_nm"))
+    assert plan.directory.as_posix() == f"outputs/article_nm/{plan.hash}/seed0"
+
+
+def test_secrets_are_replaced_by_the_names_of_their_variables(tmp_path):
+    import os
+
+    os.environ["SOME_API_KEY"] = "very-secret-value"
+    try:
+        config = OmegaConf.to_container(composed("logger.tags=[a,'${oc.env:SOME_API_KEY}']"), resolve=True)
+        runs.write_config(tmp_path, config)
+        text = (tmp_path / "config.yaml").read_text()
+    finally:
+        del os.environ["SOME_API_KEY"]
+    assert "very-secret-value" not in text
+    assert "<SOME_API_KEY>" in text
+
+
+def test_summaries_are_read_back(tmp_path):
+    assert runs.read_summary(tmp_path) is None
+    runs.write_summary(tmp_path, {"status": "finished", "top1": 1.5})
+    assert runs.read_summary(tmp_path) == json.loads((tmp_path / "summary.json").read_text())
+
+
+@pytest.mark.parametrize("override", ["schedule=linear", "schedule.stop=0.5"])
+def test_settings_without_effect_warn(override, caplog):
+    config = composed("pruner=nm", override)
+    with caplog.at_level("WARNING"):
+        Plan.of(config)
+    assert f"{override} has no effect" in caplog.text
+
+
+def test_a_schedule_that_ends_with_the_run_warns(caplog):
+    with caplog.at_level("WARNING"):
+        Plan.of(composed("schedule.stop=1.0", "trainer.max_steps_per_epoch=2")).prepare()
+    assert "no step is trained at the target" in caplog.text
