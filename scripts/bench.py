@@ -1,0 +1,38 @@
+"""Benchmarks: `python scripts/bench.py first_run`. Prints a table.
+
+With --json F also writes rows and machine, with --readme puts the table into README.md.
+"""
+
+import argparse
+import importlib
+import json
+import re
+from pathlib import Path
+
+from midstate.bench.common import ROOT, machine, table
+
+COMMANDS = {"first_run": 3, "startup": 7}  # with the usual number of repeats
+
+
+def main() -> None:
+    """Run one benchmark."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("command", choices=COMMANDS)
+    parser.add_argument("--repeats", type=int, default=None, help="how often; default: " + str(COMMANDS))
+    parser.add_argument("--json", type=Path, default=None, help="file for rows and machine")
+    parser.add_argument("--readme", action="store_true", help="put the table into README.md")
+    arguments = parser.parse_args()
+    benchmark = importlib.import_module(f"midstate.bench.{arguments.command}")
+    result = {"machine": machine(), "rows": benchmark.measure(arguments.repeats or COMMANDS[arguments.command])}
+    print(table(result))
+    if arguments.json:
+        arguments.json.parent.mkdir(parents=True, exist_ok=True)
+        arguments.json.write_text(json.dumps(result, indent=1) + "\n")
+    if arguments.readme:
+        readme = ROOT / "README.md"
+        marks = re.compile(rf"(<!-- bench:{arguments.command} -->\n).*?(<!-- end -->)", re.DOTALL)
+        readme.write_text(marks.sub(lambda found: f"{found[1]}{table(result)}\n{found[2]}", readme.read_text()))
+
+
+if __name__ == "__main__":
+    main()

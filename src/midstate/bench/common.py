@@ -1,0 +1,78 @@
+"""What all benchmarks share: processes, provenance, tables."""
+
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from midstate.runs import git_commit
+
+ROOT = Path(__file__).parents[3]
+
+
+def timed_process(arguments: list[str]) -> dict[str, Any]:
+    """Run a Python process in an empty directory.
+
+    Returns:
+        `seconds` (wall), `peak_gib` (resident memory) and `summaries` of the runs it made.
+
+    Raises:
+        subprocess.CalledProcessError: it did not finish with status 0.
+    """
+    with tempfile.TemporaryDirectory() as directory:
+        output = Path(directory, "stdout")
+        with output.open("w") as file:
+            started = time.perf_counter()
+            process = subprocess.Popen([sys.executable, *arguments], cwd=directory, stdout=file)
+            _, status, usage = os.wait4(process.pid, 0)  # this child's own peak, not that of all children
+            seconds = time.perf_counter() - started
+        if status:
+            raise subprocess.CalledProcessError(os.waitstatus_to_exitcode(status), process.args)
+        summaries = [json.loads(path.read_text()) for path in Path(directory).glob("outputs/*/*/*/summary.json")]
+        return {"seconds": seconds, "peak_gib": usage.ru_maxrss / 2**20, "summaries": summaries}
+
+
+def machine() -> dict[str, Any]:
+    """Where and with what a benchmark ran."""
+    import torch
+
+    return {
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "git": git_commit(),
+        "date": datetime.now(UTC).date().isoformat(),
+    }
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
+def table(result: dict[str, Any]) -> str:
+    """Render a result as a Markdown table, with machine and date below."""
+    rows = result["rows"]
+    columns = list(rows[0])
+    lines = [columns, ["---"] * len(columns), *([_cell(row[column]) for column in columns] for row in rows)]
+    about = result["machine"]
+    note = (
+        f"{about['processor']}, {about['cores']} cores, {about['device']}; Python {about['python']}, "
+        f"torch {about['torch']}; commit {about['git']}, {about['date']}."
+    )
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + f"\n\n{note}"
+
+
+def _cell(value: Any) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
