@@ -61,6 +61,7 @@ class Session:
     settings: Trainer
     data: Images
     model: nn.Module
+    uses: dict[str, int]  # how often one image uses each weight of the plain model
     pruner: Pruner
     optimizer: Optimizer
     rate: Rate

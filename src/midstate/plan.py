@@ -75,7 +75,7 @@ class Plan:
         torch.manual_seed(seed_for(seed, "initialisation"))
         with user_errors("model", ValueError, TypeError, RuntimeError, AssertionError):
             model = self.parts["model"].create(data.shape[0], data.num_classes).to(device)
-            self.uses = metrics.weight_uses(model, data.train.images[:2])  # also shows that model and images fit
+            uses = metrics.weight_uses(model, data.train.images[:2])  # also shows that model and images fit
         torch.manual_seed(seed_for(seed, "dropout"))
         batches = Batches(
             data.train, settings.batch_size, self.parts["data"].augmentation, seed, settings.max_steps_per_epoch
@@ -98,7 +98,7 @@ class Plan:
             rate = self.parts["optimizer"].rate(batches.steps_per_epoch, total_steps)
         probing = settings.probes and not pruner.method.dense
         probe = GapProbe(model, pruner, data.train, data.validation) if probing else None
-        return Session(settings, data, model, pruner, optimizer, rate, batches, probe)
+        return Session(settings, data, model, uses, pruner, optimizer, rate, batches, probe)
 
     def facts(self) -> dict[str, Any]:
         """What the summary says of the run whatever its end."""

@@ -166,7 +166,7 @@ def _finish(recorder: Recorder) -> dict[str, Any]:
         loss=test["loss"],
         val_top1=session.rows[-1]["val/top1"],
         top1_gap=session.probe_rows[-1]["gap_bn"] if session.probe_rows else None,
-        **metrics.count(model, pruner.layers, plan.uses),
+        **metrics.count(model, pruner.layers, session.uses),
         pattern_verified=verified,
         layers=layers,
         images_per_second=sum(row["images_per_second"] for row in session.rows) / len(session.rows),

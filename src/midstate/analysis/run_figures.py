@@ -8,6 +8,7 @@ import matplotlib
 
 matplotlib.use("Agg")  # before pyplot: no display is needed
 from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 # Okabe and Ito's colours, distinguishable with any colour vision.
@@ -75,20 +76,11 @@ def accuracy(rows: list[dict], probes: list[dict], states: list[str]) -> Figure:
         middle.vlines(at, 0, [probe["gap_bn"] for probe in probes], color=GREEN, lw=2)
         middle.plot(at, [probe["gap_bn"] for probe in probes], "o", color=GREEN, ms=4, label="BatchNorm re-estimated")
         middle.plot(at, [probe["gap"] for probe in probes], "x", color=GREY, ms=4, label="as is")
-        middle.legend(ncols=2, fontsize=8, loc="upper left")
-        middle.margins(y=0.25)
-        largest = max(range(len(probes)), key=lambda i: probes[i]["gap_bn"])
-        for i in {largest, len(probes) - 1}:
-            names = f"{states[int(probes[i]['from'])]} to {states[int(probes[i]['to'])]}: {probes[i]['gap_bn']:+.1f}"
-            left = at[i] > epochs[-1] / 2
-            middle.annotate(
-                names,
-                (at[i], probes[i]["gap_bn"]),
-                xytext=(-6 if left else 6, 6),
-                fontsize=7,
-                textcoords="offset points",
-                ha="right" if left else "left",
-            )
+        middle.legend(ncols=1, fontsize=7, loc="best")
+        largest = max(probes, key=lambda probe: probe["gap_bn"])
+        notes = [f"{word} jump: {_jump(probe, states)}" for word, probe in (("largest", largest), ("last", probes[-1]))]
+        middle.set_title("\n".join(notes), fontsize=7, loc="right")
+        _name_states(top, at, probes, states)
     else:
         middle.text(0.5, 0.5, "no jump was probed", transform=middle.transAxes, ha="center", color=GREY)
     middle.axhline(0, color="black", lw=0.6)
@@ -99,6 +91,21 @@ def accuracy(rows: list[dict], probes: list[dict], states: list[str]) -> Figure:
     bottom.set_xlabel("epoch")
     top.legend(fontsize=8)
     return figure
+
+
+def _jump(probe: dict, states: list[str]) -> str:
+    return f"{states[int(probe['from'])]} to {states[int(probe['to'])]}, {probe['gap_bn']:+.1f} points"
+
+
+def _name_states(axis: Axes, at: list[float], probes: list[dict], states: list[str]) -> None:
+    """Write above the axis which state each jump leads to; names too long to stand there become progress."""
+    shown, room = [], (at[-1] - at[0]) / 25
+    for x, probe in reversed(list(zip(at, probes, strict=True))):  # the last jumps matter most
+        if not shown or shown[-1][0] - x > room:
+            name = states[int(probe["to"])]
+            shown.append((x, name if len(name) <= 6 else f"{100 * probe['progress']:.0f} %"))
+    upper = axis.secondary_xaxis("top")
+    upper.set_xticks([x for x, _ in shown], [name for _, name in shown], rotation=60, fontsize=6)
 
 
 def kept_by_depth(layers: list[dict[str, Any]]) -> Figure:
