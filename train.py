@@ -5,7 +5,7 @@ import sys
 import hydra
 from omegaconf import DictConfig
 
-from midstate.config import command_line
+from midstate.cli import command_line
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="train")

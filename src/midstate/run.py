@@ -14,7 +14,8 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from midstate import checkpoint, metrics, runs
-from midstate.config import EXIT_FAILED, EXIT_FINISHED, EXIT_STOPPED, ConfigError, RunFailed
+from midstate.cli import EXIT_FAILED, EXIT_FINISHED, EXIT_STOPPED
+from midstate.config import ConfigError, RunFailed
 from midstate.engine import Session, train
 from midstate.plan import Plan
 from midstate.report import epoch_line, result_table

@@ -94,25 +94,12 @@ def check_same_config(directory: Path, config: dict[str, Any]) -> None:
 
 
 def git_commit() -> str | None:
-    """Commit of the code, with `+` for uncommitted changes; None outside a checkout."""
-    where = Path(__file__).parent
+    """Commit of the code, with `+` for uncommitted changes to tracked files; None outside a checkout."""
+    command = ["git", "describe", "--always", "--exclude=*", "--abbrev=12", "--dirty=+"]
     try:
-        commit = subprocess.run(
-            ["git", "rev-parse", "--short=12", "HEAD"],
-            cwd=where,
-            capture_output=True,
-            text=True,
-            check=True,
-            timeout=10,
-        ).stdout.strip()
-        changed = subprocess.run(
-            ["git", "status", "--porcelain", "--untracked-files=no"],
-            cwd=where,
-            capture_output=True,
-            text=True,
-            check=True,
-            timeout=10,
-        ).stdout.strip()
+        done = subprocess.run(
+            command, cwd=Path(__file__).parent, capture_output=True, text=True, check=True, timeout=10
+        )
     except (OSError, subprocess.SubprocessError):
         return None
-    return commit + ("+" if changed else "")
+    return done.stdout.strip()
