@@ -59,8 +59,9 @@ def _run(plan: Plan) -> float:
 
 
 def _report(plan: Plan, summary: dict[str, Any]) -> float:
-    log.info(result_table(summary))
-    log.info(f"run_dir: {plan.directory}")
+    # Printed, not logged: tools read the last line, whatever becomes of the logging's configuration.
+    print(result_table(summary))
+    print(f"run_dir: {plan.directory}", flush=True)
     return summary["val_top1"]
 
 
