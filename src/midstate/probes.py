@@ -41,7 +41,7 @@ class GapProbe:
         if state <= self.state:
             return None
         masks = [mask.clone() for mask in self.pruner.masks]
-        last, first = self._accuracies(step, self.state), self._accuracies(step, state)
+        last, first = self._accuracies(self.state), self._accuracies(state)
         self.pruner.set_masks(masks)
         row = {
             "step": step,
@@ -54,9 +54,9 @@ class GapProbe:
         self.state = state
         return row
 
-    def _accuracies(self, step: int, state: int) -> tuple[float, float]:
+    def _accuracies(self, state: int) -> tuple[float, float]:
         """Top-1 under the mask of `state`: as is, and with BatchNorm estimated anew."""
-        self.pruner.set_masks(self.pruner.masks_at(step, state / self.num_jumps))
+        self.pruner.set_masks(self.pruner.masks_at(state / self.num_jumps))
         raw = evaluate(self.model, self.validation)["top1"]
         with reestimated_batchnorm(self.model, self.bn_batches):
             return raw, evaluate(self.model, self.validation)["top1"]

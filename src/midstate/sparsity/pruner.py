@@ -132,10 +132,10 @@ class Pruner:
     def refresh(self, step: int) -> None:
         """Refresh the masks from the present weights, as for an evaluation; no change once they are frozen."""
         if self.open(step):
-            self.set_masks(self.masks_at(step, self.window.progress(step)))
+            self.set_masks(self.masks_at(self.window.progress(step)))
 
     @torch.no_grad()
-    def masks_at(self, step: int, progress: float) -> list[Tensor]:
+    def masks_at(self, progress: float) -> list[Tensor]:
         """Compute the masks that the present weights give at `progress`, without setting them."""
         method = self.method
         masks = []
