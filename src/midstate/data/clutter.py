@@ -18,7 +18,7 @@ SOURCE_SIZE = 8
 
 @dataclass(frozen=True)
 class Clutter:
-    """The generated set; its difficulty was set on dense accuracy alone.
+    """The generated set; its difficulty is set on dense accuracy alone (85 to 95 % for the default model).
 
     Args:
         augmentation: of training batches.
