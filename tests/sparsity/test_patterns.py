@@ -90,6 +90,16 @@ def test_infinities_are_ranked_and_nan_is_refused():
             nm_mask(weight, n, 4)
 
 
+@pytest.mark.parametrize("n", [1, 2])
+def test_nan_in_one_group_is_not_hidden_by_ties_in_another(n):
+    # Too few kept in the first group, as many too many in the second: the sum over both would look right.
+    weight = torch.tensor([[float("nan"), 1.0, 2.0, 3.0, 5.0, 5.0, 5.0, 0.0]])
+    if n == 1:
+        weight[0, 6] = 0.0
+    with pytest.raises(ValueError, match="NaN"):
+        nm_mask(weight, n, 4)
+
+
 @pytest.mark.parametrize(("n", "m"), [(0, 4), (5, 4), (1, 0), (1.5, 4), ("1", 4), (True, 4)])
 def test_impossible_patterns_are_refused(n, m):
     with pytest.raises(ValueError, match=r"must be a whole number"):

@@ -37,9 +37,9 @@ def keep_largest(score: Tensor, num_keep: int, dim: int) -> Tensor:
     else:
         threshold = score.topk(num_keep, dim, sorted=False).values.amin(dim, keepdim=True)
     keep = score >= threshold
-    if int(keep.sum()) == num_keep * (score.numel() // size):
+    if (keep.sum(dim) == num_keep).all():
         return keep
-    # NaN compares as false and counts as the largest, so it always ends here.
+    # NaN compares as false and counts as the largest: its slice keeps too few, so it always ends here.
     _refuse_nan(score)
     above = score > threshold
     missing = num_keep - above.sum(dim, keepdim=True)
