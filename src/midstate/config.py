@@ -70,7 +70,7 @@ def check_root(config: DictConfig) -> None:
                 f"pruner.{key}={raw[key]}: no axis of this pruner reads it{near(key, used)}; "
                 f"known: {', '.join(used) or 'none'}"
             )
-    if isinstance(config.seed, int) and config.seed < 0:
+    if config.seed < 0:
         raise ConfigError(f"seed={config.seed}: must be 0 or more")
 
 

@@ -143,7 +143,8 @@ def train(
         ) as bar:
             for images, labels in bar:
                 _train_step(session, images, labels)
-                bar.set_postfix_str(_progress(session), refresh=False)
+                if not bar.disable:
+                    bar.set_postfix_str(_progress(session), refresh=False)
                 if stop_requested():
                     checkpoint()
                     return False

@@ -1,6 +1,7 @@
 """What is counted: accuracy and loss, parameters, multiply-accumulates (MACs)."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -13,22 +14,31 @@ from midstate.sparsity import Layer, weight_layers
 EVAL_BATCH = 250
 
 
+@contextmanager
+def evaluation(model: nn.Module) -> Iterator[None]:
+    """Put a model into evaluation mode for the time of the context."""
+    training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(training)
+
+
 @torch.no_grad()
 def evaluate(model: nn.Module, split: Split) -> dict[str, float]:
     """Return mean `loss`, and `top1` and `top5` in percent, over a split; leaves the training mode as it was."""
-    training = model.training
-    model.eval()
     totals = torch.zeros(3, dtype=torch.float64)
-    for start in range(0, len(split), EVAL_BATCH):
-        labels = split.labels[start : start + EVAL_BATCH]
-        logits = model(split.images[start : start + EVAL_BATCH])
-        ranked = logits.topk(min(5, logits.shape[1]), dim=1).indices == labels[:, None]
-        totals += (
-            torch.stack([F.cross_entropy(logits, labels, reduction="sum"), ranked[:, 0].sum(), ranked.sum()])
-            .double()
-            .cpu()
-        )
-    model.train(training)
+    with evaluation(model):
+        for start in range(0, len(split), EVAL_BATCH):
+            labels = split.labels[start : start + EVAL_BATCH]
+            logits = model(split.images[start : start + EVAL_BATCH])
+            ranked = logits.topk(min(5, logits.shape[1]), dim=1).indices == labels[:, None]
+            totals += (
+                torch.stack([F.cross_entropy(logits, labels, reduction="sum"), ranked[:, 0].sum(), ranked.sum()])
+                .double()
+                .cpu()
+            )
     loss, top1, top5 = (totals / len(split)).tolist()
     return {"loss": loss, "top1": 100 * top1, "top5": 100 * top5}
 
@@ -63,10 +73,8 @@ def weight_uses(model: nn.Module, sample: Tensor) -> dict[str, int]:
         return record
 
     hooks = [layer.module.register_forward_hook(hook(layer)) for layer in weight_layers(model)]
-    training = model.training
-    model.eval()
-    model(sample)
-    model.train(training)
+    with evaluation(model):
+        model(sample)
     for handle in hooks:
         handle.remove()
     return uses

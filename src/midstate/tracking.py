@@ -49,10 +49,9 @@ class Wandb:
 
     def __post_init__(self) -> None:
         checks.one_of("mode", self.mode, MODES)
-        for name in ("project", "group"):
-            value = getattr(self, name)
-            if not (isinstance(value, str) and value) and not (name == "group" and value is None):
-                raise ValueError(f"{name}={value!r}: must be a name")
+        checks.text("project", self.project)
+        if self.group is not None:
+            checks.text("group", self.group)
         if not isinstance(self.tags, list) or not all(isinstance(tag, str) for tag in self.tags):
             raise ValueError(f"tags={self.tags!r}: must be a list of names")
 

@@ -34,8 +34,7 @@ class CIFAR:
     def __post_init__(self) -> None:
         if self.num_classes not in (10, 100):
             raise ValueError(f"num_classes={self.num_classes!r}: must be 10 or 100")
-        if not isinstance(self.root, str) or not self.root:
-            raise ValueError(f"root={self.root!r}: must be the name of a folder")
+        checks.text("root", self.root)
         checks.boolean("download", self.download)
         checks.integer("num_validation", self.num_validation, 1)
         checks.integer("seed", self.seed, 0)

@@ -32,6 +32,13 @@ def boolean(name: str, value: object) -> bool:
     return value
 
 
+def text(name: str, value: object) -> str:
+    """Return `value` if it is a text that is not empty."""
+    if not isinstance(value, str) or not value:
+        raise ValueError(f"{name}={value!r}: must be a name")
+    return value
+
+
 def one_of(name: str, value: object, options: Iterable[str]) -> str:
     """Return `value` if it is one of `options`; the error suggests the nearest one."""
     options = list(options)
