@@ -4,7 +4,6 @@ from torch import nn
 
 from midstate import metrics
 from midstate.data import Split
-from midstate.sparsity import weight_layers
 
 
 class Answers(nn.Module):
@@ -36,25 +35,3 @@ def test_evaluation_leaves_the_mode_and_the_model_as_they_were():
     metrics.evaluate(model, Split(torch.randn(8, 3, 1, 1), torch.zeros(8, dtype=torch.int64)))
     assert model.training
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
-
-
-def test_counts_by_hand():
-    second = nn.Conv2d(4, 4, 3, groups=2, stride=2, padding=1)
-    model = nn.Sequential(nn.Conv2d(2, 4, 3, padding=1), second, nn.Flatten(), nn.Linear(16, 5))
-    uses = metrics.weight_uses(model, torch.zeros(3, 2, 4, 4))
-    assert uses == {"0": 16, "1": 4, "3": 1}
-    second.weight.data[:, 0] = 0  # half of 72 weights
-    counted = metrics.count(model, [weight_layers(model)[1]], uses)
-    assert counted["params_total"] == 72 + 4 + 72 + 4 + 80 + 5
-    assert counted["params_prunable"] == 72
-    assert counted["params_nonzero"] == counted["params_total"] - 36
-    assert counted["sparsity"] == 0.5
-    assert counted["sparsity_total"] == 36 / counted["params_total"]
-    assert counted["macs_dense"] == 72 * 16 + 72 * 4 + 80
-    assert counted["macs_sparse"] == 72 * 16 + 36 * 4 + 80
-
-
-def test_attention_is_counted_with_both_projections():
-    layer = nn.TransformerEncoderLayer(8, 2, dim_feedforward=16, batch_first=True)
-    uses = metrics.weight_uses(layer, torch.zeros(2, 5, 8))
-    assert uses == {"self_attn.in_proj_weight": 5, "self_attn.out_proj": 5, "linear1": 5, "linear2": 5}

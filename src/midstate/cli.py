@@ -51,7 +51,9 @@ def _explain(error: Exception) -> str:
     lines = [line for line in str(error).splitlines() if line.strip()]
     # Hydra ends with its search path and the way round its own check; neither helps somebody who mistyped a name.
     noise = re.compile(r"Config search path|\s*provider|To append to your config use")
-    message = "\n".join(line for line in lines[:12] if not noise.match(line))
+    message = "\n".join(line for line in lines if not noise.match(line))
+    message = re.sub(r"Available options in '.*':\n\t", "available: ", message).replace("\n\t", ", ")
+    message = "\n".join(message.splitlines()[:8])
     if isinstance(error, HydraException) and isinstance(error.__cause__, OmegaConfBaseException):
         message += f"\n{str(error.__cause__).splitlines()[0]}"
     if typed := re.search(r"Could not (?:override|find|load) '([\w./@-]+)'", message):

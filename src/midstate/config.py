@@ -13,7 +13,7 @@ from typing import Any
 import hydra
 from hydra.core.config_store import ConfigStore
 from hydra.errors import InstantiationException
-from omegaconf import MISSING, DictConfig, OmegaConf
+from omegaconf import MISSING, DictConfig, OmegaConf, open_dict
 
 
 class ConfigError(Exception):
@@ -51,10 +51,15 @@ class Root:
 ConfigStore.instance().store(name="schema", node=Root)
 
 
-def check_root(config: DictConfig) -> None:
+def check_root(config: DictConfig, typed: list[str]) -> None:
     """Refuse what no group or schema knows: unknown root keys, pruner settings that no axis reads.
 
-    `+key=value` on the command line passes Hydra's own checks, hence these.
+    `+key=value` on the command line passes Hydra's own checks, hence these. What a preset set for an axis
+    that was then replaced goes with that axis: it is removed.
+
+    Args:
+        config: the composed root; settings nobody reads are removed in place.
+        typed: the user's overrides.
     """
     known = [f.name for f in fields(Root)]
     for key in config:
@@ -64,12 +69,16 @@ def check_root(config: DictConfig) -> None:
     axes = str([node for node in raw.values() if isinstance(node, dict)])
     scalars = [key for key, node in raw.items() if not isinstance(node, dict)]
     for key in scalars:
-        if f"${{pruner.{key}}}" not in axes:
+        if f"${{pruner.{key}}}" in axes:
+            continue
+        if any(override.lstrip("+~").startswith(f"pruner.{key}=") for override in typed):
             used = [name for name in scalars if name != key]
             raise ConfigError(
                 f"pruner.{key}={raw[key]}: no axis of this pruner reads it{near(key, used)}; "
                 f"known: {', '.join(used) or 'none'}"
             )
+        with open_dict(config.pruner):
+            del config.pruner[key]
     if config.seed < 0:
         raise ConfigError(f"seed={config.seed}: must be 0 or more")
 

@@ -13,13 +13,13 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from midstate import metrics, runs
+from midstate import counting, runs
 from midstate.config import ConfigError, build, check_root
 from midstate.data import Batches
 from midstate.engine import Session, Trainer
 from midstate.models import classifier_name
-from midstate.probes import GapProbe
-from midstate.sparsity import Direct, Method, Pruner, seed_for
+from midstate.probes import NUM_IMAGES, GapProbe
+from midstate.sparsity import Direct, Method, Pruner, Sample, Scheme, seed_for
 
 log = logging.getLogger(__name__)
 AXES = ("scope", "pattern", "criterion", "allocation", "path", "update", "estimator")
@@ -43,14 +43,18 @@ class Plan:
         Raises:
             ConfigError: anything in it that cannot work.
         """
-        check_root(config)
+        hydra = HydraConfig.get()
+        typed = list(hydra.overrides.task)
+        check_root(config, typed)
         groups = ("model", "data", "schedule", "pruner", "optimizer", "trainer", "logger")
         parts = {key: build(config, key) for key in groups}
         with user_errors("pruner"):
             parts["method"] = Method(**{axis: parts["pruner"].get(axis) for axis in AXES})
         resolved = OmegaConf.to_container(config, resolve=True)
         _resolve_auto(resolved, embedded=parts["data"].embedded)
-        hydra = HydraConfig.get()
+        if isinstance(parts["method"].allocation, Scheme):
+            # What the file says is part of the run's identity, where it lies is not.
+            resolved["pruner"]["scheme_digest"] = parts["method"].allocation.digest()
         choices = {key: str(value) for key, value in hydra.runtime.choices.items() if value is not None}
         name = choices.get("experiment", choices["pruner"])
         identity = runs.config_hash(resolved)
@@ -58,7 +62,7 @@ class Plan:
             raise ConfigError(f"run_dir={config.run_dir}: the jobs of a multirun have a directory each; leave it out")
         directory = Path(config.run_dir or Path("outputs", name, identity, f"seed{config.seed}"))
         _check_writable(directory)
-        _warn_without_effect(list(hydra.overrides.task), parts["method"])
+        _warn_without_effect(typed, parts)
         return cls(resolved, parts, choices, name, directory, identity)
 
     def prepare(self) -> Session:
@@ -75,7 +79,7 @@ class Plan:
         torch.manual_seed(seed_for(seed, "initialisation"))
         with user_errors("model", ValueError, TypeError, RuntimeError, AssertionError):
             model = self.parts["model"].create(data.shape[0], data.num_classes).to(device)
-            uses = metrics.weight_uses(model, data.train.images[:2])  # also shows that model and images fit
+            uses = counting.weight_uses(model, data.train.images[:2])  # also shows that model and images fit
         torch.manual_seed(seed_for(seed, "dropout"))
         batches = Batches(
             data.train, settings.batch_size, self.parts["data"].augmentation, seed, settings.max_steps_per_epoch
@@ -90,8 +94,11 @@ class Plan:
                 total_steps,
                 seed_for(seed, "pruning"),
                 classifier_name(model),
+                uses,
+                Sample(data.train.images[:NUM_IMAGES], data.train.labels[:NUM_IMAGES]),
             )
-        if not pruner.method.dense and pruner.window.stop == total_steps:
+        ends_pruned = not pruner.method.dense and pruner.method.estimator.trains_dense  # SFP means to end so
+        if not pruner.method.dense and not ends_pruned and pruner.window.stop == total_steps:
             log.warning("warning: the schedule stops at the run's last step, so no step is trained at the target")
         with user_errors("optimizer"):
             optimizer = self.parts["optimizer"].create(model.parameters())
@@ -152,14 +159,18 @@ def _check_writable(directory: Path) -> None:
         raise ConfigError(f"run_dir={directory}: must be a directory that can be written; {existing} is not")
 
 
-def _warn_without_effect(overrides: list[str], method: Method) -> None:
+def _warn_without_effect(overrides: list[str], parts: dict[str, Any]) -> None:
     """Warn of settings that the user typed and that change nothing."""
+    method: Method = parts["method"]
     typed = [o.lstrip("+~") for o in overrides if o.lstrip("+~").startswith("schedule")]
     if method.dense:
         useless, why = typed, "a dense run has no path to walk"
     elif isinstance(method.path, Direct):
         useless = [o for o in typed if not o.startswith("schedule.start=")]
         why = "this pruner has no intermediate states and jumps at schedule.start"
+    elif parts["schedule"].curve == "one_shot":
+        useless = [o for o in typed if o.startswith("schedule.stop=")]
+        why = "one_shot goes the whole way at schedule.start"
     else:
         return
     for override in useless:

@@ -40,9 +40,11 @@ class GapProbe:
         state = floor(self.num_jumps * self.pruner.window.progress(step))
         if state <= self.state:
             return None
-        masks = [mask.clone() for mask in self.pruner.masks]
-        last, first = self._accuracies(self.state), self._accuracies(state)
-        self.pruner.set_masks(masks)
+        in_force = [mask.clone() for mask in self.pruner.masks]
+        # Both before either is set: what comes next may depend on what is in force.
+        masks = [self.pruner.masks_at(each / self.num_jumps, step) for each in (self.state, state)]
+        last, first = map(self._accuracies, masks)
+        self.pruner.set_masks(in_force)
         row = {
             "step": step,
             "progress": state / self.num_jumps,
@@ -54,11 +56,11 @@ class GapProbe:
         self.state = state
         return row
 
-    def _accuracies(self, state: int) -> tuple[float, float]:
-        """Top-1 under the mask of `state`: as is, and with BatchNorm estimated anew."""
-        self.pruner.set_masks(self.pruner.masks_at(state / self.num_jumps))
+    def _accuracies(self, masks: list[Tensor]) -> tuple[float, float]:
+        """Top-1 under given masks: as is, and with BatchNorm estimated anew."""
+        self.pruner.set_masks(masks)
         raw = evaluate(self.model, self.validation)["top1"]
-        with reestimated_batchnorm(self.model, self.bn_batches):
+        with self.pruner.masked_training(), reestimated_batchnorm(self.model, self.bn_batches):
             return raw, evaluate(self.model, self.validation)["top1"]
 
 

@@ -13,7 +13,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from midstate import checkpoint, metrics, runs
+from midstate import checkpoint, counting, metrics, runs
 from midstate.cli import EXIT_FAILED, EXIT_FINISHED, EXIT_STOPPED
 from midstate.config import ConfigError, RunFailed
 from midstate.engine import Session, train
@@ -149,12 +149,14 @@ def _finish(recorder: Recorder) -> dict[str, Any]:
     """Finalise the model, measure it once on test data, draw, and write the summary."""
     plan, session = recorder.plan, recorder.session
     pruner, model = session.pruner, session.model
-    targets, kept = pruner.targets(), pruner.kept()
+    targets, kept, nominal = pruner.targets(), pruner.kept(), pruner.nominal_densities()
     pruner.finalise()
     verified = pruner.verify()
     if verified is False:
         raise RunFailed("the finished weights do not obey the pattern; this is a defect, please report it")
     checkpoint.save_final(plan.directory / "checkpoints", model)
+    if scheme := pruner.scheme():
+        checkpoint.write_atomically(plan.directory / "scheme.json", scheme.encode())
     test = metrics.evaluate(model, session.data.test)
     layers = [
         {"name": layer.name, "shape": list(layer.weight.shape), "depth": layer.depth, "target": target, "kept": share}
@@ -168,8 +170,11 @@ def _finish(recorder: Recorder) -> dict[str, Any]:
         loss=test["loss"],
         val_top1=session.rows[-1]["val/top1"],
         top1_gap=session.probe_rows[-1]["gap_bn"] if session.probe_rows else None,
-        **metrics.count(model, pruner.layers, session.uses),
+        **counting.count(
+            model, pruner.layers, nominal, pruner.by_filter, session.uses, tuple(session.data.train.images.shape[1:])
+        ),
         pattern_verified=verified,
+        allocation=pruner.allocation_report(),
         layers=layers,
         images_per_second=sum(row["images_per_second"] for row in session.rows) / len(session.rows),
     )
@@ -187,5 +192,5 @@ def _clear(directory: Path) -> None:
     """Remove what an earlier run wrote; anything else in the directory is the user's."""
     for name in ("checkpoints", "figures", "wandb"):
         shutil.rmtree(directory / name, ignore_errors=True)
-    for name in ("config.yaml", "metrics.csv", "probes.csv", "summary.json"):
+    for name in ("config.yaml", "metrics.csv", "probes.csv", "scheme.json", "summary.json"):
         (directory / name).unlink(missing_ok=True)

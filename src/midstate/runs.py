@@ -18,9 +18,34 @@ FORMAT = 1
 NUMERICS = 1
 # Fields added later, with the value that stands for how it was before them: a run with that value keeps
 # the identity it had. {"trainer.field": value}
-NEUTRAL: dict[str, Any] = {}
+_ADDED_TO_AXES = {
+    "skip_shortcuts": ("scope", False),
+    "skip_linear": ("scope", False),
+    "granularity": ("path", "layer"),
+    "steps": ("path", "single"),
+    "rank": ("path", "layer"),
+    "rerank": ("path", "live"),
+    "staircase": ("path", False),
+    "regrow": ("update", "free"),
+    "hysteresis": ("update", 0.0),
+}
+NEUTRAL: dict[str, Any] = {
+    key: neutral
+    for name, (axis, neutral) in _ADDED_TO_AXES.items()
+    for key in (f"pruner.{name}", f"pruner.{axis}.{name}")
+}
 # What changes no result.
-IRRELEVANT = ("seed", "run_dir", "rerun", "logger", "launcher", "machine", "trainer.checkpoint_every")
+IRRELEVANT = (
+    "seed",
+    "run_dir",
+    "rerun",
+    "logger",
+    "launcher",
+    "machine",
+    "trainer.checkpoint_every",
+    "pruner.scheme",
+    "pruner.allocation.scheme",
+)
 
 _SECRET = re.compile(r"KEY|TOKEN|SECRET|PASSWORD", re.IGNORECASE)
 

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from midstate.metrics import weight_uses
+from midstate.counting import weight_uses
 from midstate.models import CifarResNet, Timm, Torchvision
 from midstate.sparsity import weight_layers
 

@@ -9,14 +9,20 @@ from midstate.sparsity import (
     NM,
     SRSTE,
     STE,
+    ConstantScale,
     Direct,
+    Filter,
     Hard,
     Method,
+    MultiAxis,
     Pruner,
     Schedule,
     Scope,
+    Soft,
     Uniform,
     Update,
+    Weight,
+    multi_axis_mask,
 )
 
 WEIGHT = torch.tensor([[1.0, -3.0, 2.0, 0.5]])
@@ -119,3 +125,102 @@ def test_ste_moves_pruned_weights_and_lets_them_come_back():
 def test_negative_decay_is_refused():
     with pytest.raises(ValueError, match=r"decay=-1: must be a number, 0 or more"):
         SRSTE(-1)
+
+
+def test_soft_trains_dense_zeroes_at_a_refresh_and_lets_filters_regrow():
+    model, pruner, weight = pruned_linear(Soft())
+    assert torch.equal(weight.data, WEIGHT * MASK)  # zeroed in place
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    model.train()
+    (-model(X)).sum().backward()
+    assert weight.grad.tolist() == (-X).tolist()  # pruned weights get their gradient
+    pruner.before_step(optimizer)
+    optimizer.step()
+    pruner.after_step(optimizer)
+    trained = WEIGHT * MASK + 0.01 * X
+    assert torch.allclose(weight.data, trained)
+    assert model(X).item() == pytest.approx(float((trained * X).sum()))  # training sees all of them
+    model.eval()
+    assert model(X).item() == pytest.approx(float((trained * MASK * X).sum()))  # evaluation only what is kept
+    model.train()
+    with pruner.masked_training():
+        assert model(X).item() == pytest.approx(float((trained * MASK * X).sum()))
+    weight.data.copy_(torch.tensor([[0.0, 0.1, 0.2, 3.0]]))
+    pruner.tick(1)
+    assert pruner.masks[0].tolist() == [[False, False, True, True]]  # the last one grew back
+
+
+def test_soft_with_masked_gradient_stays_zero_but_for_old_momentum():
+    """FPGM's released code masks gradients and nothing else: what momentum has gathered still moves the weight."""
+    model, pruner, weight = pruned_linear(Soft(mask_gradient=True))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=0.1)
+    for _ in range(3):
+        optimizer.zero_grad()
+        model(X).sum().backward()
+        pruner.before_step(optimizer)
+        optimizer.step()
+    assert (weight.data[~MASK] == 0).all()  # zero, and decay of zero is zero
+    optimizer.state[weight]["momentum_buffer"].fill_(1.0)
+    optimizer.zero_grad()
+    model(X).sum().backward()
+    pruner.before_step(optimizer)
+    optimizer.step()
+    assert torch.allclose(weight.data[~MASK], torch.tensor(-0.09))
+
+
+def test_multi_axis_scales_forward_and_leaves_the_gradient_alone():
+    weight = 0.05 * torch.randn(4, 8, generator=torch.Generator().manual_seed(0))
+    model = nn.Linear(8, 4, bias=False)
+    model.weight.data.copy_(weight)
+    method = Method(EVERY_LAYER, NM(2, 4), L1(), Uniform(), Direct(), Update(), MultiAxis(decay=0.1))
+    pruner = Pruner(model, method, Schedule("one_shot", 0, 0), 10, 10)
+    pruner.tick(0)
+    soft = multi_axis_mask(weight, 2, 4)
+    assert torch.allclose(model.weight, weight * soft)
+    x = torch.randn(3, 8)
+    model(x).sum().backward()
+    original = model.parametrizations.weight.original
+    pruner.before_step(torch.optim.SGD(model.parameters(), lr=1))
+    expected = x.sum(0).expand(4, 8) + 0.1 * weight * (soft == 0)
+    assert torch.allclose(original.grad, expected, atol=1e-6)
+    pruner.finalise()
+    assert torch.allclose(model.weight, weight * soft)  # the factors are folded in
+    assert pruner.verify()
+
+
+def test_the_constant_control_has_the_mean_of_the_soft_mask():
+    weight = 0.05 * torch.randn(4, 8, generator=torch.Generator().manual_seed(0))
+    model = nn.Linear(8, 4, bias=False)
+    model.weight.data.copy_(weight)
+    method = Method(EVERY_LAYER, NM(2, 4), L1(), Uniform(), Direct(), Update(), ConstantScale())
+    pruner = Pruner(model, method, Schedule("one_shot", 0, 0), 10, 10)
+    pruner.tick(0)
+    soft = multi_axis_mask(weight, 2, 4)
+    factors = (model.weight / weight)[soft > 0]
+    assert torch.allclose(factors, soft[soft > 0].mean().expand_as(factors))
+    assert torch.equal(model.weight != 0, soft > 0)
+
+
+@pytest.mark.parametrize("estimator", [Hard(), STE(), SRSTE(), Soft(), Soft(mask_gradient=True)])
+def test_batchnorm_is_left_alone_by_every_method(estimator):
+    """Masks change; BatchNorm's parameters and statistics are touched by training alone."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(1, 4, 1), nn.BatchNorm2d(4))
+    method = Method(Scope(skip_first=False), Filter(0.5), L1(), Uniform(), Direct(), Update(), estimator)
+    pruner = Pruner(model, method, Schedule("one_shot", 0, 0), 10, 10)
+    before = {name: value.clone() for name, value in model[1].state_dict().items()}
+    pruner.tick(0)
+    pruner.before_step(None)
+    pruner.after_step(torch.optim.SGD(model.parameters(), lr=1))
+    assert all(torch.equal(value, before[name]) for name, value in model[1].state_dict().items())
+    model(torch.randn(4, 1, 2, 2)).square().sum().backward()
+    assert (model[1].bias.grad != 0).any()
+
+
+def test_estimators_without_meaning_are_refused():
+    with pytest.raises(ValueError, match="its thresholds are shares of N:M, and pattern=weight has none"):
+        MultiAxis().check(Weight(0.5))
+    with pytest.raises(ValueError, match="tau=0: must be"):
+        MultiAxis(tau=0)
+    with pytest.raises(ValueError, match="need one N a layer"):
+        MultiAxis().scale(WEIGHT, MASK, NM(2, 4), torch.tensor([2]))

@@ -3,7 +3,20 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from midstate.sparsity import NM, Blocks, Direct, StepN, block_nm_mask, nm_mask, step_n
+from midstate.sparsity import (
+    NM,
+    Blocks,
+    Density,
+    Direct,
+    Filter,
+    Row,
+    StepN,
+    Weight,
+    block_nm_mask,
+    nm_mask,
+    step_n,
+)
+from midstate.sparsity.paths import Place
 
 ORDERS = ("default", "inverse", "random")
 
@@ -14,6 +27,12 @@ def generator(seed=0):
 
 def weight_of(shape=(8, 16, 3, 3), seed=0):
     return torch.randn(shape, generator=generator(seed))
+
+
+def walk(path, pattern, weight, level, p, mask=None):
+    """The mask of one layer at progress p; `mask` is the one in force."""
+    mask = torch.ones_like(weight, dtype=torch.bool) if mask is None else mask
+    return path.masks(pattern, [Place(weight, weight.abs, level, mask, generator())], p)[0]
 
 
 def dense_blocks(mask, m):
@@ -75,7 +94,7 @@ def test_masks_are_nested_along_the_path_at_fixed_weights(seed, p, q, order):
     weight = weight_of(seed=seed)
     early, late = (block_nm_mask(weight, 1, 8, x, order, generator(seed)) for x in sorted((p, q)))
     assert (late <= early).all()
-    early, late = (StepN().mask(NM(1, 8), weight, weight.abs(), 1, x) for x in sorted((p, q)))
+    early, late = (walk(StepN(), NM(1, 8), weight, 1, x) for x in sorted((p, q)))
     assert (late <= early).all()
 
 
@@ -121,13 +140,129 @@ def test_nan_is_refused_anywhere_on_the_path(p):
 def test_partial_blocks_are_padded():
     weight = weight_of((4, 6))
     for p in (0, 0.3, 0.6, 1):
-        mask = Blocks().mask(NM(2, 4), weight, weight.abs(), 2, p)
+        mask = walk(Blocks(), NM(2, 4), weight, 2, p)
         assert mask.shape == weight.shape
     assert NM(2, 4).verify(weight * mask, 2)
 
 
 def test_states_are_described_as_a_person_reads_them():
     pattern = NM(1, 16)
-    assert StepN().describe(pattern, 1, 0.8) == f"{step_n(1, 16, 0.8)}:16" == "4:16"
-    assert Blocks().describe(pattern, 1, 0.37) == "1:16 on 37 % of blocks"
-    assert Direct().describe(pattern, 1, 0.0) == "16:16"
+    assert StepN().describe(pattern, "1:16", 0.8) == f"{step_n(1, 16, 0.8)}:16" == "4:16"
+    assert StepN("group").describe(pattern, "1:16", 0.5) == "9:16, 50 % of groups at 8"
+    assert StepN().describe(pattern, "mixed 1:16", 0.5) == "50 % of the way to mixed 1:16"
+    assert Blocks().describe(pattern, "1:16", 0.37) == "1:16 on 37 % of blocks"
+    assert Direct().describe(pattern, "1:16", 0.0) == "dense"
+
+
+def test_density_prunes_units_one_by_one_down_to_the_target():
+    weight = weight_of((4, 5))
+    for pattern, level in ((Weight(0.8), 4), (Row(0.8), 1), (Filter(0.5), 2)):
+        score = pattern.pool(weight.abs())
+        full = pattern.full(weight.shape)
+        place = Place(weight, lambda score=score: score, level, torch.ones_like(weight, dtype=torch.bool), generator())
+        for p in (0.1, 0.5, 0.75, 1.0):
+            mask = Density().masks(pattern, [place], p)[0]
+            assert torch.equal(mask, pattern.mask(score, full - int((full - level) * p + 1e-9)))
+    assert Density().describe(Weight(0.8), "20 % of weights", 0.5) == "50 % of the way to 20 % of weights"
+
+
+def test_powers_of_two_by_hand():
+    path = StepN(steps="powers_of_two")
+    assert [path.level_at(1, 16, k / 4) for k in range(5)] == [16, 8, 4, 2, 1]
+    assert [path.level_at(3, 16, k / 3) for k in range(4)] == [16, 8, 4, 3]
+    assert [path.level_at(2, 4, p) for p in (0, 0.99, 1)] == [4, 4, 2]
+    assert path.level_at(4, 4, 1) == 4
+    # Every filter walks to its own N.
+    assert path.level_at(torch.tensor([1, 8, 16]), 16, 0.5).tolist() == [4, 16, 16]
+    assert StepN().level_at(torch.tensor([1, 8, 16]), 16, 0.5).tolist() == [9, 12, 16]
+
+
+@given(seed=st.integers(0, 2**31), p=st.floats(0, 1), steps=st.sampled_from(["single", "powers_of_two"]))
+def test_dithering_moves_groups_one_by_one_from_one_n_to_the_next(seed, p, steps):
+    weight = weight_of((4, 16, 2, 2), seed)
+    path, plain = StepN("group", steps), StepN("layer", steps)
+    mask = walk(path, NM(1, 8), weight, 1, p)
+    per_group = mask.movedim(1, -1).reshape(-1, 8).sum(1)
+    now, then, share = path._between(1, 8, p)
+    num_still = int((1 - share) * 32 + 1e-9) if now != then else 32
+    assert sorted(per_group.tolist()) == sorted([now] * num_still + [then] * (32 - num_still))
+    norms = block_norms(weight, 8)
+    if 0 < num_still < 32:
+        assert norms[per_group == then].min() >= norms[per_group == now].max()  # the largest step first
+    assert (mask <= walk(plain, NM(1, 8), weight, 1, p)).all()
+    assert walk(path, NM(1, 8), weight, 1, 1).equal(nm_mask(weight, 1, 8))
+
+
+def test_the_staircase_has_the_states_of_the_n_path_at_its_density():
+    weight = weight_of((16, 16, 3, 3))
+    for k in range(8):
+        for p in (k / 7, min(1.0, k / 7 + 0.1)):
+            mask = walk(Blocks(staircase=True), NM(1, 8), weight, 1, p)
+            assert mask.equal(block_nm_mask(weight, 1, 8, k / 7))
+            stepped = walk(StepN(), NM(1, 8), weight, 1, p)
+            assert abs(float(mask.float().mean() - stepped.float().mean())) < 7 / 8 / 288  # one block of 288
+
+
+def test_ranking_over_the_network_takes_the_largest_blocks_wherever_they_are():
+    weights = [weight_of((4, 8)), 10 * weight_of((4, 8), 1)]
+    places = [Place(w, w.abs, 1, torch.ones_like(w, dtype=torch.bool), generator(i)) for i, w in enumerate(weights)]
+    masks = Blocks(rank="network").masks(NM(1, 4), places, 0.5)
+    assert [int(dense_blocks(mask, 4).sum()) for mask in masks] == [8, 0]  # all of the larger layer went
+    masks = Blocks("inverse", rank="network").masks(NM(1, 4), places, 0.5)
+    assert [int(dense_blocks(mask, 4).sum()) for mask in masks] == [0, 8]
+    masks = Blocks("random", rank="network").masks(NM(1, 4), places, 0.5)
+    assert sum(int(dense_blocks(mask, 4).sum()) for mask in masks) == 8
+
+
+def test_sticky_blocks_never_turn_dense_again():
+    path, pattern, mask = Blocks(rerank="sticky"), NM(1, 8), None
+    turned = 0
+    for step in range(11):
+        weight = weight_of(seed=step)  # other weights at every refresh: live ranking would flip blocks
+        live = walk(Blocks(), pattern, weight, 1, step / 10)
+        new = walk(path, pattern, weight, 1, step / 10, mask)
+        assert int(dense_blocks(new, 8).sum()) == int(dense_blocks(live, 8).sum())  # as many, not the same
+        if mask is not None:
+            assert (dense_blocks(new, 8) <= dense_blocks(mask, 8)).all()
+            turned += int((dense_blocks(live, 8) & ~dense_blocks(mask, 8)).sum())
+        mask = new
+    assert turned > 0
+    # Looking back along the path, the states are still well defined and nested.
+    earlier = walk(path, pattern, weight, 1, 0.3, mask)
+    assert int(dense_blocks(earlier, 8).sum()) == int(0.7 * 144 + 1e-9)
+
+
+def test_random_at_each_tick_is_the_generators_affair():
+    assert Blocks("random_tick").redraws
+    assert not Blocks("random").redraws
+    weight = weight_of()
+    first, second = (block_nm_mask(weight, 1, 8, 0.5, "random_tick", generator(seed)) for seed in (1, 2))
+    assert not first.equal(second)
+
+
+@pytest.mark.parametrize(
+    ("path", "pattern", "message"),
+    [
+        (StepN(), Filter(0.3), "path=n steps the N of N:M, and pattern=filter has no N"),
+        (Blocks(), Weight(0.3), "path=blocks counts the blocks under N:M, and pattern=weight has none"),
+        (Density(), NM(2, 4), "path=density prunes the units of a layer one by one"),
+    ],
+)
+def test_paths_without_meaning_are_refused(path, pattern, message):
+    with pytest.raises(ValueError, match=message):
+        path.check(pattern)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: StepN("filter"), "granularity='filter': must be one of layer, group"),
+        (lambda: StepN(steps="halves"), "steps='halves': must be one of single, powers_of_two"),
+        (lambda: Blocks(rank="global"), "rank='global': must be one of layer, network"),
+        (lambda: Blocks(rerank="frozen"), "rerank='frozen': must be one of live, sticky"),
+        (lambda: Blocks(staircase="yes"), "staircase='yes': must be true or false"),
+    ],
+)
+def test_bad_settings_are_refused(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()

@@ -6,21 +6,31 @@ from torch import nn
 
 from midstate.sparsity import (
     L1,
+    L2,
     NM,
     SRSTE,
     Blocks,
+    Budget,
+    Density,
     Direct,
+    Filter,
+    Global,
     Hard,
     Method,
     Pruner,
+    Sample,
     Schedule,
+    Scheme,
     Scope,
+    Soft,
     StepN,
     Uniform,
     Update,
+    Wanda,
+    Weight,
     block_nm_mask,
     nm_mask,
-)
+)  # fmt: skip
 
 
 def network():
@@ -161,11 +171,6 @@ def test_dense_attaches_nothing():
     assert (pruner.verify(), pruner.kept(), pruner.targets()) == (None, [1.0, 1.0], [1.0, 1.0])
 
 
-def test_half_a_method_is_refused():
-    with pytest.raises(ValueError, match="criterion, allocation, path, update, estimator missing"):
-        Method(Scope(), NM(1, 4))
-
-
 def test_states_between():
     assert attached(network(), StepN(), pattern=NM(2, 4)).states() == ["4:4", "3:4", "2:4"]
     assert attached(network(), StepN(), pattern=NM(4, 4)).states() == ["4:4"]
@@ -187,3 +192,165 @@ def test_compiled_models_see_refreshed_masks():
         pruner.tick(step)
         assert torch.equal(compiled(x), model(x))
     assert len(compilations) == 1
+
+
+def filters(model, allocation, update=None, estimator=None, schedule=None):
+    method = Method(
+        Scope(skip_first=False), Filter(0.5), L2(), allocation, Density(), update or Update(), estimator or Soft()
+    )
+    return Pruner(model, method, schedule or Schedule("one_shot", 0, 0), 10, 100, seed=7, classifier="4")
+
+
+def test_counts_fixed_once_stay_and_live_ones_follow_the_weights():
+    for refresh, moves in (("once", False), ("tick", True)):
+        pruner = filters(network(), Global(normalise="none", refresh=refresh))
+        pruner.tick(0)
+        first = list(pruner.levels)
+        pruner._weights[0].data.normal_().mul_(100)  # now its filters are the largest of the network
+        pruner.tick(1)
+        assert (pruner.levels != first) == moves
+        assert [int(pruner.method.pattern.units(mask).sum()) for mask in pruner.masks] == pruner.levels
+
+
+def test_an_allocation_decides_when_the_first_unit_is_to_go():
+    pruner = filters(network(), Global(refresh="once"), schedule=Schedule("linear", 0.2, 0.5))
+    pruner.tick(0)
+    pruner.tick(20)
+    assert pruner.levels is None  # progress is still 0
+    assert pruner.targets() == [1.0] * 3
+    pruner.tick(21)
+    assert pruner.levels is not None
+
+
+def test_hysteresis_keeps_near_ties_from_flipping():
+    for hysteresis, flips in ((0.0, True), (0.2, False)):
+        model = nn.Sequential(nn.Linear(4, 1, bias=False))
+        model[0].weight.data.copy_(torch.tensor([[4.0, 1.1, 1.0, 0.1]]))
+        method = Method(
+            Scope(False, False), Weight(0.5), L1(), Uniform(), Direct(), Update(hysteresis=hysteresis), SRSTE()
+        )
+        pruner = Pruner(model, method, Schedule("one_shot", 0, 0), 10, 100)
+        pruner.tick(0)
+        assert pruner.masks[0].tolist() == [[True, True, False, False]]
+        pruner._weights[0].data.copy_(torch.tensor([[4.0, 1.0, 1.1, 0.1]]))
+        pruner.tick(1)
+        assert bool(pruner.masks[0][0, 2]) == flips
+
+
+def test_what_never_regrows_stays_pruned():
+    model = network()
+    pruner = attached(model, Blocks(rerank="sticky"), update=Update(regrow="never"))
+    last = None
+    for step in range(0, 60, 5):
+        pruner.tick(step)
+        if last:
+            assert all((mask <= before).all() for mask, before in zip(pruner.masks, last, strict=True))
+        last = [mask.clone() for mask in pruner.masks]
+        for weight in pruner._weights:
+            weight.data.normal_()
+    assert all(torch.equal(nm_mask(mask.float(), 1, 16), mask) for mask in pruner.masks)  # at the target
+
+
+def test_churn_counts_units_not_weights():
+    model = nn.Sequential(nn.Conv2d(1, 4, 3))
+    pruner = filters(model, Uniform())
+    pruner.tick(0)
+    assert pruner.end_epoch() == {"kept": 0.5, "churn": 0.5, "revived": 0.0}
+    order = pruner._weights[0].data.flatten(1).norm(dim=1).argsort()
+    pruner._weights[0].data[order[0]] = 100.0  # one filter comes back, and one goes for it
+    pruner.tick(1)
+    assert pruner.end_epoch() == {"kept": 0.5, "churn": 0.5, "revived": 0.25}
+
+
+SAMPLE = Sample(torch.randn(8, 3, 5, 5, generator=torch.Generator().manual_seed(1)), torch.arange(8))
+
+
+def mixed(model, score="sensitivity", path=None, **more):
+    method = Method(Scope(), NM(2, 8), L1(), Budget(score, [1, 2, 4, 8], **more), path or Direct(), Update(), SRSTE())
+    return Pruner(model, method, Schedule("linear", 0, 0.5), 10, 100, classifier="4", sample=SAMPLE)
+
+
+@pytest.mark.parametrize("score", ["sensitivity", "owl"])
+def test_measuring_leaves_model_and_masks_as_they_were(score):
+    model = network()
+    pruner = mixed(model, score)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    candidates = pruner._candidates([])
+    dense = candidates[0].loss(8)
+    assert candidates[0].loss(1) != dense
+    candidates[0].input_norm()
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert model.training
+    plain = nn.functional.cross_entropy(network()(SAMPLE.images), SAMPLE.labels).detach()
+    assert dense == pytest.approx(float(plain), rel=1e-5)
+
+
+def test_every_layer_walks_from_dense_to_its_own_n():
+    model = network()
+    pruner = mixed(model, "weight_error", StepN())
+    pruner.tick(25)
+    assert len(set(pruner.levels)) > 1
+    halfway = [int(mask.movedim(1, -1).reshape(-1, 8).sum(1).max()) for mask in pruner.masks]
+    assert halfway == [8 - (8 - level) // 2 for level in pruner.levels]
+    pruner.tick(50)
+    pruner.finalise()
+    assert pruner.verify()
+    report = pruner.allocation_report()
+    assert 0 <= report["params_slack"] < 0.2
+    assert report["moved"] == 1.0  # no layer is at 2:8 any more
+
+
+def test_a_scheme_gives_the_masks_it_was_made_from(tmp_path):
+    first = mixed(network(), "weight_error", per="filter")
+    first.tick(100)
+    (tmp_path / "scheme.json").write_text(first.scheme())
+    method = Method(Scope(), NM(2, 8), L1(), Scheme(str(tmp_path / "scheme.json")), Blocks(), Update(), SRSTE())
+    second = Pruner(network(), method, Schedule("linear", 0, 0.5), 10, 100, classifier="4")
+    second.tick(100)
+    assert all(torch.equal(a, b) for a, b in zip(first.masks, second.masks, strict=True))
+
+
+def test_levels_come_back_with_the_state(tmp_path):
+    model, other = network(), network()
+    pruner, restored = (mixed(each, "weight_error", per="filter") for each in (model, other))
+    pruner.tick(30)
+    torch.save({"model": model.state_dict(), "pruner": pruner.state_dict()}, tmp_path / "state.pt")
+    saved = torch.load(tmp_path / "state.pt", weights_only=True)
+    other.load_state_dict(saved["model"])
+    restored.load_state_dict(saved["pruner"])
+    for weight, twin in zip(pruner._weights, restored._weights, strict=True):
+        weight.data.normal_()
+        twin.data.copy_(weight.data)
+    pruner.tick(40)
+    restored.tick(40)  # by the levels decided before, not by the present weights
+    assert all(torch.equal(a, b) for a, b in zip(pruner.masks, restored.masks, strict=True))
+
+
+def test_what_measures_needs_a_sample():
+    for criterion, allocation in ((Wanda(), Uniform()), (L1(), Budget())):
+        method = Method(Scope(), NM(2, 8), criterion, allocation, Direct(), Update(), SRSTE())
+        with pytest.raises(ValueError, match="measures on training images"):
+            Pruner(network(), method, Schedule("one_shot", 0, 0), 10, 100, classifier="4")
+
+
+def test_a_random_order_at_each_tick_is_a_function_of_the_step():
+    orders = []
+    for _ in range(2):
+        pruner = attached(network(), Blocks("random_tick"))
+        pruner.tick(10)
+        first = pruner.masks[0].clone()
+        pruner.tick(11)
+        orders.append((first, pruner.masks[0].clone()))
+    assert torch.equal(orders[0][1], orders[1][1])  # resuming at step 11 draws the same
+    early, late = orders[0]
+    assert not (late <= early).all()  # and it is another permutation than that of step 10
+
+
+def test_a_layer_emptied_by_accident_is_noticed():
+    model = network()
+    pruner = attached(model, Direct(), Schedule("one_shot", 0, 0))
+    pruner.tick(0)
+    pruner.finalise()
+    assert pruner.verify()
+    model[1].weight.data.zero_()
+    assert not pruner.verify()

@@ -1,52 +1,42 @@
 """The pruning algebra: a method is a composition of axes, each a small module of pure functions.
 
-| axis       | answers                                    | module        |
-|------------|--------------------------------------------|---------------|
-| pattern    | what goes together, among which is ranked  | `patterns`    |
-| criterion  | which unit matters less                    | `criteria`    |
-| allocation | how much goes from each layer              | `allocation`  |
-| path       | the intermediate states (中间态) on the way | `paths`       |
-| schedule   | how far along the path at a given time     | `schedules`   |
-| update     | when a mask may change                     | `updates`     |
-| estimator  | what forward and backward see              | `estimators`  |
-| scope      | which tensors                              | `scope`       |
+| axis       | answers                                    | modules                                       |
+|------------|--------------------------------------------|-----------------------------------------------|
+| pattern    | what goes together, among which is ranked  | `patterns`, `nm`                              |
+| criterion  | which unit matters less                    | `criteria`                                    |
+| allocation | how much goes from each layer              | `allocation`, `ranking`, `budget`, `scheme`   |
+| path       | the intermediate states (中间态) on the way | `paths`, `nm_paths`                           |
+| schedule   | how far along the path at a given time     | `schedules`                                   |
+| update     | when a mask may change                     | `updates`                                     |
+| estimator  | what forward and backward see              | `estimators`                                  |
+| scope      | which tensors                              | `scope`                                       |
 
-Only `Pruner` has state. This package imports torch and nothing of the rest of midstate.
+Only `Pruner` has state. This package imports torch, scipy where it solves, and nothing of the rest of midstate.
 """
 
-from midstate.sparsity.allocation import Uniform
-from midstate.sparsity.criteria import L1
-from midstate.sparsity.estimators import SRSTE, STE, Hard
-from midstate.sparsity.paths import Blocks, Direct, StepN, block_nm_mask, step_n
-from midstate.sparsity.patterns import NM, nm_mask, verify_nm
-from midstate.sparsity.pruner import Method, Pruner, seed_for
+from midstate.sparsity.allocation import ERK, Allocation, Candidate, Uniform, UniformPlus
+from midstate.sparsity.budget import Budget
+from midstate.sparsity.calibration import Sample
+from midstate.sparsity.criteria import L1, L2, Criterion, GeometricMedian, Random, Seen, Wanda
+from midstate.sparsity.estimators import SRSTE, STE, ConstantScale, Estimator, Hard, MultiAxis, Soft
+from midstate.sparsity.method import Method
+from midstate.sparsity.multi_axis import multi_axis_mask
+from midstate.sparsity.nm import NM, nm_mask, verify_nm
+from midstate.sparsity.nm_paths import Blocks, StepN, block_nm_mask, step_n
+from midstate.sparsity.paths import Density, Direct, Path, Place
+from midstate.sparsity.patterns import Filter, Pattern, Row, Weight, verify
+from midstate.sparsity.pruner import Pruner, seed_for
+from midstate.sparsity.ranking import LAMP, Global
 from midstate.sparsity.schedules import Schedule, Window, curve, steps_of
+from midstate.sparsity.scheme import Scheme, scheme_text
 from midstate.sparsity.scope import Layer, Scope, weight_layers
 from midstate.sparsity.updates import Update
 
 __all__ = [
-    "L1",
-    "NM",
-    "SRSTE",
-    "STE",
-    "Blocks",
-    "Direct",
-    "Hard",
-    "Layer",
-    "Method",
-    "Pruner",
-    "Schedule",
-    "Scope",
-    "StepN",
-    "Uniform",
-    "Update",
-    "Window",
-    "block_nm_mask",
-    "curve",
-    "nm_mask",
-    "seed_for",
-    "step_n",
-    "steps_of",
-    "verify_nm",
-    "weight_layers",
-]
+    "ERK", "L1", "L2", "LAMP", "NM", "SRSTE", "STE", "Allocation", "Blocks", "Budget", "Candidate",
+    "ConstantScale", "Criterion", "Density", "Direct", "Estimator", "Filter", "GeometricMedian", "Global",
+    "Hard", "Layer", "Method", "MultiAxis", "Path", "Pattern", "Place", "Pruner", "Random", "Row", "Sample",
+    "Schedule", "Scheme", "Scope", "Seen", "Soft", "StepN", "Uniform", "UniformPlus", "Update", "Wanda",
+    "Weight", "Window", "block_nm_mask", "curve", "multi_axis_mask", "nm_mask", "scheme_text", "seed_for",
+    "step_n", "steps_of", "verify", "verify_nm", "weight_layers",
+]  # fmt: skip

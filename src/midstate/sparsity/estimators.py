@@ -2,16 +2,21 @@
 
 `apply` is the weight that the layer uses. `before_step` and `after_step` run around the optimizer's
 step, on real gradients (after unscaling, before clipping), never inside an autograd Function: there a
-GradScaler would divide the decay away and accumulation would add it once per micro-batch.
+GradScaler would divide the decay away and accumulation would add it once per micro-batch. `refreshed`
+is called with every new mask.
 """
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
 from midstate.sparsity import checks
+from midstate.sparsity.multi_axis import axis_scale
+from midstate.sparsity.nm import Level
+from midstate.sparsity.patterns import Pattern
 
 # What optimizers call the running mean of gradients (SGD; Adam and its kin).
 _MOMENTUM_KEYS = ("momentum_buffer", "exp_avg")
@@ -29,8 +34,27 @@ class _StraightThrough(torch.autograd.Function):
         return gradient, None
 
 
+class Estimator:
+    """What every estimator has; members override what they do differently, and add `apply`."""
+
+    trains_dense: ClassVar[bool] = False  # whether forward passes in training see the weights without masks
+    scales: ClassVar[bool] = False  # whether kept weights are scaled; members add `scale`
+
+    def check(self, pattern: Pattern) -> None:
+        """Raise ValueError if the estimator makes no sense for this pattern."""
+
+    def refreshed(self, weight: Tensor, mask: Tensor) -> None:
+        """Act on the weights when their mask is refreshed."""
+
+    def before_step(self, weight: Tensor, mask: Tensor) -> Tensor | None:
+        """Change the gradient; what is returned comes back in `after_step`."""
+
+    def after_step(self, weight: Tensor, mask: Tensor, before: Tensor | None, optimizer: Optimizer) -> None:
+        """Undo what the optimizer did against the method's rule."""
+
+
 @dataclass(frozen=True)
-class Hard:
+class Hard(Estimator):
     """Pruned weights are out of the game: no gradient, and they stay as they were when pruned.
 
     Momentum and weight decay would move them by 1e-2 in one step, so `after_step` puts them back and
@@ -55,18 +79,12 @@ class Hard:
 
 
 @dataclass(frozen=True)
-class STE:
+class STE(Estimator):
     """Straight-through (Bengio et al., arXiv 1308.3432): pruned weights get the full gradient."""
 
     def apply(self, weight: Tensor, mask: Tensor) -> Tensor:
         """weight * mask with the identity as its gradient."""
         return _StraightThrough.apply(weight, mask)
-
-    def before_step(self, weight: Tensor, mask: Tensor) -> None:
-        """Nothing."""
-
-    def after_step(self, weight: Tensor, mask: Tensor, before: None, optimizer: Optimizer) -> None:
-        """Nothing."""
 
 
 @dataclass(frozen=True)
@@ -82,3 +100,74 @@ class SRSTE(STE):
         """Add the decay to the gradient of the pruned weights only."""
         if weight.grad is not None:
             weight.grad.add_(weight.detach() * ~mask, alpha=self.decay)
+
+
+@dataclass(frozen=True)
+class Soft(Estimator):
+    """Soft filter pruning (He et al., arXiv 1808.06866): a refresh zeroes weights, then they train on and may regrow.
+
+    Training sees the dense weights, evaluation the masked ones. Momentum, weight decay and BatchNorm are
+    left alone.
+
+    Args:
+        mask_gradient: zero the gradient of pruned weights, as FPGM's released code does and its paper does
+            not say: they stay zero but for what momentum has gathered before, so they hardly ever come back.
+    """
+
+    mask_gradient: bool = False
+    trains_dense: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        checks.boolean("mask_gradient", self.mask_gradient)
+
+    def apply(self, weight: Tensor, mask: Tensor) -> Tensor:
+        """weight * mask, in evaluation."""
+        return weight * mask
+
+    def refreshed(self, weight: Tensor, mask: Tensor) -> None:
+        """Zero what is pruned, once."""
+        weight.detach().mul_(mask)
+
+    def before_step(self, weight: Tensor, mask: Tensor) -> None:
+        """Mask the gradient, if asked."""
+        if self.mask_gradient and weight.grad is not None:
+            weight.grad.mul_(mask)
+
+
+@dataclass(frozen=True)
+class MultiAxis(SRSTE):
+    """MaxQ's soft multi-axis mask: kept weights times 1 + s (see `multi_axis_mask`), SR-STE's gradient and decay.
+
+    The gradient is neither masked nor scaled. `finalise` folds the factors into the weights.
+    """
+
+    tau: float = 1e-2
+    scales: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        checks.number("tau", self.tau, 1e-12)
+
+    def check(self, pattern: Pattern) -> None:
+        """N:M only: the axes' thresholds are its share (M-N)/M."""
+        if pattern.name != "nm":
+            raise ValueError(
+                f"estimator of MaxQ: its thresholds are shares of N:M, and pattern={pattern.name} has none; "
+                "use estimator=sr_ste"
+            )
+
+    def scale(self, weight: Tensor, mask: Tensor, pattern: Pattern, level: Level) -> Tensor:
+        """Factor on every weight."""
+        if isinstance(level, Tensor):
+            raise ValueError("estimator of MaxQ: its thresholds need one N a layer; use per=layer")
+        return axis_scale(weight, level, pattern.m, self.tau)
+
+
+@dataclass(frozen=True)
+class ConstantScale(MultiAxis):
+    """Control for `MultiAxis`: one constant a layer, the mean of its factors over the kept weights."""
+
+    def scale(self, weight: Tensor, mask: Tensor, pattern: Pattern, level: Level) -> Tensor:
+        """The same factor on every weight."""
+        soft = super().scale(weight, mask, pattern, level)
+        return soft[mask].mean().expand_as(soft)

@@ -1,80 +1,50 @@
-"""Paths: the intermediate states (中间态) a layer passes through from dense to its target.
+"""Paths: the intermediate states (中间态) a network passes through from dense to its target.
 
-Each path is a pure function from progress p in [0, 1] to a mask; the end of every path is the target
-itself. `weight` and `score` have one shape, `level` is the layer's target as its pattern counts it.
+Each path is a pure function from progress p in [0, 1] to masks, one a layer; the end of every path is the
+target itself. The paths of N:M are in `nm_paths`.
 """
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import torch
-from torch import Generator, Tensor, nn
+from torch import Generator, Tensor
 
-from midstate.sparsity import checks
-from midstate.sparsity.patterns import GROUP_DIM, NM, grouped, keep_largest
+from midstate.sparsity.nm import Level
+from midstate.sparsity.patterns import Pattern
 from midstate.sparsity.schedules import Window, floor
 
-ORDERS = ("default", "inverse", "random")
+
+@dataclass(frozen=True)
+class Place:
+    """One layer as a path sees it; a path changes none of it."""
+
+    weight: Tensor  # (O, C) or (O, C, *K)
+    score: Callable[[], Tensor]  # of the pattern's units; made when asked for, so that one layer's exists at a time
+    level: Level  # the target
+    mask: Tensor  # of weights, in force now
+    generator: Generator  # of the layer's random orders
 
 
-def step_n(n: int, m: int, p: float) -> int:
-    """N at progress p on the path that steps N: m - floor((m-n) * p), exactly n at p=1.
-
-    This is MaxQ's N-progressive ramp ("N-M" in the article), arXiv 2312.07061.
-    """
-    NM(n, m)
-    return m - floor((m - n) * checks.number("p", p, 0, 1))
-
-
-def block_nm_mask(
-    weight: Tensor, n: int, m: int, p: float, order: str = "default", generator: Generator | None = None
-) -> Tensor:
-    """N:M on the blocks already reached at progress p, ones elsewhere (MaxQ's block-progressive ramp).
-
-    A block is one N:M group. Blocks are numbered in the order (out, kh, kw, group) and ranked by their
-    L1 norm, summed in fp32, over the whole layer; floor((1-p) * blocks) stay dense.
-
-    Args:
-        weight: (O, C) or (O, C, *K), C divisible by m.
-        n: kept per block under N:M, 1..m.
-        m: block size.
-        p: progress, 0 (all dense) to 1 (all N:M).
-        order: `default` reaches the blocks of LARGEST L1 first (the smallest stay dense longest: the
-            article's and MaxQ's meaning, the opposite of intuition), `inverse` the smallest first,
-            `random` in the order of one permutation drawn from `generator`.
-        generator: source of the permutation; a CPU generator.
-
-    Returns:
-        BoolTensor of weight's shape. Ties: the lower block number stays dense longer.
-
-    Raises:
-        ValueError: n, m, p or order out of range, C not divisible by m, or NaN in weight.
-    """
-    weight = weight.detach()
-    grouped(weight, m)  # refuses what is indivisible
-    return Blocks(order).mask(NM(n, m), weight, weight.abs(), n, checks.number("p", p, 0, 1), generator)
-
-
-def dense_blocks(weight: Tensor, m: int, p: float, order: str, generator: Generator | None) -> Tensor:
-    """Mark the weights in blocks that are still dense at progress p: BoolTensor of weight's shape."""
-    missing = -weight.shape[1] % m  # zeros complete a partial last block; they add nothing to its norm
-    padding = (0, 0) * (weight.dim() - 2) + (0, missing)
-    magnitude = nn.functional.pad(weight.abs(), padding) if missing else weight.abs()
-    norm = grouped(magnitude, m).sum(GROUP_DIM, dtype=torch.float32)  # (O, G, *K)
-    numbered = norm.movedim(1, -1)  # blocks are numbered (out, kh, kw, group)
-    num_dense = floor((1 - p) * norm.numel())
-    if order == "random":
-        dense = torch.zeros(norm.numel(), dtype=torch.bool)
-        dense[torch.randperm(norm.numel(), generator=generator)[:num_dense]] = True
-        dense = dense.to(norm.device)
-    else:
-        smallest_stay = -numbered if order == "default" else numbered
-        dense = keep_largest(smallest_stay.reshape(-1), num_dense, dim=0)
-    blocks = dense.view(numbered.shape).movedim(-1, 1)
-    return blocks.repeat_interleave(m, dim=1).narrow(1, 0, weight.shape[1])
+def step_level(level: Level, full: int, p: float) -> Level:
+    """The level at progress p, from `full` down to the target one by one."""
+    if isinstance(level, Tensor):
+        return torch.tensor([step_level(each, full, p) for each in level.tolist()])
+    return full - floor((full - level) * p)
 
 
 class Path:
-    """What every path has: a window. Members add `mask` and `describe`."""
+    """What every path has: patterns it makes sense for, and a window. Members add `masks` and `describe`."""
+
+    patterns: ClassVar[tuple[str, ...]] = ("weight", "row", "filter", "nm")
+    refusal: ClassVar[str] = ""
+    redraws: bool = False  # whether a random order is drawn anew at every refresh
+
+    def check(self, pattern: Pattern) -> None:
+        """Raise ValueError if the path makes no sense for this pattern."""
+        if pattern.name not in self.patterns:
+            raise ValueError(self.refusal.format(pattern=pattern.name))
 
     def window(self, window: Window) -> Window:
         """The window this path moves in; the schedule's own unless a path says otherwise."""
@@ -89,48 +59,31 @@ class Direct(Path):
         """The jump is at the window's start; curve and stop have nothing to move."""
         return replace(window, curve="one_shot", stop=window.start)
 
-    def mask(
-        self, pattern: NM, weight: Tensor, score: Tensor, level: int, p: float, generator: Generator | None = None
-    ) -> Tensor:
-        """The pattern at its target once p > 0, all ones before."""
-        return pattern.mask(score, level if p > 0 else pattern.full)
+    def masks(self, pattern: Pattern, places: Sequence[Place], p: float) -> list[Tensor]:
+        """The pattern at its target; progress 0 never comes here."""
+        return [pattern.mask(place.score(), place.level) for place in places]
 
-    def describe(self, pattern: NM, level: int, p: float) -> str:
+    def describe(self, pattern: Pattern, level: str, p: float) -> str:
         """The state in a few words."""
-        return pattern.label(level if p > 0 else pattern.full)
+        return level if p > 0 else "dense"
 
 
 @dataclass(frozen=True)
-class StepN(Path):
-    """N steps down M:M, M-1:M, ... N:M; M-N-1 states strictly between ("N-M" in the article)."""
+class Density(Path):
+    """The share of pruned units rises from 0 to the target's, the same way in every layer."""
 
-    def mask(
-        self, pattern: NM, weight: Tensor, score: Tensor, level: int, p: float, generator: Generator | None = None
-    ) -> Tensor:
-        """The pattern at the N that `step_n` gives."""
-        return pattern.mask(score, step_n(level, pattern.full, p))
+    patterns: ClassVar[tuple[str, ...]] = ("weight", "row", "filter")
+    refusal: ClassVar[str] = (
+        "path=density prunes the units of a layer one by one, and pattern={pattern} counts in groups; use path=n"
+    )
 
-    def describe(self, pattern: NM, level: int, p: float) -> str:
+    def masks(self, pattern: Pattern, places: Sequence[Place], p: float) -> list[Tensor]:
+        """As many units as the level at progress p keeps."""
+        return [
+            pattern.mask(place.score(), step_level(place.level, pattern.full(place.weight.shape), p))
+            for place in places
+        ]
+
+    def describe(self, pattern: Pattern, level: str, p: float) -> str:
         """The state in a few words."""
-        return pattern.label(step_n(level, pattern.full, p))
-
-
-@dataclass(frozen=True)
-class Blocks(Path):
-    """The share of blocks under N:M grows from 0 to 1, in the given order; see `block_nm_mask`."""
-
-    order: str = "default"
-
-    def __post_init__(self) -> None:
-        checks.one_of("order", self.order, ORDERS)
-
-    def mask(
-        self, pattern: NM, weight: Tensor, score: Tensor, level: int, p: float, generator: Generator | None = None
-    ) -> Tensor:
-        """The target pattern on the blocks reached, ones on the others."""
-        target = pattern.mask(score, level)
-        return target | dense_blocks(weight, pattern.m, p, self.order, generator)
-
-    def describe(self, pattern: NM, level: int, p: float) -> str:
-        """The state in a few words."""
-        return f"{pattern.label(level)} on {100 * p:.0f} % of blocks"
+        return level if p == 1 else f"{100 * p:.0f} % of the way to {level}"

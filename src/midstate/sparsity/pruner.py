@@ -1,64 +1,33 @@
-"""The pruner: a composition of axes attached to a model. The only part of `sparsity` that has state."""
+"""The pruner: a method attached to a model. The only part of `sparsity` that has state."""
 
 import hashlib
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Generator, Tensor, nn
 from torch.nn.utils import parametrize
 from torch.optim import Optimizer
 
-from midstate.sparsity.allocation import Uniform
-from midstate.sparsity.criteria import L1
-from midstate.sparsity.estimators import STE, Hard
-from midstate.sparsity.paths import Path
-from midstate.sparsity.patterns import NM
+from midstate.sparsity import calibration
+from midstate.sparsity.allocation import Candidate, uniform_cost
+from midstate.sparsity.calibration import Sample
+from midstate.sparsity.criteria import Seen
+from midstate.sparsity.masked import Masked
+from midstate.sparsity.method import Method
+from midstate.sparsity.nm import Level
+from midstate.sparsity.paths import Place
+from midstate.sparsity.patterns import verify
 from midstate.sparsity.schedules import Schedule
-from midstate.sparsity.scope import Scope
-from midstate.sparsity.updates import Update
+from midstate.sparsity.scheme import scheme_text
 
 
 def seed_for(seed: int, *purpose: object) -> int:
     """Derive an independent 63-bit seed for a purpose, such as ("order", epoch)."""
     digest = hashlib.sha256(repr((seed, *purpose)).encode()).digest()
     return int.from_bytes(digest[:8], "big") >> 1
-
-
-@dataclass(frozen=True)
-class Method:
-    """The axes of a pruning method. A dense run has a scope and nothing else."""
-
-    scope: Scope
-    pattern: NM | None = None
-    criterion: L1 | None = None
-    allocation: Uniform | None = None
-    path: Path | None = None
-    update: Update | None = None
-    estimator: Hard | STE | None = None
-
-    def __post_init__(self) -> None:
-        axes = ("pattern", "criterion", "allocation", "path", "update", "estimator")
-        missing = [axis for axis in axes if getattr(self, axis) is None]
-        if missing and len(missing) < len(axes):
-            raise ValueError(f"pruner: {', '.join(missing)} missing; a method has all axes, dense only a scope")
-
-    @property
-    def dense(self) -> bool:
-        """Tell whether nothing is pruned."""
-        return self.pattern is None
-
-
-class Masked(nn.Module):
-    """Parametrization of one tensor by a bool mask, refreshed in place."""
-
-    def __init__(self, shape: torch.Size, device: torch.device, estimator: Hard | STE) -> None:
-        super().__init__()
-        self.estimator = estimator
-        self.register_buffer("mask", torch.ones(shape, dtype=torch.bool, device=device))
-
-    def forward(self, weight: Tensor) -> Tensor:
-        """Return the weight that the layer uses."""
-        return self.estimator.apply(weight, self.mask)
 
 
 class Pruner:
@@ -78,6 +47,8 @@ class Pruner:
         total_steps: int,
         seed: int = 0,
         classifier: str | None = None,
+        uses: Mapping[str, int] | None = None,
+        sample: Sample | None = None,
     ) -> None:
         """Attach masks of ones to every layer in scope.
 
@@ -89,23 +60,32 @@ class Pruner:
             total_steps: optimizer steps of the run.
             seed: of the random orders.
             classifier: name of the classifier module, for the scope.
+            uses: multiply-accumulates of one weight on one image, by layer name; None: 1 each.
+            sample: training images with labels, for what is measured; None: methods that measure are refused.
 
         Raises:
-            ValueError: the scope, window or update does not fit this model and run.
+            ValueError: the scope, window, update or allocation does not fit this model and run.
         """
-        self.method, self.seed = method, seed
+        self.model, self.method, self.seed, self.sample = model, method, seed, sample
         self.layers = method.scope.resolve(model, classifier, method.pattern)
         self.window = schedule.window(steps_per_epoch, total_steps)
+        self.levels: list[Level] | None = None  # of the target; None until the allocation has decided
         self._masked: list[Masked] = []
         self._weights = [layer.weight for layer in self.layers]
+        self._shapes = [weight.shape for weight in self._weights]
         self._before: list[Tensor | None] = []
         if method.dense:
             return
         self.window = method.path.window(self.window)
         self.ticks = method.update.resolve(self.window, steps_per_epoch, total_steps)
-        self.levels = method.allocation.levels(self._weights, method.pattern)
+        self._uses = [(uses or {}).get(layer.name, 1) for layer in self.layers]
+        self._classifier = classifier
+        if method.allocation.refresh == "never":
+            self.levels = method.allocation.allocate(method.pattern, self._candidates([]))
+        if sample is None and (method.criterion.observes or method.allocation.measures):
+            raise ValueError("this method measures on training images; give the pruner a sample")
         for i, layer in enumerate(self.layers):
-            masked = Masked(self._weights[i].shape, self._weights[i].device, method.estimator)
+            masked = Masked(self._shapes[i], self._weights[i].device, method.estimator)
             parametrize.register_parametrization(layer.module, layer.tensor_name, masked, unsafe=True)
             self._weights[i] = layer.module.parametrizations[layer.tensor_name].original
             self._masked.append(masked)
@@ -129,27 +109,53 @@ class Pruner:
         """Tell whether masks may still change at `step`."""
         return not self.method.dense and self.ticks.open(step)
 
+    @torch.no_grad()
     def refresh(self, step: int) -> None:
         """Refresh the masks from the present weights, as for an evaluation; no change once they are frozen."""
-        if self.open(step):
-            self.set_masks(self.masks_at(self.window.progress(step)))
+        if not self.open(step):
+            return
+        self.set_masks(self.masks_at(self.window.progress(step), step))
+        for weight, masked in zip(self._weights, self._masked, strict=True):
+            self.method.estimator.refreshed(weight, masked.mask)
 
     @torch.no_grad()
-    def masks_at(self, progress: float) -> list[Tensor]:
-        """Compute the masks that the present weights give at `progress`, without setting them."""
+    def masks_at(self, progress: float, step: int) -> list[Tensor]:
+        """Compute the masks that the present weights give at `progress`, without setting them.
+
+        Allocations that decide from measurements do so when the first unit is to go, or at every call.
+        """
         method = self.method
-        masks = []
-        for i, weight in enumerate(self._weights):
-            # One fixed permutation a layer: the same at every tick, with no state to save.
-            generator = Generator().manual_seed(seed_for(self.seed, "order", i))
-            score = method.criterion.score(weight)
-            masks.append(method.path.mask(method.pattern, weight, score, self.levels[i], progress, generator))
-        return masks
+        if progress == 0:
+            return [torch.ones_like(mask) for mask in self.masks]
+        seen = self._observe(method.criterion.observes)
+        if self.levels is None or method.allocation.refresh == "tick":
+            self.levels = method.allocation.allocate(method.pattern, self._candidates(seen))
+        places = [
+            Place(weight, partial(self._score, i, seen, level), level, mask, self._order(i, step))
+            for i, (weight, level, mask) in enumerate(zip(self._weights, self.levels, self.masks, strict=True))
+        ]
+        masks = method.path.masks(method.pattern, places, progress)
+        return [method.pattern.expand(mask, shape) for mask, shape in zip(masks, self._shapes, strict=True)]
 
     def set_masks(self, masks: list[Tensor]) -> None:
-        """Put masks in place (the buffers stay the same tensors)."""
-        for masked, mask in zip(self._masked, masks, strict=True):
+        """Put masks in place, and the scales that go with them (the buffers stay the same tensors)."""
+        estimator = self.method.estimator
+        for i, (masked, mask) in enumerate(zip(self._masked, masks, strict=True)):
             masked.mask.copy_(mask)
+            if estimator.scales and self.levels is not None:
+                scale = estimator.scale(self._weights[i].detach(), mask, self.method.pattern, self.levels[i])
+                masked.scale.copy_(scale)
+
+    @contextmanager
+    def masked_training(self) -> Iterator[None]:
+        """Let training passes see the masks, too, whatever the estimator, for the time of the context."""
+        for masked in self._masked:
+            masked.always = True
+        try:
+            yield
+        finally:
+            for masked in self._masked:
+                masked.always = False
 
     def before_step(self, optimizer: Optimizer) -> None:
         """Change gradients as the estimator says; call after unscaling and before clipping."""
@@ -172,15 +178,17 @@ class Pruner:
         return [int(mask.sum()) / mask.numel() for mask in self.masks]
 
     def end_epoch(self) -> dict[str, float]:
-        """Compare with the last call: `kept`, and the shares of units that changed and that came back."""
-        total = sum(weight.numel() for weight in self._weights)
+        """Compare with the last call: share of weights `kept`, shares of units that changed and that came back."""
         if self.method.dense:
             return {"kept": 1.0, "churn": 0.0, "revived": 0.0}
-        pairs = list(zip(self.masks, self._epoch_masks, strict=True))
+        total = sum(mask.numel() for mask in self.masks)
+        units = self.method.pattern.units
+        pairs = [(units(mask), units(last)) for mask, last in zip(self.masks, self._epoch_masks, strict=True)]
+        num_units = sum(mask.numel() for mask, _ in pairs)
         row = {
-            "kept": sum(int(mask.sum()) for mask, _ in pairs) / total,
-            "churn": sum(int((mask != last).sum()) for mask, last in pairs) / total,
-            "revived": sum(int((mask & ~last).sum()) for mask, last in pairs) / total,
+            "kept": sum(int(mask.sum()) for mask in self.masks) / total,
+            "churn": sum(int((mask != last).sum()) for mask, last in pairs) / num_units,
+            "revived": sum(int((mask & ~last).sum()) for mask, last in pairs) / num_units,
         }
         self._epoch_masks = [mask.clone() for mask in self.masks]
         return row
@@ -199,38 +207,128 @@ class Pruner:
     def _describe(self, progress: float) -> str:
         if self.method.dense:
             return "dense"
-        # The layers share one level under uniform allocation; the first speaks for all.
-        return self.method.path.describe(self.method.pattern, self.levels[0], progress)
+        pattern = self.method.pattern
+        target = pattern.title if self.method.allocation.uniform else f"mixed {pattern.title}"
+        return self.method.path.describe(pattern, target, progress)
 
     def finalise(self) -> None:
         """Fold the masks of the last evaluation into the weights and leave a plain model."""
-        for layer in self.layers if self._masked else []:
-            parametrize.remove_parametrizations(layer.module, layer.tensor_name, leave_parametrized=True)
+        with self.masked_training():
+            for layer in self.layers if self._masked else []:
+                parametrize.remove_parametrizations(layer.module, layer.tensor_name, leave_parametrized=True)
         self._masked = []
 
     def verify(self) -> bool | None:
-        """Tell whether the finalised weights obey the pattern; None when dense."""
+        """Tell whether the finalised weights are what was promised, layer by layer; None when dense."""
         if self.method.dense:
             return None
-        return all(
-            self.method.pattern.verify(layer.weight, level)
+        return self.levels is not None and all(
+            verify(layer.weight.detach(), self.method.pattern, level)
             for layer, level in zip(self.layers, self.levels, strict=True)
         )
 
     def targets(self) -> list[float]:
-        """Share of weights each layer is to keep at the end."""
-        if self.method.dense:
+        """Share of weights each layer is to keep at the end, counted nominally."""
+        if self.method.dense or self.levels is None:
             return [1.0] * len(self.layers)
         return [
-            self.method.pattern.density(layer.weight.shape, level)
-            for layer, level in zip(self.layers, self.levels, strict=True)
+            self.method.pattern.kept(shape, level) / shape.numel()
+            for shape, level in zip(self._shapes, self.levels, strict=True)
         ]
 
-    def state_dict(self) -> dict[str, list[Tensor]]:
-        """What the model's own state_dict (weights and masks) does not hold."""
-        return {} if self.method.dense else {"epoch_masks": self._epoch_masks}
+    def nominal_densities(self) -> list[float]:
+        """The densities papers count with: uniform ones before rounding to whole units."""
+        if self.method.dense or not self.method.allocation.uniform or self.method.pattern.name == "nm":
+            return self.targets()
+        return [1 - self.method.pattern.sparsity] * len(self.layers)
 
-    def load_state_dict(self, state: dict[str, list[Tensor]]) -> None:
+    @property
+    def by_filter(self) -> bool:
+        """Tell whether whole filters go."""
+        return not self.method.dense and self.method.pattern.name == "filter"
+
+    def allocation_report(self) -> dict[str, float] | None:
+        """How the allocation compares with the uniform one.
+
+        Returns:
+            `params_slack` and `macs_slack`, the shares of the uniform allocation's weights and
+            multiply-accumulates left unused (negative: more than uniform), counted nominally; `moved`, the
+            share of prunable weights in layers (or filters) that left the uniform level. None when dense.
+        """
+        if self.method.dense or self.levels is None:
+            return None
+        pattern, layers = self.method.pattern, self._candidates([])
+        pairs = list(zip(layers, self.levels, strict=True))
+        slack = {}
+        for budget in ("params", "macs"):
+            used = sum(layer.cost(pattern, level, budget) for layer, level in pairs)
+            slack[f"{budget}_slack"] = 1 - used / uniform_cost(pattern, layers, budget)
+        moved = sum(
+            layer.shape.numel() * float(torch.as_tensor(level).ne(pattern.target(layer.shape)).float().mean())
+            for layer, level in pairs
+        )
+        return {**slack, "moved": moved / sum(shape.numel() for shape in self._shapes)}
+
+    def scheme(self) -> str | None:
+        """The target levels as a file that `Scheme` reads; None when dense."""
+        if self.method.dense or self.levels is None:
+            return None
+        return scheme_text(self.method.pattern, [layer.name for layer in self.layers], self.levels)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What the model's own state_dict (weights and masks) does not hold."""
+        return {} if self.method.dense else {"epoch_masks": self._epoch_masks, "levels": self.levels}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take back `state_dict`."""
         if not self.method.dense:
             self._epoch_masks = [mask.to(m.device) for mask, m in zip(state["epoch_masks"], self.masks, strict=True)]
+            self.levels = state["levels"]
+
+    def _observe(self, what: str | None) -> list[Tensor]:
+        """Input norms of all layers, where a criterion looks at them."""
+        return calibration.input_norms(self.model, self.layers, self.sample) if what else []
+
+    def _score(self, i: int, norms: list[Tensor], level: Level | None) -> Tensor:
+        """Scores of layer i's units, as they count beside the mask in force."""
+        method = self.method
+        seen = Seen(self._generator("criterion", i), level, norms[i] if norms else None)
+        score = method.criterion.score(self._weights[i].detach(), method.pattern, seen)
+        return method.update.adjust(score, method.pattern.units(self.masks[i]))
+
+    def _order(self, i: int, step: int) -> Generator:
+        """Source of layer i's random order: the same at every refresh, with no state to save, unless asked."""
+        return self._generator("order", i, *([step] if self.method.path.redraws else []))
+
+    def _generator(self, *purpose: object) -> Generator:
+        return Generator().manual_seed(seed_for(self.seed, *purpose))
+
+    def _candidates(self, norms: list[Tensor]) -> list[Candidate]:
+        """The layers as an allocation sees them."""
+        return [
+            Candidate(
+                name=layer.name,
+                shape=self._shapes[i],
+                uses=self._uses[i],
+                is_first=layer.depth == 0,
+                is_classifier=layer.name == self._classifier,
+                weight=self._weights[i].detach(),
+                score=partial(self._score, i, norms, None),
+                loss=partial(self._loss, i, norms),
+                input_norm=partial(self._input_norm, i),
+                generator=self._generator("allocation", i),
+            )
+            for i, layer in enumerate(self.layers)
+        ]
+
+    def _loss(self, i: int, norms: list[Tensor], level: Level) -> float:
+        """Loss on the sample with layer i at a level and every other layer as it is."""
+        mask, pattern = self.masks[i], self.method.pattern
+        before = mask.clone()
+        mask.copy_(pattern.expand(pattern.mask(self._score(i, norms, level), level), mask.shape))
+        loss = calibration.mean_loss(self.model, self.sample)
+        mask.copy_(before)
+        return loss
+
+    def _input_norm(self, i: int) -> Tensor:
+        return calibration.input_norms(self.model, [self.layers[i]], self.sample)[0]

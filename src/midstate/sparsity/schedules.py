@@ -122,13 +122,15 @@ class Schedule:
             steps_of(name, getattr(self, name), 1, 1)
 
     def window(self, steps_per_epoch: int, total_steps: int) -> Window:
-        """Place the window in a run.
+        """Place the window in a run; one_shot goes the whole way at `start`, whatever `stop`.
 
         Raises:
             ValueError: stop before start, or stop after the run's end (progress would stay below 1).
         """
         start = steps_of("start", self.start, steps_per_epoch, total_steps)
         stop = steps_of("stop", self.stop, steps_per_epoch, total_steps)
+        if self.curve == "one_shot":
+            stop = start
         if stop < start:
             raise ValueError(
                 f"stop={self.stop!r}: must not lie before start={self.start!r} (step {stop} before step {start})"

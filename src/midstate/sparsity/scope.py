@@ -8,9 +8,10 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
 from midstate.sparsity import checks
-from midstate.sparsity.patterns import NM
+from midstate.sparsity.patterns import Pattern
 
 INDIVISIBLE = ("skip", "pad", "error")
+SHORTCUTS = ("shortcut", "downsample")  # what model code calls the projection beside a residual block
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,16 @@ class Layer:
     def weight(self) -> Tensor:
         """The tensor as the network uses it."""
         return getattr(self.module, self.tensor_name)
+
+    @property
+    def input_index(self) -> int:
+        """Which of the module's inputs the tensor reads: attention takes query, key and value."""
+        return {"k_proj_weight": 1, "v_proj_weight": 2}.get(self.tensor_name, 0)
+
+    @property
+    def is_conv(self) -> bool:
+        """Tell whether the tensor belongs to a convolution (channels in dim 1 of features), not a linear layer."""
+        return isinstance(self.module, _ConvNd)
 
 
 def weight_layers(model: nn.Module) -> list[Layer]:
@@ -56,6 +67,8 @@ class Scope:
         skip_first: leave the first convolution (or patch embedding) dense.
         skip_classifier: leave the classifier dense.
         skip_depthwise: leave depthwise convolutions dense.
+        skip_shortcuts: leave the projections of shortcuts dense: layers with `shortcut` or `downsample` in their name.
+        skip_linear: leave linear layers and attention projections dense.
         exclude: shell-style name patterns that stay dense, such as `layer1.*`.
         indivisible: what to do with layers whose input channels the pattern does not divide:
             skip (leave dense), pad (the partial last group of r channels keeps ceil(n*r/m)) or error.
@@ -64,17 +77,19 @@ class Scope:
     skip_first: bool = True
     skip_classifier: bool = True
     skip_depthwise: bool = True
+    skip_shortcuts: bool = False
+    skip_linear: bool = False
     exclude: tuple[str, ...] = ()
     indivisible: str = "skip"
 
     def __post_init__(self) -> None:
-        for name in ("skip_first", "skip_classifier", "skip_depthwise"):
+        for name in ("skip_first", "skip_classifier", "skip_depthwise", "skip_shortcuts", "skip_linear"):
             checks.boolean(name, getattr(self, name))
         checks.one_of("indivisible", self.indivisible, INDIVISIBLE)
         if isinstance(self.exclude, str) or not all(isinstance(p, str) for p in self.exclude):
             raise ValueError(f"exclude={self.exclude!r}: must be a list of name patterns such as ['layer1.*']")
 
-    def resolve(self, model: nn.Module, classifier: str | None, pattern: NM | None) -> list[Layer]:
+    def resolve(self, model: nn.Module, classifier: str | None, pattern: Pattern | None) -> list[Layer]:
         """List the layers of `model` to prune.
 
         Args:
@@ -99,15 +114,17 @@ class Scope:
 
     def _wanted(self, layer: Layer, layers: list[Layer], classifier: str | None) -> bool:
         module = layer.module
-        depthwise = isinstance(module, _ConvNd) and module.groups > 1 and module.weight.shape[1] == 1
+        depthwise = layer.is_conv and module.groups > 1 and module.weight.shape[1] == 1
         return not (
             (self.skip_first and layer is layers[0])
             or (self.skip_classifier and layer.name == classifier)
             or (self.skip_depthwise and depthwise)
+            or (self.skip_linear and not layer.is_conv)
+            or (self.skip_shortcuts and any(word in layer.name for word in SHORTCUTS))
             or any(fnmatchcase(layer.name, p) for p in self.exclude)
         )
 
-    def _divisible(self, layers: list[Layer], pattern: NM) -> list[Layer]:
+    def _divisible(self, layers: list[Layer], pattern: Pattern) -> list[Layer]:
         indivisible = [layer for layer in layers if not pattern.divides(layer.weight.shape)]
         if indivisible and self.indivisible == "error":
             names = {layer.name: tuple(layer.weight.shape) for layer in indivisible}

@@ -2,7 +2,13 @@
 
 from dataclasses import dataclass
 
+import torch
+from torch import Tensor
+
+from midstate.sparsity import checks
 from midstate.sparsity.schedules import Window, steps_of
+
+REGROW = ("free", "never")
 
 
 @dataclass(frozen=True)
@@ -10,17 +16,32 @@ class Update:
     """Refresh masks every `every`, up to `until` (null: to the end).
 
     Besides, a refresh is forced at the window's start and stop and before each evaluation.
-    Weights that were pruned may come back (`regrow: free`): the scores are always live.
+
+    Args:
+        every: steps ('100it') or epochs ('1ep').
+        until: a share of the run, epochs or steps; masks are frozen afterwards.
+        regrow: `free`, the scores are always live and what was pruned may come back; `never`, it may not.
+        hysteresis: a unit in use counts (1 + hysteresis) times its score, so that near ties do not flip.
     """
 
     every: str = "1it"
     until: float | str | None = None
+    regrow: str = "free"
+    hysteresis: float = 0.0
 
     def __post_init__(self) -> None:
         if not isinstance(self.every, str) or steps_of("every", self.every, 1, 1) < 1:
             raise ValueError(f"every={self.every!r}: must be steps such as '1it' or epochs such as '1ep'")
         if self.until is not None:
             steps_of("until", self.until, 1, 1)
+        checks.one_of("regrow", self.regrow, REGROW)
+        checks.number("hysteresis", self.hysteresis, 0)
+
+    def adjust(self, score: Tensor, in_use: Tensor) -> Tensor:
+        """Scores as the masks in force let them count: `in_use` marks the units now kept."""
+        if self.hysteresis:
+            score = torch.where(in_use, (1 + self.hysteresis) * score, score)
+        return score if self.regrow == "free" else torch.where(in_use, score, -1)
 
     def resolve(self, window: Window, steps_per_epoch: int, total_steps: int) -> "Ticks":
         """Place the update in a run.

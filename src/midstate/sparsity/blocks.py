@@ -1,0 +1,39 @@
+"""Blocks of N:M: their norms, and which of them stay dense longest.
+
+A block is one N:M group. Blocks are numbered in the order (out, kh, kw, group) and ranked by their L1
+norm, summed in fp32. At equal rank the lower number stays dense longer.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from midstate.sparsity.nm import GROUP_DIM, grouped
+from midstate.sparsity.selection import keep_largest
+
+
+def block_norms(weight: Tensor, m: int) -> Tensor:
+    """L1 norm of every block as (O, *K, groups), the order in which blocks are numbered."""
+    missing = -weight.shape[1] % m  # zeros complete a partial last block; they add nothing to its norm
+    padding = (0, 0) * (weight.dim() - 2) + (0, missing)
+    magnitude = nn.functional.pad(weight.abs(), padding) if missing else weight.abs()
+    return grouped(magnitude, m).sum(GROUP_DIM, dtype=torch.float32).movedim(1, -1)
+
+
+def spread_blocks(blocks: Tensor, shape: torch.Size, m: int) -> Tensor:
+    """From marks of blocks (O, *K, groups) to marks of weights (O, C, *K)."""
+    return blocks.movedim(-1, 1).repeat_interleave(m, dim=1).narrow(1, 0, shape[1])
+
+
+def stay_longest(rank: Tensor, num_stay: int, left: Tensor | None = None) -> Tensor:
+    """Mark the `num_stay` blocks of highest rank; those that have left before stay only if there is room.
+
+    Args:
+        rank: one number a block; the highest stay dense longest.
+        num_stay: how many.
+        left: marks blocks already under N:M; None: none has.
+    """
+    if left is None or not left.any():
+        return keep_largest(rank, num_stay, 0)
+    num_first = min(num_stay, int((~left).sum()))
+    first = keep_largest(rank.where(~left, -torch.inf), num_first, 0)
+    return first | keep_largest(rank.where(left, -torch.inf), num_stay - num_first, 0)

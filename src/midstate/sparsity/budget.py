@@ -1,0 +1,214 @@
+"""Mixed levels under a hard budget, chosen exactly: one level a layer (or a filter), the least total loss.
+
+The choice is a multiple-choice knapsack, solved by scipy.optimize.milp (HiGHS) to proven optimality.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import gcd
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from midstate.sparsity import checks
+from midstate.sparsity.allocation import Allocation, Candidate, proportional, uniform_cost
+from midstate.sparsity.nm import Level
+from midstate.sparsity.patterns import Pattern
+
+SCORES = ("sensitivity", "weight_error", "erk", "owl", "random")
+BUDGETS = {"params": ("params",), "macs": ("macs",), "both": ("params", "macs")}
+PER = ("layer", "filter")
+OUTLIER = 5.0  # a weight whose score is this many times its layer's mean is an outlier (OWL's M)
+SCALE = 1e5  # of the largest loss in the objective: the solver's absolute gap is 1e-6
+NUM_MEASURED = 8  # levels at which sensitivity is measured; between them it is interpolated
+
+
+@dataclass(frozen=True)
+class Budget(Allocation):
+    """Levels that minimise a loss under the budget of the uniform allocation (mixed N:M, 混合N:M, under `nm`).
+
+    Args:
+        score: what a level costs in loss. `sensitivity`: rise of the training loss with this layer alone
+            at the level; `weight_error`: share of the layer's squared weights that goes; or the squared
+            distance, weighted by the layer's size, from a density wished for: `erk`, `owl` (more for
+            layers with more outliers), `random` (the control).
+        levels: levels to choose from, such as [1, 2, 4, 8]; None: all of the pattern's.
+        budget: `params`, `macs` or `both`.
+        per: `layer`, or `filter` (each filter has its own N; under N:M only).
+        spread: `owl`: how far densities may lie from the uniform one (OWL's lambda).
+    """
+
+    score: str = "sensitivity"
+    levels: tuple[int, ...] | None = None
+    budget: str = "params"
+    per: str = "layer"
+    spread: float = 0.25
+    refresh: ClassVar[str] = "once"
+    measures: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        checks.one_of("score", self.score, SCORES)
+        checks.one_of("budget", self.budget, BUDGETS)
+        checks.one_of("per", self.per, PER)
+        checks.number("spread", self.spread, 0, 1)
+        if self.levels is not None:
+            if not isinstance(self.levels, list | tuple) or not self.levels:
+                raise ValueError(f"levels={self.levels!r}: must be a list of levels such as [1,2,4,8], or null")
+            for level in self.levels:
+                checks.integer("levels", level, 1)
+        if self.per == "filter" and self.score in ("sensitivity", "owl", "erk"):
+            raise ValueError(f"per='filter': score={self.score} knows whole layers only; use weight_error or random")
+
+    def check(self, pattern: Pattern) -> None:
+        """Levels must be levels of the pattern, one of them within the budget; only N:M has levels a filter."""
+        if self.per == "filter" and pattern.name != "nm":
+            raise ValueError(f"per='filter': gives each filter its own N, and pattern={pattern.name} has no N")
+        if self.levels is None:
+            return
+        if pattern.name != "nm":
+            raise ValueError(f"levels={list(self.levels)}: lists N's of N:M; with pattern={pattern.name} use null")
+        for level in self.levels:
+            checks.integer("levels", level, 1, pattern.m)
+        if min(self.levels) > pattern.n:
+            raise ValueError(f"levels={list(self.levels)}: all exceed the budget, uniform {pattern.label(pattern.n)}")
+
+    def allocate(self, pattern: Pattern, layers: Sequence[Candidate]) -> list[Level]:
+        """One target level a layer; with `per=filter` a tensor (O,) each."""
+        options = [sorted(set(self.levels or pattern.choices(layer.shape))) for layer in layers]
+        pairs = list(zip(layers, options, strict=True))
+        costs = [[_costs(pattern, layer, levels, kind) for layer, levels in pairs] for kind in BUDGETS[self.budget]]
+        limits = [uniform_cost(pattern, layers, kind) for kind in BUDGETS[self.budget]]
+        if self.per == "layer":
+            chosen = solve(self._losses(pattern, layers, options), costs, limits)
+            return [levels[at] for levels, at in zip(options, chosen, strict=True)]
+        losses = [self._filter_losses(pattern, layer, levels) for layer, levels in pairs]
+        rows = [len(loss) for loss in losses]
+        # Filters of one layer share its cost row, divided by their number: no fraction is left over.
+        costs = [
+            [[cost // num for cost in row] for row, num in zip(kind, rows, strict=True) for _ in range(num)]
+            for kind in costs
+        ]
+        chosen = torch.tensor(solve([row.tolist() for loss in losses for row in loss], costs, limits)).split(rows)
+        return [torch.tensor(levels)[at] for levels, at in zip(options, chosen, strict=True)]
+
+    def _losses(self, pattern: Pattern, layers: Sequence[Candidate], options: list[list[int]]) -> list[list[float]]:
+        """Loss of every option of every layer."""
+        pairs = list(zip(layers, options, strict=True))
+        if self.score == "sensitivity":
+            return [_sensitivity(pattern, layer, levels) for layer, levels in pairs]
+        if self.score == "weight_error":
+            return [_weight_error(pattern, layer, levels).sum(0).tolist() for layer, levels in pairs]
+        wished = self._wished(pattern, layers)
+        return [
+            [layer.shape.numel() * (_density(pattern, layer, level) - wish) ** 2 for level in levels]
+            for (layer, levels), wish in zip(pairs, wished, strict=True)
+        ]
+
+    def _filter_losses(self, pattern: Pattern, layer: Candidate, levels: list[int]) -> Tensor:
+        """Loss of every option of every filter: (O, options)."""
+        if self.score == "weight_error":
+            return _weight_error(pattern, layer, levels)
+        wish = torch.rand(layer.shape[0], 1, generator=layer.generator)
+        return layer.shape[1:].numel() * (torch.tensor(levels) / pattern.full(layer.shape) - wish) ** 2
+
+    def _wished(self, pattern: Pattern, layers: Sequence[Candidate]) -> list[float]:
+        """The density each layer would have if levels were continuous."""
+        dense = [layer.cost(pattern, pattern.full(layer.shape), "params") for layer in layers]
+        limit = uniform_cost(pattern, layers, "params")
+        if self.score == "owl":
+            return _owl([_outliers(layer) for layer in layers], limit / sum(dense), self.spread)
+        if self.score == "erk":
+            raw = [sum(layer.shape) / layer.shape.numel() for layer in layers]
+        else:
+            raw = [float(torch.rand((), generator=layer.generator)) for layer in layers]
+        return proportional(raw, [0.0] * len(layers), dense, limit, "params")
+
+
+def solve(
+    losses: Sequence[Sequence[float]], costs: Sequence[Sequence[Sequence[int]]], limits: Sequence[int]
+) -> list[int]:
+    """Choose one option an item so that the losses' sum is least and no sum of costs exceeds its limit.
+
+    A dearer option never counts as worse than a cheaper one (measured losses are noisy), and among choices
+    that are equal to a hundred-thousandth of the largest loss the dearest wins; so what is left of the limits
+    is never enough for one more level of anything.
+
+    Args:
+        losses: one row an item, one loss an option, options from cheap to dear.
+        costs: for each limit, rows as in `losses`; whole numbers.
+        limits: one or more.
+
+    Returns:
+        The chosen option of each item, an optimum.
+
+    Raises:
+        ValueError: no choice meets the limits.
+    """
+    import numpy as np
+    from scipy.optimize import LinearConstraint, milp
+    from scipy.sparse import csr_array
+
+    flat = np.concatenate([np.minimum.accumulate(np.asarray(row, dtype=float)) for row in losses])
+    item = np.repeat(np.arange(len(losses)), [len(row) for row in losses])
+    one_each = csr_array((np.ones(len(flat)), (item, np.arange(len(flat)))))
+    constraints = [LinearConstraint(one_each, 1, 1)]
+    objective = SCALE * flat / (np.abs(flat).max() or 1.0)
+    for rows, limit in zip(costs, limits, strict=True):
+        cost = [int(each) for row in rows for each in row]
+        objective -= SCALE * 1e-5 * np.array(cost) / max(1, limit)
+        unit = gcd(*cost) or 1  # small whole numbers: the solver's tolerance is absolute
+        constraints.append(LinearConstraint(np.array([each // unit for each in cost])[None], ub=limit // unit))
+    found = milp(objective, integrality=1, bounds=(0, 1), constraints=constraints, options={"mip_rel_gap": 0})
+    if found.status == 2:
+        raise ValueError("allocation: no choice of levels meets the budget")
+    assert found.success, found.message
+    chosen = np.flatnonzero(found.x > 0.5)
+    for rows, limit in zip(costs, limits, strict=True):
+        flat_costs = [each for row in rows for each in row]
+        assert sum(flat_costs[at] for at in chosen) <= limit, "the solver exceeded the budget"
+    starts = np.concatenate([[0], np.cumsum([len(row) for row in losses])[:-1]])
+    return (chosen - starts).tolist()
+
+
+def _costs(pattern: Pattern, layer: Candidate, levels: list[int], kind: str) -> list[int]:
+    return [layer.cost(pattern, level, kind) for level in levels]
+
+
+def _density(pattern: Pattern, layer: Candidate, level: int) -> float:
+    return pattern.kept(layer.shape, level) / layer.shape.numel()
+
+
+def _sensitivity(pattern: Pattern, layer: Candidate, levels: list[int]) -> list[float]:
+    """Rise of the loss over the dense layer's, measured at a few levels and interpolated between them."""
+    import numpy as np
+
+    full = pattern.full(layer.shape)
+    measured = sorted({levels[round(i)] for i in np.linspace(0, len(levels) - 1, min(len(levels), NUM_MEASURED))})
+    dense = layer.loss(full)
+    rises = [layer.loss(level) - dense if level != full else 0.0 for level in measured]
+    return np.interp(levels, measured, rises).tolist()
+
+
+def _weight_error(pattern: Pattern, layer: Candidate, levels: list[int]) -> Tensor:
+    """Share of the layer's squared weights that each level takes away, by filter: (O, options)."""
+    squares, score = layer.weight.double().square(), layer.score()
+    gone = [
+        squares.where(~pattern.expand(pattern.mask(score, level), layer.shape), 0).flatten(1).sum(1) for level in levels
+    ]
+    return (torch.stack(gone, 1) / squares.sum().clamp_min(1e-300)).cpu()
+
+
+def _outliers(layer: Candidate) -> float:
+    """Share of weights whose |w| * input norm exceeds OUTLIER times the layer's mean."""
+    norm = layer.input_norm()[: layer.shape[1]].view(1, -1, *[1] * (len(layer.shape) - 2))
+    score = layer.weight.abs() * norm
+    return float((score > OUTLIER * score.mean()).float().mean())
+
+
+def _owl(outliers: list[float], density: float, spread: float) -> list[float]:
+    """Densities within `spread` of the uniform one, in proportion to the share of outliers (OWL, arXiv 2310.05175)."""
+    low, high = min(outliers), max(outliers)
+    scaled = [(each - low) / (high - low) * 2 * spread if high > low else 0.0 for each in outliers]
+    mean = sum(scaled) / len(scaled)
+    return [min(1.0, max(0.0, each - mean + density)) for each in scaled]

@@ -1,0 +1,77 @@
+"""What is measured on a fixed sample of training images: losses and input norms."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from midstate.sparsity.scope import Layer
+
+BATCH = 250
+NUM_NORM_IMAGES = 128  # Wanda's number of calibration samples
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Training images (N, C, H, W) and their labels (N,)."""
+
+    images: Tensor
+    labels: Tensor
+
+
+@contextmanager
+def evaluation(model: nn.Module) -> Iterator[None]:
+    """Put a model into evaluation mode for the time of the context."""
+    training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(training)
+
+
+@torch.no_grad()
+def mean_loss(model: nn.Module, sample: Sample) -> float:
+    """Mean cross-entropy in evaluation mode; the model is left as it was."""
+    total = 0.0
+    with evaluation(model):
+        for images, labels in zip(sample.images.split(BATCH), sample.labels.split(BATCH), strict=True):
+            total += float(F.cross_entropy(model(images), labels, reduction="sum"))
+    return total / len(sample.labels)
+
+
+@torch.no_grad()
+def input_norms(model: nn.Module, layers: Sequence[Layer], sample: Sample) -> list[Tensor]:
+    """Root mean square of every input channel of each layer, over images and positions.
+
+    Args:
+        model: in any mode; one forward pass over the first images is made in evaluation mode.
+        layers: of the model.
+        sample: at most the first 128 images are used.
+
+    Returns:
+        One vector (C,) a layer, C over all groups of a grouped convolution.
+    """
+    norms: dict[int, Tensor] = {}
+
+    def record(layer: Layer, inputs: tuple) -> None:
+        features = inputs[layer.input_index]
+        channel = 1 if isinstance(layer.module, nn.modules.conv._ConvNd) else features.dim() - 1
+        others = [dim for dim in range(features.dim()) if dim != channel]
+        norms[layer.depth] = features.float().square().mean(others).sqrt()
+
+    hooks = [
+        layer.module.register_forward_pre_hook(lambda _, inputs, layer=layer: record(layer, inputs)) for layer in layers
+    ]
+    try:
+        with evaluation(model):
+            model(sample.images[:NUM_NORM_IMAGES])
+    finally:
+        for hook in hooks:
+            hook.remove()
+    if missing := [layer.name for layer in layers if layer.depth not in norms]:
+        raise ValueError(f"criterion=wanda: the inputs of {missing} cannot be observed; exclude them")
+    return [norms[layer.depth] for layer in layers]

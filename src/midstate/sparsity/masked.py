@@ -1,0 +1,27 @@
+"""The parametrization that puts a mask on one tensor."""
+
+import torch
+from torch import Tensor, nn
+
+from midstate.sparsity.estimators import Estimator
+
+
+class Masked(nn.Module):
+    """Parametrization of one tensor by a bool mask, and a float scale where the estimator has one.
+
+    Both are refreshed in place, so that a compiled model sees it.
+    """
+
+    def __init__(self, shape: torch.Size, device: torch.device, estimator: Estimator) -> None:
+        super().__init__()
+        self.estimator = estimator
+        self.always = False  # masks in training, too, whatever the estimator
+        self.register_buffer("mask", torch.ones(shape, dtype=torch.bool, device=device))
+        if estimator.scales:
+            self.register_buffer("scale", torch.ones(shape, device=device))
+
+    def forward(self, weight: Tensor) -> Tensor:
+        """Return the weight that the layer uses."""
+        if self.training and self.estimator.trains_dense and not self.always:
+            return weight
+        return self.estimator.apply(weight, self.mask * self.scale if self.estimator.scales else self.mask)

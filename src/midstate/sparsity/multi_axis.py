@@ -1,0 +1,65 @@
+"""MaxQ's soft multi-axis mask (Xiang et al., arXiv 2312.07061): kept weights count more along further axes."""
+
+import torch
+from torch import Generator, Tensor
+
+from midstate.sparsity import checks
+from midstate.sparsity.nm_paths import block_nm_mask
+from midstate.sparsity.selection import keep_largest
+
+
+def multi_axis_mask(
+    weight: Tensor,
+    n: int,
+    m: int,
+    p: float = 1.0,
+    order: str = "default",
+    tau: float = 1e-2,
+    generator: Generator | None = None,
+) -> Tensor:
+    """MaxQ's soft mask: block_nm_mask * (1 + s_filter + s_position).
+
+    Args:
+        weight: (O, C) or (O, C, *K), C divisible by m.
+        n: kept per block under N:M, 1..m; n == m gives ones at every p.
+        m: block size.
+        p: progress of the block-progressive ramp; the axes use the final share at every p, so that p=0
+            gives 1 + s, not ones.
+        order: see `block_nm_mask`.
+        tau: softness, above 0.
+        generator: source of a random order.
+
+    Returns:
+        Float tensor of weight's shape, 0 where masked, else from 1 to 3 (to 2 without kernel positions).
+
+    Raises:
+        ValueError: as `block_nm_mask`, or tau not above 0.
+    """
+    return block_nm_mask(weight, n, m, p, order, generator) * axis_scale(weight, n, m, tau)
+
+
+def axis_scale(weight: Tensor, n: int, m: int, tau: float = 1e-2) -> Tensor:
+    """1 + s_filter + s_position, the factor on kept weights; rows are filters and, beyond 1x1, kernel positions."""
+    checks.number("tau", tau, 1e-12)
+    magnitude = weight.detach().abs()
+    scale = torch.ones_like(magnitude)
+    if n == m:
+        return scale
+    scale += _soft(magnitude.flatten(1), n, m, tau).view_as(magnitude)
+    if magnitude[0, 0].numel() > 1:
+        positions = magnitude.flatten(2).permute(2, 0, 1)  # (K, O, C)
+        soft = _soft(positions.flatten(1), n, m, tau).view_as(positions)
+        scale += soft.permute(1, 2, 0).reshape(magnitude.shape)
+    return scale
+
+
+def _soft(rows: Tensor, n: int, m: int, tau: float) -> Tensor:
+    """s of every row: 0 for the k smallest, sigmoid((|w| - thr) / tau) above, thr between the k-th and the next."""
+    length = rows.shape[1]
+    k = (m - n) * length // m
+    if k == 0:  # a row shorter than a block
+        return torch.zeros_like(rows)
+    stay = keep_largest(rows, length - k, 1)
+    below = rows.where(~stay, -torch.inf).amax(1, keepdim=True)
+    above = rows.where(stay, torch.inf).amin(1, keepdim=True)
+    return torch.where(stay, torch.sigmoid((rows - (below + above) / 2) / tau), 0)

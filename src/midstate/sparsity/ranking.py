@@ -1,0 +1,131 @@
+"""Allocations that rank the units of all layers together: how many of each are among the best of all."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from midstate.sparsity import checks
+from midstate.sparsity.allocation import BUDGETS, Allocation, Candidate, uniform_cost, use_up
+from midstate.sparsity.nm import Level
+from midstate.sparsity.patterns import Pattern
+from midstate.sparsity.schedules import floor
+from midstate.sparsity.selection import LONG, count_largest, refuse_nan
+
+NORMALISERS = ("none", "mean")
+REFRESHES = ("once", "tick")
+TINY = torch.finfo(torch.float32).tiny  # instead of 0 below a fraction: a layer of zeros scores 0
+
+
+@dataclass(frozen=True)
+class Global(Allocation):
+    """One threshold on the scores of the whole network; each layer keeps as many units as lie above it.
+
+    Args:
+        normalise: `none`, scores as they are; `mean`, divided by their layer's mean first: norms of filters
+            with different fan-in cannot be compared otherwise.
+        refresh: `once`, when pruning begins; `tick`, at every refresh, so that units move between layers.
+        min_density: share of its units that every layer keeps, and always one; 0.01 by default.
+        budget: what the budget counts, `params` or `macs`.
+    """
+
+    normalise: str = "none"
+    refresh: str = "tick"
+    min_density: float = 0.01
+    budget: str = "params"
+
+    def __post_init__(self) -> None:
+        checks.one_of("normalise", self.normalise, NORMALISERS)
+        checks.one_of("refresh", self.refresh, REFRESHES)
+        checks.number("min_density", self.min_density, 0, 1)
+        checks.one_of("budget", self.budget, BUDGETS)
+
+    def allocate(self, pattern: Pattern, layers: Sequence[Candidate]) -> list[Level]:
+        """One target level a layer.
+
+        Raises:
+            ValueError: the floor alone exceeds the budget, or scores contain NaN.
+        """
+        return ranked(pattern, layers, self.make_comparable, self.min_density, self.budget)
+
+    def make_comparable(self, score: Tensor) -> None:
+        """Change one layer's scores, in place, into what is compared between layers; their order may change."""
+        if self.normalise == "mean":
+            score.div_(score.mean().clamp_min(TINY))
+
+
+@dataclass(frozen=True)
+class LAMP(Global):
+    """Global on LAMP scores: w^2 over the sum of all w'^2 of the layer that are not smaller (arXiv 2010.07611).
+
+    The largest unit of every layer scores 1, so no layer can vanish. For filters, w is the filter's score.
+    """
+
+    def make_comparable(self, score: Tensor) -> None:
+        """LAMP scores, in ascending order: which unit has which does not matter here."""
+        if score.is_cuda:
+            score.copy_(score.sort().values)
+        else:
+            score.numpy().sort()  # several times as fast as torch, and without indices beside it
+        left = score.square_().sum(dtype=torch.float64)  # fp64: a long sum keeps its small terms
+        for chunk in score.split(LONG):
+            downwards = chunk.cumsum(0, dtype=torch.float64)
+            upwards = left - downwards + chunk
+            left = left - downwards[-1]
+            chunk.div_(upwards.clamp_min_(TINY))
+
+
+def ranked(
+    pattern: Pattern,
+    layers: Sequence[Candidate],
+    make_comparable: Callable[[Tensor], None],
+    min_density: float,
+    budget: str,
+) -> list[Level]:
+    """Levels from one ranking of all units, none below its floor.
+
+    A layer that would fall below its floor is set to it and taken out, and the others are ranked again for
+    what is left of the budget. Where a level is more than one unit (N:M), the count is rounded down to a
+    level, and the budget left over raises the layers that lost most.
+    """
+    limit = uniform_cost(pattern, layers, budget)
+    floors = [max(1, floor(min_density * pattern.full(layer.shape))) for layer in layers]
+    lowest = sum(layer.cost(pattern, least, budget) for layer, least in zip(layers, floors, strict=True))
+    if lowest > limit:
+        raise ValueError(
+            f"min_density={min_density}: this floor alone costs {lowest:,} {budget}, and the budget is {limit:,}"
+        )
+    scores = _comparable(layers, make_comparable)
+    full = [pattern.full(layer.shape) for layer in layers]
+    # What one scored unit costs: a weight, or a filter.
+    unit = [
+        layer.cost(pattern, size, budget) // len(score) for layer, size, score in zip(layers, full, scores, strict=True)
+    ]
+    wanted: dict[int, float] = {}
+    at_floor: list[int] = []
+    while len(at_floor) < len(layers):
+        free = [i for i in range(len(layers)) if i not in at_floor]
+        left = limit - sum(layers[i].cost(pattern, floors[i], budget) for i in at_floor)
+        counts = count_largest([scores[i] for i in free], [unit[i] for i in free], left)
+        wanted = {i: count * full[i] / len(scores[i]) for i, count in zip(free, counts, strict=True)}
+        below = [i for i in free if wanted[i] < floors[i]]
+        if not below:
+            break
+        at_floor += below
+    aims = [wanted[i] if i not in at_floor else floors[i] for i in range(len(layers))]
+    return use_up([floor(aim) for aim in aims], aims, pattern, layers, budget)
+
+
+def _comparable(layers: Sequence[Candidate], make_comparable: Callable[[Tensor], None]) -> list[Tensor]:
+    """Scores of all layers, made comparable, in one piece of memory: what one layer takes on the way is free again."""
+    room = torch.empty(sum(layer.shape.numel() for layer in layers), device=layers[0].weight.device)
+    vectors = []
+    for layer in layers:
+        score = layer.score().flatten()
+        refuse_nan(score)
+        vector = room[: len(score)].copy_(score)
+        make_comparable(vector)
+        vectors.append(vector)
+        room = room[len(score) :]
+    return vectors

@@ -1,0 +1,89 @@
+import pytest
+import torch
+from torch import Generator, nn
+
+from midstate.sparsity import L1, L2, NM, Filter, GeometricMedian, Random, Sample, Scope, Seen, Wanda, Weight
+from midstate.sparsity.calibration import input_norms, mean_loss
+
+WEIGHT = torch.tensor([[3.0, -4.0], [1.0, 1.0], [0.0, -2.0]])
+
+
+def seen(**more):
+    return Seen(Generator().manual_seed(3), **more)
+
+
+def test_norms_by_hand():
+    assert L1().score(WEIGHT, Weight(0.5), seen()).tolist() == [[3, 4], [1, 1], [0, 2]]
+    assert L1().score(WEIGHT, Filter(0.5), seen()).tolist() == [7, 2, 2]
+    assert L2().score(WEIGHT, Filter(0.5), seen()).tolist() == pytest.approx([5, 2**0.5, 2])
+    assert L2().score(WEIGHT, NM(1, 2), seen()).tolist() == [[3, 4], [1, 1], [0, 2]]
+
+
+def test_random_is_the_same_at_every_refresh_and_ignores_the_weights():
+    first = Random().score(WEIGHT, Weight(0.5), seen())
+    assert torch.equal(first, Random().score(WEIGHT * 7, Weight(0.5), seen()))
+    assert Random().score(WEIGHT, Filter(0.5), seen()).shape == (3,)
+
+
+def test_wanda_by_hand_also_for_grouped_convolutions():
+    norm = torch.tensor([1.0, 10.0])
+    assert Wanda().score(WEIGHT, Weight(0.5), seen(input_norm=norm)).tolist() == [[3, 40], [1, 10], [0, 20]]
+    assert Wanda().score(WEIGHT, Filter(0.5), seen(input_norm=norm)).tolist() == [43, 11, 20]
+    grouped = torch.ones(4, 1, 1, 1)  # two groups of one input channel, two filters each
+    assert Wanda().score(grouped, Weight(0.5), seen(input_norm=norm)).flatten().tolist() == [1, 1, 10, 10]
+
+
+def slow_distances(filters):
+    return [sum(float((a.double() - b.double()).norm()) for b in filters) for a in filters]
+
+
+def test_geometric_median_equals_the_slow_definition():
+    weight = torch.randn(6, 3, 2, 2)
+    score = GeometricMedian().score(weight, Filter(0.5), seen())
+    assert score.tolist() == pytest.approx(slow_distances(weight.flatten(1)), rel=1e-5)
+
+
+def test_the_mix_takes_the_smallest_norms_first_and_measures_among_those_that_remain():
+    # On a line: the smallest norm goes first; then the filter nearest to the other three.
+    weight = torch.tensor([[0.1], [5.0], [6.0], [9.0]])
+    score = GeometricMedian(0.5).score(weight, Filter(0.5), seen(level=2))
+    assert score.tolist() == [0.0, 5.0, 4.0, 7.0]
+    assert Filter(0.5).mask(score, 2).tolist() == [False, True, False, True]
+    # By distance alone the outlier 0.1 would have stayed.
+    assert Filter(0.5).mask(GeometricMedian().score(weight, Filter(0.5), seen()), 2).tolist() == [
+        True,
+        False,
+        False,
+        True,
+    ]
+
+
+def test_zeroed_filters_are_chosen_again():
+    """They cluster at zero, nearest to each other: what was pruned first stays pruned if it cannot move."""
+    generator = Generator().manual_seed(0)
+    for _ in range(20):
+        weight = torch.randn(16, 8, generator=generator)
+        mask = Filter(0.4).mask(GeometricMedian().score(weight, Filter(0.4), seen()), 10)
+        weight = weight * mask[:, None] + 0.02 * torch.randn(16, 8, generator=generator) * mask[:, None]
+        assert torch.equal(Filter(0.4).mask(GeometricMedian().score(weight, Filter(0.4), seen()), 10), mask)
+
+
+def test_products_without_meaning_are_refused():
+    with pytest.raises(ValueError, match="distances between filters; pattern=nm prunes single weights"):
+        GeometricMedian().check(NM(1, 4), from_scores=False)
+    with pytest.raises(ValueError, match=r"norm_share=0\.5: the mix needs to know how many"):
+        GeometricMedian(0.5).check(Filter(0.3), from_scores=True)
+    GeometricMedian().check(Filter(0.3), from_scores=True)
+
+
+def test_input_norms_and_loss_by_hand():
+    model = nn.Sequential(nn.Conv2d(2, 2, 1, bias=False), nn.Flatten(), nn.Linear(8, 2, bias=False))
+    model[0].weight.data.copy_(torch.eye(2)[..., None, None])
+    images = torch.tensor([[[1.0, 2], [3, 4]], [[0, 0], [0, 6]]])[None]
+    layers = Scope(False, False).resolve(model, None, None)
+    norms = input_norms(model, layers, Sample(images, torch.tensor([1])))
+    assert norms[0].tolist() == pytest.approx([7.5**0.5, 3.0])
+    assert norms[1].tolist() == images.flatten().tolist()
+    model[2].weight.data.zero_()
+    assert mean_loss(model, Sample(images, torch.tensor([1]))) == pytest.approx(0.6931, abs=1e-4)
+    assert model.training
