@@ -75,6 +75,105 @@ def test_nm_is_sparse_from_the_first_step_and_takes_a_schedule_when_told():
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
+        ("pruner=filter pruner/path=n", "path=n steps the N of N:M, and pattern=filter has no N; use path=density"),
+        ("pruner=magnitude pruner/path=blocks", "path=blocks counts the blocks under N:M, and pattern=weight has none"),
+        ("pruner=nm pruner/path=density", "path=density prunes the units of a layer one by one"),
+        ("pruner=nm pruner/criterion=geometric_median", "measures distances between filters; pattern=nm prunes single"),
+        (
+            "pruner=fpgm pruner/allocation=global pruner.norm_share=0.5",
+            "norm_share=0.5: the mix needs to know how many",
+        ),
+        ("pruner=sfp pruner/estimator=multi_axis", "its thresholds are shares of N:M, and pattern=filter has none"),
+        ("pruner=nm_mixed pruner.per=filter", "per='filter': score=sensitivity knows whole layers only"),
+        ("pruner=magnitude pruner/allocation=budget pruner.levels=[1,2]", "levels=[1, 2]: lists N's of N:M"),
+        ("pruner=nm_mixed pruner.levels=[4,8]", "levels=[4, 8]: all exceed the budget, uniform 2:8"),
+        ("pruner=filter pruner.skip_classifier=false", "a class whose filter goes can never be answered"),
+        ("pruner=nm_block pruner.regrow=never", "regrow=never: rerank=live lets blocks turn dense again"),
+        (
+            "pruner=sfp pruner/allocation=scheme pruner.scheme=tests/scheme.json",
+            "was made for {'pattern': 'nm', 'm': 16}",
+        ),
+        (
+            "pruner=nm pruner/allocation=scheme pruner.scheme=nowhere.json",
+            "pruner.scheme='nowhere.json': cannot be read",
+        ),
+        ("pruner=sfp pruner/pattern=nm pruner.sparsity=0.5", "pruner.sparsity=0.5: no axis of this pruner reads it"),
+        (
+            "pruner.granularity=group pruner=nm_step pruner.steps=halves",
+            "steps='halves': must be one of single, powers",
+        ),
+        ("pruner=magnitude pruner.sparsity=1.0", "pruner.sparsity=1.0: must be below 1"),
+    ],
+)
+def test_products_without_meaning_are_refused_with_the_reason(overrides, message, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    with pytest.raises(ConfigError) as refused:
+        Plan.of(composed(*overrides.split(" ")))
+    assert message in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("axis", "attribute"),
+    [
+        ("criterion=l2", "criterion"),
+        ("criterion=random", "criterion"),
+        ("allocation=erk", "allocation"),
+        ("allocation=lamp", "allocation"),
+        ("path=direct", "path"),
+        ("update=live", "update"),
+        ("estimator=soft", "estimator"),
+        ("scope=all", "scope"),
+    ],
+)
+@pytest.mark.parametrize("pruner", ["magnitude", "wanda", "sfp", "global_filter", "nm_mixed", "maxq"])
+def test_each_axis_overrides_a_presets(pruner, axis, attribute):
+    beside = ("pruner.skip_classifier=true",) if axis == "scope=all" and pruner in ("sfp", "global_filter") else ()
+    plan = Plan.of(composed(f"pruner={pruner}", f"pruner/{axis}", *beside))
+    member = axis.split("=")[1]
+    assert plan.choices[f"pruner/{attribute}"] == member
+    kind = {"l2": "L2", "random": "Random", "erk": "ERK", "lamp": "LAMP", "direct": "Direct", "live": "Update",
+            "soft": "Soft", "all": "Scope"}[member]  # fmt: skip
+    assert type(getattr(plan.parts["method"], attribute)).__name__ == kind
+
+
+def test_what_a_preset_set_for_a_replaced_axis_goes_with_it():
+    plan = Plan.of(composed("pruner=sfp", "pruner/pattern=nm", "pruner.n=2", "pruner.m=4"))
+    assert (plan.parts["method"].pattern.n, plan.parts["method"].pattern.m) == (2, 4)
+    assert "sparsity" not in plan.config["pruner"]
+
+
+def test_presets_bring_their_window_and_what_is_typed_wins():
+    for pruner, start, stop in (("maxq", 0, 0.25), ("asfp", 0, 1.0), ("nm_mixed", 0.25, 0.25), ("wanda", 0.75, 0.75)):
+        schedule = Plan.of(composed(f"pruner={pruner}")).parts["schedule"]
+        assert (schedule.start, schedule.stop) == (start, stop)
+    assert Plan.of(composed("pruner=maxq", "schedule.stop=0.5")).parts["schedule"].stop == 0.5
+    assert Plan.of(composed("pruner=maxq", "schedule=cubic")).parts["schedule"].curve == "cubic"
+
+
+# Identities on record: a field added later must not change what earlier runs are called.
+IDENTITIES = {
+    "nm_block": "3cf3b08dcff5",
+    "nm_step": "b70930f01fed",
+    "nm": "7e2390ce7fe1",
+    "dense": "36b064e77b8d",
+}
+
+
+@pytest.mark.parametrize("pruner", IDENTITIES)
+def test_runs_keep_the_identity_they_had(pruner):
+    plan = Plan.of(composed(f"pruner={pruner}", "trainer.device=cpu", "trainer.threads=1"))
+    assert plan.hash == IDENTITIES[pruner]
+
+
+def test_a_stop_that_one_shot_ignores_is_warned_of(caplog):
+    with caplog.at_level("WARNING"):
+        Plan.of(composed("pruner=nm_block", "schedule=one_shot", "schedule.stop=0.5"))
+    assert "schedule.stop=0.5 has no effect: one_shot goes the whole way at schedule.start" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
         ("pruner.n=17", "pruner.n=17: must be a whole number from 1 to 16"),
         ("pruner.n=0", "pruner.n=0: must be a whole number from 1 to 16"),
         ("pruner.n=abc", "pruner.n='abc': must be a whole number"),

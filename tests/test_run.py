@@ -298,6 +298,11 @@ ARMS = {
     "nm": ("pruner=nm",),
     "nm_step": ("pruner=nm_step", "schedule=linear"),
     "nm_block": ("pruner=nm_block", "schedule=linear"),
+    "maxq": ("pruner=maxq",),
+    "nm_mixed by weight error": ("pruner=nm_mixed", "pruner.score=weight_error"),
+    "magnitude global": ("pruner=magnitude", "pruner/allocation=global", "pruner.every=1it"),
+    "sfp": ("pruner=sfp",),
+    "fpgm with masked gradient": ("pruner=fpgm", "pruner.mask_gradient=true"),
     "nm_block hard inverse": ("pruner=nm_block", "schedule=linear", "pruner/estimator=hard", "pruner.order=inverse"),
 }
 

@@ -154,15 +154,19 @@ def test_states_are_described_as_a_person_reads_them():
     assert Direct().describe(pattern, "1:16", 0.0) == "dense"
 
 
+def on_the_way(pattern, weight, level, p):
+    place = Place(weight, lambda: pattern.pool(weight.abs()), level, torch.ones_like(weight, dtype=torch.bool), None)
+    return int(Density().masks(pattern, [place], p)[0].sum())
+
+
 def test_density_prunes_units_one_by_one_down_to_the_target():
-    weight = weight_of((4, 5))
-    for pattern, level in ((Weight(0.8), 4), (Row(0.8), 1), (Filter(0.5), 2)):
-        score = pattern.pool(weight.abs())
-        full = pattern.full(weight.shape)
-        place = Place(weight, lambda score=score: score, level, torch.ones_like(weight, dtype=torch.bool), generator())
-        for p in (0.1, 0.5, 0.75, 1.0):
-            mask = Density().masks(pattern, [place], p)[0]
-            assert torch.equal(mask, pattern.mask(score, full - int((full - level) * p + 1e-9)))
+    weight = weight_of((16, 5))
+    # A uniform level follows the share before rounding: of 16 filters floor(0.3 * p * 16) are gone, 4 from p = 5/6 on.
+    assert [on_the_way(Filter(0.3), weight, 12, p) for p in (0.1, 0.42, 0.83, 0.84, 1)] == [16, 14, 13, 12, 12]
+    # Any other level is counted down in whole units.
+    assert [on_the_way(Filter(0.3), weight, 6, p) for p in (0.1, 0.5, 0.99, 1)] == [15, 11, 7, 6]
+    assert [on_the_way(Weight(0.8), weight, 16, p) for p in (0.5, 0.99, 1)] == [48, 16, 16]
+    assert [on_the_way(Row(0.8), weight, 1, p) for p in (0.5, 1)] == [48, 16]
     assert Density().describe(Weight(0.8), "20 % of weights", 0.5) == "50 % of the way to 20 % of weights"
 
 

@@ -14,7 +14,7 @@
 Only `Pruner` has state. This package imports torch, scipy where it solves, and nothing of the rest of midstate.
 """
 
-from midstate.sparsity.allocation import ERK, Allocation, Candidate, Uniform, UniformPlus
+from midstate.sparsity.allocation import ERK, Allocation, Candidate, Uniform, UniformPlus, fit
 from midstate.sparsity.budget import Budget
 from midstate.sparsity.calibration import Sample
 from midstate.sparsity.criteria import L1, L2, Criterion, GeometricMedian, Random, Seen, Wanda
@@ -37,6 +37,6 @@ __all__ = [
     "ConstantScale", "Criterion", "Density", "Direct", "Estimator", "Filter", "GeometricMedian", "Global",
     "Hard", "Layer", "Method", "MultiAxis", "Path", "Pattern", "Place", "Pruner", "Random", "Row", "Sample",
     "Schedule", "Scheme", "Scope", "Seen", "Soft", "StepN", "Uniform", "UniformPlus", "Update", "Wanda",
-    "Weight", "Window", "block_nm_mask", "curve", "multi_axis_mask", "nm_mask", "scheme_text", "seed_for",
+    "Weight", "Window", "block_nm_mask", "curve", "fit", "multi_axis_mask", "nm_mask", "scheme_text", "seed_for",
     "step_n", "steps_of", "verify", "verify_nm", "weight_layers",
 ]  # fmt: skip

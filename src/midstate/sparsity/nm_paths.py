@@ -10,7 +10,7 @@ from torch import Generator, Tensor
 from midstate.sparsity import checks
 from midstate.sparsity.blocks import block_norms, spread_blocks, stay_longest
 from midstate.sparsity.nm import NM, Level, grouped
-from midstate.sparsity.paths import Path, Place, step_level
+from midstate.sparsity.paths import Path, Place
 from midstate.sparsity.schedules import floor
 
 GRANULARITIES = ("layer", "group")
@@ -26,7 +26,7 @@ def step_n(n: int, m: int, p: float) -> int:
     This is MaxQ's N-progressive ramp ("N-M" in the article), arXiv 2312.07061.
     """
     NM(n, m)
-    return step_level(n, m, checks.number("p", p, 0, 1))
+    return m - floor((m - n) * checks.number("p", p, 0, 1))
 
 
 def block_nm_mask(

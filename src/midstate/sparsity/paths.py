@@ -8,12 +8,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
-import torch
 from torch import Generator, Tensor
 
 from midstate.sparsity.nm import Level
 from midstate.sparsity.patterns import Pattern
-from midstate.sparsity.schedules import Window, floor
+from midstate.sparsity.schedules import Window
 
 
 @dataclass(frozen=True)
@@ -25,13 +24,6 @@ class Place:
     level: Level  # the target
     mask: Tensor  # of weights, in force now
     generator: Generator  # of the layer's random orders
-
-
-def step_level(level: Level, full: int, p: float) -> Level:
-    """The level at progress p, from `full` down to the target one by one."""
-    if isinstance(level, Tensor):
-        return torch.tensor([step_level(each, full, p) for each in level.tolist()])
-    return full - floor((full - level) * p)
 
 
 class Path:
@@ -79,10 +71,8 @@ class Density(Path):
 
     def masks(self, pattern: Pattern, places: Sequence[Place], p: float) -> list[Tensor]:
         """As many units as the level at progress p keeps."""
-        return [
-            pattern.mask(place.score(), step_level(place.level, pattern.full(place.weight.shape), p))
-            for place in places
-        ]
+        levels = [pattern.on_the_way(place.weight.shape, place.level, p) for place in places]
+        return [pattern.mask(place.score(), level) for place, level in zip(places, levels, strict=True)]
 
     def describe(self, pattern: Pattern, level: str, p: float) -> str:
         """The state in a few words."""

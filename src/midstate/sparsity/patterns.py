@@ -5,7 +5,7 @@ weights of the layer (`weight`), of each output row (`row`), of M neighbours (`n
 Levels of a uniform allocation come from `sparsity`, the pruned share, and leave at least one unit.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
@@ -50,6 +50,12 @@ class Weight:
     def target(self, shape: torch.Size) -> int:
         """What stays under uniform allocation: floor((1 - sparsity) * full), never more than was asked."""
         return max(1, floor((1 - self.sparsity) * self.full(shape)))
+
+    def on_the_way(self, shape: torch.Size, level: int, p: float) -> int:
+        """The level at progress p towards `level`; a uniform one follows the share before rounding, as ASFP does."""
+        if level == self.target(shape):
+            return replace(self, sparsity=self.sparsity * p).target(shape)
+        return self.full(shape) - floor((self.full(shape) - level) * p)
 
     def choices(self, shape: torch.Size) -> list[int]:
         """A hundred levels, a percent apart."""

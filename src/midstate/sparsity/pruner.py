@@ -296,6 +296,10 @@ class Pruner:
         score = method.criterion.score(self._weights[i].detach(), method.pattern, seen)
         return method.update.adjust(score, method.pattern.units(self.masks[i]))
 
+    def _joint_score(self, i: int, norms: list[Tensor]) -> Tensor:
+        """Scores of layer i's units where layers are compared: what may not come back is worth nothing."""
+        return self._score(i, norms, None).clamp_min(0)
+
     def _order(self, i: int, step: int) -> Generator:
         """Source of layer i's random order: the same at every refresh, with no state to save, unless asked."""
         return self._generator("order", i, *([step] if self.method.path.redraws else []))
@@ -313,7 +317,7 @@ class Pruner:
                 is_first=layer.depth == 0,
                 is_classifier=layer.name == self._classifier,
                 weight=self._weights[i].detach(),
-                score=partial(self._score, i, norms, None),
+                score=partial(self._joint_score, i, norms),
                 loss=partial(self._loss, i, norms),
                 input_norm=partial(self._input_norm, i),
                 generator=self._generator("allocation", i),
