@@ -275,7 +275,7 @@ def test_measuring_leaves_model_and_masks_as_they_were(score):
     model = network()
     pruner = mixed(model, score)
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    candidates = pruner._candidates([])
+    candidates = pruner._view.candidates()
     dense = candidates[0].loss(8)
     assert candidates[0].loss(1) != dense
     candidates[0].input_norm()

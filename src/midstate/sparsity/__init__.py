@@ -25,12 +25,13 @@ from midstate.sparsity.nm import NM, nm_mask, verify_nm
 from midstate.sparsity.nm_paths import Blocks, StepN, block_nm_mask, step_n
 from midstate.sparsity.paths import Density, Direct, Path, Place
 from midstate.sparsity.patterns import Filter, Pattern, Row, Weight, verify
-from midstate.sparsity.pruner import Pruner, seed_for
+from midstate.sparsity.pruner import Pruner
 from midstate.sparsity.ranking import LAMP, Global
 from midstate.sparsity.schedules import Schedule, Window, curve, steps_of
 from midstate.sparsity.scheme import Scheme, scheme_text
 from midstate.sparsity.scope import Layer, Scope, weight_layers
 from midstate.sparsity.updates import Update
+from midstate.sparsity.view import seed_for
 
 __all__ = [
     "ERK", "L1", "L2", "LAMP", "NM", "SRSTE", "STE", "Allocation", "Blocks", "Budget", "Candidate",

@@ -187,3 +187,22 @@ def use_up(
             if step <= left:
                 levels[i], left, raised = levels[i] + 1, left - step, True
     return levels
+
+
+def compare_with_uniform(pattern: Pattern, layers: Sequence[Candidate], levels: Sequence[Level]) -> dict[str, float]:
+    """How levels compare with the uniform ones.
+
+    Returns:
+        `params_slack` and `macs_slack`, the shares of the uniform allocation's weights and
+        multiply-accumulates left unused (negative: more than uniform), counted nominally; `moved`, the share
+        of prunable weights in layers (or filters) that left the uniform level.
+    """
+    report = {}
+    for budget in BUDGETS:
+        used = sum(layer.cost(pattern, level, budget) for layer, level in zip(layers, levels, strict=True))
+        report[f"{budget}_slack"] = 1 - used / uniform_cost(pattern, layers, budget)
+    moved = sum(
+        layer.shape.numel() * float(torch.as_tensor(level).ne(pattern.target(layer.shape)).float().mean())
+        for layer, level in zip(layers, levels, strict=True)
+    )
+    return {**report, "moved": moved / sum(layer.shape.numel() for layer in layers)}

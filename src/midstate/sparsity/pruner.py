@@ -1,33 +1,23 @@
 """The pruner: a method attached to a model. The only part of `sparsity` that has state."""
 
-import hashlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from functools import partial
 from typing import Any
 
 import torch
-from torch import Generator, Tensor, nn
+from torch import Tensor, nn
 from torch.nn.utils import parametrize
 from torch.optim import Optimizer
 
-from midstate.sparsity import calibration
-from midstate.sparsity.allocation import Candidate, uniform_cost
+from midstate.sparsity.allocation import compare_with_uniform
 from midstate.sparsity.calibration import Sample
-from midstate.sparsity.criteria import Seen
 from midstate.sparsity.masked import Masked
 from midstate.sparsity.method import Method
 from midstate.sparsity.nm import Level
-from midstate.sparsity.paths import Place
 from midstate.sparsity.patterns import verify
 from midstate.sparsity.schedules import Schedule
 from midstate.sparsity.scheme import scheme_text
-
-
-def seed_for(seed: int, *purpose: object) -> int:
-    """Derive an independent 63-bit seed for a purpose, such as ("order", epoch)."""
-    digest = hashlib.sha256(repr((seed, *purpose)).encode()).digest()
-    return int.from_bytes(digest[:8], "big") >> 1
+from midstate.sparsity.view import View
 
 
 class Pruner:
@@ -66,29 +56,26 @@ class Pruner:
         Raises:
             ValueError: the scope, window, update or allocation does not fit this model and run.
         """
-        self.model, self.method, self.seed, self.sample = model, method, seed, sample
+        self.method = method
         self.layers = method.scope.resolve(model, classifier, method.pattern)
         self.window = schedule.window(steps_per_epoch, total_steps)
         self.levels: list[Level] | None = None  # of the target; None until the allocation has decided
-        self._masked: list[Masked] = []
         self._weights = [layer.weight for layer in self.layers]
-        self._shapes = [weight.shape for weight in self._weights]
+        self._masked = [Masked(w.shape, w.device, method.estimator) for w in self._weights if not method.dense]
         self._before: list[Tensor | None] = []
         if method.dense:
             return
         self.window = method.path.window(self.window)
         self.ticks = method.update.resolve(self.window, steps_per_epoch, total_steps)
-        self._uses = [(uses or {}).get(layer.name, 1) for layer in self.layers]
-        self._classifier = classifier
-        if method.allocation.refresh == "never":
-            self.levels = method.allocation.allocate(method.pattern, self._candidates([]))
         if sample is None and (method.criterion.observes or method.allocation.measures):
             raise ValueError("this method measures on training images; give the pruner a sample")
+        uses_of = [(uses or {}).get(layer.name, 1) for layer in self.layers]
+        self._view = View(model, method, self.layers, self._weights, self.masks, uses_of, classifier, seed, sample)
+        if method.allocation.refresh == "never":
+            self.levels = method.allocation.allocate(method.pattern, self._view.candidates())
         for i, layer in enumerate(self.layers):
-            masked = Masked(self._shapes[i], self._weights[i].device, method.estimator)
-            parametrize.register_parametrization(layer.module, layer.tensor_name, masked, unsafe=True)
+            parametrize.register_parametrization(layer.module, layer.tensor_name, self._masked[i], unsafe=True)
             self._weights[i] = layer.module.parametrizations[layer.tensor_name].original
-            self._masked.append(masked)
         self._epoch_masks = [mask.clone() for mask in self.masks]
 
     @property
@@ -127,15 +114,11 @@ class Pruner:
         method = self.method
         if progress == 0:
             return [torch.ones_like(mask) for mask in self.masks]
-        seen = self._observe(method.criterion.observes)
+        norms = self._view.input_norms(method.criterion.observes)
         if self.levels is None or method.allocation.refresh == "tick":
-            self.levels = method.allocation.allocate(method.pattern, self._candidates(seen))
-        places = [
-            Place(weight, partial(self._score, i, seen, level), level, mask, self._order(i, step))
-            for i, (weight, level, mask) in enumerate(zip(self._weights, self.levels, self.masks, strict=True))
-        ]
-        masks = method.path.masks(method.pattern, places, progress)
-        return [method.pattern.expand(mask, shape) for mask, shape in zip(masks, self._shapes, strict=True)]
+            self.levels = method.allocation.allocate(method.pattern, self._view.candidates(norms))
+        masks = method.path.masks(method.pattern, self._view.places(self.levels, norms, step), progress)
+        return [method.pattern.expand(mask, w.shape) for mask, w in zip(masks, self._weights, strict=True)]
 
     def set_masks(self, masks: list[Tensor]) -> None:
         """Put masks in place, and the scales that go with them (the buffers stay the same tensors)."""
@@ -232,8 +215,8 @@ class Pruner:
         if self.method.dense or self.levels is None:
             return [1.0] * len(self.layers)
         return [
-            self.method.pattern.kept(shape, level) / shape.numel()
-            for shape, level in zip(self._shapes, self.levels, strict=True)
+            self.method.pattern.kept(weight.shape, level) / weight.numel()
+            for weight, level in zip(self._weights, self.levels, strict=True)
         ]
 
     def nominal_densities(self) -> list[float]:
@@ -248,26 +231,10 @@ class Pruner:
         return not self.method.dense and self.method.pattern.name == "filter"
 
     def allocation_report(self) -> dict[str, float] | None:
-        """How the allocation compares with the uniform one.
-
-        Returns:
-            `params_slack` and `macs_slack`, the shares of the uniform allocation's weights and
-            multiply-accumulates left unused (negative: more than uniform), counted nominally; `moved`, the
-            share of prunable weights in layers (or filters) that left the uniform level. None when dense.
-        """
+        """How the allocation compares with the uniform one, see `compare_with_uniform`; None when dense."""
         if self.method.dense or self.levels is None:
             return None
-        pattern, layers = self.method.pattern, self._candidates([])
-        pairs = list(zip(layers, self.levels, strict=True))
-        slack = {}
-        for budget in ("params", "macs"):
-            used = sum(layer.cost(pattern, level, budget) for layer, level in pairs)
-            slack[f"{budget}_slack"] = 1 - used / uniform_cost(pattern, layers, budget)
-        moved = sum(
-            layer.shape.numel() * float(torch.as_tensor(level).ne(pattern.target(layer.shape)).float().mean())
-            for layer, level in pairs
-        )
-        return {**slack, "moved": moved / sum(shape.numel() for shape in self._shapes)}
+        return compare_with_uniform(self.method.pattern, self._view.candidates(), self.levels)
 
     def scheme(self) -> str | None:
         """The target levels as a file that `Scheme` reads; None when dense."""
@@ -284,55 +251,3 @@ class Pruner:
         if not self.method.dense:
             self._epoch_masks = [mask.to(m.device) for mask, m in zip(state["epoch_masks"], self.masks, strict=True)]
             self.levels = state["levels"]
-
-    def _observe(self, what: str | None) -> list[Tensor]:
-        """Input norms of all layers, where a criterion looks at them."""
-        return calibration.input_norms(self.model, self.layers, self.sample) if what else []
-
-    def _score(self, i: int, norms: list[Tensor], level: Level | None) -> Tensor:
-        """Scores of layer i's units, as they count beside the mask in force."""
-        method = self.method
-        seen = Seen(self._generator("criterion", i), level, norms[i] if norms else None)
-        score = method.criterion.score(self._weights[i].detach(), method.pattern, seen)
-        return method.update.adjust(score, method.pattern.units(self.masks[i]))
-
-    def _joint_score(self, i: int, norms: list[Tensor]) -> Tensor:
-        """Scores of layer i's units where layers are compared: what may not come back is worth nothing."""
-        return self._score(i, norms, None).clamp_min(0)
-
-    def _order(self, i: int, step: int) -> Generator:
-        """Source of layer i's random order: the same at every refresh, with no state to save, unless asked."""
-        return self._generator("order", i, *([step] if self.method.path.redraws else []))
-
-    def _generator(self, *purpose: object) -> Generator:
-        return Generator().manual_seed(seed_for(self.seed, *purpose))
-
-    def _candidates(self, norms: list[Tensor]) -> list[Candidate]:
-        """The layers as an allocation sees them."""
-        return [
-            Candidate(
-                name=layer.name,
-                shape=self._shapes[i],
-                uses=self._uses[i],
-                is_first=layer.depth == 0,
-                is_classifier=layer.name == self._classifier,
-                weight=self._weights[i].detach(),
-                score=partial(self._joint_score, i, norms),
-                loss=partial(self._loss, i, norms),
-                input_norm=partial(self._input_norm, i),
-                generator=self._generator("allocation", i),
-            )
-            for i, layer in enumerate(self.layers)
-        ]
-
-    def _loss(self, i: int, norms: list[Tensor], level: Level) -> float:
-        """Loss on the sample with layer i at a level and every other layer as it is."""
-        mask, pattern = self.masks[i], self.method.pattern
-        before = mask.clone()
-        mask.copy_(pattern.expand(pattern.mask(self._score(i, norms, level), level), mask.shape))
-        loss = calibration.mean_loss(self.model, self.sample)
-        mask.copy_(before)
-        return loss
-
-    def _input_norm(self, i: int) -> Tensor:
-        return calibration.input_norms(self.model, [self.layers[i]], self.sample)[0]

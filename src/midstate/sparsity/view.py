@@ -1,0 +1,97 @@
+"""What the axes of a method see of a network: scores, candidates for allocations, places on a path."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+
+from torch import Generator, Tensor, nn
+
+from midstate.sparsity import calibration
+from midstate.sparsity.allocation import Candidate
+from midstate.sparsity.calibration import Sample
+from midstate.sparsity.criteria import Seen
+from midstate.sparsity.method import Method
+from midstate.sparsity.nm import Level
+from midstate.sparsity.paths import Place
+from midstate.sparsity.scope import Layer
+
+
+def seed_for(seed: int, *purpose: object) -> int:
+    """Derive an independent 63-bit seed for a purpose, such as ("order", epoch)."""
+    digest = hashlib.sha256(repr((seed, *purpose)).encode()).digest()
+    return int.from_bytes(digest[:8], "big") >> 1
+
+
+@dataclass(frozen=True)
+class View:
+    """One network under one method; holds no state of its own, the weights and masks are the pruner's."""
+
+    model: nn.Module
+    method: Method
+    layers: Sequence[Layer]
+    weights: Sequence[Tensor]
+    masks: Sequence[Tensor]  # in force, of weights
+    uses: Sequence[int]
+    classifier: str | None
+    seed: int
+    sample: Sample | None
+
+    def input_norms(self, observed: str | None) -> Sequence[Tensor] | None:
+        """Input norms of all layers, where a criterion looks at them."""
+        return calibration.input_norms(self.model, self.layers, self.sample) if observed else None
+
+    def places(self, levels: Sequence[Level], norms: Sequence[Tensor] | None, step: int) -> list[Place]:
+        """The layers as a path sees them."""
+        return [
+            Place(self.weights[i].detach(), partial(self._score, i, norms, level), level, mask, self._order(i, step))
+            for i, (level, mask) in enumerate(zip(levels, self.masks, strict=True))
+        ]
+
+    def candidates(self, norms: Sequence[Tensor] | None = None) -> list[Candidate]:
+        """The layers as an allocation sees them."""
+        return [
+            Candidate(
+                name=layer.name,
+                shape=self.weights[i].shape,
+                uses=self.uses[i],
+                is_first=layer.depth == 0,
+                is_classifier=layer.name == self.classifier,
+                weight=self.weights[i].detach(),
+                score=partial(self._joint_score, i, norms),
+                loss=partial(self._loss, i, norms),
+                input_norm=partial(self._input_norm, i),
+                generator=self._generator("allocation", i),
+            )
+            for i, layer in enumerate(self.layers)
+        ]
+
+    def _score(self, i: int, norms: Sequence[Tensor] | None, level: Level | None) -> Tensor:
+        """Scores of layer i's units, as they count beside the mask in force."""
+        method = self.method
+        seen = Seen(self._generator("criterion", i), level, norms[i] if norms else None)
+        score = method.criterion.score(self.weights[i].detach(), method.pattern, seen)
+        return method.update.adjust(score, method.pattern.units(self.masks[i]))
+
+    def _joint_score(self, i: int, norms: Sequence[Tensor] | None) -> Tensor:
+        """Scores of layer i's units where layers are compared: what may not come back is worth nothing."""
+        return self._score(i, norms, None).clamp_min(0)
+
+    def _order(self, i: int, step: int) -> Generator:
+        """Source of layer i's random order: the same at every refresh, with no state to save, unless asked."""
+        return self._generator("order", i, *([step] if self.method.path.redraws else []))
+
+    def _generator(self, *purpose: object) -> Generator:
+        return Generator().manual_seed(seed_for(self.seed, *purpose))
+
+    def _loss(self, i: int, norms: Sequence[Tensor] | None, level: Level) -> float:
+        """Loss on the sample with layer i at a level and every other layer as it is."""
+        mask, pattern = self.masks[i], self.method.pattern
+        before = mask.clone()
+        mask.copy_(pattern.expand(pattern.mask(self._score(i, norms, level), level), mask.shape))
+        loss = calibration.mean_loss(self.model, self.sample)
+        mask.copy_(before)
+        return loss
+
+    def _input_norm(self, i: int) -> Tensor:
+        return calibration.input_norms(self.model, [self.layers[i]], self.sample)[0]
