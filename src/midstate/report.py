@@ -30,9 +30,27 @@ def result_table(summary: dict[str, Any]) -> str:
             f"in {len(summary['layers'])} layers",
         ),
         ("parameters", f"{summary['params_nonzero']:,} of {summary['params_total']:,} are not zero"),
-        ("MACs an image", f"{summary['macs_sparse']:,} of {summary['macs_dense']:,}"),
+        (
+            "MACs an image",
+            f"{summary['macs_sparse']:,} of {summary['macs_dense']:,}; nominally {summary['macs_nominal']:,}",
+        ),
+        *_allocation(summary["allocation"]),
         ("last jump", "none probed" if gap is None else f"{gap:+.1f} points of top-1 lost (BatchNorm re-estimated)"),
         ("time", f"{summary['wall_seconds']:.1f} s, {summary['images_per_second']:,.0f} training images a second"),
     ]
     width = max(len(name) for name, _ in lines)
     return "\n".join(["", *(f"{name:<{width}}  {value}" for name, value in lines)])
+
+
+def _allocation(report: dict[str, float] | None) -> list[tuple[str, str]]:
+    """How a non-uniform allocation compares with the uniform one; nothing to say of others."""
+    if report is None or not report["moved"]:
+        return []
+    params, macs = (-100 * report[f"{budget}_slack"] for budget in ("params", "macs"))
+    return [
+        (
+            "against uniform",
+            f"weights {params:+.2f} %, MACs {macs:+.2f} %; {100 * report['moved']:.0f} % of the weights "
+            "left the uniform level",
+        )
+    ]
