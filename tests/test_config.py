@@ -165,10 +165,20 @@ def test_runs_keep_the_identity_they_had(pruner):
     assert plan.hash == IDENTITIES[pruner]
 
 
-def test_a_stop_that_one_shot_ignores_is_warned_of(caplog):
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ("pruner=nm_block schedule=one_shot schedule.stop=0.5", "schedule.stop=0.5 has no effect: one_shot goes the"),
+        ("pruner=nm schedule=cubic", "schedule=cubic has no effect: this pruner has no intermediate states"),
+        ("pruner=nm_mixed pruner.spread=0.1", "pruner.spread=0.1 has no effect: only pruner.score=owl reads it"),
+        ("pruner.order=random pruner.rerank=sticky", "pruner.rerank=sticky has no effect: a fixed random order"),
+    ],
+)
+def test_what_is_typed_and_has_no_effect_is_warned_of_once(overrides, message, caplog):
     with caplog.at_level("WARNING"):
-        Plan.of(composed("pruner=nm_block", "schedule=one_shot", "schedule.stop=0.5"))
-    assert "schedule.stop=0.5 has no effect: one_shot goes the whole way at schedule.start" in caplog.text
+        Plan.of(composed(*overrides.split(" ")))
+    assert caplog.text.count("warning:") == 1
+    assert message in caplog.text
 
 
 @pytest.mark.parametrize(

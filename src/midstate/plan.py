@@ -19,7 +19,7 @@ from midstate.data import Batches
 from midstate.engine import Session, Trainer
 from midstate.models import classifier_name
 from midstate.probes import NUM_IMAGES, GapProbe
-from midstate.sparsity import Direct, Method, Pruner, Sample, Scheme, seed_for
+from midstate.sparsity import Blocks, Budget, Direct, Method, Pruner, Sample, Scheme, seed_for
 
 log = logging.getLogger(__name__)
 AXES = ("scope", "pattern", "criterion", "allocation", "path", "update", "estimator")
@@ -162,16 +162,29 @@ def _check_writable(directory: Path) -> None:
 def _warn_without_effect(overrides: list[str], parts: dict[str, Any]) -> None:
     """Warn of settings that the user typed and that change nothing."""
     method: Method = parts["method"]
-    typed = [o.lstrip("+~") for o in overrides if o.lstrip("+~").startswith("schedule")]
-    if method.dense:
-        useless, why = typed, "a dense run has no path to walk"
-    elif isinstance(method.path, Direct):
-        useless = [o for o in typed if not o.startswith("schedule.start=")]
-        why = "this pruner has no intermediate states and jumps at schedule.start"
-    elif parts["schedule"].curve == "one_shot":
-        useless = [o for o in typed if o.startswith("schedule.stop=")]
-        why = "one_shot goes the whole way at schedule.start"
-    else:
-        return
-    for override in useless:
-        log.warning(f"warning: {override} has no effect: {why}")
+    one_shot = parts["schedule"].curve == "one_shot"
+    cases = [
+        (method.dense, ("schedule",), "a dense run has no path to walk"),
+        (
+            isinstance(method.path, Direct),
+            ("schedule=", "schedule.stop=", "schedule.curve="),
+            "this pruner has no intermediate states and jumps at schedule.start",
+        ),
+        (not method.dense and one_shot, ("schedule.stop=",), "one_shot goes the whole way at schedule.start"),
+        (
+            isinstance(method.allocation, Budget) and method.allocation.score != "owl",
+            ("pruner.spread=",),
+            "only pruner.score=owl reads it",
+        ),
+        (
+            isinstance(method.path, Blocks) and method.path.order == "random",
+            ("pruner.rerank=",),
+            "a fixed random order is never ranked again",
+        ),
+    ]
+    warned = set()
+    for applies, prefixes, why in cases:
+        for override in (o.lstrip("+~") for o in overrides):
+            if applies and override.startswith(prefixes) and override not in warned:
+                log.warning(f"warning: {override} has no effect: {why}")
+                warned.add(override)

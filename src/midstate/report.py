@@ -46,7 +46,8 @@ def _allocation(report: dict[str, float] | None) -> list[tuple[str, str]]:
     """How a non-uniform allocation compares with the uniform one; nothing to say of others."""
     if report is None or not report["moved"]:
         return []
-    params, macs = (-100 * report[f"{budget}_slack"] for budget in ("params", "macs"))
+    # Adding 0.0 turns a rounded -0.0 into 0.0.
+    params, macs = (round(-100 * report[f"{budget}_slack"], 2) + 0.0 for budget in ("params", "macs"))
     return [
         (
             "against uniform",
