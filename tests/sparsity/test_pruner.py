@@ -354,3 +354,17 @@ def test_a_layer_emptied_by_accident_is_noticed():
     assert pruner.verify()
     model[1].weight.data.zero_()
     assert not pruner.verify()
+
+
+@pytest.mark.parametrize("path", [Direct(), StepN(), StepN(steps="powers_of_two"), Blocks()])
+def test_a_file_may_empty_a_layer(tmp_path, path):
+    (tmp_path / "collapsed.json").write_text('{"pattern": "nm", "m": 8, "levels": {"1": 0, "3": 8}}')
+    method = Method(Scope(), NM(2, 8), L1(), Scheme(str(tmp_path / "collapsed.json")), path, Update(), SRSTE())
+    model = network()
+    pruner = Pruner(model, method, Schedule("linear", 0, 0.5), 10, 100, classifier="4")
+    pruner.tick(25)
+    pruner.tick(50)
+    pruner.finalise()
+    assert not model[1].weight.any()
+    assert model[3].weight.all()
+    assert pruner.verify()

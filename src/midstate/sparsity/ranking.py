@@ -26,13 +26,13 @@ class Global(Allocation):
         normalise: `none`, scores as they are; `mean`, divided by their layer's mean first: norms of filters
             with different fan-in cannot be compared otherwise.
         refresh: `once`, when pruning begins; `tick`, at every refresh, so that units move between layers.
-        min_density: share of its units that every layer keeps, and always one; 0.01 by default.
+        min_density: share of its units that every layer keeps, and always one.
         budget: what the budget counts, `params` or `macs`.
     """
 
     normalise: str = "none"
     refresh: str = "tick"
-    min_density: float = 0.01
+    min_density: float = 0.001
     budget: str = "params"
 
     def __post_init__(self) -> None:
