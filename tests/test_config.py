@@ -85,6 +85,14 @@ def test_nm_is_sparse_from_the_first_step_and_takes_a_schedule_when_told():
         ),
         ("pruner=sfp pruner/estimator=multi_axis", "its thresholds are shares of N:M, and pattern=filter has none"),
         ("pruner=nm_mixed pruner.per=filter", "per='filter': score=sensitivity knows whole layers only"),
+        (
+            "pruner=nm_mixed pruner.per=filter pruner.score=random pruner/estimator=multi_axis",
+            "per=filter gives filters of one layer different N's, and estimators of MaxQ needs one",
+        ),
+        (
+            "pruner=nm_mixed pruner.per=filter pruner.score=random pruner/path=n pruner.granularity=group",
+            "per=filter gives filters of one layer different N's, and granularity=group needs one",
+        ),
         ("pruner=magnitude pruner/allocation=budget pruner.levels=[1,2]", "levels=[1, 2]: lists N's of N:M"),
         ("pruner=nm_mixed pruner.levels=[4,8]", "levels=[4, 8]: all exceed the budget, uniform 2:8"),
         ("pruner=filter pruner.skip_classifier=false", "a class whose filter goes can never be answered"),
@@ -228,6 +236,8 @@ def test_bad_values_name_field_value_and_what_is_allowed(overrides, message):
         ("schedule.stop=16ep", "stop='16ep': step 1072 lies after the run's end (step 1005)"),
         ("pruner.until=0.1", "until=0.1: masks would freeze"),
         ("pruner.m=7", "no layer is left to prune"),
+        ("pruner=global_filter pruner.min_density=0.95 schedule.start=0.5", "min_density=0.95: this floor alone costs"),
+        ("pruner=magnitude pruner/allocation=uniform_plus pruner.sparsity=0.999", "the least it may keep costs"),
         ("pruner.exclude=[layer9]", "exclude=['layer9']: matches no layer"),
         ("pruner.m=32 pruner.indivisible=error", "input channels not divisible by m=32"),
         ("data=cifar10 data.root=/nowhere data.download=false", "root='/nowhere': no such folder"),

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+import torchvision
 from torch import nn
 
 from midstate import counting
@@ -150,3 +151,40 @@ def test_published_reductions_of_soft_filter_pruning(blocks):
         assert 100 * (1 - found["macs_nominal"] / found["macs_dense"]) == pytest.approx(nominal, abs=0.06)
         if exact:
             assert 100 * (1 - found["macs_sparse"] / found["macs_dense"]) == pytest.approx(exact, abs=0.06)
+
+
+class Twice(nn.Module):
+    """One convolution reads two branches, one of them dead."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Conv2d(3, 4, 1), nn.Conv2d(3, 4, 1)
+        self.c, self.head = nn.Conv2d(4, 4, 1, bias=False), nn.Linear(8, 2)
+
+    def forward(self, x):
+        branches = [self.c(torch.relu(branch(x))) for branch in (self.a, self.b)]
+        return self.head(torch.cat(branches, 1).mean((2, 3)))
+
+
+def test_a_module_called_twice_lives_if_either_call_does():
+    model = Twice()
+    model.b.weight.data.zero_()
+    assert counting.weight_uses(model, torch.zeros(1, 3, 2, 2))["c"] == 8
+    assert counting.alive_inputs(model, (3, 2, 2))["c"].all()
+
+
+def test_weights_handed_to_a_function_are_counted():
+    """torchvision's Swin calls its attention's layers as functions; the reference intercepts those calls apart."""
+    model = torchvision.models.swin_t(num_classes=10)
+    uses = counting.weight_uses(model, torch.zeros(2, 3, 64, 64))
+    layers = weight_layers(model)
+    assert {layer.name for layer in layers} == set(uses)
+    assert uses["features.1.0.attn.qkv"] == uses["features.1.0.attn.proj"]
+    assert uses["features.1.0.attn.qkv"] >= uses["features.1.0.mlp.0"] == 256
+
+
+def test_half_precision_and_transposed_convolutions():
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ConvTranspose2d(8, 4, 2), nn.Flatten(), nn.Linear(16, 2)).bfloat16()
+    layers = weight_layers(model)
+    assert [layer.name for layer in layers] == ["0", "3"]  # input channels of transposed ones are dim 0: left out
+    assert counting.alive_inputs(model, (3, 3, 3))["3"].all()

@@ -10,9 +10,12 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.overrides import TorchFunctionMode
 
 from midstate.sparsity import Layer, weight_layers
 from midstate.sparsity.calibration import evaluation
+
+IMAGES_AT_ONCE = 32
 
 
 @torch.no_grad()
@@ -43,12 +46,31 @@ def weight_uses(model: nn.Module, sample: Tensor) -> dict[str, int]:
 
         return record
 
-    hooks = [layer.module.register_forward_hook(hook(layer)) for layer in weight_layers(model)]
-    with evaluation(model):
+    layers = weight_layers(model)
+    hooks = [layer.module.register_forward_hook(hook(layer)) for layer in layers]
+    calls: dict[int, int] = {}
+    with evaluation(model), _FunctionCalls(calls):
         model(sample)
     for handle in hooks:
         handle.remove()
+    for layer in layers:  # some models hand a layer's weight to a function, where no hook sees it
+        if layer.name not in uses and id(layer.weight) in calls:
+            uses[layer.name] = calls[id(layer.weight)] // len(sample)
     return uses
+
+
+class _FunctionCalls(TorchFunctionMode):
+    """Counts, by weight, how many rows `torch.nn.functional.linear` is given."""
+
+    def __init__(self, calls: dict[int, int]) -> None:
+        super().__init__()
+        self.calls = calls
+
+    def __torch_function__(self, func: Callable, types: tuple, args: tuple = (), kwargs: dict | None = None) -> object:
+        if func is nn.functional.linear and len(args) > 1:
+            rows = args[0].numel() // args[0].shape[-1]
+            self.calls[id(args[1])] = self.calls.get(id(args[1]), 0) + rows
+        return func(*args, **(kwargs or {}))
 
 
 @torch.no_grad()
@@ -80,20 +102,25 @@ def fed_by(model: nn.Module, layers: list[Layer], shape: tuple[int, ...]) -> dic
         layers: the sources.
         shape: of one image (C, H, W).
     """
-    names = [layer.name for layer in layers]
+    names: list[str] = []  # of the sources looked at together
+    every = {layer.name for layer in layers}
 
     def all_but_one(layer: Layer, inputs: Tensor) -> Tensor:
         """In the i-th image of the batch, the i-th source is dead and everything else alive."""
-        if layer.name not in names and layer.is_conv and layer.module.groups > 1:
+        if layer.name not in every and layer.is_conv and layer.module.groups > 1:
             return _reached(layer, inputs)  # a depthwise convolution passes on what it gets
         alive = torch.ones(len(names), layer.weight.shape[0], dtype=torch.bool, device=inputs.device)
         if layer.name in names:
             alive[names.index(layer.name)] = False
         return alive
 
-    traced = _trace(model, shape, len(names), all_but_one)
-    only = {reader: (~alive.any(1)).nonzero().flatten().tolist() for reader, alive in traced.items()}
-    return {reader: names[sources[0]] for reader, sources in only.items() if sources}
+    sources: dict[str, str] = {}
+    for start in range(0, len(layers), IMAGES_AT_ONCE):
+        names = [layer.name for layer in layers[start : start + IMAGES_AT_ONCE]]
+        for reader, alive in _trace(model, shape, len(names), all_but_one).items():
+            if dead := (~alive.any(1)).nonzero().flatten().tolist():
+                sources[reader] = names[dead[0]]
+    return sources
 
 
 def _trace(
@@ -113,15 +140,19 @@ def _trace(
     def dye(layer: Layer, inputs: tuple, output: Tensor) -> Tensor | None:
         if isinstance(layer.module, nn.MultiheadAttention):
             return None
-        reached[layer.name] = living(inputs[0], layer.is_conv)
-        alive = alive_outputs(layer, reached[layer.name])
+        inputs_alive = living(inputs[0], layer.is_conv)
+        note(layer.name, inputs_alive)
+        alive = alive_outputs(layer, inputs_alive)
         output = output.movedim(1, -1) if layer.is_conv else output
         alive = alive.view(len(alive), *[1] * (output.dim() - 2), -1).expand(output.shape)
         dyed = torch.zeros_like(output).masked_fill(alive, torch.nan)
         return dyed.movedim(-1, 1) if layer.is_conv else dyed
 
-    def note(name: str, norm: nn.Module, inputs: tuple) -> None:
-        reached[name] = living(inputs[0], True)
+    def note(name: str, alive: Tensor) -> None:
+        reached[name] = alive | reached[name] if name in reached else alive  # a module may be called more than once
+
+    def note_norm(name: str, norm: nn.Module, inputs: tuple) -> None:
+        note(name, living(inputs[0], True))
 
     hooks = [
         layer.module.register_forward_hook(lambda _, inputs, output, layer=layer: dye(layer, inputs, output))
@@ -129,10 +160,10 @@ def _trace(
     ]
     for name, norm in model.named_modules():
         if isinstance(norm, _BatchNorm):
-            hooks.append(norm.register_forward_pre_hook(partial(note, name)))
-    device = next(model.parameters()).device
+            hooks.append(norm.register_forward_pre_hook(partial(note_norm, name)))
+    first = next(model.parameters())
     with evaluation(model):
-        model(torch.full((num_images, *shape), torch.nan, device=device))
+        model(torch.full((num_images, *shape), torch.nan, device=first.device, dtype=first.dtype))
     for hook in hooks:
         hook.remove()
     return reached

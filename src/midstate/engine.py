@@ -17,7 +17,7 @@ from midstate.data import Batches, Images
 from midstate.metrics import evaluate
 from midstate.optimizers import Rate
 from midstate.probes import GapProbe
-from midstate.sparsity import Pruner, checks, steps_of
+from midstate.sparsity import Pruner, Unrankable, checks, steps_of
 
 DEVICES = ("auto", "cpu", "cuda")
 
@@ -192,7 +192,7 @@ def _refresh(session: Session) -> None:
     try:
         row = session.probe.before_refresh(session.step) if session.probe else None
         session.pruner.refresh(session.step)
-    except ValueError as error:  # weights that cannot be ranked
+    except Unrankable as error:
         _diverged(session, str(error))
     if row is not None:
         session.probe_rows.append(row)

@@ -98,6 +98,8 @@ class Plan:
                 Sample(data.train.images[:NUM_IMAGES], data.train.labels[:NUM_IMAGES]),
             )
         ends_pruned = not pruner.method.dense and pruner.method.estimator.trains_dense  # SFP means to end so
+        if unseen := [layer.name for layer in pruner.layers if layer.name not in uses]:
+            log.warning(f"warning: no pass through {', '.join(unseen)} was seen; their MACs are not counted")
         if not pruner.method.dense and not ends_pruned and pruner.window.stop == total_steps:
             log.warning("warning: the schedule stops at the run's last step, so no step is trained at the target")
         with user_errors("optimizer"):

@@ -32,9 +32,10 @@ def result_table(summary: dict[str, Any]) -> str:
         ("parameters", f"{summary['params_nonzero']:,} of {summary['params_total']:,} are not zero"),
         (
             "MACs an image",
-            f"{summary['macs_sparse']:,} of {summary['macs_dense']:,}; nominally {summary['macs_nominal']:,}",
+            f"{summary['macs_sparse']:,} of {summary['macs_dense']:,}"
+            + (f"; nominally {summary['macs_nominal']:,}" if "macs_nominal" in summary else ""),
         ),
-        *_allocation(summary["allocation"]),
+        *_allocation(summary.get("allocation")),  # runs made before these were counted do not have them
         ("last jump", "none probed" if gap is None else f"{gap:+.1f} points of top-1 lost (BatchNorm re-estimated)"),
         ("time", f"{summary['wall_seconds']:.1f} s, {summary['images_per_second']:,.0f} training images a second"),
     ]

@@ -1,5 +1,6 @@
 """Allocations against hand-derived levels, slow definitions and the one law: the budget is met and never exceeded."""
 
+import dataclasses
 import itertools
 import json
 
@@ -320,3 +321,30 @@ def test_an_unreadable_scheme_is_refused(tmp_path):
     (tmp_path / "text.json").write_text("n: 1")
     with pytest.raises(ValueError, match="is not a scheme"):
         Scheme(str(tmp_path / "text.json"))
+
+
+@pytest.mark.parametrize("make", [ERK, Global, LAMP])
+@pytest.mark.parametrize("pair", range(40))
+def test_padded_groups_do_not_exceed_the_budget_either(make, pair):
+    """The partial group of r channels keeps ceil(N * r / M): costs are not in proportion to levels."""
+    pattern = NM(5, 16)
+    layers = [candidate(2 * pair, pattern, (8, 3)), candidate(2 * pair + 1, pattern, (16, 3 + pair))]
+    levels = make().allocate(pattern, layers)
+    assert spent(pattern, layers, levels, "params") <= uniform_cost(pattern, layers, "params")
+
+
+def test_a_fifth_of_the_classifier_is_rounded_up():
+    pattern = NM(3, 16)
+    layers = [
+        candidate(i, pattern, shape) for i, shape in enumerate([(512, 512, 3, 3), (100, 512, 3, 3), (10, 512)], 1)
+    ]
+    assert UniformPlus().allocate(pattern, layers)[2] >= 4  # of 16: 3 would be less than a fifth
+
+
+def test_outliers_of_grouped_convolutions_are_found_in_every_group():
+    from midstate.sparsity.budget import _outliers
+
+    layer = candidate(0, Weight(0.5), (8, 4, 1, 1))
+    layer.weight.fill_(1.0)
+    norms = torch.tensor([1.0, 1, 1, 1, 1000, 1, 1, 1])
+    assert _outliers(dataclasses.replace(layer, input_norm=lambda: norms)) == 4 / 32

@@ -68,7 +68,7 @@ REASONS = (
     "norm_share=",
     "estimator of MaxQ",
     "per='filter'",
-    "granularity=group",
+    "per=filter",
 )
 IMAGES = torch.randn(4, 4, 4, 4, generator=torch.Generator().manual_seed(0))
 LABELS = torch.tensor([0, 1, 2, 3])

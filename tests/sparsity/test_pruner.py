@@ -7,16 +7,20 @@ from torch import nn
 from midstate.sparsity import (
     L1,
     L2,
+    LAMP,
     NM,
     SRSTE,
     Blocks,
     Budget,
+    ConstantScale,
     Density,
     Direct,
     Filter,
+    GeometricMedian,
     Global,
     Hard,
     Method,
+    MultiAxis,
     Pruner,
     Sample,
     Schedule,
@@ -367,4 +371,108 @@ def test_a_file_may_empty_a_layer(tmp_path, path):
     pruner.finalise()
     assert not model[1].weight.any()
     assert model[3].weight.all()
+    assert pruner.verify()
+
+
+def wander(pruner, steps):
+    """Refresh under weights that change at every step; yields the masks."""
+    generator = torch.Generator().manual_seed(3)
+    for step in range(steps):
+        for weight in pruner._weights:
+            weight.data.mul_(torch.rand(weight.shape, generator=generator) + 0.5)
+        pruner.refresh(step)
+        yield [mask.clone() for mask in pruner.masks]
+
+
+NEVER = Update(regrow="never")
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        Method(Scope(skip_first=False), Filter(0.5), L2(), Global(normalise="mean"), Density(), NEVER, Hard()),
+        Method(Scope(), NM(1, 4), L1(), Uniform(), StepN("group"), NEVER, SRSTE()),
+        Method(Scope(), NM(2, 8), L1(), Global(), Blocks(rerank="sticky"), NEVER, SRSTE()),
+        Method(Scope(), Weight(0.8), L1(), LAMP(), Density(), NEVER, SRSTE()),
+    ],
+    ids=["global", "group", "blocks", "lamp"],
+)
+def test_nothing_comes_back_where_nothing_may_regrow(method):
+    pruner = Pruner(network(), method, Schedule("linear", 0, 1.0), 12, 12, classifier="4")
+    last = None
+    for masks in wander(pruner, 13):
+        if last:
+            assert not any((mask & ~before).any() for mask, before in zip(masks, last, strict=True))
+        last = masks
+    pruner.finalise()
+    assert pruner.verify()
+
+
+def test_a_second_refresh_at_one_step_changes_nothing():
+    """An epoch ends with a refresh and the next begins with one; zeroed filters must not make others go."""
+    model = nn.Sequential(nn.Conv2d(3, 10, 3, bias=False))
+    torch.manual_seed(0)
+    model[0].weight.data = torch.randn(1, 3, 3, 3) + 0.1 * torch.randn(10, 3, 3, 3)
+    method = Method(Scope(skip_first=False), Filter(0.4), GeometricMedian(), Uniform(), Direct(), Update("1ep"), Soft())
+    pruner = Pruner(model, method, Schedule("one_shot", 0, 0), 5, 10)
+    pruner.refresh(0)
+    pruner.tick(0)
+    assert int(pruner._weights[0].flatten(1).any(1).sum()) == 6
+    restored = Pruner(nn.Sequential(nn.Conv2d(3, 10, 3, bias=False)), method, Schedule("one_shot", 0, 0), 5, 10)
+    restored.load_state_dict(pruner.state_dict())
+    before = [mask.clone() for mask in restored.masks]
+    restored.tick(0)  # done before the interruption
+    assert all(torch.equal(a, b) for a, b in zip(before, restored.masks, strict=True))
+
+
+def test_what_cannot_be_measured_is_refused_before_training():
+    model = nn.Sequential(nn.Linear(8, 8), nn.TransformerEncoderLayer(8, 2, 16, batch_first=True), nn.Linear(8, 2))
+    method = Method(Scope(False, False), Weight(0.5), Wanda(), Uniform(), Direct(), Update(), Hard())
+    sample = Sample(torch.randn(4, 3, 8), torch.zeros(4, dtype=torch.long))
+    with pytest.raises(ValueError, match=r"out_proj.*cannot be observed; leave them out with pruner.exclude"):
+        Pruner(model, method, Schedule("one_shot", 0, 0), 10, 100, sample=sample)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "allocation", "message"),
+    [
+        (Filter(0.5), Global(min_density=0.95), r"min_density=0\.95: this floor alone costs"),
+        (NM(1, 8), Budget("weight_error", budget="macs"), None),
+        (Weight(0.999), Budget("weight_error"), None),
+    ],
+)
+def test_budgets_that_cannot_be_met_are_refused_when_attached(pattern, allocation, message):
+    method = Method(Scope(skip_first=False), pattern, L1(), allocation, Direct(), Update(), Hard())
+
+    def attach():
+        return Pruner(network(), method, Schedule("one_shot", 0.5, 0.5), 10, 100, classifier="4", sample=SAMPLE)
+
+    if message:
+        with pytest.raises(ValueError, match=message):
+            attach()
+    else:
+        pruner = attach()
+        pruner.tick(50)
+        pruner.finalise()
+        assert pruner.verify()
+
+
+def test_an_emptied_layer_has_no_factor_to_average(tmp_path):
+    (tmp_path / "collapsed.json").write_text('{"pattern": "nm", "m": 8, "levels": {"1": 0, "3": 8}}')
+    method = Method(
+        Scope(), NM(2, 8), L1(), Scheme(str(tmp_path / "collapsed.json")), Direct(), Update(), ConstantScale()
+    )
+    model = network()
+    pruner = Pruner(model, method, Schedule("one_shot", 0, 0), 10, 100, classifier="4")
+    pruner.tick(0)
+    assert model(torch.randn(2, 3, 5, 5)).isfinite().all()
+
+
+@pytest.mark.parametrize("estimator", [Hard(), SRSTE(), Soft(), MultiAxis(), ConstantScale()])
+def test_models_in_half_precision(estimator):
+    model = network().bfloat16()
+    pruner = attached(model, Direct(), Schedule("one_shot", 0, 0), estimator=estimator)
+    pruner.tick(0)
+    assert model(torch.randn(2, 3, 5, 5, dtype=torch.bfloat16)).dtype == torch.bfloat16
+    pruner.finalise()
     assert pruner.verify()

@@ -30,6 +30,7 @@ from midstate.sparsity.ranking import LAMP, Global
 from midstate.sparsity.schedules import Schedule, Window, curve, steps_of
 from midstate.sparsity.scheme import Scheme, scheme_text
 from midstate.sparsity.scope import Layer, Scope, weight_layers
+from midstate.sparsity.selection import Unrankable
 from midstate.sparsity.updates import Update
 from midstate.sparsity.view import seed_for
 
@@ -37,7 +38,7 @@ __all__ = [
     "ERK", "L1", "L2", "LAMP", "NM", "SRSTE", "STE", "Allocation", "Blocks", "Budget", "Candidate",
     "ConstantScale", "Criterion", "Density", "Direct", "Estimator", "Filter", "GeometricMedian", "Global",
     "Hard", "Layer", "Method", "MultiAxis", "Path", "Pattern", "Place", "Pruner", "Random", "Row", "Sample",
-    "Schedule", "Scheme", "Scope", "Seen", "Soft", "StepN", "Uniform", "UniformPlus", "Update", "Wanda",
+    "Schedule", "Scheme", "Scope", "Seen", "Soft", "StepN", "Uniform", "UniformPlus", "Unrankable", "Update", "Wanda",
     "Weight", "Window", "block_nm_mask", "curve", "fit", "multi_axis_mask", "nm_mask", "scheme_text", "seed_for",
     "step_n", "steps_of", "verify", "verify_nm", "weight_layers",
 ]  # fmt: skip

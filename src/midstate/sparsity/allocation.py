@@ -7,6 +7,7 @@ never exceeded, and what is left over is less than one level of any layer that c
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from math import ceil
 from typing import ClassVar
 
 import torch
@@ -15,7 +16,7 @@ from torch import Generator, Tensor
 from midstate.sparsity import checks
 from midstate.sparsity.nm import Level
 from midstate.sparsity.patterns import Pattern
-from midstate.sparsity.schedules import floor
+from midstate.sparsity.schedules import EPSILON, floor
 
 BUDGETS = ("params", "macs")
 
@@ -51,9 +52,14 @@ class Allocation:
     refresh: ClassVar[str] = "never"  # never: from shapes alone; once: when pruning begins; tick: at every refresh
     uniform: ClassVar[bool] = False  # whether every layer has one level
     measures: ClassVar[bool] = False  # whether it may look at training images
+    observes: str | None = None  # what else it looks at, as a criterion does
+    by_filter: bool = False  # whether filters of one layer may have levels of their own
 
     def check(self, pattern: Pattern) -> None:
         """Raise ValueError if the allocation makes no sense for this pattern."""
+
+    def check_layers(self, pattern: Pattern, layers: Sequence[Candidate]) -> None:
+        """Raise ValueError if no allocation of these layers can meet the budget."""
 
 
 @dataclass(frozen=True)
@@ -129,11 +135,12 @@ def fit(
         ValueError: the lowest levels already exceed the budget.
     """
     full = [pattern.full(layer.shape) for layer in layers]
-    lowest = [max(low, 1 / size) for low, size in zip(lowest, full, strict=True)]
+    least = [max(1, ceil(low * size - EPSILON)) for low, size in zip(lowest, full, strict=True)]
+    lowest = [level / size for level, size in zip(least, full, strict=True)]
     dense = [layer.cost(pattern, size, budget) for layer, size in zip(layers, full, strict=True)]
     density = proportional(raw, lowest, dense, uniform_cost(pattern, layers, budget), budget)
     wanted = [share * size for share, size in zip(density, full, strict=True)]
-    return use_up([floor(level) for level in wanted], wanted, pattern, layers, budget)
+    return use_up([floor(level) for level in wanted], wanted, least, pattern, layers, budget)
 
 
 def proportional(
@@ -171,21 +178,40 @@ def proportional(
 
 
 def use_up(
-    levels: Sequence[int], wanted: Sequence[float], pattern: Pattern, layers: Sequence[Candidate], budget: str
+    levels: Sequence[int],
+    wanted: Sequence[float],
+    least: Sequence[int],
+    pattern: Pattern,
+    layers: Sequence[Candidate],
+    budget: str,
 ) -> list[int]:
-    """Raise levels one at a time, the largest shortfall against `wanted` first, while the budget allows."""
+    """Repair levels one at a time: lower them while the budget is exceeded, then raise them while it allows.
+
+    What is furthest above `wanted` is lowered first (costs of padded groups are not in proportion to levels),
+    never below `least`; what is furthest below it is raised first.
+    """
     levels = list(levels)
+
+    def step(i: int, change: int) -> int:
+        return layers[i].cost(pattern, levels[i] + change, budget) - layers[i].cost(pattern, levels[i], budget)
+
     left = uniform_cost(pattern, layers, budget)
     left -= sum(layer.cost(pattern, level, budget) for layer, level in zip(layers, levels, strict=True))
+    while left < 0:
+        above = [i for i in range(len(layers)) if levels[i] > least[i]]
+        if not above:
+            raise ValueError("allocation: the least it may keep exceeds the budget; ask for less sparsity")
+        i = max(above, key=lambda i: levels[i] - wanted[i])
+        left -= step(i, -1)
+        levels[i] -= 1
     raised = True
     while raised:
         raised = False
         for i in sorted(range(len(layers)), key=lambda i: levels[i] - wanted[i]):
-            if levels[i] == pattern.full(layers[i].shape):
-                continue
-            step = layers[i].cost(pattern, levels[i] + 1, budget) - layers[i].cost(pattern, levels[i], budget)
-            if step <= left:
-                levels[i], left, raised = levels[i] + 1, left - step, True
+            if levels[i] < pattern.full(layers[i].shape) and step(i, 1) <= left:
+                left -= step(i, 1)
+                levels[i] += 1
+                raised = True
     return levels
 
 

@@ -1,6 +1,7 @@
 """Mixed levels under a hard budget, chosen exactly: one level a layer (or a filter), the least total loss.
 
-The choice is a multiple-choice knapsack, solved by scipy.optimize.milp (HiGHS) to proven optimality.
+The choice is a multiple-choice knapsack, solved by scipy.optimize.milp (HiGHS) to proven optimality; among
+thousands of filters to a millionth of it.
 """
 
 from collections.abc import Sequence
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from midstate.sparsity import checks
 from midstate.sparsity.allocation import Allocation, Candidate, proportional, uniform_cost
+from midstate.sparsity.criteria import norm_of_inputs
 from midstate.sparsity.nm import Level
 from midstate.sparsity.patterns import Pattern
 
@@ -21,6 +23,7 @@ BUDGETS = {"params": ("params",), "macs": ("macs",), "both": ("params", "macs")}
 PER = ("layer", "filter")
 OUTLIER = 5.0  # a weight whose score is this many times its layer's mean is an outlier (OWL's M)
 SCALE = 1e5  # of the largest loss in the objective: the solver's absolute gap is 1e-6
+EXACT = 500  # items; of more, such as filters, the optimum is proven to a millionth: the last bit can take forever
 NUM_MEASURED = 8  # levels at which sensitivity is measured; between them it is interpolated
 
 
@@ -72,6 +75,28 @@ class Budget(Allocation):
             checks.integer("levels", level, 1, pattern.m)
         if min(self.levels) > pattern.n:
             raise ValueError(f"levels={list(self.levels)}: all exceed the budget, uniform {pattern.label(pattern.n)}")
+
+    @property
+    def observes(self) -> str | None:
+        """OWL looks at input norms."""
+        return "input_norm" if self.score == "owl" else None
+
+    @property
+    def by_filter(self) -> bool:
+        """Tell whether filters of one layer may have levels of their own."""
+        return self.per == "filter"
+
+    def check_layers(self, pattern: Pattern, layers: Sequence[Candidate]) -> None:
+        """Raise ValueError if even the lowest levels exceed a budget."""
+        for kind in BUDGETS[self.budget]:
+            lowest = sum(
+                layer.cost(pattern, min(self.levels or pattern.choices(layer.shape)), kind) for layer in layers
+            )
+            if lowest > (limit := uniform_cost(pattern, layers, kind)):
+                raise ValueError(
+                    f"allocation: the lowest levels cost {lowest:,} {kind}, and the budget is {limit:,}; "
+                    "ask for less sparsity, or give lower levels"
+                )
 
     def allocate(self, pattern: Pattern, layers: Sequence[Candidate]) -> list[Level]:
         """One target level a layer; with `per=filter` a tensor (O,) each."""
@@ -159,7 +184,8 @@ def solve(
         objective -= SCALE * 1e-5 * np.array(cost) / max(1, limit)
         unit = gcd(*cost) or 1  # small whole numbers: the solver's tolerance is absolute
         constraints.append(LinearConstraint(np.array([each // unit for each in cost])[None], ub=limit // unit))
-    found = milp(objective, integrality=1, bounds=(0, 1), constraints=constraints, options={"mip_rel_gap": 0})
+    gap = 0 if len(losses) <= EXACT else 1e-6
+    found = milp(objective, integrality=1, bounds=(0, 1), constraints=constraints, options={"mip_rel_gap": gap})
     if found.status == 2:
         raise ValueError("allocation: no choice of levels meets the budget")
     assert found.success, found.message
@@ -201,8 +227,7 @@ def _weight_error(pattern: Pattern, layer: Candidate, levels: list[int]) -> Tens
 
 def _outliers(layer: Candidate) -> float:
     """Share of weights whose |w| * input norm exceeds OUTLIER times the layer's mean."""
-    norm = layer.input_norm()[: layer.shape[1]].view(1, -1, *[1] * (len(layer.shape) - 2))
-    score = layer.weight.abs() * norm
+    score = layer.weight.abs() * norm_of_inputs(layer.weight, layer.input_norm())
     return float((score > OUTLIER * score.mean()).float().mean())
 
 

@@ -55,13 +55,13 @@ def input_norms(model: nn.Module, layers: Sequence[Layer], sample: Sample) -> li
     Returns:
         One vector (C,) a layer, C over all groups of a grouped convolution.
     """
-    norms: dict[int, Tensor] = {}
+    squares: dict[int, list[Tensor]] = {}  # one mean a call: a module may be called more than once
 
     def record(layer: Layer, inputs: tuple) -> None:
         features = inputs[layer.input_index]
         channel = 1 if isinstance(layer.module, nn.modules.conv._ConvNd) else features.dim() - 1
         others = [dim for dim in range(features.dim()) if dim != channel]
-        norms[layer.depth] = features.float().square().mean(others).sqrt()
+        squares.setdefault(layer.depth, []).append(features.float().square().mean(others))
 
     hooks = [
         layer.module.register_forward_pre_hook(lambda _, inputs, layer=layer: record(layer, inputs)) for layer in layers
@@ -72,6 +72,6 @@ def input_norms(model: nn.Module, layers: Sequence[Layer], sample: Sample) -> li
     finally:
         for hook in hooks:
             hook.remove()
-    if missing := [layer.name for layer in layers if layer.depth not in norms]:
-        raise ValueError(f"criterion=wanda: the inputs of {missing} cannot be observed; exclude them")
-    return [norms[layer.depth] for layer in layers]
+    if missing := [layer.name for layer in layers if layer.depth not in squares]:
+        raise ValueError(f"the inputs of {missing} cannot be observed; leave them out with pruner.exclude")
+    return [torch.stack(squares[layer.depth]).mean(0).sqrt() for layer in layers]

@@ -170,4 +170,4 @@ class ConstantScale(MultiAxis):
     def scale(self, weight: Tensor, mask: Tensor, pattern: Pattern, level: Level) -> Tensor:
         """The same factor on every weight."""
         soft = super().scale(weight, mask, pattern, level)
-        return soft[mask].mean().expand_as(soft)
+        return soft[mask].mean().expand_as(soft) if mask.any() else soft

@@ -12,13 +12,13 @@ class Masked(nn.Module):
     Both are refreshed in place, so that a compiled model sees it.
     """
 
-    def __init__(self, shape: torch.Size, device: torch.device, estimator: Estimator) -> None:
+    def __init__(self, weight: Tensor, estimator: Estimator) -> None:
         super().__init__()
         self.estimator = estimator
         self.always = False  # masks in training, too, whatever the estimator
-        self.register_buffer("mask", torch.ones(shape, dtype=torch.bool, device=device))
+        self.register_buffer("mask", torch.ones_like(weight, dtype=torch.bool, requires_grad=False))
         if estimator.scales:
-            self.register_buffer("scale", torch.ones(shape, device=device))
+            self.register_buffer("scale", torch.ones_like(weight, requires_grad=False))
 
     def forward(self, weight: Tensor) -> Tensor:
         """Return the weight that the layer uses."""

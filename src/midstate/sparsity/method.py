@@ -39,6 +39,11 @@ class Method:
         self.criterion.check(self.pattern, self.allocation.refresh != "never")
         self.allocation.check(self.pattern)
         self.estimator.check(self.pattern)
+        if self.allocation.by_filter and (self.estimator.scales or not self.path.by_filter):
+            other = "estimators of MaxQ" if self.estimator.scales else "granularity=group"
+            raise ValueError(
+                f"per=filter gives filters of one layer different N's, and {other} needs one; use per=layer"
+            )
         if self.update.regrow == "never" and isinstance(self.path, Blocks) and self.path.rerank == "live":
             raise ValueError("regrow=never: rerank=live lets blocks turn dense again; use pruner.rerank=sticky")
         if self.pattern.name == "filter" and not self.scope.skip_classifier:

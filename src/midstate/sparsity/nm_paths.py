@@ -79,6 +79,11 @@ class StepN(Path):
         checks.one_of("granularity", self.granularity, GRANULARITIES)
         checks.one_of("steps", self.steps, STEPS)
 
+    @property
+    def by_filter(self) -> bool:
+        """Tell whether filters of one layer may have levels of their own: groups of a layer step to one N."""
+        return self.granularity == "layer"
+
     def masks(self, pattern: NM, places: Sequence[Place], p: float) -> list[Tensor]:
         """The pattern at the N of progress p."""
         if self.granularity == "layer":
@@ -104,8 +109,6 @@ class StepN(Path):
         return states[at], states[min(at + 1, len(states) - 1)], max(0.0, way - at)
 
     def _dithered(self, pattern: NM, place: Place, p: float) -> Tensor:
-        if isinstance(place.level, Tensor):
-            raise ValueError("granularity=group steps all groups of a layer to one N; use per=layer")
         now, then, share = self._between(place.level, pattern.m, p)
         score = place.score()
         norm = block_norms(place.weight, pattern.m)

@@ -31,6 +31,7 @@ class Path:
 
     patterns: ClassVar[tuple[str, ...]] = ("weight", "row", "filter", "nm")
     refusal: ClassVar[str] = ""
+    by_filter: bool = True  # whether filters of one layer may have levels of their own
     redraws: bool = False  # whether a random order is drawn anew at every refresh
 
     def check(self, pattern: Pattern) -> None:

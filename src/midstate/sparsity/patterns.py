@@ -58,9 +58,10 @@ class Weight:
         return self.full(shape) - floor((self.full(shape) - level) * p)
 
     def choices(self, shape: torch.Size) -> list[int]:
-        """A hundred levels, a percent apart."""
+        """A hundred levels, a percent apart, nine below them, and the uniform one."""
         full = self.full(shape)
-        return sorted({max(1, round(full * percent / 100)) for percent in range(1, 101)})
+        shares = [*(tenth / 1000 for tenth in range(1, 10)), *(percent / 100 for percent in range(1, 101))]
+        return sorted({max(1, round(full * share)) for share in shares} | {self.target(shape)})
 
     def kept(self, shape: torch.Size, level: int) -> int:
         """How many weights of a layer of this shape `level` keeps."""

@@ -60,17 +60,18 @@ class Pruner:
         self.layers = method.scope.resolve(model, classifier, method.pattern)
         self.window = schedule.window(steps_per_epoch, total_steps)
         self.levels: list[Level] | None = None  # of the target; None until the allocation has decided
+        self._refreshed = -1  # the last step at which masks were refreshed
         self._weights = [layer.weight for layer in self.layers]
-        self._masked = [Masked(w.shape, w.device, method.estimator) for w in self._weights if not method.dense]
+        self._masked = [Masked(w, method.estimator) for w in self._weights if not method.dense]
         self._before: list[Tensor | None] = []
         if method.dense:
             return
         self.window = method.path.window(self.window)
         self.ticks = method.update.resolve(self.window, steps_per_epoch, total_steps)
-        if sample is None and (method.criterion.observes or method.allocation.measures):
-            raise ValueError("this method measures on training images; give the pruner a sample")
         uses_of = [(uses or {}).get(layer.name, 1) for layer in self.layers]
         self._view = View(model, method, self.layers, self._weights, self.masks, uses_of, classifier, seed, sample)
+        self._view.try_measuring()
+        method.allocation.check_layers(method.pattern, self._view.candidates())
         if method.allocation.refresh == "never":
             self.levels = method.allocation.allocate(method.pattern, self._view.candidates())
         for i, layer in enumerate(self.layers):
@@ -99,8 +100,9 @@ class Pruner:
     @torch.no_grad()
     def refresh(self, step: int) -> None:
         """Refresh the masks from the present weights, as for an evaluation; no change once they are frozen."""
-        if not self.open(step):
+        if not self.open(step) or step == self._refreshed:  # at one step the weights are the same
             return
+        self._refreshed = step
         self.set_masks(self.masks_at(self.window.progress(step), step))
         for weight, masked in zip(self._weights, self._masked, strict=True):
             self.method.estimator.refreshed(weight, masked.mask)
@@ -109,7 +111,8 @@ class Pruner:
     def masks_at(self, progress: float, step: int) -> list[Tensor]:
         """Compute the masks that the present weights give at `progress`, without setting them.
 
-        Allocations that decide from measurements do so when the first unit is to go, or at every call.
+        Allocations that decide from measurements do so when the first unit is to go, or at every call. Where
+        nothing may regrow, only what is in force now can be kept.
         """
         method = self.method
         if progress == 0:
@@ -118,7 +121,10 @@ class Pruner:
         if self.levels is None or method.allocation.refresh == "tick":
             self.levels = method.allocation.allocate(method.pattern, self._view.candidates(norms))
         masks = method.path.masks(method.pattern, self._view.places(self.levels, norms, step), progress)
-        return [method.pattern.expand(mask, w.shape) for mask, w in zip(masks, self._weights, strict=True)]
+        masks = [method.pattern.expand(mask, w.shape) for mask, w in zip(masks, self._weights, strict=True)]
+        if method.update.regrow == "never":
+            masks = [mask & in_force for mask, in_force in zip(masks, self.masks, strict=True)]
+        return masks
 
     def set_masks(self, masks: list[Tensor]) -> None:
         """Put masks in place, and the scales that go with them (the buffers stay the same tensors)."""
@@ -244,10 +250,13 @@ class Pruner:
 
     def state_dict(self) -> dict[str, Any]:
         """What the model's own state_dict (weights and masks) does not hold."""
-        return {} if self.method.dense else {"epoch_masks": self._epoch_masks, "levels": self.levels}
+        if self.method.dense:
+            return {}
+        return {"epoch_masks": self._epoch_masks, "levels": self.levels, "refreshed": self._refreshed}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take back `state_dict`."""
         if not self.method.dense:
             self._epoch_masks = [mask.to(m.device) for mask, m in zip(state["epoch_masks"], self.masks, strict=True)]
-            self.levels = state["levels"]
+            self.levels = state.get("levels", self.levels)  # checkpoints of uniform runs once held neither
+            self._refreshed = state.get("refreshed", -1)

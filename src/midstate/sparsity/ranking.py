@@ -41,6 +41,10 @@ class Global(Allocation):
         checks.number("min_density", self.min_density, 0, 1)
         checks.one_of("budget", self.budget, BUDGETS)
 
+    def check_layers(self, pattern: Pattern, layers: Sequence[Candidate]) -> None:
+        """Raise ValueError if the floor alone exceeds the budget."""
+        floors_of(pattern, layers, self.min_density, self.budget)
+
     def allocate(self, pattern: Pattern, layers: Sequence[Candidate]) -> list[Level]:
         """One target level a layer.
 
@@ -90,12 +94,7 @@ def ranked(
     level, and the budget left over raises the layers that lost most.
     """
     limit = uniform_cost(pattern, layers, budget)
-    floors = [max(1, floor(min_density * pattern.full(layer.shape))) for layer in layers]
-    lowest = sum(layer.cost(pattern, least, budget) for layer, least in zip(layers, floors, strict=True))
-    if lowest > limit:
-        raise ValueError(
-            f"min_density={min_density}: this floor alone costs {lowest:,} {budget}, and the budget is {limit:,}"
-        )
+    floors = floors_of(pattern, layers, min_density, budget)
     scores = _comparable(layers, make_comparable)
     full = [pattern.full(layer.shape) for layer in layers]
     # What one scored unit costs: a weight, or a filter.
@@ -114,7 +113,22 @@ def ranked(
             break
         at_floor += below
     aims = [wanted[i] if i not in at_floor else floors[i] for i in range(len(layers))]
-    return use_up([floor(aim) for aim in aims], aims, pattern, layers, budget)
+    return use_up([floor(aim) for aim in aims], aims, floors, pattern, layers, budget)
+
+
+def floors_of(pattern: Pattern, layers: Sequence[Candidate], min_density: float, budget: str) -> list[int]:
+    """The least level of every layer.
+
+    Raises:
+        ValueError: they alone exceed the budget.
+    """
+    floors = [max(1, floor(min_density * pattern.full(layer.shape))) for layer in layers]
+    lowest = sum(layer.cost(pattern, least, budget) for layer, least in zip(layers, floors, strict=True))
+    if lowest > (limit := uniform_cost(pattern, layers, budget)):
+        raise ValueError(
+            f"min_density={min_density}: this floor alone costs {lowest:,} {budget}, and the budget is {limit:,}"
+        )
+    return floors
 
 
 def _comparable(layers: Sequence[Candidate], make_comparable: Callable[[Tensor], None]) -> list[Tensor]:

@@ -47,6 +47,11 @@ class Scheme(Allocation):
             raise ValueError(f"scheme={self.scheme!r}: must hold `pattern` and `levels`, as scheme.json of a run does")
         object.__setattr__(self, "content", content)
 
+    @property
+    def by_filter(self) -> bool:
+        """Tell whether filters of one layer may have levels of their own."""
+        return any(isinstance(level, list) for level in self.content["levels"].values())
+
     def digest(self) -> str:
         """Identify the content, whatever its layout."""
         canonical = json.dumps(self.content, sort_keys=True, separators=(",", ":"))

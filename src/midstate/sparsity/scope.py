@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
 from torch import Tensor, nn
-from torch.nn.modules.conv import _ConvNd
+from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from midstate.sparsity import checks
 from midstate.sparsity.patterns import Pattern
@@ -40,7 +40,10 @@ class Layer:
 
 
 def weight_layers(model: nn.Module) -> list[Layer]:
-    """List every convolution and linear weight of `model` in module order, attention's in_proj_weight too."""
+    """List every convolution and linear weight of `model` in module order, attention's in_proj_weight too.
+
+    Transposed convolutions are left out: their input channels are dim 0.
+    """
     layers: list[Layer] = []
     for module_name, module in model.named_modules():
         for tensor_name in _weight_names(module):
@@ -54,7 +57,7 @@ def _weight_names(module: nn.Module) -> tuple[str, ...]:
         if module.in_proj_weight is not None:
             return ("in_proj_weight",)
         return ("q_proj_weight", "k_proj_weight", "v_proj_weight")
-    if isinstance(module, _ConvNd | nn.Linear):
+    if isinstance(module, _ConvNd | nn.Linear) and not isinstance(module, _ConvTransposeNd):
         return ("weight",)
     return ()
 
@@ -67,7 +70,8 @@ class Scope:
         skip_first: leave the first convolution (or patch embedding) dense.
         skip_classifier: leave the classifier dense.
         skip_depthwise: leave depthwise convolutions dense.
-        skip_shortcuts: leave the projections of shortcuts dense: layers with `shortcut` or `downsample` in their name.
+        skip_shortcuts: leave the projections of shortcuts dense: 1x1 convolutions with `shortcut` or
+            `downsample` in their name.
         skip_linear: leave linear layers and attention projections dense.
         exclude: shell-style name patterns that stay dense, such as `layer1.*`.
         indivisible: what to do with layers whose input channels the pattern does not divide:
@@ -120,7 +124,7 @@ class Scope:
             or (self.skip_classifier and layer.name == classifier)
             or (self.skip_depthwise and depthwise)
             or (self.skip_linear and not layer.is_conv)
-            or (self.skip_shortcuts and any(word in layer.name for word in SHORTCUTS))
+            or (self.skip_shortcuts and any(word in layer.name for word in SHORTCUTS) and _is_1x1(layer))
             or any(fnmatchcase(layer.name, p) for p in self.exclude)
         )
 
@@ -130,6 +134,10 @@ class Scope:
             names = {layer.name: tuple(layer.weight.shape) for layer in indivisible}
             raise ValueError(f"indivisible='error': input channels not divisible by m={pattern.m} in {names}")
         return layers if self.indivisible == "pad" else [layer for layer in layers if layer not in indivisible]
+
+
+def _is_1x1(layer: Layer) -> bool:
+    return layer.is_conv and set(layer.module.kernel_size) == {1}
 
 
 def _refuse_unprunable(layers: list[Layer], model: nn.Module) -> None:

@@ -14,6 +14,10 @@ LONG = 2**17
 MARGIN = 1024
 
 
+class Unrankable(ValueError):
+    """There is NaN among the scores, which has no place in an order."""
+
+
 def keep_largest(score: Tensor, num_keep: int, dim: int) -> Tensor:
     """Mark the `num_keep` largest entries of `score` along `dim`, exactly that many.
 
@@ -24,7 +28,7 @@ def keep_largest(score: Tensor, num_keep: int, dim: int) -> Tensor:
         BoolTensor of score's shape.
 
     Raises:
-        ValueError: score contains NaN, which has no place in an order.
+        Unrankable: score contains NaN.
     """
     size = score.shape[dim]
     if num_keep in (0, size):
@@ -51,7 +55,7 @@ def nth_largest(score: Tensor, n: int) -> Tensor:
     """The n-th largest entry (1 is the largest) of a vector of any length.
 
     Raises:
-        ValueError: score contains NaN.
+        Unrankable: score contains NaN.
     """
     refuse_nan(score)
     stride = _stride(len(score))
@@ -86,9 +90,9 @@ def count_largest(scores: Sequence[Tensor], costs: Sequence[int], budget: int) -
 
 
 def refuse_nan(score: Tensor) -> None:
-    """Raise ValueError if there is NaN among the scores."""
+    """Raise Unrankable if there is NaN among the scores."""
     if score.isnan().any():
-        raise ValueError("weights contain NaN: they cannot be ranked")
+        raise Unrankable("weights contain NaN: they cannot be ranked")
 
 
 def _stride(size: int) -> int:

@@ -38,13 +38,10 @@ class Update:
         checks.number("hysteresis", self.hysteresis, 0)
 
     def adjust(self, score: Tensor, in_use: Tensor) -> Tensor:
-        """Scores as the masks in force let them count: `in_use` marks the units now kept.
-
-        What may not come back ranks, in its own order, below all that is in use.
-        """
+        """Scores as the masks in force let them count: `in_use` marks the units now kept."""
         if self.hysteresis:
             score = torch.where(in_use, (1 + self.hysteresis) * score, score)
-        return score if self.regrow == "free" else torch.where(in_use, score, score - score.max() - 1)
+        return score if self.regrow == "free" else torch.where(in_use, score, -1)
 
     def resolve(self, window: Window, steps_per_epoch: int, total_steps: int) -> "Ticks":
         """Place the update in a run.

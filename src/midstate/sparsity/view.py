@@ -41,6 +41,16 @@ class View:
         """Input norms of all layers, where a criterion looks at them."""
         return calibration.input_norms(self.model, self.layers, self.sample) if observed else None
 
+    def try_measuring(self) -> None:
+        """Raise ValueError if what the method measures cannot be measured here: before training, not in its midst."""
+        method = self.method
+        if not (method.criterion.observes or method.allocation.measures):
+            return
+        if self.sample is None:
+            raise ValueError("this method measures on training images; give the pruner a sample")
+        if method.criterion.observes or method.allocation.observes:
+            calibration.input_norms(self.model, self.layers, self.sample)
+
     def places(self, levels: Sequence[Level], norms: Sequence[Tensor] | None, step: int) -> list[Place]:
         """The layers as a path sees them."""
         return [
