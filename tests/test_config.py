@@ -75,7 +75,10 @@ def test_nm_is_sparse_from_the_first_step_and_takes_a_schedule_when_told():
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        ("pruner=filter pruner/path=n", "path=n steps the N of N:M, and pattern=filter has no N; use path=density"),
+        (
+            "pruner=filter pruner/path=n",
+            "path=n steps the N of N:M, and pattern=filter has no N; use pruner/path=density",
+        ),
         ("pruner=magnitude pruner/path=blocks", "path=blocks counts the blocks under N:M, and pattern=weight has none"),
         ("pruner=nm pruner/path=density", "path=density prunes the units of a layer one by one"),
         ("pruner=nm pruner/criterion=geometric_median", "measures distances between filters; pattern=nm prunes single"),
@@ -95,7 +98,10 @@ def test_nm_is_sparse_from_the_first_step_and_takes_a_schedule_when_told():
         ),
         ("pruner=magnitude pruner/allocation=budget pruner.levels=[1,2]", "levels=[1, 2]: lists N's of N:M"),
         ("pruner=nm_mixed pruner.levels=[4,8]", "levels=[4, 8]: all exceed the budget, uniform 2:8"),
-        ("pruner=filter pruner.skip_classifier=false", "a class whose filter goes can never be answered"),
+        (
+            "pruner=filter pruner.skip_classifier=false",
+            "a class without its filter is never answered; use pruner/scope=filters",
+        ),
         ("pruner=nm_block pruner.regrow=never", "regrow=never: rerank=live lets blocks turn dense again"),
         (
             "pruner=sfp pruner/allocation=scheme pruner.scheme=tests/scheme.json",
@@ -105,6 +111,7 @@ def test_nm_is_sparse_from_the_first_step_and_takes_a_schedule_when_told():
             "pruner=nm pruner/allocation=scheme pruner.scheme=nowhere.json",
             "pruner.scheme='nowhere.json': cannot be read",
         ),
+        ("pruner=nm pruner/allocation=scheme", "scheme=None: must be a file, such as the scheme.json"),
         ("pruner=sfp pruner/pattern=nm pruner.sparsity=0.5", "pruner.sparsity=0.5: no axis of this pruner reads it"),
         (
             "pruner.granularity=group pruner=nm_step pruner.steps=halves",
@@ -235,7 +242,7 @@ def test_bad_values_name_field_value_and_what_is_allowed(overrides, message):
         ("schedule.start=0.9", "stop=0.75: must not lie before start=0.9"),
         ("schedule.stop=16ep", "stop='16ep': step 1072 lies after the run's end (step 1005)"),
         ("pruner.until=0.1", "until=0.1: masks would freeze"),
-        ("pruner.m=7", "no layer is left to prune"),
+        ("pruner.m=7", "no layer is left to prune: m=7 divides the input channels of none of"),
         ("pruner=global_filter pruner.min_density=0.95 schedule.start=0.5", "min_density=0.95: this floor alone costs"),
         ("pruner=magnitude pruner/allocation=uniform_plus pruner.sparsity=0.999", "the least it may keep costs"),
         ("pruner.exclude=[layer9]", "exclude=['layer9']: matches no layer"),
@@ -287,3 +294,27 @@ def test_help_shows_groups_and_examples_without_importing_torch(tmp_path):
             assert f"\n{group}: " in done.stdout
     assert done.stdout.count("python train.py ") == 3
     assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ("pruner=nm pruner/allocation=erk", "pruner/allocation has no effect: every layer is at its least level, 1:16"),
+        ("pruner=filter model=timm", "only 0.058 % of the weights are in scope; see pruner/scope"),
+    ],
+)
+def test_what_hardly_prunes_or_has_no_room_is_warned_of(overrides, message, caplog):
+    with caplog.at_level("WARNING"):
+        Plan.of(composed(*overrides.split(" "))).prepare()
+    assert message in caplog.text
+
+
+def test_a_component_whose_file_builds_nothing_is_refused(tmp_path, start):
+    """Hydra takes `# @package` from the very first line only."""
+    folder = tmp_path / "conf" / "pruner" / "path"
+    folder.mkdir(parents=True)
+    (folder / "mine.yaml").write_text("# A comment.\n# @package pruner\npath:\n  _target_: midstate.sparsity.Direct\n")
+    done = start("--config-dir", str(tmp_path / "conf"), "pruner/path=mine", "run_dir=run")
+    assert done.returncode == 2
+    assert "needs `# @package pruner` as its very first line" in done.stderr
+    assert not (tmp_path / "run").exists()

@@ -37,8 +37,7 @@ def test_what_is_missing_is_noticed(tmp_path, monkeypatch):
 
 
 def test_the_worked_examples_run_as_they_stand(tmp_path):
-    for kind, code in re.findall(r"```(python|yaml)\n(.*?)```", DOCS, re.DOTALL):
-        name, body = re.match(r"# (\S+)\n(.*)", code, re.DOTALL).groups()
+    for name, kind, body in re.findall(r"^`(\S+)`:\n\n```(python|yaml)\n(.*?)```", DOCS, re.DOTALL | re.MULTILINE):
         path = tmp_path / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(body)

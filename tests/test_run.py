@@ -231,6 +231,25 @@ def test_every_kind_of_state_survives_an_interruption(tmp_path, pruner):
     assert tables[0] == tables[1]
 
 
+def test_a_stop_is_heard_while_an_allocation_measures():
+    """Measuring sensitivities can take minutes; stopping in their midst loses nothing but them."""
+    whole, stopped = (Plan.of(composed(*TINY, "pruner=nm_mixed", "trainer.probes=false")).prepare() for _ in range(2))
+    asked, saved = [], []
+
+    def stop():
+        asked.append(stopped.step)
+        return asked.count(6) == 4  # after step 6, then between measurements
+
+    nothing = lambda *_: None  # noqa: E731
+    assert engine.train(stopped, lambda: saved.append(stopped.step), nothing, stop) is False
+    assert (saved[-1], stopped.step, stopped.pruner.levels) == (6, 6, None)
+    assert all(mask.all() for mask in stopped.pruner.masks)
+    assert engine.train(stopped, nothing, nothing, lambda: False)
+    assert engine.train(whole, nothing, nothing, lambda: False)
+    assert stopped.pruner.levels == whole.pruner.levels
+    assert same(stopped.model.state_dict(), whole.model.state_dict())
+
+
 TRANSFORMERS = {
     "vit": ("model=timm", "model.name=vit_tiny_patch16_224", "+model.arguments.depth=2", "attn.qkv"),
     "swin": (

@@ -116,7 +116,7 @@ def train(
         session: where to go on from; it is changed in place.
         checkpoint: saves the session.
         end_of_epoch: takes the row of each finished epoch, before its checkpoint.
-        stop_requested: asked after every step.
+        stop_requested: asked after every step, and between the measurements of an allocation.
 
     Returns:
         True when finished, False when stopped (a checkpoint is saved).
@@ -124,6 +124,29 @@ def train(
     Raises:
         RunFailed: the loss is no longer a finite number.
     """
+
+    def between_measurements() -> None:
+        if stop_requested():
+            raise _Stopped
+
+    session.pruner.on_measuring(between_measurements)
+    try:
+        return _train(session, checkpoint, end_of_epoch, stop_requested)
+    except _Stopped:  # what was measured so far is measured again
+        checkpoint()
+        return False
+
+
+class _Stopped(Exception):
+    """A stop was requested while an allocation was measuring."""
+
+
+def _train(
+    session: Session,
+    checkpoint: Callable[[], None],
+    end_of_epoch: Callable[[dict[str, Any]], None],
+    stop_requested: Callable[[], bool],
+) -> bool:
     steps_per_epoch = session.batches.steps_per_epoch
     every = max(
         1, steps_of("checkpoint_every", session.settings.checkpoint_every, steps_per_epoch, session.total_steps)

@@ -12,6 +12,7 @@ import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
+from torch import nn
 
 from midstate import counting, runs
 from midstate.config import ConfigError, build, check_root
@@ -19,9 +20,10 @@ from midstate.data import Batches
 from midstate.engine import Session, Trainer
 from midstate.models import classifier_name
 from midstate.probes import NUM_IMAGES, GapProbe
-from midstate.sparsity import Blocks, Budget, Direct, Method, Pruner, Sample, Scheme, seed_for
+from midstate.sparsity import Blocks, Budget, Direct, Method, Pruner, Sample, Scheme, seed_for, weight_layers
 
 log = logging.getLogger(__name__)
+SMALL_SCOPE = 0.1
 AXES = ("scope", "pattern", "criterion", "allocation", "path", "update", "estimator")
 
 
@@ -48,6 +50,7 @@ class Plan:
         check_root(config, typed)
         groups = ("model", "data", "schedule", "pruner", "optimizer", "trainer", "logger")
         parts = {key: build(config, key) for key in groups}
+        _check_axes(parts["pruner"])
         with user_errors("pruner"):
             parts["method"] = Method(**{axis: parts["pruner"].get(axis) for axis in AXES})
         resolved = OmegaConf.to_container(config, resolve=True)
@@ -98,6 +101,7 @@ class Plan:
                 Sample(data.train.images[:NUM_IMAGES], data.train.labels[:NUM_IMAGES]),
             )
         ends_pruned = not pruner.method.dense and pruner.method.estimator.trains_dense  # SFP means to end so
+        _warn_of_scope(pruner, model)
         if unseen := [layer.name for layer in pruner.layers if layer.name not in uses]:
             log.warning(f"warning: no pass through {', '.join(unseen)} was seen; their MACs are not counted")
         if not pruner.method.dense and not ends_pruned and pruner.window.stop == total_steps:
@@ -131,6 +135,16 @@ class Plan:
         return torch.device(name, self.config["machine"]["device_index"]) if name == "cuda" else torch.device(name)
 
 
+def _check_axes(axes: dict[str, Any]) -> None:
+    """Refuse an axis whose file built nothing."""
+    for axis in AXES:
+        if isinstance(axes.get(axis), dict):
+            raise ConfigError(
+                f"pruner/{axis}: its file builds nothing; it needs `# @package pruner` as its very first line and a "
+                f"node `{axis}:` with a `_target_`"
+            )
+
+
 def _resolve_auto(resolved: dict[str, Any], embedded: bool) -> None:
     """Replace every `auto` in place: what decides the numbers is part of a run's identity."""
     trainer, device_index = resolved["trainer"], resolved["machine"]["device_index"]
@@ -159,6 +173,21 @@ def _check_writable(directory: Path) -> None:
     existing = next(path for path in (directory, *directory.parents, Path.cwd()) if path.exists())
     if not existing.is_dir() or not os.access(existing, os.W_OK):
         raise ConfigError(f"run_dir={directory}: must be a directory that can be written; {existing} is not")
+
+
+def _warn_of_scope(pruner: Pruner, model: nn.Module) -> None:
+    """Warn where little is pruned, or where an allocation has no room."""
+    prunable = sum(layer.weight.numel() for layer in pruner.layers)
+    share = prunable / sum(layer.weight.numel() for layer in weight_layers(model))
+    if share < SMALL_SCOPE:
+        log.warning(f"warning: only {100 * share:.2g} % of the weights are in scope; see pruner/scope")
+    method = pruner.method
+    if method.dense or method.allocation.uniform or method.allocation.own_budget:
+        return
+    if all(method.pattern.target(layer.weight.shape) == 1 for layer in pruner.layers):
+        log.warning(
+            f"warning: pruner/allocation has no effect: every layer is at its least level, {method.pattern.title}"
+        )
 
 
 def _warn_without_effect(overrides: list[str], parts: dict[str, Any]) -> None:

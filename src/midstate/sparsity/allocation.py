@@ -51,6 +51,7 @@ class Allocation:
 
     refresh: ClassVar[str] = "never"  # never: from shapes alone; once: when pruning begins; tick: at every refresh
     uniform: ClassVar[bool] = False  # whether every layer has one level
+    own_budget: ClassVar[bool] = False  # whether the uniform allocation is no more than a comparison
     measures: ClassVar[bool] = False  # whether it may look at training images
     observes: str | None = None  # what else it looks at, as a criterion does
     by_filter: bool = False  # whether filters of one layer may have levels of their own
@@ -92,7 +93,7 @@ class UniformPlus(Allocation):
         if not any(layer.is_first or layer.is_classifier for layer in layers):
             raise ValueError(
                 "allocation=uniform_plus treats the first layer and the classifier apart, and neither is in scope; "
-                "use pruner/scope=all, or allocation=uniform"
+                "use pruner/scope=all, or pruner/allocation=uniform"
             )
         lowest = [1.0 if layer.is_first else self.classifier_share if layer.is_classifier else 0.0 for layer in layers]
         return fit([1.0] * len(layers), lowest, pattern, layers, self.budget)

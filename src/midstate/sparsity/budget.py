@@ -4,6 +4,7 @@ The choice is a multiple-choice knapsack, solved by scipy.optimize.milp (HiGHS) 
 thousands of filters to a millionth of it.
 """
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import gcd
@@ -18,6 +19,7 @@ from midstate.sparsity.criteria import norm_of_inputs
 from midstate.sparsity.nm import Level
 from midstate.sparsity.patterns import Pattern
 
+log = logging.getLogger(__name__)
 SCORES = ("sensitivity", "weight_error", "erk", "owl", "random")
 BUDGETS = {"params": ("params",), "macs": ("macs",), "both": ("params", "macs")}
 PER = ("layer", "filter")
@@ -121,6 +123,9 @@ class Budget(Allocation):
         """Loss of every option of every layer."""
         pairs = list(zip(layers, options, strict=True))
         if self.score == "sensitivity":
+            log.info(
+                f"measuring how sensitive {len(layers)} layers are, each at {min(len(options[0]), NUM_MEASURED)} levels"
+            )
             return [_sensitivity(pattern, layer, levels) for layer, levels in pairs]
         if self.score == "weight_error":
             return [_weight_error(pattern, layer, levels).sum(0).tolist() for layer, levels in pairs]

@@ -101,7 +101,7 @@ class GeometricMedian(Criterion):
         if pattern.name != "filter":
             raise ValueError(
                 f"criterion=geometric_median measures distances between filters; pattern={pattern.name} prunes "
-                "single weights: use pattern=filter, or criterion=l1"
+                "single weights: use pruner/pattern=filter, or pruner/criterion=l1"
             )
         if self.norm_share and from_scores:
             raise ValueError(

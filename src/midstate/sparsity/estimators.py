@@ -153,7 +153,7 @@ class MultiAxis(SRSTE):
         if pattern.name != "nm":
             raise ValueError(
                 f"estimator of MaxQ: its thresholds are shares of N:M, and pattern={pattern.name} has none; "
-                "use estimator=sr_ste"
+                "use pruner/estimator=sr_ste"
             )
 
     def scale(self, weight: Tensor, mask: Tensor, pattern: Pattern, level: Level) -> Tensor:

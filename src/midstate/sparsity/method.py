@@ -48,7 +48,8 @@ class Method:
             raise ValueError("regrow=never: rerank=live lets blocks turn dense again; use pruner.rerank=sticky")
         if self.pattern.name == "filter" and not self.scope.skip_classifier:
             raise ValueError(
-                "pattern=filter with skip_classifier=false: a class whose filter goes can never be answered"
+                "pattern=filter with skip_classifier=false: a class without its filter is never answered; "
+                "use pruner/scope=filters"
             )
 
     @property

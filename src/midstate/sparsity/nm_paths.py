@@ -72,7 +72,7 @@ class StepN(Path):
     steps: str = "single"
     patterns: ClassVar[tuple[str, ...]] = ("nm",)
     refusal: ClassVar[str] = (
-        "path=n steps the N of N:M, and pattern={pattern} has no N; use path=density or path=direct"
+        "path=n steps the N of N:M, and pattern={pattern} has no N; use pruner/path=density or pruner/path=direct"
     )
 
     def __post_init__(self) -> None:
@@ -145,7 +145,7 @@ class Blocks(Path):
     staircase: bool = False
     patterns: ClassVar[tuple[str, ...]] = ("nm",)
     refusal: ClassVar[str] = (
-        "path=blocks counts the blocks under N:M, and pattern={pattern} has none; use path=density or path=direct"
+        "path=blocks counts the blocks under N:M, and pattern={pattern} has none; use pruner/path=density or direct"
     )
 
     def __post_init__(self) -> None:

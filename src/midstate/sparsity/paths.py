@@ -67,7 +67,7 @@ class Density(Path):
 
     patterns: ClassVar[tuple[str, ...]] = ("weight", "row", "filter")
     refusal: ClassVar[str] = (
-        "path=density prunes the units of a layer one by one, and pattern={pattern} counts in groups; use path=n"
+        "path=density prunes the units of a layer one by one, and pattern={pattern} counts in groups; use pruner/path=n"
     )
 
     def masks(self, pattern: Pattern, places: Sequence[Place], p: float) -> list[Tensor]:

@@ -1,6 +1,6 @@
 """The pruner: a method attached to a model. The only part of `sparsity` that has state."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -79,6 +79,11 @@ class Pruner:
             self._weights[i] = layer.module.parametrizations[layer.tensor_name].original
         self._epoch_masks = [mask.clone() for mask in self.masks]
 
+    def on_measuring(self, call: Callable[[], None]) -> None:
+        """Have `call` called before each loss that an allocation measures; it may raise to stop, nothing is lost."""
+        if not self.method.dense:
+            self._view.before_measuring[:] = [call]
+
     @property
     def masks(self) -> list[Tensor]:
         """The current masks, one per layer in scope; empty when dense."""
@@ -102,8 +107,8 @@ class Pruner:
         """Refresh the masks from the present weights, as for an evaluation; no change once they are frozen."""
         if not self.open(step) or step == self._refreshed:  # at one step the weights are the same
             return
-        self._refreshed = step
         self.set_masks(self.masks_at(self.window.progress(step), step))
+        self._refreshed = step
         for weight, masked in zip(self._weights, self._masked, strict=True):
             self.method.estimator.refreshed(weight, masked.mask)
 
@@ -119,7 +124,9 @@ class Pruner:
             return [torch.ones_like(mask) for mask in self.masks]
         norms = self._view.input_norms(method.criterion.observes)
         if self.levels is None or method.allocation.refresh == "tick":
-            self.levels = method.allocation.allocate(method.pattern, self._view.candidates(norms))
+            self.levels = self._view.attainable(
+                method.allocation.allocate(method.pattern, self._view.candidates(norms))
+            )
         masks = method.path.masks(method.pattern, self._view.places(self.levels, norms, step), progress)
         masks = [method.pattern.expand(mask, w.shape) for mask, w in zip(masks, self._weights, strict=True)]
         if method.update.regrow == "never":
@@ -198,6 +205,9 @@ class Pruner:
             return "dense"
         pattern = self.method.pattern
         target = pattern.title if self.method.allocation.uniform else f"mixed {pattern.title}"
+        if self.method.allocation.own_budget:
+            kept = sum(share * w.numel() for share, w in zip(self.targets(), self._weights, strict=True))
+            target = f"{100 * kept / sum(w.numel() for w in self._weights):.3g} % of weights"
         return self.method.path.describe(pattern, target, progress)
 
     def finalise(self) -> None:

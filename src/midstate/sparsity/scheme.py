@@ -5,7 +5,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -33,10 +33,13 @@ class Scheme(Allocation):
     """
 
     scheme: str
+    own_budget: ClassVar[bool] = True
     content: dict[str, Any] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        path = Path(checks.text("scheme", self.scheme))
+        if not isinstance(self.scheme, str) or not self.scheme:
+            raise ValueError(f"scheme={self.scheme!r}: must be a file, such as the scheme.json that a run leaves")
+        path = Path(self.scheme)
         try:
             content = json.loads(path.read_text())
         except OSError as error:

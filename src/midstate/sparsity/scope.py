@@ -110,8 +110,13 @@ class Scope:
             raise ValueError(f"exclude={unmatched}: matches no layer of {[layer.name for layer in layers]}")
         chosen = [layer for layer in layers if self._wanted(layer, layers, classifier)]
         _refuse_unprunable(chosen, model)
-        if pattern is not None:
-            chosen = self._divisible(chosen, pattern)
+        if pattern is not None and chosen:
+            chosen, before = self._divisible(chosen, pattern), chosen
+            if not chosen:
+                raise ValueError(
+                    f"scope: no layer is left to prune: m={pattern.m} divides the input channels of none of "
+                    f"{[layer.name for layer in before]}; pruner.indivisible=pad keeps partial groups"
+                )
         if not chosen:
             raise ValueError(f"scope: no layer is left to prune of {[layer.name for layer in layers]}")
         return chosen

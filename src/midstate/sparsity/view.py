@@ -1,8 +1,8 @@
 """What the axes of a method see of a network: scores, candidates for allocations, places on a path."""
 
 import hashlib
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 
 from torch import Generator, Tensor, nn
@@ -36,6 +36,7 @@ class View:
     classifier: str | None
     seed: int
     sample: Sample | None
+    before_measuring: list[Callable[[], None]] = field(default_factory=list)  # called before each loss is measured
 
     def input_norms(self, observed: str | None) -> Sequence[Tensor] | None:
         """Input norms of all layers, where a criterion looks at them."""
@@ -57,6 +58,13 @@ class View:
             Place(self.weights[i].detach(), partial(self._score, i, norms, level), level, mask, self._order(i, step))
             for i, (level, mask) in enumerate(zip(levels, self.masks, strict=True))
         ]
+
+    def attainable(self, levels: list[Level]) -> list[Level]:
+        """Levels without what can no longer be had: where nothing may regrow, no more units than are in use."""
+        pattern = self.method.pattern
+        if self.method.update.regrow == "free" or pattern.name not in ("weight", "filter"):
+            return levels
+        return [min(level, int(pattern.units(mask).sum())) for level, mask in zip(levels, self.masks, strict=True)]
 
     def candidates(self, norms: Sequence[Tensor] | None = None) -> list[Candidate]:
         """The layers as an allocation sees them."""
@@ -96,6 +104,8 @@ class View:
 
     def _loss(self, i: int, norms: Sequence[Tensor] | None, level: Level) -> float:
         """Loss on the sample with layer i at a level and every other layer as it is."""
+        for call in self.before_measuring:
+            call()
         mask, pattern = self.masks[i], self.method.pattern
         before = mask.clone()
         mask.copy_(pattern.expand(pattern.mask(self._score(i, norms, level), level), mask.shape))
