@@ -49,15 +49,15 @@ def refresh_time(name: str, repeats: int) -> dict[str, Any]:
         sparsity.Update(),
         sparsity.Hard(),
     )
-    pruner = sparsity.Pruner(model, method, sparsity.Schedule("linear", 0, 1.0), 10, 10, classifier="fc")
+    pruner = sparsity.Pruner(model, method, sparsity.Schedule("linear", 0, 1.0), 100, 100, classifier="fc")
     weights = [layer.module.parametrizations[layer.tensor_name].original for layer in pruner.layers]
     size = sum(weight.numel() * weight.element_size() for weight in weights)
     Path("/proc/self/clear_refs").write_text("5")  # the peak starts from what is in use now (Linux)
     before = _peak_bytes()
     refreshes, copies = [], []
-    for _ in range(repeats):
+    for repeat in range(repeats):
         started = time.perf_counter()
-        pruner.refresh(7)
+        pruner.refresh(70 + repeat)  # another step each time: at one step it would be done
         refreshes.append(time.perf_counter() - started)
     peak = _peak_bytes() - before
     for _ in range(repeats):
