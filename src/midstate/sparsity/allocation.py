@@ -31,7 +31,7 @@ class Candidate:
     is_first: bool
     is_classifier: bool
     weight: Tensor
-    score: Callable[[], Tensor]  # of the pattern's units, by the method's criterion
+    score: Callable[[], Tensor]  # of the pattern's units, by the method's criterion; a new tensor at each call
     loss: Callable[[Level], float]  # loss on training images with this layer alone at a level
     input_norm: Callable[[], Tensor]  # (C,)
     generator: Generator

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -95,19 +96,18 @@ def ranked(
     """
     limit = uniform_cost(pattern, layers, budget)
     floors = floors_of(pattern, layers, min_density, budget)
-    scores = _comparable(layers, make_comparable)
+    scores = [partial(_comparable, layer, make_comparable) for layer in layers]
     full = [pattern.full(layer.shape) for layer in layers]
+    sizes = [pattern.units(torch.empty(layer.shape, device="meta")).numel() for layer in layers]
     # What one scored unit costs: a weight, or a filter.
-    unit = [
-        layer.cost(pattern, size, budget) // len(score) for layer, size, score in zip(layers, full, scores, strict=True)
-    ]
+    unit = [layer.cost(pattern, level, budget) // size for layer, level, size in zip(layers, full, sizes, strict=True)]
     wanted: dict[int, float] = {}
     at_floor: list[int] = []
     while len(at_floor) < len(layers):
         free = [i for i in range(len(layers)) if i not in at_floor]
         left = limit - sum(layers[i].cost(pattern, floors[i], budget) for i in at_floor)
-        counts = count_largest([scores[i] for i in free], [unit[i] for i in free], left)
-        wanted = {i: count * full[i] / len(scores[i]) for i, count in zip(free, counts, strict=True)}
+        counts = count_largest(*([each[i] for i in free] for each in (scores, sizes, unit)), left)
+        wanted = {i: count * full[i] / sizes[i] for i, count in zip(free, counts, strict=True)}
         below = [i for i in free if wanted[i] < floors[i]]
         if not below:
             break
@@ -131,15 +131,9 @@ def floors_of(pattern: Pattern, layers: Sequence[Candidate], min_density: float,
     return floors
 
 
-def _comparable(layers: Sequence[Candidate], make_comparable: Callable[[Tensor], None]) -> list[Tensor]:
-    """Scores of all layers, made comparable, in one piece of memory: what one layer takes on the way is free again."""
-    room = torch.empty(sum(layer.shape.numel() for layer in layers), device=layers[0].weight.device)
-    vectors = []
-    for layer in layers:
-        score = layer.score().flatten()
-        refuse_nan(score)
-        vector = room[: len(score)].copy_(score)
-        make_comparable(vector)
-        vectors.append(vector)
-        room = room[len(score) :]
-    return vectors
+def _comparable(layer: Candidate, make_comparable: Callable[[Tensor], None]) -> Tensor:
+    """One layer's scores as they are compared with those of others, as a vector."""
+    score = layer.score().flatten().float()
+    refuse_nan(score)
+    make_comparable(score)
+    return score

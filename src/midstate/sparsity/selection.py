@@ -3,7 +3,7 @@
 Scores are 0 or more; ties go to the lower index, and between layers to the earlier one.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -67,20 +67,24 @@ def nth_largest(score: Tensor, n: int) -> Tensor:
     return middle.kthvalue(len(middle) - (n - above) + 1).values
 
 
-def count_largest(scores: Sequence[Tensor], costs: Sequence[int], budget: int) -> list[int]:
+def count_largest(
+    scores: Sequence[Callable[[], Tensor]], sizes: Sequence[int], costs: Sequence[int], budget: int
+) -> list[int]:
     """Count how many units of each layer are among the largest of all, taken until their costs reach a budget.
 
     Args:
-        scores: one vector a layer.
+        scores: one function a layer, giving a vector; called twice, so that one layer's exists at a time.
+        sizes: the vectors' lengths.
         costs: cost of one unit of each layer, 1 or more.
         budget: the sum of costs never exceeds it, and the next unit in the ranking would not fit.
 
     Returns:
         The counts, one a layer.
     """
-    stride = _stride(sum(len(score) for score in scores))
+    stride = _stride(sum(sizes))
     if stride > 1:
-        sample, weight = _joint([score[::stride] for score in scores], costs)
+        # A copy: a view would keep the whole vector alive.
+        sample, weight = _joint([score()[::stride].clone() for score in scores], costs)
         order = sample.argsort(descending=True, stable=True)
         place = int((weight[order].cumsum(0) * stride <= budget).sum())
         counts = _count_between(scores, costs, budget, *_bracket(sample[order], place))
@@ -113,11 +117,14 @@ def _bracket(descending: Tensor, place: int) -> tuple[float, float]:
 
 
 def _count_between(
-    scores: Sequence[Tensor], costs: Sequence[int], budget: int, high: float, low: float
+    scores: Sequence[Callable[[], Tensor]], costs: Sequence[int], budget: int, high: float, low: float
 ) -> list[int] | None:
     """Take all above `high` and rank those down to `low`; None if the budget does not end between the two."""
-    counts = [int((score > high).sum()) for score in scores]
-    middles = [score[(score <= high) & (score >= low)] for score in scores]
+    counts, middles = [], []
+    for score in scores:
+        values = score()
+        counts.append(int((values > high).sum()))
+        middles.append(values[(values <= high) & (values >= low)])
     left = budget - sum(count * cost for count, cost in zip(counts, costs, strict=True))
     middle, weight = _joint(middles, costs)
     if left < 0 or (low > -torch.inf and int(weight.sum()) <= left):
