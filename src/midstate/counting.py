@@ -14,6 +14,7 @@ from torch.overrides import TorchFunctionMode
 
 from midstate.sparsity import Layer, weight_layers
 from midstate.sparsity.calibration import evaluation
+from midstate.sparsity.criteria import of_inputs
 
 IMAGES_AT_ONCE = 32
 
@@ -184,7 +185,12 @@ def _reached(layer: Layer, inputs: Tensor) -> Tensor:
 
 
 def count(
-    model: nn.Module, layers: list[Layer], densities: list[float], by_filter: bool, uses: dict[str, int], shape: tuple
+    model: nn.Module,
+    layers: list[Layer],
+    densities: list[float],
+    prunes_filters: bool,
+    uses: dict[str, int],
+    shape: tuple,
 ) -> dict[str, int | float]:
     """Count the finished model.
 
@@ -192,7 +198,7 @@ def count(
         model: a plain model, masks folded in.
         layers: its prunable layers.
         densities: the share of its weights that each of them was to keep, for the nominal figure.
-        by_filter: whether whole filters went, so that papers credit the next layer with fewer inputs.
+        prunes_filters: whether whole filters went, so that papers credit the next layer with fewer inputs.
         uses: from `weight_uses`.
         shape: of one image (C, H, W).
 
@@ -205,14 +211,15 @@ def count(
         in `params_sparse`), `macs_nominal` (densities times `macs_dense`, a layer that reads one pruned
         layer alone counted with that layer's density again, as the papers on filters do).
     """
+    every = weight_layers(model)
     prunable = sum(layer.weight.numel() for layer in layers)
     zeros = sum(int((layer.weight == 0).sum()) for layer in layers)
     total = sum(p.numel() for p in model.parameters())
     nonzero = sum(int(p.count_nonzero()) for p in model.parameters())
     alive = alive_inputs(model, shape)
-    living = {layer.name: _living_weights(layer, alive) for layer in weight_layers(model)}
-    dead = sum(int(layer.weight.count_nonzero()) - living[layer.name] for layer in weight_layers(model))
-    dense = {layer.name: layer.weight.numel() * uses.get(layer.name, 0) for layer in weight_layers(model)}
+    living = {layer.name: _living_weights(layer, alive) for layer in every}
+    dead = sum(int(layer.weight.count_nonzero()) for layer in every) - sum(living.values())
+    dense = {layer.name: layer.weight.numel() * uses.get(layer.name, 0) for layer in every}
     return {
         "params_total": total,
         "params_prunable": prunable,
@@ -222,7 +229,7 @@ def count(
         "sparsity_total": zeros / total,
         "macs_dense": sum(dense.values()),
         "macs_sparse": sum(living[name] * uses.get(name, 0) for name in living),
-        "macs_nominal": _nominal(dense, layers, densities, fed_by(model, layers, shape) if by_filter else {}),
+        "macs_nominal": _nominal(dense, layers, densities, fed_by(model, layers, shape) if prunes_filters else {}),
     }
 
 
@@ -231,9 +238,7 @@ def _living_weights(layer: Layer, alive: dict[str, Tensor]) -> int:
     weight = layer.weight
     if layer.name not in alive:
         return int(weight.count_nonzero())
-    groups = layer.module.groups if layer.is_conv else 1
-    inputs = alive[layer.name].view(groups, 1, -1).expand(-1, weight.shape[0] // groups, -1).flatten(0, 1)
-    return int(weight[inputs].count_nonzero())
+    return int((weight * of_inputs(weight, alive[layer.name])).count_nonzero())
 
 
 def _dead_vectors(model: nn.Module, alive: dict[str, Tensor]) -> int:

@@ -5,10 +5,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from midstate.data import Split
-from midstate.sparsity.calibration import evaluation
-
-# Larger batches are slower on a CPU: their activations leave the cache and are paged in anew each time.
-EVAL_BATCH = 250
+from midstate.sparsity.calibration import EVAL_BATCH, evaluation
 
 
 @torch.no_grad()

@@ -88,6 +88,7 @@ class Plan:
             data.train, settings.batch_size, self.parts["data"].augmentation, seed, settings.max_steps_per_epoch
         )
         total_steps = settings.epochs * batches.steps_per_epoch
+        first = data.train.first(NUM_IMAGES)
         with user_errors("pruner and schedule"):
             pruner = Pruner(
                 model,
@@ -98,14 +99,10 @@ class Plan:
                 seed_for(seed, "pruning"),
                 classifier_name(model),
                 uses,
-                Sample(data.train.images[:NUM_IMAGES], data.train.labels[:NUM_IMAGES]),
+                Sample(first.images, first.labels),
             )
-        ends_pruned = not pruner.method.dense and pruner.method.estimator.trains_dense  # SFP means to end so
-        _warn_of_scope(pruner, model)
-        if unseen := [layer.name for layer in pruner.layers if layer.name not in uses]:
-            log.warning(f"warning: no pass through {', '.join(unseen)} was seen; their MACs are not counted")
-        if not pruner.method.dense and not ends_pruned and pruner.window.stop == total_steps:
-            log.warning("warning: the schedule stops at the run's last step, so no step is trained at the target")
+        _warn_of_scope(pruner, model, uses)
+        _warn_of_end(pruner, total_steps)
         with user_errors("optimizer"):
             optimizer = self.parts["optimizer"].create(model.parameters())
             rate = self.parts["optimizer"].rate(batches.steps_per_epoch, total_steps)
@@ -175,8 +172,17 @@ def _check_writable(directory: Path) -> None:
         raise ConfigError(f"run_dir={directory}: must be a directory that can be written; {existing} is not")
 
 
-def _warn_of_scope(pruner: Pruner, model: nn.Module) -> None:
-    """Warn where little is pruned, or where an allocation has no room."""
+def _warn_of_end(pruner: Pruner, total_steps: int) -> None:
+    """Warn where the target is reached too late to train at it; soft methods mean to end so."""
+    method = pruner.method
+    if not method.dense and not method.estimator.trains_dense and pruner.window.stop == total_steps:
+        log.warning("warning: the schedule stops at the run's last step, so no step is trained at the target")
+
+
+def _warn_of_scope(pruner: Pruner, model: nn.Module, uses: dict[str, int]) -> None:
+    """Warn where little is pruned, where its cost is unknown, or where an allocation has no room."""
+    if unseen := [layer.name for layer in pruner.layers if layer.name not in uses]:
+        log.warning(f"warning: no pass through {', '.join(unseen)} was seen; their MACs are not counted")
     prunable = sum(layer.weight.numel() for layer in pruner.layers)
     share = prunable / sum(layer.weight.numel() for layer in weight_layers(model))
     if share < SMALL_SCOPE:

@@ -171,7 +171,12 @@ def _finish(recorder: Recorder) -> dict[str, Any]:
         val_top1=session.rows[-1]["val/top1"],
         top1_gap=session.probe_rows[-1]["gap_bn"] if session.probe_rows else None,
         **counting.count(
-            model, pruner.layers, nominal, pruner.by_filter, session.uses, tuple(session.data.train.images.shape[1:])
+            model,
+            pruner.layers,
+            nominal,
+            pruner.prunes_filters,
+            session.uses,
+            tuple(session.data.train.images.shape[1:]),
         ),
         pattern_verified=verified,
         allocation=pruner.allocation_report(),

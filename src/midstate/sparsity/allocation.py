@@ -113,8 +113,12 @@ class ERK(Allocation):
 
     def allocate(self, pattern: Pattern, layers: Sequence[Candidate]) -> list[Level]:
         """One target level a layer."""
-        raw = [sum(layer.shape) / layer.shape.numel() for layer in layers]
-        return fit(raw, [0.0] * len(layers), pattern, layers, self.budget)
+        return fit(erk_densities(layers), [0.0] * len(layers), pattern, layers, self.budget)
+
+
+def erk_densities(layers: Sequence[Candidate]) -> list[float]:
+    """Relative densities of ERK: the sum of a weight's dimensions over their product."""
+    return [sum(layer.shape) / layer.shape.numel() for layer in layers]
 
 
 def fit(

@@ -19,6 +19,11 @@ def block_norms(weight: Tensor, m: int) -> Tensor:
     return grouped(magnitude, m).sum(GROUP_DIM, dtype=torch.float32).movedim(1, -1)
 
 
+def masked_blocks(mask: Tensor, m: int) -> Tensor:
+    """Which blocks have a weight masked, as a vector in the order in which blocks are numbered."""
+    return block_norms((~mask).float(), m).flatten() > 0
+
+
 def spread_blocks(blocks: Tensor, shape: torch.Size, m: int) -> Tensor:
     """From marks of blocks (O, *K, groups) to marks of weights (O, C, *K)."""
     return blocks.movedim(-1, 1).repeat_interleave(m, dim=1).narrow(1, 0, shape[1])

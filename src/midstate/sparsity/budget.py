@@ -7,15 +7,14 @@ thousands of filters to a millionth of it.
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import gcd
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from midstate.sparsity import checks
-from midstate.sparsity.allocation import Allocation, Candidate, proportional, uniform_cost
-from midstate.sparsity.criteria import norm_of_inputs
+from midstate.sparsity.allocation import Allocation, Candidate, erk_densities, proportional, uniform_cost
+from midstate.sparsity.criteria import of_inputs
 from midstate.sparsity.nm import Level
 from midstate.sparsity.patterns import Pattern
 
@@ -91,9 +90,7 @@ class Budget(Allocation):
     def check_layers(self, pattern: Pattern, layers: Sequence[Candidate]) -> None:
         """Raise ValueError if even the lowest levels exceed a budget."""
         for kind in BUDGETS[self.budget]:
-            lowest = sum(
-                layer.cost(pattern, min(self.levels or pattern.choices(layer.shape)), kind) for layer in layers
-            )
+            lowest = sum(layer.cost(pattern, self._options(pattern, layer)[0], kind) for layer in layers)
             if lowest > (limit := uniform_cost(pattern, layers, kind)):
                 raise ValueError(
                     f"allocation: the lowest levels cost {lowest:,} {kind}, and the budget is {limit:,}; "
@@ -102,9 +99,12 @@ class Budget(Allocation):
 
     def allocate(self, pattern: Pattern, layers: Sequence[Candidate]) -> list[Level]:
         """One target level a layer; with `per=filter` a tensor (O,) each."""
-        options = [sorted(set(self.levels or pattern.choices(layer.shape))) for layer in layers]
+        options = [self._options(pattern, layer) for layer in layers]
         pairs = list(zip(layers, options, strict=True))
-        costs = [[_costs(pattern, layer, levels, kind) for layer, levels in pairs] for kind in BUDGETS[self.budget]]
+        costs = [
+            [[layer.cost(pattern, level, kind) for level in levels] for layer, levels in pairs]
+            for kind in BUDGETS[self.budget]
+        ]
         limits = [uniform_cost(pattern, layers, kind) for kind in BUDGETS[self.budget]]
         if self.per == "layer":
             chosen = solve(self._losses(pattern, layers, options), costs, limits)
@@ -118,6 +118,10 @@ class Budget(Allocation):
         ]
         chosen = torch.tensor(solve([row.tolist() for loss in losses for row in loss], costs, limits)).split(rows)
         return [torch.tensor(levels)[at] for levels, at in zip(options, chosen, strict=True)]
+
+    def _options(self, pattern: Pattern, layer: Candidate) -> list[int]:
+        """The levels a layer may have, lowest first."""
+        return sorted(set(self.levels or pattern.choices(layer.shape)))
 
     def _losses(self, pattern: Pattern, layers: Sequence[Candidate], options: list[list[int]]) -> list[list[float]]:
         """Loss of every option of every layer."""
@@ -149,7 +153,7 @@ class Budget(Allocation):
         if self.score == "owl":
             return _owl([_outliers(layer) for layer in layers], limit / sum(dense), self.spread)
         if self.score == "erk":
-            raw = [sum(layer.shape) / layer.shape.numel() for layer in layers]
+            raw = erk_densities(layers)
         else:
             raw = [float(torch.rand((), generator=layer.generator)) for layer in layers]
         return proportional(raw, [0.0] * len(layers), dense, limit, "params")
@@ -184,26 +188,21 @@ def solve(
     one_each = csr_array((np.ones(len(flat)), (item, np.arange(len(flat)))))
     constraints = [LinearConstraint(one_each, 1, 1)]
     objective = SCALE * flat / (np.abs(flat).max() or 1.0)
-    for rows, limit in zip(costs, limits, strict=True):
-        cost = [int(each) for row in rows for each in row]
-        objective -= SCALE * 1e-5 * np.array(cost) / max(1, limit)
-        unit = gcd(*cost) or 1  # small whole numbers: the solver's tolerance is absolute
-        constraints.append(LinearConstraint(np.array([each // unit for each in cost])[None], ub=limit // unit))
+    flat_costs = [np.concatenate(rows) for rows in costs]
+    for cost, limit in zip(flat_costs, limits, strict=True):
+        objective -= SCALE * 1e-5 * cost / max(1, limit)
+        unit = np.gcd.reduce(cost) or 1  # small whole numbers: the solver's tolerance is absolute
+        constraints.append(LinearConstraint((cost // unit)[None], ub=limit // unit))
     gap = 0 if len(losses) <= EXACT else 1e-6
     found = milp(objective, integrality=1, bounds=(0, 1), constraints=constraints, options={"mip_rel_gap": gap})
     if found.status == 2:
         raise ValueError("allocation: no choice of levels meets the budget")
     assert found.success, found.message
     chosen = np.flatnonzero(found.x > 0.5)
-    for rows, limit in zip(costs, limits, strict=True):
-        flat_costs = [each for row in rows for each in row]
-        assert sum(flat_costs[at] for at in chosen) <= limit, "the solver exceeded the budget"
+    for cost, limit in zip(flat_costs, limits, strict=True):
+        assert cost[chosen].sum() <= limit, "the solver exceeded the budget"
     starts = np.concatenate([[0], np.cumsum([len(row) for row in losses])[:-1]])
     return (chosen - starts).tolist()
-
-
-def _costs(pattern: Pattern, layer: Candidate, levels: list[int], kind: str) -> list[int]:
-    return [layer.cost(pattern, level, kind) for level in levels]
 
 
 def _density(pattern: Pattern, layer: Candidate, level: int) -> float:
@@ -232,7 +231,7 @@ def _weight_error(pattern: Pattern, layer: Candidate, levels: list[int]) -> Tens
 
 def _outliers(layer: Candidate) -> float:
     """Share of weights whose |w| * input norm exceeds OUTLIER times the layer's mean."""
-    score = layer.weight.abs() * norm_of_inputs(layer.weight, layer.input_norm())
+    score = layer.weight.abs() * of_inputs(layer.weight, layer.input_norm())
     return float((score > OUTLIER * score.mean()).float().mean())
 
 

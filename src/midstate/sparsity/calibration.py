@@ -10,7 +10,8 @@ from torch.nn import functional as F
 
 from midstate.sparsity.scope import Layer
 
-BATCH = 250
+# Larger batches are slower on a CPU: their activations leave the cache and are paged in anew each time.
+EVAL_BATCH = 250
 NUM_NORM_IMAGES = 128  # Wanda's number of calibration samples
 
 
@@ -38,7 +39,7 @@ def mean_loss(model: nn.Module, sample: Sample) -> float:
     """Mean cross-entropy in evaluation mode; the model is left as it was."""
     total = 0.0
     with evaluation(model):
-        for images, labels in zip(sample.images.split(BATCH), sample.labels.split(BATCH), strict=True):
+        for images, labels in zip(sample.images.split(EVAL_BATCH), sample.labels.split(EVAL_BATCH), strict=True):
             total += float(F.cross_entropy(model(images), labels, reduction="sum"))
     return total / len(sample.labels)
 
@@ -59,7 +60,7 @@ def input_norms(model: nn.Module, layers: Sequence[Layer], sample: Sample) -> li
 
     def record(layer: Layer, inputs: tuple) -> None:
         features = inputs[layer.input_index]
-        channel = 1 if isinstance(layer.module, nn.modules.conv._ConvNd) else features.dim() - 1
+        channel = 1 if layer.is_conv else features.dim() - 1
         others = [dim for dim in range(features.dim()) if dim != channel]
         squares.setdefault(layer.depth, []).append(features.float().square().mean(others))
 

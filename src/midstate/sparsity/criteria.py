@@ -71,15 +71,15 @@ class Wanda(Criterion):
 
     def score(self, weight: Tensor, pattern: Pattern, seen: Seen) -> Tensor:
         """Scores of the pattern's units: weight's shape, or (O,) for filters."""
-        return pattern.pool(weight.abs() * norm_of_inputs(weight, seen.input_norm))
+        return pattern.pool(weight.abs() * of_inputs(weight, seen.input_norm))
 
 
-def norm_of_inputs(weight: Tensor, input_norm: Tensor) -> Tensor:
-    """The norm that each weight (O, C, *K) reads, as (O, C, 1, ...), from the norms of the channels of all groups."""
+def of_inputs(weight: Tensor, by_channel: Tensor) -> Tensor:
+    """What each weight (O, C, *K) reads, as (O, C, 1, ...), from one value for each input channel of all groups."""
     channels = weight.shape[1]
-    groups = len(input_norm) // channels  # of a grouped convolution
-    norm = input_norm.view(groups, 1, channels).expand(-1, weight.shape[0] // groups, -1)
-    return norm.reshape(weight.shape[0], channels, *[1] * (weight.dim() - 2))
+    groups = len(by_channel) // channels  # of a grouped convolution
+    by_row = by_channel.view(groups, 1, channels).expand(-1, weight.shape[0] // groups, -1)
+    return by_row.reshape(weight.shape[0], channels, *[1] * (weight.dim() - 2))
 
 
 @dataclass(frozen=True)

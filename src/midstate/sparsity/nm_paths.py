@@ -8,7 +8,7 @@ import torch
 from torch import Generator, Tensor
 
 from midstate.sparsity import checks
-from midstate.sparsity.blocks import block_norms, spread_blocks, stay_longest
+from midstate.sparsity.blocks import block_norms, masked_blocks, spread_blocks, stay_longest
 from midstate.sparsity.nm import NM, Level, grouped
 from midstate.sparsity.paths import Path, Place
 from midstate.sparsity.schedules import floor
@@ -26,7 +26,7 @@ def step_n(n: int, m: int, p: float) -> int:
     This is MaxQ's N-progressive ramp ("N-M" in the article), arXiv 2312.07061.
     """
     NM(n, m)
-    return m - floor((m - n) * checks.number("p", p, 0, 1))
+    return StepN().level_at(n, m, checks.number("p", p, 0, 1))
 
 
 def block_nm_mask(
@@ -164,37 +164,29 @@ class Blocks(Path):
         if self.staircase and pattern.num_jumps:
             p = floor(pattern.num_jumps * p) / pattern.num_jumps
         norms = [block_norms(place.weight, pattern.m) for place in places]
-        ranked = [(norm.flatten(), self._left(pattern, place)) for norm, place in zip(norms, places, strict=True)]
+        flat = [norm.flatten() for norm in norms]
+        sticky = self.rerank == "sticky"
+        left = [masked_blocks(place.mask, pattern.m) if sticky else None for place in places]
         if self.rank == "network":
-            norm, left = (torch.cat(parts) for parts in zip(*ranked, strict=True))
-            dense = self._dense(norm, left, p, places[0].generator).split([norm.numel() for norm in norms])
+            joint = self._dense(torch.cat(flat), torch.cat(left) if sticky else None, p, places[0].generator)
+            dense = joint.split([len(norm) for norm in flat])
         else:
-            dense = [
-                self._dense(norm, left, p, place.generator) for (norm, left), place in zip(ranked, places, strict=True)
-            ]
+            dense = [self._dense(flat[i], left[i], p, place.generator) for i, place in enumerate(places)]
         return [
             pattern.mask(place.score(), place.level)
             | spread_blocks(marks.view(norm.shape), place.weight.shape, pattern.m)
             for place, norm, marks in zip(places, norms, dense, strict=True)
         ]
 
-    def _left(self, pattern: NM, place: Place) -> Tensor:
-        """Which blocks are under N:M by the mask now in force; only sticky ranking asks."""
-        if self.rerank == "live":
-            return torch.zeros(0, dtype=torch.bool)
-        whole = block_norms(place.mask.float(), pattern.m)
-        size = block_norms(torch.ones_like(place.mask, dtype=torch.float32), pattern.m)
-        return (whole < size).flatten()
-
-    def _dense(self, norm: Tensor, left: Tensor, p: float, generator: Generator | None) -> Tensor:
-        """Mark the blocks that are dense at progress p."""
+    def _dense(self, norm: Tensor, left: Tensor | None, p: float, generator: Generator | None) -> Tensor:
+        """Mark the blocks that are dense at progress p; `left` marks those that left that state before."""
         if self.order.startswith("random"):
             rank = torch.empty(norm.numel())
             rank[torch.randperm(norm.numel(), generator=generator)] = -torch.arange(norm.numel(), dtype=torch.float32)
             rank = rank.to(norm.device)
         else:
             rank = -norm if self.order == "default" else norm
-        return stay_longest(rank, floor((1 - p) * norm.numel()), left if self.rerank == "sticky" else None)
+        return stay_longest(rank, floor((1 - p) * norm.numel()), left)
 
     def describe(self, pattern: NM, level: str, p: float) -> str:
         """The state in a few words."""

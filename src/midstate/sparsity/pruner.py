@@ -242,7 +242,7 @@ class Pruner:
         return [1 - self.method.pattern.sparsity] * len(self.layers)
 
     @property
-    def by_filter(self) -> bool:
+    def prunes_filters(self) -> bool:
         """Tell whether whole filters go."""
         return not self.method.dense and self.method.pattern.name == "filter"
 

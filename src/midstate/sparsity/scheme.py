@@ -20,9 +20,13 @@ def scheme_text(pattern: Pattern, names: Sequence[str], levels: Sequence[Level])
     """A scheme as JSON, one line a layer: how many stay of each group, or, filter by filter, a list."""
     values = [level.tolist() if isinstance(level, Tensor) else level for level in levels]
     lines = [f"    {json.dumps(name)}: {json.dumps(value)}" for name, value in zip(names, values, strict=True)]
-    head = {"pattern": pattern.name, **({"m": pattern.m} if pattern.name == "nm" else {})}
-    start = "".join(f"  {json.dumps(key)}: {json.dumps(value)},\n" for key, value in head.items())
+    start = "".join(f"  {json.dumps(key)}: {json.dumps(value)},\n" for key, value in _made_for(pattern).items())
     return "{\n" + start + '  "levels": {\n' + ",\n".join(lines) + "\n  }\n}\n"
+
+
+def _made_for(pattern: Pattern) -> dict[str, Any]:
+    """What a scheme says of its pattern: all that its levels depend on."""
+    return {"pattern": pattern.name, **({"m": pattern.m} if pattern.name == "nm" else {})}
 
 
 @dataclass(frozen=True)
@@ -63,9 +67,8 @@ class Scheme(Allocation):
     def check(self, pattern: Pattern) -> None:
         """The file must be of this pattern."""
         made_for = {key: value for key, value in self.content.items() if key != "levels"}
-        expected = {"pattern": pattern.name, **({"m": pattern.m} if pattern.name == "nm" else {})}
-        if made_for != expected:
-            raise ValueError(f"scheme={self.scheme!r}: was made for {made_for}, and this run has {expected}")
+        if made_for != _made_for(pattern):
+            raise ValueError(f"scheme={self.scheme!r}: was made for {made_for}, and this run has {_made_for(pattern)}")
 
     def allocate(self, pattern: Pattern, layers: Sequence[Candidate]) -> list[Level]:
         """One target level a layer.

@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cache, partial
 
 from torch import Generator, Tensor, nn
 
@@ -68,6 +68,11 @@ class View:
 
     def candidates(self, norms: Sequence[Tensor] | None = None) -> list[Candidate]:
         """The layers as an allocation sees them."""
+
+        @cache
+        def all_norms() -> Sequence[Tensor]:
+            return norms or calibration.input_norms(self.model, self.layers, self.sample)
+
         return [
             Candidate(
                 name=layer.name,
@@ -78,7 +83,7 @@ class View:
                 weight=self.weights[i].detach(),
                 score=partial(self._joint_score, i, norms),
                 loss=partial(self._loss, i, norms),
-                input_norm=partial(self._input_norm, i),
+                input_norm=lambda i=i: all_norms()[i],
                 generator=self._generator("allocation", i),
             )
             for i, layer in enumerate(self.layers)
@@ -112,6 +117,3 @@ class View:
         loss = calibration.mean_loss(self.model, self.sample)
         mask.copy_(before)
         return loss
-
-    def _input_norm(self, i: int) -> Tensor:
-        return calibration.input_norms(self.model, [self.layers[i]], self.sample)[0]
