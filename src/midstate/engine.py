@@ -35,6 +35,7 @@ class Trainer:
     threads: int | str
     probes: bool
     checkpoint_every: str
+    sensitivity: float | None = None
 
     def __post_init__(self) -> None:
         checks.integer("epochs", self.epochs, 1)
@@ -48,6 +49,8 @@ class Trainer:
         if self.threads != "auto":
             checks.integer("threads", self.threads, 1)
         checks.boolean("probes", self.probes)
+        if self.sensitivity is not None:
+            checks.number("sensitivity", self.sensitivity, 0, 1)
         if not isinstance(self.checkpoint_every, str) or steps_of("checkpoint_every", self.checkpoint_every, 1, 1) < 1:
             raise ValueError(
                 f"checkpoint_every={self.checkpoint_every!r}: must be epochs such as '1ep' or steps such as '500it'"
@@ -70,6 +73,7 @@ class Session:
     step: int = 0  # optimizer steps done
     rows: list[dict[str, Any]] = field(default_factory=list)  # metrics.csv, one row an epoch
     probe_rows: list[dict[str, Any]] = field(default_factory=list)  # probes.csv
+    losses: list[float] = field(default_factory=list)  # losses.csv, the training loss of every step
     totals: dict[str, float] = field(default_factory=dict)  # sums over the epoch so far
     epoch_gap: float | None = None  # the epoch's largest gap_bn so far
 
@@ -87,6 +91,7 @@ class Session:
             "probe": self.probe.state if self.probe else 0,
             "rows": self.rows,
             "probe_rows": self.probe_rows,
+            "losses": torch.tensor(self.losses, dtype=torch.float64),
             "totals": self.totals,
             "epoch_gap": self.epoch_gap,
             "rng": torch.get_rng_state(),
@@ -100,7 +105,7 @@ class Session:
         if self.probe:
             self.probe.state = state["probe"]
         self.step, self.rows, self.probe_rows = state["step"], state["rows"], state["probe_rows"]
-        self.totals, self.epoch_gap = state["totals"], state["epoch_gap"]
+        self.losses, self.totals, self.epoch_gap = state["losses"].tolist(), state["totals"], state["epoch_gap"]
         torch.set_rng_state(state["rng"].cpu())
 
 
@@ -198,6 +203,7 @@ def _train_step(session: Session, images: Tensor, labels: Tensor) -> None:
     session.optimizer.step()
     session.pruner.after_step(session.optimizer)
     session.step += 1
+    session.losses.append(loss.item())
     correct = int((logits.argmax(1) == labels).sum())
     seconds = time.perf_counter() - started
     for name, value in (

@@ -18,7 +18,7 @@ from midstate import counting, runs
 from midstate.config import ConfigError, build, check_root
 from midstate.data import Batches
 from midstate.engine import Session, Trainer
-from midstate.models import classifier_name
+from midstate.models import checkpoint_identity, classifier_name, find_checkpoint, load_weights
 from midstate.probes import NUM_IMAGES, GapProbe
 from midstate.sparsity import Blocks, Budget, Direct, Method, Pruner, Sample, Scheme, seed_for, weight_layers
 
@@ -48,16 +48,12 @@ class Plan:
         hydra = HydraConfig.get()
         typed = list(hydra.overrides.task)
         check_root(config, typed)
-        groups = ("model", "data", "schedule", "pruner", "optimizer", "trainer", "logger")
-        parts = {key: build(config, key) for key in groups}
-        _check_axes(parts["pruner"])
-        with user_errors("pruner"):
-            parts["method"] = Method(**{axis: parts["pruner"].get(axis) for axis in AXES})
-        resolved = OmegaConf.to_container(config, resolve=True)
-        _resolve_auto(resolved, embedded=parts["data"].embedded)
-        if isinstance(parts["method"].allocation, Scheme):
-            # What the file says is part of the run's identity, where it lies is not.
-            resolved["pruner"]["scheme_digest"] = parts["method"].allocation.digest()
+        parts = build_parts(config)
+        resolved = resolve(config, parts)
+        if (checkpoint := parts["model"].checkpoint) is not None:
+            with user_errors("model"):
+                parts["checkpoint"] = find_checkpoint(checkpoint, config.seed)
+            resolved["model"]["checkpoint_of"] = checkpoint_identity(parts["checkpoint"], config.seed)
         choices = {key: str(value) for key, value in hydra.runtime.choices.items() if value is not None}
         name = choices.get("experiment", choices["pruner"])
         identity = runs.config_hash(resolved)
@@ -82,6 +78,8 @@ class Plan:
         torch.manual_seed(seed_for(seed, "initialisation"))
         with user_errors("model", ValueError, TypeError, RuntimeError, AssertionError):
             model = self.parts["model"].create(data.shape[0], data.num_classes).to(device)
+            if "checkpoint" in self.parts:
+                load_weights(model, self.parts["checkpoint"])
             uses = counting.weight_uses(model, data.train.images[:2])  # also shows that model and images fit
         torch.manual_seed(seed_for(seed, "dropout"))
         batches = Batches(
@@ -130,6 +128,26 @@ class Plan:
         """Where the run computes."""
         name = self.config["trainer"]["device"]
         return torch.device(name, self.config["machine"]["device_index"]) if name == "cuda" else torch.device(name)
+
+
+def build_parts(config: DictConfig) -> dict[str, Any]:
+    """Build what the groups name, and the method from the pruner's axes."""
+    groups = ("model", "data", "schedule", "pruner", "optimizer", "trainer", "logger")
+    parts = {key: build(config, key) for key in groups}
+    _check_axes(parts["pruner"])
+    with user_errors("pruner"):
+        parts["method"] = Method(**{axis: parts["pruner"].get(axis) for axis in AXES})
+    return parts
+
+
+def resolve(config: DictConfig, parts: dict[str, Any]) -> dict[str, Any]:
+    """The configuration with every reference and `auto` replaced by what it stands for."""
+    resolved = OmegaConf.to_container(config, resolve=True)
+    _resolve_auto(resolved, embedded=parts["data"].embedded)
+    if isinstance(parts["method"].allocation, Scheme):
+        # What the file says is part of the run's identity, where it lies is not.
+        resolved["pruner"]["scheme_digest"] = parts["method"].allocation.digest()
+    return resolved
 
 
 def _check_axes(axes: dict[str, Any]) -> None:

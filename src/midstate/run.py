@@ -18,9 +18,11 @@ from midstate.cli import EXIT_FAILED, EXIT_FINISHED, EXIT_STOPPED
 from midstate.config import ConfigError, RunFailed
 from midstate.engine import Session, train
 from midstate.plan import Plan
+from midstate.probes import NUM_IMAGES
 from midstate.report import epoch_line, result_table
+from midstate.sensitivity import COLUMNS, sensitivities
 from midstate.stopping import stop_on_signal
-from midstate.tracking import Tracker
+from midstate.tracking import Tracker, write_csv
 
 log = logging.getLogger(__name__)
 
@@ -90,7 +92,7 @@ class Recorder:
     def end_of_epoch(self, row: dict[str, Any]) -> None:
         """Write the tables, log the row, print a line."""
         session = self.session
-        self.tracker.tables(session.rows, session.probe_rows)
+        self.tracker.tables(session.rows, session.probe_rows, session.losses)
         kept = zip(session.pruner.layers, session.pruner.kept(), strict=True)
         self.tracker.log({**row, **{f"kept/{layer.name}": share for layer, share in kept}})
         log.info(epoch_line(row, session.settings.epochs, session.pruner.describe(session.step)))
@@ -118,7 +120,7 @@ def _execute(plan: Plan, session: Session) -> float:
     recorder = Recorder(plan, session, Tracker(plan.directory, _start_wandb(plan)), started)
     exit_code = EXIT_FAILED
     try:
-        recorder.tracker.tables(session.rows, session.probe_rows)
+        recorder.tracker.tables(session.rows, session.probe_rows, session.losses)
         with stop_on_signal() as stop_requested:
             if not train(session, recorder.save, recorder.end_of_epoch, stop_requested):
                 exit_code = EXIT_STOPPED
@@ -158,6 +160,7 @@ def _finish(recorder: Recorder) -> dict[str, Any]:
     if scheme := pruner.scheme():
         checkpoint.write_atomically(plan.directory / "scheme.json", scheme.encode())
     test = metrics.evaluate(model, session.data.test)
+    _measure_sensitivities(plan, session)
     layers = [
         {"name": layer.name, "shape": list(layer.weight.shape), "depth": layer.depth, "target": target, "kept": share}
         for layer, target, share in zip(pruner.layers, targets, kept, strict=True)
@@ -180,11 +183,22 @@ def _finish(recorder: Recorder) -> dict[str, Any]:
         ),
         pattern_verified=verified,
         allocation=pruner.allocation_report(),
+        flipflop=pruner.flipflop(),
         layers=layers,
         images_per_second=sum(row["images_per_second"] for row in session.rows) / len(session.rows),
     )
     recorder.tracker.summarise(summary, figures)
     return summary
+
+
+def _measure_sensitivities(plan: Plan, session: Session) -> None:
+    """Write sensitivity.csv, if asked, from the finished network."""
+    share = session.settings.sensitivity
+    if share is None:
+        return
+    first = session.data.validation.first(NUM_IMAGES)
+    rows = sensitivities(session.model, session.pruner.layers, first, share, plan.config["seed"])
+    write_csv(plan.directory / "sensitivity.csv", COLUMNS, rows)
 
 
 def _draw(directory: Path, layers: list[dict[str, Any]], states: list[str]) -> list[Path]:
@@ -197,5 +211,13 @@ def _clear(directory: Path) -> None:
     """Remove what an earlier run wrote; anything else in the directory is the user's."""
     for name in ("checkpoints", "figures", "wandb"):
         shutil.rmtree(directory / name, ignore_errors=True)
-    for name in ("config.yaml", "metrics.csv", "probes.csv", "scheme.json", "summary.json"):
+    for name in (
+        "config.yaml",
+        "losses.csv",
+        "metrics.csv",
+        "probes.csv",
+        "scheme.json",
+        "sensitivity.csv",
+        "summary.json",
+    ):
         (directory / name).unlink(missing_ok=True)

@@ -28,12 +28,13 @@ _ADDED_TO_AXES = {
     "staircase": ("path", False),
     "regrow": ("update", "free"),
     "hysteresis": ("update", 0.0),
+    "forced_swaps": ("update", 0.0),
 }
 NEUTRAL: dict[str, Any] = {
     key: neutral
     for name, (axis, neutral) in _ADDED_TO_AXES.items()
     for key in (f"pruner.{name}", f"pruner.{axis}.{name}")
-}
+} | {"trainer.sensitivity": None}
 # What changes no result.
 IRRELEVANT = (
     "seed",
@@ -43,6 +44,7 @@ IRRELEVANT = (
     "launcher",
     "machine",
     "trainer.checkpoint_every",
+    "model.checkpoint",  # what it holds counts, see Plan
     "pruner.scheme",
     "pruner.allocation.scheme",
 )

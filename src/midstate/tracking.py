@@ -25,6 +25,7 @@ METRICS = (
     "images_per_second",
     "seconds",
 )
+LOSSES = ("step", "loss")
 PROBES = ("step", "progress", "from", "to", "gap", "gap_bn")
 MODES = ("offline", "online")
 
@@ -85,10 +86,12 @@ class Tracker:
     def __init__(self, directory: Path, wandb_run: Any = None) -> None:
         self.directory, self.wandb_run = directory, wandb_run
 
-    def tables(self, rows: list[dict[str, Any]], probe_rows: list[dict[str, Any]]) -> None:
-        """Write metrics.csv and probes.csv."""
+    def tables(self, rows: list[dict[str, Any]], probe_rows: list[dict[str, Any]], losses: list[float]) -> None:
+        """Write metrics.csv, probes.csv and losses.csv."""
         write_csv(self.directory / "metrics.csv", METRICS, rows)
         write_csv(self.directory / "probes.csv", PROBES, probe_rows)
+        steps = [{"step": step, "loss": loss} for step, loss in enumerate(losses, start=1)]
+        write_csv(self.directory / "losses.csv", LOSSES, steps)
 
     def log(self, row: dict[str, Any]) -> None:
         """Log one epoch's row to W&B."""

@@ -2,5 +2,8 @@
 
 from midstate.models.bridges import Timm, Torchvision, classifier_name
 from midstate.models.cifar_resnet import CifarResNet
+from midstate.models.start import checkpoint_identity, find_checkpoint, load_weights
 
-__all__ = ["CifarResNet", "Timm", "Torchvision", "classifier_name"]
+__all__ = [
+    "CifarResNet", "Timm", "Torchvision", "checkpoint_identity", "classifier_name", "find_checkpoint", "load_weights",
+]  # fmt: skip

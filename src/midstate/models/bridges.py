@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import nn
 
+from midstate.models.start import Recipe
 from midstate.sparsity import checks, weight_layers
 
 
@@ -58,7 +59,7 @@ def _check_name(name: object, known: list[str], library: str) -> None:
 
 
 @dataclass(frozen=True)
-class Torchvision:
+class Torchvision(Recipe):
     """A classification model of torchvision.
 
     Args:
@@ -72,6 +73,7 @@ class Torchvision:
     arguments: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         from torchvision import models
 
         _check_name(self.name, models.list_models(module=models), "torchvision")
@@ -103,7 +105,7 @@ class Torchvision:
 
 
 @dataclass(frozen=True)
-class Timm:
+class Timm(Recipe):
     """A model of timm.
 
     Args:
@@ -117,6 +119,7 @@ class Timm:
     arguments: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         import timm
 
         _check_name(self.name, timm.list_models(), "timm")

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from midstate.models.start import Recipe
 from midstate.sparsity import checks
 
 SHORTCUTS = ("pad", "conv")
@@ -79,7 +80,7 @@ class ResNet(nn.Module):
 
 
 @dataclass(frozen=True)
-class CifarResNet:
+class CifarResNet(Recipe):
     """Recipe of a `ResNet`.
 
     Args:
@@ -93,6 +94,7 @@ class CifarResNet:
     shortcut: str
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         for name in ("blocks", "widths"):
             values = getattr(self, name)
             if not isinstance(values, list) or not values:

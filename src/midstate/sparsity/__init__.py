@@ -4,7 +4,7 @@
 |------------|--------------------------------------------|-----------------------------------------------|
 | pattern    | what goes together, among which is ranked  | `patterns`, `nm`                              |
 | criterion  | which unit matters less                    | `criteria`                                    |
-| allocation | how much goes from each layer              | `allocation`, `ranking`, `budget`, `scheme`   |
+| allocation | how much goes from each layer              | `allocation`, `ranking`, `budget`, `scheme`, `controls` |
 | path       | the intermediate states (中间态) on the way | `paths`, `nm_paths`                           |
 | schedule   | how far along the path at a given time     | `schedules`                                   |
 | update     | when a mask may change                     | `updates`                                     |
@@ -17,6 +17,7 @@ Only `Pruner` has state. This package imports torch, scipy where it solves, and 
 from midstate.sparsity.allocation import ERK, Allocation, Candidate, Uniform, UniformPlus, fit
 from midstate.sparsity.budget import Budget
 from midstate.sparsity.calibration import Sample
+from midstate.sparsity.controls import Collapsed, RandomShares, Reversed
 from midstate.sparsity.criteria import L1, L2, Criterion, GeometricMedian, Random, Seen, Wanda
 from midstate.sparsity.estimators import SRSTE, STE, ConstantScale, Estimator, Hard, MultiAxis, Soft
 from midstate.sparsity.method import Method
@@ -35,10 +36,10 @@ from midstate.sparsity.updates import Update
 from midstate.sparsity.view import seed_for
 
 __all__ = [
-    "ERK", "L1", "L2", "LAMP", "NM", "SRSTE", "STE", "Allocation", "Blocks", "Budget", "Candidate",
-    "ConstantScale", "Criterion", "Density", "Direct", "Estimator", "Filter", "GeometricMedian", "Global",
-    "Hard", "Layer", "Method", "MultiAxis", "Path", "Pattern", "Place", "Pruner", "Random", "Row", "Sample",
-    "Schedule", "Scheme", "Scope", "Seen", "Soft", "StepN", "Uniform", "UniformPlus", "Unrankable", "Update", "Wanda",
-    "Weight", "Window", "block_nm_mask", "curve", "fit", "multi_axis_mask", "nm_mask", "scheme_text", "seed_for",
-    "step_n", "steps_of", "verify", "verify_nm", "weight_layers",
+    "ERK", "L1", "L2", "LAMP", "NM", "SRSTE", "STE", "Allocation", "Blocks", "Budget", "Candidate", "Collapsed",
+    "ConstantScale", "Criterion", "Density", "Direct", "Estimator", "Filter", "GeometricMedian", "Global", "Hard",
+    "Layer", "Method", "MultiAxis", "Path", "Pattern", "Place", "Pruner", "Random", "RandomShares", "Reversed", "Row",
+    "Sample", "Schedule", "Scheme", "Scope", "Seen", "Soft", "StepN", "Uniform", "UniformPlus", "Unrankable",
+    "Update", "Wanda", "Weight", "Window", "block_nm_mask", "curve", "fit", "multi_axis_mask", "nm_mask",
+    "scheme_text", "seed_for", "step_n", "steps_of", "verify", "verify_nm", "weight_layers",
 ]  # fmt: skip

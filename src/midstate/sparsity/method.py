@@ -39,6 +39,7 @@ class Method:
         self.criterion.check(self.pattern, self.allocation.refresh != "never")
         self.allocation.check(self.pattern)
         self.estimator.check(self.pattern)
+        self.update.check(self.pattern)
         if self.allocation.by_filter and (self.estimator.scales or not self.path.by_filter):
             other = "estimators of MaxQ" if self.estimator.scales else "granularity=group"
             raise ValueError(

@@ -78,6 +78,7 @@ class Pruner:
             parametrize.register_parametrization(layer.module, layer.tensor_name, self._masked[i], unsafe=True)
             self._weights[i] = layer.module.parametrizations[layer.tensor_name].original
         self._epoch_masks = [mask.clone() for mask in self.masks]
+        self._changes = [torch.zeros_like(units, dtype=torch.uint8) for units in map(method.pattern.units, self.masks)]
 
     def on_measuring(self, call: Callable[[], None]) -> None:
         """Have `call` called before each loss that an allocation measures; it may raise to stop, nothing is lost."""
@@ -131,7 +132,7 @@ class Pruner:
         masks = [method.pattern.expand(mask, w.shape) for mask, w in zip(masks, self._weights, strict=True)]
         if method.update.regrow == "never":
             masks = [mask & in_force for mask, in_force in zip(masks, self.masks, strict=True)]
-        return masks
+        return self._view.swapped(masks, step) if method.update.forced_swaps else masks
 
     def set_masks(self, masks: list[Tensor]) -> None:
         """Put masks in place, and the scales that go with them (the buffers stay the same tensors)."""
@@ -174,13 +175,18 @@ class Pruner:
         return [int(mask.sum()) / mask.numel() for mask in self.masks]
 
     def end_epoch(self) -> dict[str, float]:
-        """Compare with the last call: share of weights `kept`, shares of units that changed and that came back."""
+        """Compare with the last call: share of weights `kept`, shares of units that changed and that came back.
+
+        The changes of each unit are counted, for `flipflop`.
+        """
         if self.method.dense:
             return {"kept": 1.0, "churn": 0.0, "revived": 0.0}
         total = sum(mask.numel() for mask in self.masks)
         units = self.method.pattern.units
         pairs = [(units(mask), units(last)) for mask, last in zip(self.masks, self._epoch_masks, strict=True)]
         num_units = sum(mask.numel() for mask, _ in pairs)
+        for changes, (mask, last) in zip(self._changes, pairs, strict=True):
+            changes.add_(mask != last).clamp_(max=100)  # twice is what is asked; a byte must not run over
         row = {
             "kept": sum(int(mask.sum()) for mask in self.masks) / total,
             "churn": sum(int((mask != last).sum()) for mask, last in pairs) / num_units,
@@ -188,6 +194,12 @@ class Pruner:
         }
         self._epoch_masks = [mask.clone() for mask in self.masks]
         return row
+
+    def flipflop(self) -> float:
+        """Share of units that changed at least twice between epoch ends."""
+        if self.method.dense:
+            return 0.0
+        return sum(int((c >= 2).sum()) for c in self._changes) / sum(c.numel() for c in self._changes)
 
     def describe(self, step: int) -> str:
         """The current state in a few words, such as '4:16' or '1:16 on 37 % of blocks'."""
@@ -262,11 +274,17 @@ class Pruner:
         """What the model's own state_dict (weights and masks) does not hold."""
         if self.method.dense:
             return {}
-        return {"epoch_masks": self._epoch_masks, "levels": self.levels, "refreshed": self._refreshed}
+        return {
+            "epoch_masks": self._epoch_masks,
+            "changes": self._changes,
+            "levels": self.levels,
+            "refreshed": self._refreshed,
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take back `state_dict`."""
         if not self.method.dense:
             self._epoch_masks = [mask.to(m.device) for mask, m in zip(state["epoch_masks"], self.masks, strict=True)]
+            self._changes = [changes.to(m.device) for changes, m in zip(state["changes"], self.masks, strict=True)]
             self.levels = state.get("levels", self.levels)  # checkpoints of uniform runs once held neither
             self._refreshed = state.get("refreshed", -1)

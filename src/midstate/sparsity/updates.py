@@ -3,9 +3,10 @@
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 
 from midstate.sparsity import checks
+from midstate.sparsity.patterns import Pattern
 from midstate.sparsity.schedules import Window, steps_of
 
 REGROW = ("free", "never")
@@ -22,12 +23,15 @@ class Update:
         until: a share of the run, epochs or steps; masks are frozen afterwards.
         regrow: `free`, the scores are always live and what was pruned may come back; `never`, it may not.
         hysteresis: a unit in use counts (1 + hysteresis) times its score, so that near ties do not flip.
+        forced_swaps: share of each layer's units in use that every refresh exchanges for pruned ones, at random:
+            a control, to see what flipping alone does.
     """
 
     every: str = "1it"
     until: float | str | None = None
     regrow: str = "free"
     hysteresis: float = 0.0
+    forced_swaps: float = 0.0
 
     def __post_init__(self) -> None:
         if not isinstance(self.every, str) or steps_of("every", self.every, 1, 1) < 1:
@@ -36,12 +40,33 @@ class Update:
             steps_of("until", self.until, 1, 1)
         checks.one_of("regrow", self.regrow, REGROW)
         checks.number("hysteresis", self.hysteresis, 0)
+        checks.number("forced_swaps", self.forced_swaps, 0, 1)
+
+    def check(self, pattern: Pattern) -> None:
+        """Raise ValueError where units cannot be exchanged freely."""
+        if self.forced_swaps and pattern.name not in ("weight", "filter"):
+            raise ValueError(
+                f"forced_swaps={self.forced_swaps}: exchanges units of a whole layer, and pattern={pattern.name} "
+                "ranks them in groups; use pruner/pattern=weight or filter"
+            )
 
     def adjust(self, score: Tensor, in_use: Tensor) -> Tensor:
         """Scores as the masks in force let them count: `in_use` marks the units now kept."""
         if self.hysteresis:
             score = torch.where(in_use, (1 + self.hysteresis) * score, score)
         return score if self.regrow == "free" else torch.where(in_use, score, -1)
+
+    def swap(self, in_use: Tensor, generator: Generator) -> Tensor:
+        """Exchange units in use for pruned ones at random; the fraction of a unit is one more with that chance."""
+        flat = in_use.flatten()
+        kept, pruned = flat.nonzero().flatten(), (~flat).nonzero().flatten()
+        wanted = self.forced_swaps * len(kept)
+        count = int(wanted + torch.rand((), generator=generator).item())
+        count = min(count, len(kept), len(pruned))
+        swapped = flat.clone()
+        for side, now in ((kept, False), (pruned, True)):
+            swapped[side[torch.randperm(len(side), generator=generator)[:count].to(side.device)]] = now
+        return swapped.view(in_use.shape)
 
     def resolve(self, window: Window, steps_per_epoch: int, total_steps: int) -> "Ticks":
         """Place the update in a run.

@@ -59,6 +59,14 @@ class View:
             for i, (level, mask) in enumerate(zip(levels, self.masks, strict=True))
         ]
 
+    def swapped(self, masks: list[Tensor], step: int) -> list[Tensor]:
+        """Masks after the update's forced swaps, the same for every call at one step."""
+        pattern, update = self.method.pattern, self.method.update
+        return [
+            pattern.expand(update.swap(pattern.units(mask), self._generator("swaps", i, step)), mask.shape)
+            for i, mask in enumerate(masks)
+        ]
+
     def attainable(self, levels: list[Level]) -> list[Level]:
         """Levels without what can no longer be had: where nothing may regrow, no more units than are in use."""
         pattern = self.method.pattern

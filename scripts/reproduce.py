@@ -1,0 +1,8 @@
+"""Run the article's ten claims, judge them, and write the report: `python scripts/reproduce.py --help`."""
+
+import sys
+
+from midstate.reproduce.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main())

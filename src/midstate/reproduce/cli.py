@@ -1,0 +1,97 @@
+"""The command line of `scripts/reproduce.py`."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from midstate.analysis.claims import SCALES, Claim, read_claims
+from midstate.cli import EXIT_BAD_CONFIG, EXIT_FAILED, EXIT_FINISHED, EXIT_STOPPED
+from midstate.config import ConfigError
+
+START_SECONDS = 7  # of a process before its first step and after its last, on 2 cores
+UNKNOWN_SECONDS = 20  # of a run that no record speaks of
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Do what the command line says; returns the exit status."""
+    options = _parser().parse_args(arguments)
+    try:
+        claims = read_claims(options.only.split(",") if options.only else None)
+        if options.list:
+            _print_list(claims)
+            return EXIT_FINISHED
+        return _reproduce(claims, options)
+    except (ValueError, ConfigError) as error:
+        print(f"configuration error: {error}", file=sys.stderr)
+        return EXIT_BAD_CONFIG
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description="Run the experiments of the article's claims, judge them, write tables, figures and the report.",
+        epilog="What is finished is not run again; what was interrupted goes on. Exit status: 0 all finished, "
+        "2 bad configuration, 3 some runs failed, 75 stopped on request.",
+    )
+    parser.add_argument("--scale", choices=SCALES, default="quick", help="how much to run (default: quick)")
+    parser.add_argument("--only", metavar="C8,C10", help="these claims alone")
+    parser.add_argument("--seeds", type=_positive, metavar="N", help="instead of each claim's own number")
+    parser.add_argument("--jobs", type=_positive, default=2, metavar="N", help="runs at a time (default: 2)")
+    parser.add_argument("--results", type=Path, default=Path("results"), metavar="DIR", help="default: results")
+    parser.add_argument("--list", action="store_true", help="print the claims and their arms")
+    parser.add_argument("--dry-run", action="store_true", help="print the runs, the time they take and what is done")
+    parser.add_argument("--missing", action="store_true", help="count runs in DIR/runs.csv as done")
+    parser.add_argument("--report", action="store_true", help="run nothing; build the report from DIR/runs.csv")
+    parser.add_argument("--wandb", choices=("offline", "online", "off"), default="offline", help="default: offline")
+    return parser
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{text}: must be 1 or more")
+    return number
+
+
+def _print_list(claims: list[Claim]) -> None:
+    for claim in claims:
+        print(f"{claim.claim} {claim.title}: {claim.english.strip()}")
+        print(f"    endpoint: {claim.endpoint.name}")
+        print(f"    control:  {claim.control.name}")
+        print(f"    arms:     {', '.join(claim.all_arms)}")
+
+
+def _reproduce(claims: list[Claim], options: argparse.Namespace) -> int:
+    from midstate.analysis import tables  # torch, pandas and the like come after the arguments are known to be good
+    from midstate.reproduce.execution import Sweep
+    from midstate.reproduce.planning import plan_runs
+
+    planned = [] if options.report else plan_runs(claims, options.scale, options.seeds)
+    known = tables.read_runs(options.results)
+    todo = [run for run in planned if not run.finished and not (options.missing and tables.has(known, run))]
+    seconds = sum(tables.expected_seconds(known, run, UNKNOWN_SECONDS) + START_SECONDS for run in todo)
+    if not options.report:
+        print(
+            f"{options.scale}: {len(planned)} runs, {len(planned) - len(todo)} done, {len(todo)} to do, "
+            f"about {seconds / options.jobs / 60:.0f} minutes with {options.jobs} at a time"
+        )
+    if options.dry_run:
+        for run in planned:
+            state = "to do" if run in todo else "done"
+            print(f"{state:5}  {run.experiment} {' '.join(run.overrides)} seed {run.seed}")
+        return EXIT_FINISHED
+    sweep = Sweep()
+    sweep.run(todo, options.jobs)
+    tables.collect(planned, options.results)
+    _report(options)
+    for run, why in sweep.failures.items():
+        print(f"failed: {run.experiment} {' '.join(run.overrides)} seed {run.seed}: {why}", file=sys.stderr)
+    if sweep.stopping.is_set():
+        return EXIT_STOPPED
+    return EXIT_FAILED if sweep.failures else EXIT_FINISHED
+
+
+def _report(options: argparse.Namespace) -> None:
+    from midstate.analysis.report import write_report
+
+    for path in write_report(options.results, options.wandb):
+        print(path)

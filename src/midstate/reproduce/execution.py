@@ -1,0 +1,94 @@
+"""Running what is planned: every run a process of its own, so that none takes others along."""
+
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+
+from tqdm import tqdm
+
+from midstate.cli import EXIT_STOPPED
+from midstate.reproduce.planning import OUTPUTS, PlannedRun
+from midstate.runs import read_summary
+
+ROOT = Path(__file__).parents[3]
+LOGS = OUTPUTS / "reproduce"
+
+
+@dataclass
+class Sweep:
+    """Runs in progress, and what became of those that failed."""
+
+    stopping: threading.Event = field(default_factory=threading.Event)
+    processes: dict[Path, subprocess.Popen] = field(default_factory=dict)
+    failures: dict[PlannedRun, str] = field(default_factory=dict)
+
+    def run(self, planned: list[PlannedRun], jobs: int) -> None:
+        """Run what is not finished, `jobs` at a time; go on where one fails; end early on SIGINT or SIGTERM."""
+        todo = [run for run in planned if not run.finished]
+        bar = tqdm(total=len(todo), unit="run", desc="reproduce", disable=None, smoothing=0.05)
+        futures: dict[Path, Future] = {}
+        with self._stopped_by_signal(), ThreadPoolExecutor(jobs) as pool, bar:
+            for run in todo:  # parents come first, so nobody waits for what is not yet begun
+                before = futures.get(run.parent.directory) if run.parent else None
+                futures[run.directory] = pool.submit(self._one, run, before)
+            for done in as_completed(futures.values()):
+                bar.update()
+                line = done.result()
+                if line and bar.disable:
+                    print(f"{sum(f.done() for f in futures.values())}/{len(todo)} {line}", flush=True)
+                elif line:
+                    bar.set_postfix_str(line, refresh=False)
+
+    def _one(self, run: PlannedRun, before: Future | None) -> str | None:
+        """Do one run; what becomes of it in a line, None where it was not begun."""
+        if before:
+            before.result()
+        if self.stopping.is_set():
+            return None
+        name = f"{run.experiment} {' '.join(run.overrides)} seed {run.seed}".replace("  ", " ")
+        log = LOGS / f"{run.experiment}-{run.config_hash}-seed{run.seed}.log"
+        log.parent.mkdir(parents=True, exist_ok=True)
+        with log.open("w") as file:
+            process = subprocess.Popen(
+                [sys.executable, str(ROOT / "train.py"), *run.arguments],
+                stdout=file,
+                stderr=subprocess.STDOUT,
+                stdin=subprocess.DEVNULL,
+                start_new_session=True,  # a Ctrl-C is ours to pass on, once
+            )
+            self.processes[run.directory] = process
+            if self.stopping.is_set():
+                process.terminate()
+            status = process.wait()
+        del self.processes[run.directory]
+        if status == 0:
+            return f"{name}: top-1 {read_summary(run.directory)['top1']:.1f} %"
+        if status == EXIT_STOPPED and self.stopping.is_set():
+            return f"{name}: stopped, goes on next time"
+        lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
+        how = f"killed by {signal.Signals(-status).name}" if status < 0 else f"exit status {status}"
+        self.failures[run] = f"{how}: {lines[-1] if lines else 'no output'} ({log})"
+        return f"{name}: FAILED, {self.failures[run]}"
+
+    @contextmanager
+    def _stopped_by_signal(self) -> Iterator[None]:
+        """Pass the first SIGINT or SIGTERM on to the runs, which save and end."""
+
+        def stop(number: int, frame: FrameType | None) -> None:
+            self.stopping.set()
+            for process in list(self.processes.values()):
+                process.terminate()
+
+        before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)

@@ -1,0 +1,117 @@
+"""Which runs a set of claims needs, where each belongs, and which are done."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+from functools import cache
+from pathlib import Path
+
+import hydra
+from hydra.core.global_hydra import GlobalHydra
+from omegaconf import DictConfig
+
+from midstate import runs
+from midstate.analysis.claims import Claim
+from midstate.cli import CONF
+from midstate.config import check_root
+from midstate.plan import build_parts, resolve
+
+OUTPUTS = Path("outputs")  # where train.py puts runs by itself; plain multiruns and this sweep share them
+
+
+@dataclass(frozen=True)
+class PlannedRun:
+    """One run of one experiment."""
+
+    experiment: str
+    overrides: tuple[str, ...]  # of the cell
+    seed: int
+    config_hash: str
+    claims: tuple[str, ...] = field(default=(), compare=False)  # such as C10:1a2b3c4d, name and digest
+    parent: "PlannedRun | None" = None  # the run whose weights it begins with
+
+    @property
+    def directory(self) -> Path:
+        """Where the run is written."""
+        return OUTPUTS / self.experiment / self.config_hash / f"seed{self.seed}"
+
+    @property
+    def finished(self) -> bool:
+        """Tell whether the run is there."""
+        summary = runs.read_summary(self.directory)
+        return summary is not None and summary["status"] == "finished"
+
+    @property
+    def arguments(self) -> list[str]:
+        """What follows `python train.py`."""
+        start = [f"model.checkpoint={self.parent.directory}/checkpoints/final.pt"] if self.parent else []
+        tags = ",".join(claim.replace(":", "-") for claim in self.claims)
+        group = self.claims[0].partition(":")[0] if self.claims else self.experiment
+        return [
+            f"experiment={self.experiment}",
+            *self.overrides,
+            f"seed={self.seed}",
+            *start,
+            f"logger.group={group}",
+            f"logger.tags=[{tags}]",
+        ]
+
+
+def plan_runs(claims: Iterable[Claim], scale: str, num_seeds: int | None = None) -> list[PlannedRun]:
+    """Every run that the claims need at a scale, each once, parents before the runs that begin with their weights.
+
+    Args:
+        claims: in the order in which they are to be run.
+        scale: quick, full or paper.
+        num_seeds: instead of each claim's own number.
+    """
+    planned: dict[Path, PlannedRun] = {}
+
+    def add(run: PlannedRun) -> None:
+        if run.parent:
+            add(replace(run.parent, claims=run.claims))
+        known = planned.get(run.directory)
+        names = dict.fromkeys([*(known.claims if known else ()), *run.claims])
+        planned[run.directory] = replace(run, claims=tuple(names))
+
+    for claim in claims:
+        for cell in claim.cells(scale):
+            for seed in range(num_seeds or claim.num_seeds(scale)):
+                for arm in claim.all_arms:
+                    add(replace(_planned(arm, cell, seed), claims=(f"{claim.claim}:{claim.digest}",)))
+    return list(planned.values())
+
+
+def _planned(experiment: str, overrides: tuple[str, ...], seed: int) -> PlannedRun:
+    config_hash, parent = identity(experiment, overrides)
+    start = _planned(parent, _inherited(overrides), seed) if parent else None
+    return PlannedRun(experiment, overrides, seed, config_hash, parent=start)
+
+
+def _inherited(overrides: tuple[str, ...]) -> tuple[str, ...]:
+    """What of a cell holds for the parent, too: the data and the network, not the recipe of what follows."""
+    return tuple(each for each in overrides if each.startswith(("model", "data", "trainer.batch_size")))
+
+
+@cache
+def identity(experiment: str, overrides: tuple[str, ...]) -> tuple[str, str | None]:
+    """The config hash that `train.py` will give a run, and the experiment whose weights it begins with.
+
+    Raises:
+        ConfigError: the experiment cannot work.
+    """
+    config = compose(experiment, overrides)
+    parts = build_parts(config)
+    resolved = resolve(config, parts)
+    parent = Path(parts["model"].checkpoint).name if parts["model"].checkpoint else None
+    if parent:
+        resolved["model"]["checkpoint_of"] = identity(parent, _inherited(overrides))[0]
+    return runs.config_hash(resolved), parent
+
+
+def compose(experiment: str, overrides: tuple[str, ...]) -> DictConfig:
+    """Compose an experiment's configuration as `train.py` does."""
+    GlobalHydra.instance().clear()
+    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+        config = hydra.compose("train", overrides=[f"experiment={experiment}", *overrides])
+    check_root(config, list(overrides))
+    return config
