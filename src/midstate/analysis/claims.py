@@ -1,4 +1,4 @@
-"""The article's claims: what is compared, which effect counts, what must show up besides; one file each in conf/claim."""
+"""The article's claims: what is compared, which effect counts, what must show up besides; a file each in conf/claim."""
 
 import hashlib
 import json

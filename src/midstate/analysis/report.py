@@ -1,0 +1,168 @@
+"""The report: verdicts, figures and what was run, as Markdown and as one HTML file that needs no network."""
+
+import base64
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import pandas as pd
+
+from midstate import methods
+from midstate.analysis import tracked, verdicts
+from midstate.analysis.claim_figures import draw_claims
+from midstate.analysis.claims import SCALES, Claim, read_claims
+from midstate.analysis.drawing import Tables
+from midstate.analysis.statistics import seeds_needed
+from midstate.analysis.verdicts import Result
+from midstate.checkpoint import write_atomically
+
+TEMPLATES = Path(__file__).parent / "templates"
+SWAPS = (
+    ("levels 1 2 4 8", "c6_error_4_levels"),
+    ("levels 1 to 8", "c6_error_8_levels"),
+    ("none, another seed", "c5_2of8"),
+)
+
+
+@dataclass(frozen=True)
+class Section:
+    """What the report says of one claim."""
+
+    claim: Claim
+    primary: list[Result]  # one a cell
+    others: list[Result]
+    figure: Path | None
+    not_run: list[str]
+    changed: list[str]  # digests that rows carry and the committed file no longer has
+
+
+def write_report(results: Path, wandb: str = "off") -> list[Path]:
+    """Build claims.csv, figures, REPORT.md and report.html in `results` from its tables; return what was written.
+
+    Args:
+        results: holds what `tables.collect` wrote.
+        wandb: offline, online or off: whether the results go to W&B as well, a run and an artifact each claim.
+    """
+    tables, claims = Tables.read(results), read_claims()
+    judged = verdicts.judge(claims, tables.runs)
+    write_claims(judged, results / "claims.csv")
+    figures = draw_claims(claims, tables, results / "figures")
+    sections = [_section(claim, judged, tables, figures) for claim in claims]
+    content = {
+        "sections": sections,
+        "article": figures.get("article"),
+        "runs": tables.runs,
+        "ran": _what_ran(claims, tables.runs),
+        "swaps": _role_swaps(tables),
+        "published": [row for row in methods.methods() if row["Reported"][:3] not in ("-", "see")],
+        "hours": tables.runs.wall_seconds.sum() / 3600 if len(tables.runs) else 0,
+    }
+    written = [results / "claims.csv"]
+    for template, name in (("report.md.j2", "REPORT.md"), ("report.html.j2", "report.html")):
+        text = _environment(name.endswith("html"), results).get_template(template).render(content)
+        write_atomically(results / name, text.encode())
+        written.append(results / name)
+    if wandb != "off":
+        tracked.log_claims(sections, results, wandb)
+    return [*written, *figures.values()]
+
+
+def write_claims(judged: Iterable[Result], path: Path) -> None:
+    """Write claims.csv."""
+    table = pd.DataFrame([result.row for result in judged], columns=list(verdicts.COLUMNS))
+    write_atomically(path, table.to_csv(index=False, float_format="%.6g").encode())
+
+
+def _section(claim: Claim, judged: list[Result], tables: Tables, figures: dict[str, Path]) -> Section:
+    own = [result for result in judged if result.claim == claim.claim]
+    rows = tables.runs[tables.runs.arm.isin(claim.all_arms)]
+    digests = {
+        tag.partition("-")[2]
+        for tags in rows.get("claims", pd.Series(dtype=str)).dropna()
+        for tag in tags.split()
+        if tag.partition("-")[0] == claim.claim
+    }
+    return Section(
+        claim,
+        [result for result in own if result.verdict],
+        [result for result in own if not result.verdict],
+        figures.get(claim.claim),
+        _not_run(claim, tables.runs),
+        sorted(digests - {claim.digest}),
+    )
+
+
+def _not_run(claim: Claim, runs: pd.DataFrame) -> list[str]:
+    """The cells of a claim of which arms or seeds are missing, in words."""
+    missing = []
+    for scale in SCALES:
+        for cell in claim.cells(scale):
+            rows = runs[(runs.overrides == " ".join(cell)) & runs.arm.isin(claim.all_arms)]
+            done = len(rows[rows.seed < claim.num_seeds(scale)])
+            planned = claim.num_seeds(scale) * len(claim.all_arms)
+            if done < planned:
+                name = " ".join(cell) or "the experiments as they are"
+                missing.append(f"{scale}, {name}: {done or 'none'} of {planned} runs")
+    return missing
+
+
+def _what_ran(claims: list[Claim], runs: pd.DataFrame) -> list[dict[str, Any]]:
+    """One row an arm and cell: seeds, results, sizes."""
+    rows = []
+    for (arm, overrides), group in runs.groupby(["arm", "overrides"], sort=True):
+        rows.append(
+            {
+                "arm": arm,
+                "overrides": overrides,
+                "seeds": group.seed.nunique(),
+                "claims": " ".join(claim.claim for claim in claims if arm in claim.all_arms),
+                "git": " ".join(sorted(group.git.astype(str).unique())),
+                **{name: group[name].mean() for name in ("top1", "sparsity", "params_sparse", "macs", "wall_seconds")},
+            }
+        )
+    return rows
+
+
+def _role_swaps(tables: Tables) -> list[tuple[str, verdicts.Measured]]:
+    """C6c: share of layer pairs whose order of sensitivity reverses between uniform 2:8 and a found scheme."""
+    rows = tables.sensitivity[tables.sensitivity.overrides == ""]
+    found = [(name, verdicts.role_swap(rows, "c5_2of8", arm)) for name, arm in SWAPS] if len(rows) else []
+    return [(name, measured) for name, measured in found if measured]
+
+
+def _environment(html: bool, results: Path) -> jinja2.Environment:
+    loader = jinja2.FileSystemLoader(TEMPLATES)
+    environment = jinja2.Environment(
+        loader=loader, autoescape=html, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
+    )
+    environment.filters.update(number=_number, interval=_interval, needed=_needed)
+    environment.globals.update(
+        embed=lambda path: "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode(),
+        relative=lambda path: path.relative_to(results).as_posix(),
+    )
+    return environment
+
+
+def _number(value: float | None, digits: int = 2, sign: bool = False) -> str:
+    """A number as it stands in a table; a dash where there is none."""
+    if value is None or math.isnan(value):
+        return "–"
+    return f"{value:{'+' if sign else ''}.{digits}f}"
+
+
+def _interval(measured: verdicts.Measured) -> str:
+    """Effect with its 95 % interval."""
+    if math.isnan(measured.low):
+        return _number(measured.effect, 2, True)
+    return f"{measured.effect:+.2f} [{measured.low:+.2f}, {measured.high:+.2f}]"
+
+
+def _needed(result: Result) -> str:
+    """How many seeds would bring the minimum detectable effect below the SESOI; empty where it is."""
+    measured = result.measured
+    if not result.sesoi > 0 or math.isnan(measured.mde) or measured.mde <= result.sesoi:
+        return ""
+    return str(seeds_needed(measured.sd, result.sesoi))

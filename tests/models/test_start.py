@@ -1,0 +1,98 @@
+"""Weights to begin with: found, loaded, and part of a run's identity by what they are."""
+
+import json
+import shutil
+
+import pytest
+import torch
+from conftest import TINY, composed
+
+from midstate.config import ConfigError
+from midstate.models import CifarResNet, find_checkpoint, load_weights
+from midstate.plan import Plan
+from midstate.run import run
+
+SHORT = (*TINY, "trainer.epochs=1")
+
+
+@pytest.fixture(scope="module")
+def parent(tmp_path_factory):
+    """The dense run of seed 0, as it lies under outputs/."""
+    directory = tmp_path_factory.mktemp("outputs") / "dense"
+    run(composed(*SHORT, "pruner=dense", f"run_dir={directory / 'abc' / 'seed0'}"))
+    return directory
+
+
+def test_a_run_begins_with_the_weights_of_the_run_of_its_own_seed(parent, tmp_path):
+    session = Plan.of(composed(*SHORT, "pruner=dense", f"model.checkpoint={parent}", f"run_dir={tmp_path}")).prepare()
+    stored = torch.load(parent / "abc" / "seed0" / "checkpoints" / "final.pt", weights_only=True)["model"]
+    assert all(value.equal(stored[name]) for name, value in session.model.state_dict().items())
+
+
+def test_identity_follows_the_run_that_made_the_weights_not_the_place(parent, tmp_path):
+    file = parent / "abc" / "seed0" / "checkpoints" / "final.pt"
+    by_directory, by_file, other_seed, none = (
+        Plan.of(composed(*SHORT, "pruner=dense", *more)).hash
+        for more in (
+            (f"model.checkpoint={parent}",),
+            (f"model.checkpoint={file}",),
+            (f"model.checkpoint={file}", "seed=1"),
+            (),
+        )
+    )
+    assert by_directory == by_file
+    assert len({by_file, other_seed, none}) == 3
+    alone = tmp_path / "weights.pt"
+    shutil.copy(file, alone)
+    assert Plan.of(composed(*SHORT, f"model.checkpoint={alone}")).config["model"]["checkpoint_of"] != by_file
+    assert Plan.of(composed(*SHORT)).hash == Plan.of(composed(*SHORT, "model.checkpoint=null")).hash
+
+
+@pytest.mark.parametrize(
+    ("checkpoint", "message"),
+    [
+        ("nowhere", "model: checkpoint='nowhere': no such file or directory"),
+        (".", "holds no finished runs of seed 0, one is needed; run that experiment first"),
+    ],
+)
+def test_what_is_not_there_is_refused(checkpoint, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match=message):
+        Plan.of(composed(*SHORT, f"model.checkpoint={checkpoint}"))
+
+
+def test_two_configurations_in_one_directory_are_told_apart(parent, tmp_path):
+    for name in ("abc", "def"):
+        shutil.copytree(parent / "abc", tmp_path / name)
+    with pytest.raises(ValueError, match=r"holds 2 finished runs of seed 0, one is needed; name one of .*abc.*def"):
+        find_checkpoint(str(tmp_path), 0)
+
+
+def test_weights_that_do_not_fit_are_refused(parent, tmp_path):
+    file = parent / "abc" / "seed0" / "checkpoints" / "final.pt"
+    with pytest.raises(ValueError, match="does not fit this model"):
+        load_weights(CifarResNet([1, 1], [16, 32], "conv").create(1, 10), file)
+    broken = tmp_path / "broken.pt"
+    broken.write_bytes(file.read_bytes()[:1000])
+    with pytest.raises(ValueError, match="cannot be read as weights"):
+        load_weights(CifarResNet([1, 1, 1], [16, 32, 64], "conv").create(1, 10), broken)
+
+
+class Malicious:
+    def __reduce__(self):
+        return print, ("ran",)
+
+
+def test_code_in_a_checkpoint_does_not_run(tmp_path, capsys):
+    path = tmp_path / "bad.pt"
+    torch.save({"model": Malicious()}, path)
+    with pytest.raises(ValueError, match="cannot be read as weights"):
+        load_weights(CifarResNet([1], [16], "conv").create(1, 10), path)
+    assert "ran" not in capsys.readouterr().out
+
+
+def test_a_finetuned_run_resumes_and_finishes(parent, tmp_path):
+    run(composed(*SHORT, "pruner=magnitude", "schedule=one_shot", f"model.checkpoint={parent}", f"run_dir={tmp_path}"))
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert summary["pattern_verified"]
+    run(composed(*SHORT, "pruner=magnitude", "schedule=one_shot", f"model.checkpoint={parent}", f"run_dir={tmp_path}"))
