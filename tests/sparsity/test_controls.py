@@ -42,7 +42,9 @@ def test_reversed_gives_each_layer_the_density_of_its_opposite():
     pattern = Weight(0.9)
     layers = network(pattern, [(8, 8, 3, 3), (16, 8, 3, 3), (32, 16, 3, 3), (64, 32, 3, 3)])
     erk, other = ([level / 9 for level in make.allocate(pattern, layers)] for make in (ERK(), Reversed()))
-    density = [[level / layer.shape.numel() for level, layer in zip(side, layers, strict=True)] for side in (erk, other)]
+    density = [
+        [level / layer.shape.numel() for level, layer in zip(side, layers, strict=True)] for side in (erk, other)
+    ]
     assert density[0] == sorted(density[0], reverse=True)
     assert density[1] == sorted(density[1])
 

@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 
 from midstate.analysis import run_figures, statistics
 from midstate.analysis.run_figures import BLUE, GREEN, GREY, ORANGE
+from midstate.analysis.tables import read_table
 
 # Okabe and Ito's colours and a marker each: told apart with any colour vision, and in print.
 PURPLE, SKY, YELLOW, BLACK = "#CC79A7", "#56B4E9", "#E69F00", "#000000"
@@ -36,10 +37,7 @@ class Tables:
     @classmethod
     def read(cls, results: Path) -> "Tables":
         """Read what `tables.collect` wrote; a table that is not there is empty."""
-        names = ("runs", "epochs", "probes", "sensitivity")
-        paths = [results / f"{name}.csv" for name in names]
-        empty = pd.DataFrame(columns=["arm", "overrides", "seed"])
-        return cls(*(pd.read_csv(path).fillna({"overrides": ""}) if path.is_file() else empty for path in paths))
+        return cls(*(read_table(results / f"{name}.csv") for name in ("runs", "epochs", "probes", "sensitivity")))
 
     def cell(self, overrides: str) -> "Tables":
         """The rows of one cell."""

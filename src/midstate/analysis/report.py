@@ -39,14 +39,15 @@ class Section:
     changed: list[str]  # digests that rows carry and the committed file no longer has
 
 
-def write_report(results: Path, wandb: str = "off") -> list[Path]:
+def write_report(results: Path, claims: list[Claim] | None = None, wandb: str = "off") -> list[Path]:
     """Build claims.csv, figures, REPORT.md and report.html in `results` from its tables; return what was written.
 
     Args:
         results: holds what `tables.collect` wrote.
+        claims: to report on; None: all.
         wandb: offline, online or off: whether the results go to W&B as well, a run and an artifact each claim.
     """
-    tables, claims = Tables.read(results), read_claims()
+    tables, claims = Tables.read(results), claims or read_claims()
     judged = verdicts.judge(claims, tables.runs)
     write_claims(judged, results / "claims.csv")
     figures = draw_claims(claims, tables, results / "figures")

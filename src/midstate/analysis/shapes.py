@@ -155,3 +155,11 @@ def _project(
     size = np.maximum(abs(design).max(axis=0), np.finfo(np.float64).tiny)
     linear = lsq_linear(design / size, values, bounds=(shape.lowest, inf)).x
     return linear / size, design / size @ linear
+
+
+def predict(fit: Fit, rates: Sequence[float]) -> np.ndarray:
+    """Accuracy of a fitted shape at rates (n,), in percent."""
+    shape = SHAPES[fit.name]
+    linear = len(shape.lowest)
+    rates = np.asarray(rates, dtype=np.float64)
+    return np.column_stack(shape.columns(rates, *fit.parameters[linear:])) @ np.array(fit.parameters[:linear])

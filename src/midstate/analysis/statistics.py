@@ -5,6 +5,7 @@ All sequences are one-dimensional and finite; results are plain floats in the un
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import ceil
 
 import numpy as np
 from scipy import ndimage, stats
@@ -89,6 +90,20 @@ def minimum_detectable_effect(sd: float, num_pairs: int, power: float = 0.8, alp
     # One-sided at alpha / 2: the other tail adds nothing (1e-6 at 5 pairs), and with it, at 2 or 3 pairs,
     # scipy's noncentral t is NaN for some effects, so that the solver returns a wrong number without a word.
     return float(sd * TTestPower().solve_power(nobs=num_pairs, alpha=alpha / 2, power=power, alternative="larger"))
+
+
+def seeds_needed(sd: float, effect: float, power: float = 0.8, alpha: float = 0.05) -> int:
+    """Fewest pairs with which a paired two-sided t test finds a true mean difference `effect` with `power`.
+
+    `sd` is that of the differences, in the unit of `effect`. Raises ValueError unless both are above 0.
+    """
+    if not (sd > 0 and effect > 0):
+        raise ValueError(f"sd={sd!r}, effect={effect!r}: both must be above 0")
+    if minimum_detectable_effect(sd, 2, power, alpha) <= effect:
+        return 2  # below two pairs there is nothing to solve for
+    from statsmodels.stats.power import TTestPower
+
+    return ceil(TTestPower().solve_power(effect_size=effect / sd, alpha=alpha / 2, power=power, alternative="larger"))
 
 
 def equivalence(plus: Sequence[float], minus: Sequence[float], margin: float) -> Equivalence:

@@ -26,10 +26,16 @@ FROM_SUMMARY = {
 
 def read_runs(results: Path) -> pd.DataFrame:
     """Read runs.csv; an empty table where there is none."""
-    path = results / "runs.csv"
+    return read_table(results / "runs.csv", [*KEY, "config_hash", "wall_seconds"])
+
+
+def read_table(path: Path, columns: Iterable[str] = tuple(KEY)) -> pd.DataFrame:
+    """Read a table of results; where there is no file, an empty one."""
     if not path.is_file():
-        return pd.DataFrame(columns=[*KEY, "config_hash", "wall_seconds"])
-    return pd.read_csv(path, keep_default_na=True).fillna({"overrides": ""})
+        return pd.DataFrame(columns=list(columns))
+    # A hash of digits and an e would be read as a number.
+    table = pd.read_csv(path, dtype={"config_hash": str, "git": str, "overrides": str})
+    return table.fillna({"overrides": "", "claims": ""})
 
 
 def has(known: pd.DataFrame, run: PlannedRun) -> bool:
@@ -62,7 +68,7 @@ def collect(planned: Iterable[PlannedRun], results: Path) -> None:
 def _merge(path: Path, new: pd.DataFrame) -> None:
     """Write a table anew: old rows whose run is among the new ones go."""
     if path.is_file():
-        old = pd.read_csv(path).fillna({"overrides": ""})
+        old = read_table(path)
         keys = set(map(tuple, new[KEY].to_numpy()))
         new = pd.concat([old[[tuple(key) not in keys for key in old[KEY].to_numpy()]], new])
     new = new.sort_values(KEY, kind="stable")

@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 from midstate.analysis.claims import SCALES, Claim, read_claims
@@ -17,6 +18,9 @@ def main(arguments: list[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         claims = read_claims(options.only.split(",") if options.only else None)
+        if options.overrides:  # instead of the scale's own cells, and away from the committed results
+            claims = [_with_overrides(claim, options.scale, options.overrides) for claim in claims]
+        options.results = options.results or Path("outputs/reproduce" if options.overrides else "results")
         if options.list:
             _print_list(claims)
             return EXIT_FINISHED
@@ -36,11 +40,17 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--only", metavar="C8,C10", help="these claims alone")
     parser.add_argument("--seeds", type=_positive, metavar="N", help="instead of each claim's own number")
     parser.add_argument("--jobs", type=_positive, default=2, metavar="N", help="runs at a time (default: 2)")
-    parser.add_argument("--results", type=Path, default=Path("results"), metavar="DIR", help="default: results")
+    parser.add_argument("--results", type=Path, metavar="DIR", help="default: results")
     parser.add_argument("--list", action="store_true", help="print the claims and their arms")
     parser.add_argument("--dry-run", action="store_true", help="print the runs, the time they take and what is done")
     parser.add_argument("--missing", action="store_true", help="count runs in DIR/runs.csv as done")
     parser.add_argument("--report", action="store_true", help="run nothing; build the report from DIR/runs.csv")
+    parser.add_argument(
+        "overrides",
+        nargs="*",
+        metavar="KEY=VALUE",
+        help="run the experiments with these overrides instead of the scale's own; results go to outputs/reproduce",
+    )
     parser.add_argument("--wandb", choices=("offline", "online", "off"), default="offline", help="default: offline")
     return parser
 
@@ -50,6 +60,11 @@ def _positive(text: str) -> int:
     if number < 1:
         raise argparse.ArgumentTypeError(f"{text}: must be 1 or more")
     return number
+
+
+def _with_overrides(claim: Claim, scale: str, overrides: list[str]) -> Claim:
+    """A claim whose only cell is the user's."""
+    return replace(claim, scales={scale: {**claim.scales[scale], "cells": [overrides]}})
 
 
 def _print_list(claims: list[Claim]) -> None:
@@ -62,6 +77,7 @@ def _print_list(claims: list[Claim]) -> None:
 
 def _reproduce(claims: list[Claim], options: argparse.Namespace) -> int:
     from midstate.analysis import tables  # torch, pandas and the like come after the arguments are known to be good
+    from midstate.analysis.report import write_report
     from midstate.reproduce.execution import Sweep
     from midstate.reproduce.planning import plan_runs
 
@@ -82,16 +98,10 @@ def _reproduce(claims: list[Claim], options: argparse.Namespace) -> int:
     sweep = Sweep()
     sweep.run(todo, options.jobs)
     tables.collect(planned, options.results)
-    _report(options)
+    for path in write_report(options.results, claims if options.overrides else None, options.wandb):
+        print(path)
     for run, why in sweep.failures.items():
         print(f"failed: {run.experiment} {' '.join(run.overrides)} seed {run.seed}: {why}", file=sys.stderr)
     if sweep.stopping.is_set():
         return EXIT_STOPPED
     return EXIT_FAILED if sweep.failures else EXIT_FINISHED
-
-
-def _report(options: argparse.Namespace) -> None:
-    from midstate.analysis.report import write_report
-
-    for path in write_report(options.results, options.wandb):
-        print(path)

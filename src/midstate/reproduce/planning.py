@@ -26,7 +26,7 @@ class PlannedRun:
     overrides: tuple[str, ...]  # of the cell
     seed: int
     config_hash: str
-    claims: tuple[str, ...] = field(default=(), compare=False)  # such as C10:1a2b3c4d, name and digest
+    claims: tuple[str, ...] = field(default=(), compare=False)  # such as C10-1a2b3c4d, name and digest
     parent: "PlannedRun | None" = None  # the run whose weights it begins with
 
     @property
@@ -44,15 +44,13 @@ class PlannedRun:
     def arguments(self) -> list[str]:
         """What follows `python train.py`."""
         start = [f"model.checkpoint={self.parent.directory}/checkpoints/final.pt"] if self.parent else []
-        tags = ",".join(claim.replace(":", "-") for claim in self.claims)
-        group = self.claims[0].partition(":")[0] if self.claims else self.experiment
+        arguments = [f"experiment={self.experiment}", *self.overrides, f"seed={self.seed}", *start]
+        if "logger=none" in self.overrides or not self.claims:
+            return arguments
         return [
-            f"experiment={self.experiment}",
-            *self.overrides,
-            f"seed={self.seed}",
-            *start,
-            f"logger.group={group}",
-            f"logger.tags=[{tags}]",
+            *arguments,
+            f"logger.group={self.claims[0].partition('-')[0]}",
+            f"logger.tags=[{','.join(self.claims)}]",
         ]
 
 
@@ -77,7 +75,7 @@ def plan_runs(claims: Iterable[Claim], scale: str, num_seeds: int | None = None)
         for cell in claim.cells(scale):
             for seed in range(num_seeds or claim.num_seeds(scale)):
                 for arm in claim.all_arms:
-                    add(replace(_planned(arm, cell, seed), claims=(f"{claim.claim}:{claim.digest}",)))
+                    add(replace(_planned(arm, cell, seed), claims=(f"{claim.claim}-{claim.digest}",)))
     return list(planned.values())
 
 
