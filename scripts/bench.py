@@ -6,9 +6,9 @@ With --json F also writes rows and machine, with --readme puts the table into RE
 import argparse
 import importlib
 import json
-import re
 from pathlib import Path
 
+from midstate import marks
 from midstate.bench.common import ROOT, machine, table
 
 COMMANDS = {"first_run": 3, "ranking": 5, "startup": 7}  # with the usual number of repeats
@@ -29,9 +29,7 @@ def main() -> None:
         arguments.json.parent.mkdir(parents=True, exist_ok=True)
         arguments.json.write_text(json.dumps(result, indent=1) + "\n")
     if arguments.readme:
-        readme = ROOT / "README.md"
-        marks = re.compile(rf"(<!-- bench:{arguments.command} -->\n).*?(<!-- end -->)", re.DOTALL)
-        readme.write_text(marks.sub(lambda found: f"{found[1]}{table(result)}\n{found[2]}", readme.read_text()))
+        marks.put(ROOT / "README.md", f"bench:{arguments.command}", table(result))
 
 
 if __name__ == "__main__":

@@ -51,8 +51,8 @@ def test_a_field_added_later_at_its_neutral_value_keeps_old_identities():
 def test_directories_follow_experiment_hash_and_seed():
     plan = Plan.of(composed("seed=3"))
     assert plan.directory.as_posix() == f"outputs/nm_block/{plan.hash}/seed3"
-    plan = Plan.of(composed("experiment=article_nm"))
-    assert plan.directory.as_posix() == f"outputs/article_nm/{plan.hash}/seed0"
+    plan = Plan.of(composed("experiment=c8_n_1of16"))
+    assert plan.directory.as_posix() == f"outputs/c8_n_1of16/{plan.hash}/seed0"
 
 
 def test_secrets_are_replaced_by_the_names_of_their_variables(tmp_path):

@@ -28,14 +28,14 @@ def command_line(main: Callable[[], None]) -> int:
         print(f"run failed: {error}", file=sys.stderr)
         return EXIT_FAILED
     except Exception as error:
-        if not _is_users(error):
+        if not is_users(error):
             raise
-        print(f"configuration error: {_explain(error)}", file=sys.stderr)
+        print(f"configuration error: {explain(error)}", file=sys.stderr)
         return EXIT_BAD_CONFIG
     return EXIT_FINISHED
 
 
-def _is_users(error: Exception) -> bool:
+def is_users(error: Exception) -> bool:
     """Tell whether an error speaks of the configuration; anything else is a defect and keeps its traceback."""
     if isinstance(error, InstantiationException):
         return False  # `build` has already taken out those that are the user's
@@ -46,7 +46,7 @@ def _is_users(error: Exception) -> bool:
     return isinstance(error, ValueError) and raised_in.split(".")[0] in ("hydra", "omegaconf")
 
 
-def _explain(error: Exception) -> str:
+def explain(error: Exception) -> str:
     """The error in a few lines, with suggestions for what looks like a typo."""
     lines = [line for line in str(error).splitlines() if line.strip()]
     # Hydra ends with its search path and the way round its own check; neither helps somebody who mistyped a name.

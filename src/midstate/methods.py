@@ -10,6 +10,8 @@ from pathlib import Path
 
 from omegaconf import OmegaConf
 
+from midstate import marks
+
 PRESETS = Path(__file__).parents[2] / "conf" / "pruner"
 AXES = ("pattern", "criterion", "allocation", "path", "update", "estimator", "scope")
 FACTS = ("Source", "Settings", "Reported", "Differs")
@@ -61,8 +63,7 @@ def main() -> None:
     if arguments.write is None:
         print(text)
         return
-    marks = re.compile(r"(<!-- methods -->\n).*?(<!-- end -->)", re.DOTALL)
-    arguments.write.write_text(marks.sub(lambda found: f"{found[1]}{text}\n{found[2]}", arguments.write.read_text()))
+    marks.put(arguments.write, "methods", text)
 
 
 if __name__ == "__main__":

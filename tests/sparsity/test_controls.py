@@ -41,12 +41,13 @@ def test_controls_meet_the_budget_of_the_others(pattern, control, budget):
 def test_reversed_gives_each_layer_the_density_of_its_opposite():
     pattern = Weight(0.9)
     layers = network(pattern, [(8, 8, 3, 3), (16, 8, 3, 3), (32, 16, 3, 3), (64, 32, 3, 3)])
-    erk, other = ([level / 9 for level in make.allocate(pattern, layers)] for make in (ERK(), Reversed()))
-    density = [
-        [level / layer.shape.numel() for level, layer in zip(side, layers, strict=True)] for side in (erk, other)
-    ]
-    assert density[0] == sorted(density[0], reverse=True)
-    assert density[1] == sorted(density[1])
+    sizes = [layer.shape.numel() for layer in layers]
+    erk, other = (
+        [level / size for level, size in zip(make.allocate(pattern, layers), sizes, strict=True)]
+        for make in (ERK(), Reversed())
+    )
+    assert erk == sorted(erk, reverse=True)
+    assert other == sorted(other)
 
 
 def test_collapsed_empties_the_first_layers_and_no_more_than_it_must():

@@ -34,7 +34,7 @@ def draw_claims(claims: list[Claim], tables: Tables, folder: Path) -> dict[str, 
 def draw(claim: Claim, tables: Tables) -> Figure:
     """Draw the figure of one claim from the rows of one cell."""
     with plt.rc_context(STYLE):
-        return _FIGURES[claim.claim](claim, tables)
+        return _FIGURES.get(claim.claim, _endpoints)(claim, tables)
 
 
 def _ready(claim: Claim, tables: Tables, cell: tuple[str, ...]) -> bool:
@@ -61,6 +61,16 @@ def article(tables: Tables) -> Figure:
     axes[1].axhline(0, color=GREY, lw=0.8)
     axes[1].set_xlabel("progress along the path to 1:16")
     axes[1].set_ylabel("gap at the jump (points)")
+    return figure
+
+
+def _endpoints(claim: Claim, tables: Tables) -> Figure:
+    """For a claim without a figure of its own: every endpoint in the unit of the primary one."""
+    figure, (axes,) = panels(1, 3.2)
+    same = [each for each in (claim.endpoint, claim.control, *claim.secondary) if each.unit == claim.endpoint.unit]
+    found = [(each.name, measure(each, tables.runs)) for each in same]
+    dots(axes, [(name, each.effect, each.low, each.high) for name, each in found if each], claim.endpoint.sesoi)
+    axes.set_xlabel(claim.endpoint.unit)
     return figure
 
 

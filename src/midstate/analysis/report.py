@@ -71,6 +71,19 @@ def write_report(results: Path, claims: list[Claim] | None = None, wandb: str = 
     return [*written, *figures.values()]
 
 
+def readme_table(results: Path) -> str:
+    """The verdicts of claims.csv as a Markdown table."""
+    rows = pd.read_csv(results / "claims.csv", dtype={"git": str})
+    rows = rows[rows.verdict.notna()]
+    english = {claim.claim: claim.english.strip() for claim in read_claims()}
+    lines = ["| claim | says | scale | effect [95 % interval] | seeds | verdict |", "|---|---|---|---|---|---|"]
+    for row in rows.itertuples():
+        effect = f"{row.effect:+.2f}" + (f" [{row.low:+.2f}, {row.high:+.2f}]" if not math.isnan(row.low) else "")
+        where = f"{row.scale}, {row.model} on {row.data}"
+        lines.append(f"| {row.claim} | {english[row.claim]} | {where} | {effect} | {row.seeds} | **{row.verdict}** |")
+    return "\n".join(lines)
+
+
 def write_claims(judged: Iterable[Result], path: Path) -> None:
     """Write claims.csv."""
     table = pd.DataFrame([result.row for result in judged], columns=list(verdicts.COLUMNS))

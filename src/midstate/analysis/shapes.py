@@ -3,14 +3,13 @@
 Rates s are shares pruned, 0 to 1; values are in percent.
 """
 
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import product
 from math import inf, log
 
 import numpy as np
-from scipy.optimize import curve_fit, lsq_linear
+from scipy.optimize import least_squares, lsq_linear
 from scipy.special import expit
 
 from midstate.analysis.statistics import samples
@@ -122,27 +121,17 @@ def _check_rates(rates: np.ndarray) -> None:
 def _fit(name: str, shape: Shape, rates: np.ndarray, values: np.ndarray) -> Fit:
     """Search the bends alone; the linear parameters follow (variable projection, Golub and Pereyra 1973)."""
 
-    def residual_sum(bends: Sequence[float]) -> float:
-        return float(((values - _project(shape, rates, values, bends)[1]) ** 2).sum())
+    def residuals(bends: Sequence[float]) -> np.ndarray:
+        return _project(shape, rates, values, bends)[1] - values
 
-    bends = min(product(*shape.grid), key=residual_sum)
+    bends = min(product(*shape.grid), key=lambda bends: (residuals(bends) ** 2).sum())
     if bends:
-        with warnings.catch_warnings():
-            # The covariance, which nobody asks for, overflows or does not exist where a bend has no effect.
-            warnings.simplefilter("ignore")
-            bends, _ = curve_fit(
-                lambda s, *bends: _project(shape, s, values, bends)[1],
-                rates,
-                values,
-                p0=bends,
-                bounds=tuple(zip(*shape.bounds, strict=True)),
-                x_scale="jac",  # k is a hundred times s0: on one scale the search creeps along their valley
-                xtol=1e-12,
-                ftol=1e-12,
-                max_nfev=2000,
-            )
+        # Not `curve_fit`, which calls this and raises where a search runs long in a flat valley: what it has
+        # found by then is as good. "dogbox" because "trf" creeps where the valley of k and s0 meets a bound.
+        bounds = tuple(zip(*shape.bounds, strict=True))
+        bends = least_squares(residuals, bends, bounds=bounds, method="dogbox", ftol=1e-12, xtol=1e-12).x
     parameters = (*_project(shape, rates, values, bends)[0].tolist(), *map(float, bends))
-    total = residual_sum(bends)
+    total = float((residuals(bends) ** 2).sum())
     return Fit(name, parameters, total, aicc(total, len(rates), len(parameters)))
 
 

@@ -17,7 +17,7 @@ from midstate.analysis.claims import SCALES, Claim, Endpoint
 SUPPORTED, REFUTED, NO_POWER, INCONCLUSIVE, NOT_RUN = "supported", "refuted", "no power", "inconclusive", "not run"
 # Curves: the exponential has to be better by 2, pooled and in this share of the seeds; worse by 10 refutes it.
 SEED_SHARE, REFUTING_AICC = 0.8, 10.0
-NUM_SYNTHETIC = 8  # synthetic curves of each shape
+NUM_SYNTHETIC = 4  # synthetic curves of each shape
 COLUMNS = (
     "claim", "endpoint", "data", "model", "scale", "effect", "low", "high", "seeds", "sesoi", "mde", "control",
     "verdict", "git",

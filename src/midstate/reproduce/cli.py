@@ -5,9 +5,9 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+from midstate import marks
 from midstate.analysis.claims import SCALES, Claim, read_claims
-from midstate.cli import EXIT_BAD_CONFIG, EXIT_FAILED, EXIT_FINISHED, EXIT_STOPPED
-from midstate.config import ConfigError
+from midstate.cli import CONF, EXIT_BAD_CONFIG, EXIT_FAILED, EXIT_FINISHED, EXIT_STOPPED, explain, is_users
 
 START_SECONDS = 7  # of a process before its first step and after its last, on 2 cores
 UNKNOWN_SECONDS = 20  # of a run that no record speaks of
@@ -25,8 +25,10 @@ def main(arguments: list[str] | None = None) -> int:
             _print_list(claims)
             return EXIT_FINISHED
         return _reproduce(claims, options)
-    except (ValueError, ConfigError) as error:
-        print(f"configuration error: {error}", file=sys.stderr)
+    except Exception as error:
+        if not isinstance(error, ValueError) and not is_users(error):
+            raise
+        print(f"configuration error: {explain(error)}", file=sys.stderr)
         return EXIT_BAD_CONFIG
 
 
@@ -51,6 +53,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="KEY=VALUE",
         help="run the experiments with these overrides instead of the scale's own; results go to outputs/reproduce",
     )
+    parser.add_argument("--readme", action="store_true", help="put the table of verdicts into README.md")
     parser.add_argument("--wandb", choices=("offline", "online", "off"), default="offline", help="default: offline")
     return parser
 
@@ -77,7 +80,7 @@ def _print_list(claims: list[Claim]) -> None:
 
 def _reproduce(claims: list[Claim], options: argparse.Namespace) -> int:
     from midstate.analysis import tables  # torch, pandas and the like come after the arguments are known to be good
-    from midstate.analysis.report import write_report
+    from midstate.analysis.report import readme_table, write_report
     from midstate.reproduce.execution import Sweep
     from midstate.reproduce.planning import plan_runs
 
@@ -100,6 +103,8 @@ def _reproduce(claims: list[Claim], options: argparse.Namespace) -> int:
     tables.collect(planned, options.results)
     for path in write_report(options.results, claims if options.overrides else None, options.wandb):
         print(path)
+    if options.readme:
+        marks.put(CONF.parent / "README.md", "claims", readme_table(options.results))
     for run, why in sweep.failures.items():
         print(f"failed: {run.experiment} {' '.join(run.overrides)} seed {run.seed}: {why}", file=sys.stderr)
     if sweep.stopping.is_set():

@@ -86,8 +86,9 @@ def _planned(experiment: str, overrides: tuple[str, ...], seed: int) -> PlannedR
 
 
 def _inherited(overrides: tuple[str, ...]) -> tuple[str, ...]:
-    """What of a cell holds for the parent, too: the data and the network, not the recipe of what follows."""
-    return tuple(each for each in overrides if each.startswith(("model", "data", "trainer.batch_size")))
+    """What of a cell holds for the parent, too: data, network and machine, not the recipe of what follows."""
+    kinds = ("model", "data", "trainer.batch_size", "trainer.device", "trainer.threads")
+    return tuple(each for each in overrides if each.startswith(kinds))
 
 
 @cache

@@ -1,0 +1,96 @@
+"""Plans: which runs the claims need, each once, each where train.py itself would put it."""
+
+import subprocess
+import sys
+
+import pytest
+from conftest import ROOT, composed
+
+from midstate.analysis.claims import read_claims
+from midstate.plan import Plan
+from midstate.reproduce.planning import identity, plan_runs
+
+QUICK = 600  # runs at most
+
+
+@pytest.fixture(scope="module")
+def quick():
+    return plan_runs(read_claims(), "quick")
+
+
+def test_quick_is_as_small_as_it_has_to_be(quick):
+    assert len(quick) <= QUICK
+    assert len({run.directory for run in quick}) == len(quick)
+
+
+def test_every_arm_of_every_claim_has_its_seeds(quick):
+    for claim in read_claims():
+        for arm in claim.all_arms:
+            seeds = {run.seed for run in quick if run.experiment == arm}
+            assert seeds >= set(range(claim.num_seeds("quick")))
+
+
+def test_every_experiment_is_an_arm_of_some_claim():
+    arms = {arm for claim in read_claims() for arm in claim.all_arms}
+    assert arms == {path.stem for path in (ROOT / "conf" / "experiment").glob("*.yaml")}
+
+
+def test_parents_come_before_the_runs_that_begin_with_their_weights(quick):
+    seen = set()
+    for run in quick:
+        assert run.parent is None or run.parent.directory in seen
+        seen.add(run.directory)
+    assert any(run.parent for run in quick)
+
+
+def test_shared_arms_are_run_once_and_know_their_claims(quick):
+    (shared,) = [run for run in quick if run.experiment == "c10_default" and run.seed == 3]
+    assert [claim.partition("-")[0] for claim in shared.claims] == ["C9", "C10"]
+
+
+@pytest.mark.parametrize("experiment", ["c10_default", "c6_sensitivity", "c5_deep_down", "c7_swaps"])
+def test_identities_are_those_of_train(experiment, monkeypatch):
+    monkeypatch.chdir(ROOT)  # scheme files are named from there
+    assert identity(experiment, ("seed=0",))[0] == Plan.of(composed(f"experiment={experiment}")).hash
+    other = identity(experiment, ("trainer.epochs=15", "data=digits"))[0]
+    assert other == Plan.of(composed(f"experiment={experiment}", "trainer.epochs=15", "data=digits")).hash
+
+
+def test_a_cell_moves_the_parent_with_the_data_but_not_with_the_recipe():
+    runs = plan_runs(read_claims(["C3"]), "full", num_seeds=1)
+    children = [run for run in runs if run.overrides == ("model=resnet20",) and run.parent]
+    assert {run.parent.overrides for run in children} == {("model=resnet20",)}
+    assert identity("c1_dense_finetuned", ("optimizer.lr=0.1",))[0] != identity("c1_dense_finetuned", ())[0]
+
+
+@pytest.mark.parametrize("scale", ["full", "paper"])
+def test_every_cell_of_the_other_scales_composes(scale):
+    for claim in read_claims():
+        for cell in claim.cells(scale):
+            for arm in (claim.endpoint.arms[0], claim.control.arms[0]):
+                assert identity(arm, cell)
+
+
+def test_a_dry_run_prints_what_would_be_run_and_runs_nothing(tmp_path):
+    command = [sys.executable, str(ROOT / "scripts" / "reproduce.py"), "--only", "c5", "--seeds", "1", "--dry-run"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    first, *lines = done.stdout.splitlines()
+    assert first.startswith("quick: 6 runs, ")
+    assert {line.split()[-3] for line in lines} == set(read_claims(["C5"])[0].all_arms)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--only", "C12"], "only=C12: must be of C1"),
+        (["--only", "C2", "data=clutte"], "Could not find 'data/clutte'"),
+        (["--only", "C2", "trainer.epochs=0"], "trainer.epochs=0"),
+    ],
+)
+def test_bad_arguments_are_refused_before_anything_is_run(arguments, message, tmp_path):
+    command = [sys.executable, str(ROOT / "scripts" / "reproduce.py"), *arguments]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,68 @@
+"""What is committed under results/ follows from the runs, the runs from the code and the claims as they are."""
+
+import shutil
+
+import pandas as pd
+import pytest
+from conftest import ROOT
+
+from midstate import runs as identities
+from midstate.analysis import report, verdicts
+from midstate.analysis.claims import read_claims
+from midstate.analysis.tables import read_runs
+from midstate.reproduce.planning import identity
+
+RESULTS = ROOT / "results"
+RUNS = read_runs(RESULTS)
+
+
+@pytest.fixture(scope="module")
+def again(tmp_path_factory):
+    """The report, built from the committed tables."""
+    directory = tmp_path_factory.mktemp("results")
+    for table in RESULTS.glob("*.csv"):
+        shutil.copy(table, directory)
+    (directory / "claims.csv").unlink()
+    report.write_report(directory)
+    return directory
+
+
+@pytest.mark.parametrize("name", ["claims.csv", "REPORT.md"])
+def test_verdicts_and_report_recompute_identically(again, name):
+    assert (again / name).read_text() == (RESULTS / name).read_text()
+
+
+def test_every_figure_is_there_and_small(again):
+    drawn = sorted(path.name for path in (again / "figures").iterdir())
+    assert drawn == sorted(path.name for path in (RESULTS / "figures").iterdir())
+    assert sum(path.stat().st_size for path in RESULTS.rglob("*") if path.is_file()) < 20e6
+
+
+def test_rows_carry_the_claims_as_committed():
+    claims = {claim.claim: claim for claim in read_claims()}
+    for row in RUNS.itertuples():
+        for tag in row.claims.split():
+            name, _, digest = tag.partition("-")
+            # A claim that was changed since says so, with the reason.
+            assert digest == claims[name].digest or claims[name].changes, (row.arm, row.seed)
+
+
+def test_rows_are_of_the_code_as_it_is():
+    """Where numerics or experiments change, runs are made again rather than kept."""
+    assert set(RUNS.numerics) == {identities.NUMERICS}
+    assert not RUNS.git.str.endswith("+").any()  # of a commit, not of a changed tree
+    cells = RUNS[RUNS.device == "cpu"].groupby(["arm", "overrides", "threads"]).config_hash.unique()
+    for (arm, overrides, threads), hashes in cells.items():
+        place = ("trainer.device=cpu", f"trainer.threads={threads}")
+        assert list(hashes) == [identity(arm, (*overrides.split(), *place))[0]], arm
+
+
+def test_the_readme_shows_the_verdicts():
+    assert f"<!-- claims -->\n{report.readme_table(RESULTS)}\n<!-- end -->" in (ROOT / "README.md").read_text()
+
+
+def test_every_claim_with_runs_has_a_verdict():
+    table = pd.read_csv(RESULTS / "claims.csv")
+    assert tuple(table.columns) == verdicts.COLUMNS
+    judged = set(table.claim[table.verdict.notna()])
+    assert judged == {claim.claim for claim in read_claims()}
