@@ -39,7 +39,8 @@ SHAPES = {
         lambda s, k, s0: [expit(-k * (s - s0))],
         (0,),
         ((0.1, 200.0), (0.0, 10.0)),
-        (np.geomspace(0.1, 200, 20), [*np.linspace(0, 1.2, 21), 1.5, 2, 3, 5, 10]),
+        # s0 densely towards 1, as rates usually lie: a coarser grid ends in local minima of noisy curves.
+        (np.geomspace(0.1, 200, 15), [*(1.2 - np.geomspace(0.12, 1.2, 50)), 1.5, 2, 3, 5, 10]),
     ),
 }
 

@@ -4,6 +4,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
@@ -38,11 +39,13 @@ class Sweep:
             for run in todo:  # parents come first, so nobody waits for what is not yet begun
                 before = futures.get(run.parent.directory) if run.parent else None
                 futures[run.directory] = pool.submit(self._one, run, before)
-            for done in as_completed(futures.values()):
+            started = time.monotonic()
+            for number, done in enumerate(as_completed(futures.values()), start=1):
                 bar.update()
                 line = done.result()
                 if line and bar.disable:
-                    print(f"{sum(f.done() for f in futures.values())}/{len(todo)} {line}", flush=True)
+                    left = (time.monotonic() - started) / number * (len(todo) - number) / 60
+                    print(f"{number}/{len(todo)} {line}; {left:.0f} min left", flush=True)
                 elif line:
                     bar.set_postfix_str(line, refresh=False)
 
