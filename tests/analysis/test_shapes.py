@@ -3,8 +3,6 @@ from itertools import product
 
 import numpy as np
 import pytest
-from hypothesis import example, given, settings
-from hypothesis import strategies as st
 
 from midstate.analysis.shapes import Fit, aicc, best_margin, fit_shapes, second_differences
 
@@ -79,25 +77,36 @@ def test_pooled_seeds_have_the_curve_of_their_mean(name):
     assert pooled.residual_sum == pytest.approx(within + 3 * mean.residual_sum)
 
 
-@settings(max_examples=25, deadline=None)
-@given(st.lists(st.floats(0, 100), min_size=12, max_size=12))
-@example([0.0] * 9 + [1.0, 0.0, 0.0])  # the logistic's valley is narrow
-def test_no_fit_of_arbitrary_values_is_worse_than_a_slow_search(values):
+def rough(kind, rng):
+    """Values that no shape fits, so that least squares has several local minima."""
+    noise = rng.normal(0, 20, len(RATES))
+    return {
+        "noise": 50 + 2 * noise,
+        "step": np.where(rng.choice(RATES[3:]) > RATES, 80, 10) + noise,
+        "fall": np.sort(rng.uniform(0, 100, len(RATES)))[::-1] + noise / 2,
+        "spike": np.eye(len(RATES))[rng.integers(len(RATES))],
+    }[kind]
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("kind", ["noise", "step", "fall", "spike"])
+def test_no_fit_of_rough_values_is_worse_than_a_slow_search(kind, seed):
+    values = rough(kind, np.random.default_rng(seed))
     fits = fit_shapes(RATES, values)
     for degree, name in ((1, "linear"), (2, "quadratic")):
         expected = ((np.polyval(np.polyfit(RATES, values, degree), RATES) - values) ** 2).sum()
-        assert fits[name].residual_sum == pytest.approx(expected, abs=1e-6)
+        assert fits[name].residual_sum == pytest.approx(expected)
     total = ((values - np.mean(values)) ** 2).sum()
     for name, bend in (("exponential", lambda c: np.exp(c * (RATES - 1))), ("power", lambda c: RATES**c)):
-        for c in np.geomspace(0.011, 190, 60):
+        for c in np.geomspace(0.011, 190, 100):
             slope, offset = np.polyfit(bend(c), values, 1)
             slow = ((offset + slope * bend(c) - values) ** 2).sum() if slope < 0 else total
-            assert fits[name].residual_sum <= slow * (1 + 1e-6) + 1e-6
+            assert fits[name].residual_sum <= slow * (1 + 1e-6)
         assert fits[name].parameters[1] >= 0
-    for k, s0 in product(np.geomspace(0.11, 190, 15), np.linspace(0.01, 1.5, 20)):
+    for k, s0 in product(np.geomspace(0.11, 190, 40), np.linspace(0.01, 1.5, 100)):
         curve = FORMULAS["logistic"](RATES, 1, k, s0)
         slow = ((max(0, curve @ values / (curve @ curve)) * curve - values) ** 2).sum()
-        assert fits["logistic"].residual_sum <= slow * (1 + 1e-6) + 1e-6
+        assert fits["logistic"].residual_sum <= slow * (1 + 1e-6)
 
 
 def test_a_cliff_and_a_plateau_are_fitted_without_overflow():

@@ -7,10 +7,24 @@ import numpy as np
 import pandas as pd
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from midstate.analysis import shapes
 from midstate.analysis.claims import Claim, Endpoint
-from midstate.analysis.drawing import BLUE, COLOURS, GREY, MARKERS, STYLE, Tables, band, dots, panels, points, save
+from midstate.analysis.drawing import (
+    BLUE,
+    COLOURS,
+    GREY,
+    MARKERS,
+    PAGE,
+    STYLE,
+    Tables,
+    band,
+    dots,
+    panels,
+    points,
+    save,
+)
 from midstate.analysis.verdicts import margin, measure
 
 
@@ -46,21 +60,24 @@ _ARTICLE = {"c10_default": "Default", "c10_inverse": "Inverse", "c8_n_1of16": "N
 
 def article(tables: Tables) -> Figure:
     """The article's lost figure: its three curves over epochs, the path below, gaps beside; axes inferred."""
-    figure, axes = panels(2, 2.8)
+    figure = plt.figure(figsize=(PAGE, 3.3))
+    axes = figure.subplot_mosaic([["curves", "gaps"], ["path", "gaps"]], height_ratios=[3, 1])
     for i, (arm, label) in enumerate(_ARTICLE.items()):
-        rows, probes = (table[table.arm == arm] for table in (tables.epochs, tables.probes))
-        band(axes[0], rows, "epoch", "val/top1", label, i)
-        band(axes[1], probes, "progress", "gap_bn", label, i)
-    kept = tables.epochs[tables.epochs.arm == "c10_default"].groupby("epoch").kept.mean()
-    path = axes[0].inset_axes([0.0, -0.52, 1.0, 0.3], sharex=axes[0])
-    path.step(kept.index, 100 * kept, where="mid", color=GREY)
-    path.set_ylabel("kept (%)")
-    path.set_xlabel("epoch (axes inferred)")
-    axes[0].set_ylabel("validation top-1 (%)")
-    axes[0].legend()
-    axes[1].axhline(0, color=GREY, lw=0.8)
-    axes[1].set_xlabel("progress along the path to 1:16")
-    axes[1].set_ylabel("gap at the jump (points)")
+        epochs, probes = (table[table.arm == arm] for table in (tables.epochs, tables.probes))
+        band(axes["curves"], epochs, "epoch", "val/top1", label, i)
+        band(axes["gaps"], probes, "progress", "gap_bn", label, i)
+        kept = epochs.groupby("epoch").kept.mean()
+        axes["path"].plot([0, *kept.index], [100, *(100 * kept)], color=COLOURS[i], ls=("-", "--", ":")[i], lw=1.3)
+    axes["curves"].sharex(axes["path"])
+    axes["curves"].tick_params(labelbottom=False)
+    axes["curves"].set_ylabel("validation top-1 (%)")
+    axes["curves"].legend()
+    axes["path"].set_ylabel("kept (%)")
+    axes["path"].set_xlabel("epoch (axes inferred)")
+    axes["path"].xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes["gaps"].axhline(0, color=GREY, lw=0.8)
+    axes["gaps"].set_xlabel("progress along the path to 1:16")
+    axes["gaps"].set_ylabel("gap at the jump (points)")
     return figure
 
 

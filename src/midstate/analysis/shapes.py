@@ -29,7 +29,7 @@ class Shape:
     grid: tuple[Sequence[float], ...] = ()  # where to start from, of the bends
 
 
-_ONE_BEND = ((0.01, 200.0),), (np.geomspace(0.01, 200, 50),)  # from all but straight (or a step) to a cliff at the end
+_ONE_BEND = ((0.01, 200.0),), (np.geomspace(0.01, 200, 100),)  # from all but straight (or a step) to a cliff at the end
 SHAPES = {
     "exponential": Shape(lambda s, c: [np.ones_like(s), -np.exp(c * s)], (-inf, 0), *_ONE_BEND),
     "linear": Shape(lambda s: [np.ones_like(s), s], (-inf, -inf)),
