@@ -17,6 +17,7 @@ from midstate.data import Batches, Images
 from midstate.metrics import evaluate
 from midstate.optimizers import Rate
 from midstate.probes import GapProbe
+from midstate.sensitivity import KINDS
 from midstate.sparsity import Pruner, Unrankable, checks, steps_of
 
 DEVICES = ("auto", "cpu", "cuda")
@@ -36,6 +37,7 @@ class Trainer:
     probes: bool
     checkpoint_every: str
     sensitivity: float | None = None
+    sensitivity_kinds: list[str] = field(default_factory=lambda: list(KINDS))
 
     def __post_init__(self) -> None:
         checks.integer("epochs", self.epochs, 1)
@@ -51,6 +53,8 @@ class Trainer:
         checks.boolean("probes", self.probes)
         if self.sensitivity is not None:
             checks.number("sensitivity", self.sensitivity, 0, 1)
+        for kind in self.sensitivity_kinds:
+            checks.one_of("sensitivity_kinds", kind, KINDS)
         if not isinstance(self.checkpoint_every, str) or steps_of("checkpoint_every", self.checkpoint_every, 1, 1) < 1:
             raise ValueError(
                 f"checkpoint_every={self.checkpoint_every!r}: must be epochs such as '1ep' or steps such as '500it'"

@@ -52,7 +52,7 @@ class Plan:
         resolved = resolve(config, parts)
         if (checkpoint := parts["model"].checkpoint) is not None:
             with user_errors("model"):
-                parts["checkpoint"] = find_checkpoint(checkpoint, config.seed)
+                parts["checkpoint"] = find_checkpoint(checkpoint, resolved)
             resolved["model"]["checkpoint_of"] = checkpoint_identity(parts["checkpoint"], config.seed)
         choices = {key: str(value) for key, value in hydra.runtime.choices.items() if value is not None}
         name = choices.get("experiment", choices["pruner"])

@@ -197,7 +197,8 @@ def _measure_sensitivities(plan: Plan, session: Session) -> None:
     if share is None:
         return
     first = session.data.validation.first(NUM_IMAGES)
-    rows = sensitivities(session.model, session.pruner.layers, first, share, plan.config["seed"])
+    kinds = session.settings.sensitivity_kinds
+    rows = sensitivities(session.model, session.pruner.layers, first, share, plan.config["seed"], kinds)
     write_csv(plan.directory / "sensitivity.csv", COLUMNS, rows)
 
 

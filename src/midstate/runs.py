@@ -34,7 +34,7 @@ NEUTRAL: dict[str, Any] = {
     key: neutral
     for name, (axis, neutral) in _ADDED_TO_AXES.items()
     for key in (f"pruner.{name}", f"pruner.{axis}.{name}")
-} | {"trainer.sensitivity": None}
+} | {"trainer.sensitivity": None, "trainer.sensitivity_kinds": ["share", "params", "noise"]}
 # What changes no result.
 IRRELEVANT = (
     "seed",

@@ -7,7 +7,7 @@ Each layer in turn is harmed in one way, measured on validation images, and put 
 - `noise`: all its weights in use are replaced by Gaussian noise of their own deviation (a control).
 """
 
-from collections.abc import Iterator
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -18,11 +18,14 @@ from midstate.metrics import evaluate
 from midstate.sparsity import Layer, seed_for
 from midstate.sparsity.schedules import floor
 
+KINDS = ("share", "params", "noise")
 COLUMNS = ("layer", "depth", "params", "kind", "removed", "loss_rise", "top1_drop")
 
 
 @torch.no_grad()
-def sensitivities(model: nn.Module, layers: list[Layer], split: Split, share: float, seed: int) -> list[dict[str, Any]]:
+def sensitivities(
+    model: nn.Module, layers: list[Layer], split: Split, share: float, seed: int, kinds: Sequence[str] = KINDS
+) -> list[dict[str, Any]]:
     """Measure every layer under every kind of harm.
 
     Args:
@@ -31,6 +34,7 @@ def sensitivities(model: nn.Module, layers: list[Layer], split: Split, share: fl
         split: images to measure on.
         share: of a layer's weights in use that goes, 0..1.
         seed: of the noise.
+        kinds: of harm, see above.
 
     Returns:
         One row (`COLUMNS`) a layer and kind: `removed` weights, `loss_rise` in nats, `top1_drop` in points;
@@ -42,7 +46,8 @@ def sensitivities(model: nn.Module, layers: list[Layer], split: Split, share: fl
     for layer in layers:
         weight = layer.weight.detach()
         original = weight.clone()
-        for kind, harmed in _harmed(original, share, smallest, seed_for(seed, "sensitivity", layer.name)):
+        for kind in kinds:
+            harmed = _harmed(original, kind, share, smallest, seed_for(seed, "sensitivity", layer.name))
             weight.copy_(harmed)
             after = evaluate(model, split)
             rows.append(
@@ -60,13 +65,15 @@ def sensitivities(model: nn.Module, layers: list[Layer], split: Split, share: fl
     return rows
 
 
-def _harmed(weight: Tensor, share: float, smallest: int, seed: int) -> Iterator[tuple[str, Tensor]]:
-    """A layer's weights after each kind of harm."""
+def _harmed(weight: Tensor, kind: str, share: float, smallest: int, seed: int) -> Tensor:
+    """A layer's weights after one kind of harm."""
     in_use = weight != 0
-    yield "share", without_smallest(weight, floor(share * int(in_use.sum())))
-    yield "params", without_smallest(weight, floor(share * smallest))
+    if kind == "share":
+        return without_smallest(weight, floor(share * int(in_use.sum())))
+    if kind == "params":
+        return without_smallest(weight, floor(share * smallest))
     noise = torch.randn(weight.shape, generator=Generator().manual_seed(seed)).to(weight.device)
-    yield "noise", noise * weight[in_use].std(unbiased=False) * in_use
+    return noise * weight[in_use].std(unbiased=False) * in_use
 
 
 def without_smallest(weight: Tensor, count: int) -> Tensor:

@@ -17,6 +17,7 @@ SUMMARY = {
     "config_hash": "12345678e901", "numerics": 1, "git": "1234567e8901", "device": "cpu", "torch": "2", "threads": 1,
     "allocation": {"params_slack": 0.01, "macs_slack": 0.02, "moved": 0.3}, "layers": [{"target": 1 / 4}],
 }  # fmt: skip
+CONFIG = {"logger": {"tags": ["C8-1a2b3c4d", "other"]}, "pruner": {"steps": "single", "granularity": "layer"}}
 GAPS = [1.0, 2.0, 6.0]  # of 4 -> 3 -> 2 -> 1
 
 
@@ -30,7 +31,7 @@ def run(tmp_path, monkeypatch):
         directory = planned.directory
         directory.mkdir(parents=True)
         (directory / "summary.json").write_text(json.dumps({**SUMMARY, "seed": seed, **summary}))
-        (directory / "config.yaml").write_text(yaml.safe_dump({"logger": {"tags": ["C8-1a2b3c4d", "other"]}}))
+        (directory / "config.yaml").write_text(yaml.safe_dump(CONFIG))
         metrics = pd.DataFrame({"epoch": [1, 2], "churn": [0.2, 0.4], "revived": [0.0, 0.1], "seconds": [1.0, 1.0]})
         metrics.to_csv(directory / "metrics.csv", index=False)
         steps = range(1, len(gaps) + 1)

@@ -6,6 +6,7 @@ import shutil
 import pytest
 import torch
 from conftest import TINY, composed
+from omegaconf import OmegaConf
 
 from midstate.config import ConfigError
 from midstate.models import CifarResNet, find_checkpoint, load_weights
@@ -52,7 +53,7 @@ def test_identity_follows_the_run_that_made_the_weights_not_the_place(parent, tm
     ("checkpoint", "message"),
     [
         ("nowhere", "model: checkpoint='nowhere': no such file or directory"),
-        (".", "holds no finished runs of seed 0, one is needed; run that experiment first"),
+        (".", "holds no finished runs of seed 0 with this network and data, one is needed; run that experiment first"),
     ],
 )
 def test_what_is_not_there_is_refused(checkpoint, message, tmp_path, monkeypatch):
@@ -64,8 +65,13 @@ def test_what_is_not_there_is_refused(checkpoint, message, tmp_path, monkeypatch
 def test_two_configurations_in_one_directory_are_told_apart(parent, tmp_path):
     for name in ("abc", "def"):
         shutil.copytree(parent / "abc", tmp_path / name)
-    with pytest.raises(ValueError, match=r"holds 2 finished runs of seed 0, one is needed; name one of .*abc.*def"):
-        find_checkpoint(str(tmp_path), 0)
+    config = OmegaConf.to_container(OmegaConf.load(tmp_path / "abc" / "seed0" / "config.yaml"))
+    with pytest.raises(ValueError, match=r"holds 2 finished runs of seed 0 .*, one is needed; name one of .*abc.*def"):
+        find_checkpoint(str(tmp_path), config)
+    other = OmegaConf.load(tmp_path / "def" / "seed0" / "config.yaml")
+    other.model.widths = [16, 32, 48]
+    OmegaConf.save(other, tmp_path / "def" / "seed0" / "config.yaml")
+    assert find_checkpoint(str(tmp_path), config).parts[-4] == "abc"
 
 
 def test_weights_that_do_not_fit_are_refused(parent, tmp_path):

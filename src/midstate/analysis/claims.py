@@ -11,9 +11,9 @@ import yaml
 
 CLAIMS = Path(__file__).parents[3] / "conf" / "claim"
 SCALES = ("quick", "full", "paper")
-TESTS = ("difference", "equivalence", "shapes", "recovery", "concavity")
+TESTS = ("difference", "equivalence", "share_within", "shapes", "recovery", "concavity")
 # What explains a claim, and what changes no number.
-PROSE = ("title", "article", "english", "would_change", "notes", "changes", "arms")
+PROSE = ("title", "article", "english", "would_change", "notes", "changes", "arms", "leave_out")
 
 
 @dataclass(frozen=True)
@@ -32,6 +32,7 @@ class Endpoint:
     divide_by: float = 1
     slope: dict[str, float] | None = None
     reference: str | None = None
+    pairs: dict[str, str] | None = None  # arm: the arm it is compared with, for share_within
     over: dict[str, float] | None = None  # arm: pruning rate, for the tests of curves
     scaled_by: dict[str, Any] | None = None  # of equivalence: bounds the margin by a share of another contrast
     expected: str | None = None  # positive or negative; None: shown without a verdict
@@ -58,7 +59,8 @@ class Endpoint:
         """Every arm it needs."""
         scale = self.scaled_by["contrast"] if self.scaled_by else {}
         reference = [self.reference] if self.reference else []
-        return list(dict.fromkeys([*self.weights, *(self.over or {}), *reference, *scale]))
+        pairs = [arm for pair in (self.pairs or {}).items() for arm in pair]
+        return list(dict.fromkeys([*self.weights, *(self.over or {}), *pairs, *reference, *scale]))
 
 
 @dataclass(frozen=True)
@@ -73,6 +75,7 @@ class Claim:
     control: Endpoint
     secondary: tuple[Endpoint, ...]
     arms: tuple[str, ...]  # run and shown beside those of the endpoints
+    leave_out: dict[str, list[str]]  # override: arms that make no sense under it, such as widths made for one network
     scales: dict[str, dict[str, Any]]
     would_change: str
     notes: tuple[str, ...]
@@ -90,7 +93,7 @@ class Claim:
         content["secondary"] = tuple(Endpoint(**each) for each in content["secondary"])
         for key in ("arms", "notes", "changes"):
             content[key] = tuple(content[key])
-        return cls(**content, digest=digest)
+        return cls(**{"leave_out": {}, **content}, digest=digest)
 
     @cached_property
     def all_arms(self) -> list[str]:
@@ -101,6 +104,11 @@ class Claim:
     def cells(self, scale: str) -> list[tuple[str, ...]]:
         """The overrides of every cell (data, model, recipe) of a scale; () are the experiments as they are."""
         return [tuple(cell) for cell in self.scales.get(scale, {}).get("cells", [])]
+
+    def arms_in(self, cell: tuple[str, ...]) -> list[str]:
+        """The arms that are run in a cell."""
+        left_out = {arm for key, arms in self.leave_out.items() if any(o.startswith(key) for o in cell) for arm in arms}
+        return [arm for arm in self.all_arms if arm not in left_out]
 
     def num_seeds(self, scale: str) -> int:
         """How many seeds a scale begins with."""

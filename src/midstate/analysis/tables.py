@@ -12,6 +12,7 @@ import yaml
 from midstate.analysis import statistics
 from midstate.checkpoint import write_atomically
 from midstate.reproduce.planning import PlannedRun
+from midstate.sensitivity import KINDS
 
 KEY = ["arm", "overrides", "seed"]
 FROM_SUMMARY = {
@@ -69,10 +70,20 @@ def _merge(path: Path, new: pd.DataFrame) -> None:
     """Write a table anew: old rows whose run is among the new ones go."""
     if path.is_file():
         old = read_table(path)
-        keys = set(map(tuple, new[KEY].to_numpy()))
-        new = pd.concat([old[[tuple(key) not in keys for key in old[KEY].to_numpy()]], new])
+        stale = _among(old, new, KEY)
+        if "config_hash" in new:
+            # Rows of an experiment as it was before a change would be compared with those of after.
+            cell = ["arm", "overrides", "device"]
+            stale |= _among(old, new, cell) & ~_among(old, new, [*cell, "config_hash"])
+        new = pd.concat([old[~stale], new])
     new = new.sort_values(KEY, kind="stable")
     write_atomically(path, new.to_csv(index=False, float_format="%.6g").encode())
+
+
+def _among(old: pd.DataFrame, new: pd.DataFrame, columns: list[str]) -> np.ndarray:
+    """Mark the old rows that agree with some new row in all `columns`."""
+    keys = set(map(tuple, new[columns].to_numpy()))
+    return np.array([tuple(key) in keys for key in old[columns].to_numpy()], dtype=bool)
 
 
 def _key(run: PlannedRun) -> dict[str, Any]:
@@ -102,13 +113,13 @@ def _row(run: PlannedRun) -> dict[str, Any]:
         **{key: (summary["allocation"] or {}).get(key) for key in ("params_slack", "macs_slack", "moved")},
         "churn": epochs["churn"].mean(),
         "revived": epochs["revived"].mean(),
-        **_gaps(pd.read_csv(run.directory / "probes.csv"), summary),
+        **_gaps(pd.read_csv(run.directory / "probes.csv"), summary, config),
         **_instability(pd.read_csv(run.directory / "losses.csv")),
         **_sensitivity(run.directory / "sensitivity.csv"),
     }
 
 
-def _gaps(probes: pd.DataFrame, summary: dict[str, Any]) -> dict[str, float]:
+def _gaps(probes: pd.DataFrame, summary: dict[str, Any], config: dict[str, Any]) -> dict[str, float]:
     """Gaps at the probes, in points; BatchNorm estimated anew where not called raw."""
     if probes.empty:
         return {}
@@ -123,13 +134,13 @@ def _gaps(probes: pd.DataFrame, summary: dict[str, Any]) -> dict[str, float]:
     if len(probes) == probes.to.max():  # every state was passed through
         row["gap_first_third"] = gap[probes.progress <= 1 / 3 + 1e-9].mean()
         row["gap_last_third"] = gap[probes.progress > 2 / 3 + 1e-9].mean()
-        if summary["pruner"] == "nm_step" and len(probes) > 1:
+        if config["pruner"].get("steps") == "single" and config["pruner"]["granularity"] == "layer" and len(probes) > 1:
             row["gap_last_excess"] = last_excess(gap.to_numpy(), summary["layers"][0]["target"])
     return row
 
 
 def last_excess(gaps: np.ndarray, target: float) -> float:
-    """How far the last gap is beyond proportion: points a halving of N, last jump minus the mean of the others.
+    """How far the last gap is beyond proportion: points a halving of N, of the last jump minus of all before it.
 
     Args:
         gaps: of the jumps M -> M-1 -> ... -> N, in points.
@@ -137,8 +148,8 @@ def last_excess(gaps: np.ndarray, target: float) -> float:
     """
     m = len(gaps) / (1 - target)
     n = m - np.arange(len(gaps) + 1)
-    per_halving = gaps / np.log2(n[:-1] / n[1:])
-    return float(per_halving[-1] - per_halving[:-1].mean())
+    halvings = np.log2(n[:-1] / n[1:])
+    return float(gaps[-1] / halvings[-1] - gaps[:-1].sum() / halvings[:-1].sum())
 
 
 def _instability(losses: pd.DataFrame) -> dict[str, float]:
@@ -151,7 +162,9 @@ def _sensitivity(path: Path) -> dict[str, float]:
     if not path.is_file():
         return {}
     kinds = dict(list(pd.read_csv(path).groupby("kind")))
-    share, params, noise = (kinds[kind].set_index("layer") for kind in ("share", "params", "noise"))
+    if len(kinds) < len(KINDS):
+        return {}
+    share, params, noise = (kinds[kind].set_index("layer") for kind in KINDS)
     sizes = np.log(share.params)
     # Stages: layers of one size, in which depth is not confounded with parameters.
     stages = [stage for _, stage in share.groupby("params") if len(stage) > 2]

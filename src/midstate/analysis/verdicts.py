@@ -72,7 +72,7 @@ def judge(claims: Iterable[Claim], runs: pd.DataFrame) -> list[Result]:
     for claim in claims:
         for scale in SCALES:
             for cell in claim.cells(scale):
-                rows = runs[(runs.overrides == " ".join(cell)) & runs.arm.isin(claim.all_arms)]
+                rows = runs[(runs.overrides == " ".join(cell)) & runs.arm.isin(claim.arms_in(cell))]
                 if not rows.empty:
                     results += _judge_cell(claim, scale, " ".join(cell), rows)
     return results
@@ -118,12 +118,16 @@ def _variant(overrides: str) -> str:
 def measure(endpoint: Endpoint, rows: pd.DataFrame) -> Measured | None:
     """Measure an endpoint on the rows of one cell; None where fewer than two seeds have every arm."""
     needed = endpoint.arms
+    if endpoint.value not in rows:  # no run has it yet
+        return None
     values = rows[rows.arm.isin(needed)].pivot(index="seed", columns="arm", values=endpoint.value)
     values = values.reindex(columns=needed).dropna()
     if len(values) < 2:
         return None
     if endpoint.over:
         return _CURVES[endpoint.test](np.array(list(endpoint.over.values())), values[list(endpoint.over)].to_numpy())
+    if endpoint.pairs:
+        return _share_within(endpoint, values)
     weights = pd.Series(endpoint.weights)
     plus, minus = (values[list(side.index)] @ side.abs() for side in (weights[weights > 0], weights[weights < 0]))
     measured = _measured(plus, minus)
@@ -135,6 +139,15 @@ def measure(endpoint: Endpoint, rows: pd.DataFrame) -> Measured | None:
     tost = statistics.equivalence(plus, minus, bound)
     detail = f"TOST p = {tost.p:.2g}, 90 % interval {tost.low:+.2f} to {tost.high:+.2f}, margin {bound:.2f}"
     return replace(measured, equivalent=tost.equivalent, detail=detail)
+
+
+def _share_within(endpoint: Endpoint, values: pd.DataFrame) -> Measured:
+    """Share of pairs of arms whose mean difference is smaller than the SESOI."""
+    means = [(values[arm] - values[other]).mean() for arm, other in endpoint.pairs.items()]
+    share = sum(abs(mean) < endpoint.sesoi for mean in means) / len(means)
+    above = sum(mean >= endpoint.sesoi for mean in means)
+    detail = f"of {len(means)} cells {above} above, {len(means) - above - round(share * len(means))} below"
+    return Measured(share, nan, nan, len(values), nan, detail=detail)
 
 
 def _measured(plus: Sequence[float], minus: Sequence[float]) -> Measured:

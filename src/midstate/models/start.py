@@ -4,8 +4,10 @@ import hashlib
 import pickle
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
+from omegaconf import OmegaConf
 from torch import nn
 
 from midstate.runs import read_summary
@@ -28,24 +30,39 @@ class Recipe:
             checks.text("checkpoint", self.checkpoint)
 
 
-def find_checkpoint(checkpoint: str, seed: int) -> Path:
+def find_checkpoint(checkpoint: str, config: dict[str, Any]) -> Path:
     """Return the file that a recipe's `checkpoint` stands for.
 
+    Args:
+        checkpoint: a file, or the directory of an experiment's runs: then the run of the same seed, network and data.
+        config: the resolved configuration of the run that is to begin with it.
+
     Raises:
-        ValueError: there is none, or the directory holds runs of several configurations.
+        ValueError: there is none, or several.
     """
-    path = Path(checkpoint)
+    path, seed = Path(checkpoint), config["seed"]
     if not path.is_dir():
         if not path.is_file():
             raise ValueError(f"checkpoint={checkpoint!r}: no such file or directory")
         return path
-    found = sorted(path.glob(f"*/seed{seed}/checkpoints/final.pt"))
+    found = [
+        file
+        for file in sorted(path.glob(f"*/seed{seed}/checkpoints/final.pt"))
+        if _same_network_and_data(OmegaConf.to_container(OmegaConf.load(file.parents[1] / "config.yaml")), config)
+    ]
     if len(found) != 1:
         raise ValueError(
-            f"checkpoint={checkpoint!r}: holds {len(found) or 'no'} finished runs of seed {seed}, one is needed"
+            f"checkpoint={checkpoint!r}: holds {len(found) or 'no'} finished runs of seed {seed} with this network and "
+            "data, one is needed"
             + (f"; name one of {', '.join(map(str, found))}" if found else "; run that experiment first")
         )
     return found[0]
+
+
+def _same_network_and_data(one: dict[str, Any], other: dict[str, Any]) -> bool:
+    own = ("checkpoint", "checkpoint_of")
+    models = [{key: value for key, value in each["model"].items() if key not in own} for each in (one, other)]
+    return models[0] == models[1] and one["data"] == other["data"]
 
 
 def checkpoint_identity(path: Path, seed: int) -> str:

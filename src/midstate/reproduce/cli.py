@@ -67,6 +67,8 @@ def _positive(text: str) -> int:
 
 def _with_overrides(claim: Claim, scale: str, overrides: list[str]) -> Claim:
     """A claim whose only cell is the user's."""
+    if scale not in claim.scales:
+        raise ValueError(f"scale={scale!r}: {claim.claim} has only {', '.join(claim.scales)}")
     return replace(claim, scales={scale: {**claim.scales[scale], "cells": [overrides]}})
 
 

@@ -55,7 +55,17 @@ class Sweep:
             before.result()
         if self.stopping.is_set():
             return None
-        name = f"{run.experiment} {' '.join(run.overrides)} seed {run.seed}".replace("  ", " ")
+        name = " ".join((run.experiment, *run.overrides, f"seed {run.seed}"))
+        if run.parent and not run.parent.finished:
+            self.failures[run] = f"not begun: {run.parent.experiment}, whose weights it begins with, is not there"
+            return f"{name}: {self.failures[run]}"
+        try:
+            return self._process(run, name)
+        except OSError as error:
+            self.failures[run] = str(error)
+            return f"{name}: FAILED, {error}"
+
+    def _process(self, run: PlannedRun, name: str) -> str:
         log = LOGS / f"{run.experiment}-{run.config_hash}-seed{run.seed}.log"
         log.parent.mkdir(parents=True, exist_ok=True)
         with log.open("w") as file:
@@ -71,7 +81,7 @@ class Sweep:
                 process.terminate()
             status = process.wait()
         del self.processes[run.directory]
-        if status == 0:
+        if status == 0 and run.finished:
             return f"{name}: top-1 {read_summary(run.directory)['top1']:.1f} %"
         if status == EXIT_STOPPED and self.stopping.is_set():
             return f"{name}: stopped, goes on next time"

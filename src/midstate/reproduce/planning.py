@@ -1,5 +1,6 @@
 """Which runs a set of claims needs, where each belongs, and which are done."""
 
+import logging
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from functools import cache
@@ -10,11 +11,12 @@ from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig
 
 from midstate import runs
-from midstate.analysis.claims import Claim
+from midstate.analysis.claims import Claim, read_claims
 from midstate.cli import CONF
 from midstate.config import check_root
 from midstate.plan import build_parts, resolve
 
+log = logging.getLogger(__name__)
 OUTPUTS = Path("outputs")  # where train.py puts runs by itself; plain multiruns and this sweep share them
 
 
@@ -62,21 +64,29 @@ def plan_runs(claims: Iterable[Claim], scale: str, num_seeds: int | None = None)
         scale: quick, full or paper.
         num_seeds: instead of each claim's own number.
     """
+    every = read_claims()  # a run that others will share is theirs, too, whoever asks for it first
     planned: dict[Path, PlannedRun] = {}
 
     def add(run: PlannedRun) -> None:
         if run.parent:
-            add(replace(run.parent, claims=run.claims))
-        known = planned.get(run.directory)
-        names = dict.fromkeys([*(known.claims if known else ()), *run.claims])
-        planned[run.directory] = replace(run, claims=tuple(names))
+            add(run.parent)
+        names = tuple(f"{claim.claim}-{claim.digest}" for claim in every if run.experiment in claim.all_arms)
+        planned.setdefault(run.directory, replace(run, claims=names))
 
     for claim in claims:
+        if scale not in claim.scales:
+            log.warning(f"{claim.claim} has no {scale} scale")
         for cell in claim.cells(scale):
             for seed in range(num_seeds or claim.num_seeds(scale)):
-                for arm in claim.all_arms:
-                    add(replace(_planned(arm, cell, seed), claims=(f"{claim.claim}-{claim.digest}",)))
+                for arm in claim.arms_in(cell):
+                    add(_planned(arm, cell, seed))
     return list(planned.values())
+
+
+def with_parents(todo: Iterable[PlannedRun]) -> list[PlannedRun]:
+    """Runs, each after the unfinished run whose weights it begins with."""
+    runs_ = [each for run in todo for each in (run.parent, run) if each and not each.finished]
+    return list({run.directory: run for run in runs_}.values())
 
 
 def _planned(experiment: str, overrides: tuple[str, ...], seed: int) -> PlannedRun:
@@ -101,10 +111,22 @@ def identity(experiment: str, overrides: tuple[str, ...]) -> tuple[str, str | No
     config = compose(experiment, overrides)
     parts = build_parts(config)
     resolved = resolve(config, parts)
-    parent = Path(parts["model"].checkpoint).name if parts["model"].checkpoint else None
+    parent = _parent(parts["model"].checkpoint)
     if parent:
         resolved["model"]["checkpoint_of"] = identity(parent, _inherited(overrides))[0]
     return runs.config_hash(resolved), parent
+
+
+def _parent(checkpoint: str | None) -> str | None:
+    """The experiment whose runs lie where the weights are to come from."""
+    if checkpoint is None:
+        return None
+    path = Path(checkpoint)
+    if path.parent != OUTPUTS or not (CONF / "experiment" / f"{path.name}.yaml").is_file():
+        raise ValueError(
+            f"model.checkpoint={checkpoint}: must be {OUTPUTS}/EXPERIMENT here, so that it can be run first"
+        )
+    return path.name
 
 
 def compose(experiment: str, overrides: tuple[str, ...]) -> DictConfig:
