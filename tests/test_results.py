@@ -43,17 +43,19 @@ def test_rows_carry_the_claims_as_committed():
     for row in RUNS.itertuples():
         for tag in row.claims.split():
             name, _, digest = tag.partition("-")
-            # A claim that was changed since says so, with the reason.
-            assert digest == claims[name].digest or claims[name].changes, (row.arm, row.seed)
+            # A claim that was changed since names the digest it had, and says why.
+            assert digest == claims[name].digest or digest in " ".join(claims[name].changes), (row.arm, row.seed)
+        tagged = {tag.partition("-")[0] for tag in row.claims.split()}
+        assert tagged == {claim.claim for claim in claims.values() if row.arm in claim.all_arms}, (row.arm, row.seed)
 
 
 def test_rows_are_of_the_code_as_it_is():
     """Where numerics or experiments change, runs are made again rather than kept."""
     assert set(RUNS.numerics) == {identities.NUMERICS}
     assert not RUNS.git.str.endswith("+").any()  # of a commit, not of a changed tree
-    cells = RUNS[RUNS.device == "cpu"].groupby(["arm", "overrides", "threads"]).config_hash.unique()
-    for (arm, overrides, threads), hashes in cells.items():
-        place = ("trainer.device=cpu", f"trainer.threads={threads}")
+    cells = RUNS.groupby(["arm", "overrides", "device", "threads"]).config_hash.unique()
+    for (arm, overrides, device, threads), hashes in cells.items():
+        place = (f"trainer.device={device}", f"trainer.threads={threads}")
         assert list(hashes) == [identity(arm, (*overrides.split(), *place))[0]], arm
 
 

@@ -107,5 +107,14 @@ def test_records_tell_what_is_done_and_how_long_it_takes(run, tmp_path):
     known = tables.read_runs(tmp_path / "results")
     assert tables.has(known, planned)
     assert not tables.has(known, PlannedRun("arm", (), 1, "12345678e901"))
-    assert tables.expected_seconds(known, planned, 99) == 12
-    assert tables.expected_seconds(known, PlannedRun("arm", (), 0, "other"), 99) == 99
+    assert tables.known_seconds(known, planned) == 12
+    assert tables.known_seconds(known, PlannedRun("arm", (), 0, "other")) is None
+
+
+def test_rows_of_an_experiment_as_it_was_before_a_change_go(run, tmp_path):
+    tables.collect([run(), run(seed=1), run("other")], tmp_path / "results")
+    path = tmp_path / "results" / "runs.csv"
+    path.write_text(path.read_text().replace("12345678e901", "an-older-one"))
+    tables.collect([run(seed=2)], tmp_path / "results")
+    rows = tables.read_runs(tmp_path / "results")
+    assert rows[["arm", "seed"]].to_numpy().tolist() == [["arm", 2], ["other", 0]]

@@ -21,9 +21,10 @@ from midstate.checkpoint import write_atomically
 
 TEMPLATES = Path(__file__).parent / "templates"
 SWAPS = (
-    ("levels 1 2 4 8", "c6_error_4_levels"),
-    ("levels 1 to 8", "c6_error_8_levels"),
-    ("none, another seed", "c5_2of8"),
+    ("mixed by sensitivity, levels 1 2 4 8", "c6_sensitivity"),
+    ("mixed by weight error, levels 1 2 4 8", "c6_error_4_levels"),
+    ("mixed by weight error, levels 1 to 8", "c6_error_8_levels"),
+    ("uniform again with another seed, so other weights and data order, too", "c5_2of8"),
 )
 
 
@@ -57,7 +58,7 @@ def write_report(results: Path, claims: list[Claim] | None = None, wandb: str = 
         "article": figures.get("article"),
         "runs": tables.runs,
         "ran": _what_ran(claims, tables.runs),
-        "swaps": _role_swaps(tables),
+        "swaps": [swap for cell in claims_cells(claims, "C6") for swap in _role_swaps(tables, " ".join(cell))],
         "published": [row for row in methods.methods() if row["Reported"][:3] not in ("-", "see")],
         "hours": tables.runs.wall_seconds.sum() / 3600 if len(tables.runs) else 0,
     }
@@ -77,7 +78,7 @@ def readme_table(results: Path) -> str:
     rows = rows[rows.verdict.notna()]
     english = {claim.claim: claim.english.strip() for claim in read_claims()}
     lines = ["| claim | says | scale | effect [95 % interval] | seeds | verdict |", "|---|---|---|---|---|---|"]
-    for row in rows.itertuples():
+    for row in rows[~rows.endpoint.str.endswith("]")].itertuples():  # of variants the report tells
         effect = f"{row.effect:+.2f}" + (f" [{row.low:+.2f}, {row.high:+.2f}]" if not math.isnan(row.low) else "")
         where = f"{row.scale}, {row.model} on {row.data}"
         lines.append(f"| {row.claim} | {english[row.claim]} | {where} | {effect} | {row.seeds} | **{row.verdict}** |")
@@ -140,11 +141,19 @@ def _what_ran(claims: list[Claim], runs: pd.DataFrame) -> list[dict[str, Any]]:
     return rows
 
 
-def _role_swaps(tables: Tables) -> list[tuple[str, verdicts.Measured]]:
+def claims_cells(claims: list[Claim], name: str) -> list[tuple[str, ...]]:
+    """Every cell of one claim, once."""
+    cells = [cell for claim in claims if claim.claim == name for scale in SCALES for cell in claim.cells(scale)]
+    return list(dict.fromkeys(cells))
+
+
+def _role_swaps(tables: Tables, overrides: str) -> list[tuple[str, str, verdicts.Measured]]:
     """C6c: share of layer pairs whose order of sensitivity reverses between uniform 2:8 and a found scheme."""
-    rows = tables.sensitivity[tables.sensitivity.overrides == ""]
-    found = [(name, verdicts.role_swap(rows, "c5_2of8", arm)) for name, arm in SWAPS] if len(rows) else []
-    return [(name, measured) for name, measured in found if measured]
+    rows = tables.cell(overrides).sensitivity
+    if rows.empty:
+        return []
+    found = [(name, overrides, verdicts.role_swap(rows, "c5_2of8", arm)) for name, arm in SWAPS]
+    return [swap for swap in found if swap[2]]
 
 
 def _environment(html: bool, results: Path) -> jinja2.Environment:

@@ -46,10 +46,10 @@ def has(known: pd.DataFrame, run: PlannedRun) -> bool:
     )
 
 
-def expected_seconds(known: pd.DataFrame, run: PlannedRun, otherwise: float) -> float:
-    """Seconds that such a run took: of this identity, else `otherwise`."""
+def known_seconds(known: pd.DataFrame, run: PlannedRun) -> float | None:
+    """Seconds that runs of this identity took; None where there is none."""
     same = known.wall_seconds[known.config_hash == run.config_hash]
-    return float(same.median()) if len(same) else otherwise
+    return float(same.median()) if len(same) else None
 
 
 def collect(planned: Iterable[PlannedRun], results: Path) -> None:

@@ -9,8 +9,8 @@ from midstate import marks
 from midstate.analysis.claims import SCALES, Claim, read_claims
 from midstate.cli import CONF, EXIT_BAD_CONFIG, EXIT_FAILED, EXIT_FINISHED, EXIT_STOPPED, explain, is_users
 
+STEP = 5  # seeds added at a time
 START_SECONDS = 7  # of a process before its first step and after its last, on 2 cores
-UNKNOWN_SECONDS = 20  # of a run that no record speaks of
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -80,28 +80,40 @@ def _print_list(claims: list[Claim]) -> None:
         print(f"    arms:     {', '.join(claim.all_arms)}")
 
 
+def _forecast(options: argparse.Namespace, planned: list, todo: list, seconds: list[float | None]) -> str:
+    """How much there is to do, and how long it takes where records tell."""
+    known = [START_SECONDS + each for each in seconds if each is not None]
+    text = f"{options.scale}: {len(planned)} runs, {len(planned) - len(todo)} done, {len(todo)} to do"
+    if known:
+        text += f", about {sum(known) / options.jobs / 60:.0f} minutes with {options.jobs} at a time"
+    unknown = len(seconds) - len(known)
+    return text + (f"; no record tells how long {unknown} of them take" if unknown else "")
+
+
 def _reproduce(claims: list[Claim], options: argparse.Namespace) -> int:
     from midstate.analysis import tables  # torch, pandas and the like come after the arguments are known to be good
     from midstate.analysis.report import readme_table, write_report
     from midstate.reproduce.execution import Sweep
-    from midstate.reproduce.planning import plan_runs
+    from midstate.reproduce.planning import plan_runs, with_parents
 
     planned = [] if options.report else plan_runs(claims, options.scale, options.seeds)
     known = tables.read_runs(options.results)
     todo = [run for run in planned if not run.finished and not (options.missing and tables.has(known, run))]
-    seconds = sum(tables.expected_seconds(known, run, UNKNOWN_SECONDS) + START_SECONDS for run in todo)
+    todo = with_parents(todo)
     if not options.report:
-        print(
-            f"{options.scale}: {len(planned)} runs, {len(planned) - len(todo)} done, {len(todo)} to do, "
-            f"about {seconds / options.jobs / 60:.0f} minutes with {options.jobs} at a time"
-        )
+        print(_forecast(options, planned, todo, [tables.known_seconds(known, run) for run in todo]))
     if options.dry_run:
         for run in planned:
             state = "to do" if run in todo else "done"
             print(f"{state:5}  {run.experiment} {' '.join(run.overrides)} seed {run.seed}")
         return EXIT_FINISHED
     sweep = Sweep()
-    sweep.run(todo, options.jobs)
+    while todo:
+        sweep.run(todo, options.jobs)
+        tables.collect(planned, options.results)
+        todo = (
+            [] if options.seeds or sweep.failures or sweep.stopping.is_set() else _more_seeds(claims, options, planned)
+        )
     tables.collect(planned, options.results)
     for path in write_report(options.results, claims if options.overrides else None, options.wandb):
         print(path)
@@ -112,3 +124,23 @@ def _reproduce(claims: list[Claim], options: argparse.Namespace) -> int:
     if sweep.stopping.is_set():
         return EXIT_STOPPED
     return EXIT_FAILED if sweep.failures else EXIT_FINISHED
+
+
+def _more_seeds(claims: list[Claim], options: argparse.Namespace, planned: list) -> list:
+    """Runs of further seeds for claims whose minimum detectable effect is still above what is of interest."""
+    from midstate.analysis import tables, verdicts
+    from midstate.reproduce.planning import plan_runs, with_parents
+
+    more = []
+    for claim in claims:
+        judged = verdicts.judge([claim], tables.read_runs(options.results))
+        primary = [each for each in judged if each.verdict and each.scale == options.scale]
+        seeds = min((each.measured.seeds for each in primary), default=0)
+        most = claim.scales.get(options.scale, {}).get("max_seeds", 0)
+        if seeds < most and any(each.measured.mde > each.sesoi for each in primary):
+            print(
+                f"{claim.claim}: {seeds} seeds detect no less than is of interest; going on to {seeds + STEP} of {most}"
+            )
+            more += plan_runs([claim], options.scale, min(seeds + STEP, most))
+    planned += [run for run in more if run not in planned]
+    return with_parents(more)
