@@ -111,9 +111,8 @@ def _reproduce(claims: list[Claim], options: argparse.Namespace) -> int:
     while todo:
         sweep.run(todo, options.jobs)
         tables.collect(planned, options.results)
-        todo = (
-            [] if options.seeds or sweep.failures or sweep.stopping.is_set() else _more_seeds(claims, options, planned)
-        )
+        ended = options.seeds or sweep.failures or sweep.stopping.is_set()
+        todo = [] if ended else _more_seeds(claims, options, planned)
     tables.collect(planned, options.results)
     for path in write_report(options.results, claims if options.overrides else None, options.wandb):
         print(path)
@@ -138,9 +137,7 @@ def _more_seeds(claims: list[Claim], options: argparse.Namespace, planned: list)
         seeds = min((each.measured.seeds for each in primary), default=0)
         most = claim.scales.get(options.scale, {}).get("max_seeds", 0)
         if seeds < most and any(each.measured.mde > each.sesoi for each in primary):
-            print(
-                f"{claim.claim}: {seeds} seeds detect no less than is of interest; going on to {seeds + STEP} of {most}"
-            )
+            print(f"{claim.claim}: {seeds} seeds could miss an effect of interest; {STEP} more, of {most} at most")
             more += plan_runs([claim], options.scale, min(seeds + STEP, most))
     planned += [run for run in more if run not in planned]
     return with_parents(more)
