@@ -348,3 +348,27 @@ def test_outliers_of_grouped_convolutions_are_found_in_every_group():
     layer.weight.fill_(1.0)
     norms = torch.tensor([1.0, 1, 1, 1, 1000, 1, 1, 1])
     assert _outliers(dataclasses.replace(layer, input_norm=lambda: norms)) == 4 / 32
+
+
+def test_a_hundred_levels_a_layer_end_in_a_choice_near_the_best():
+    """Exactness there could take hours; losses are smooth, so a choice by slopes bounds what could be better."""
+    draws = Generator().manual_seed(0)
+    sizes = [2304] * 6 + [9216] * 6 + [36864] * 6
+    losses, costs = [], []
+    for size in sizes:
+        squares = (torch.randn(size, generator=draws) * (1 + torch.rand(size, generator=draws))).double().square()
+        kept = squares.sort(descending=True).values.cumsum(0) / squares.sum()
+        levels = Weight(0.75).choices(torch.Size([size]))
+        losses.append([float(1 - kept[level - 1]) for level in levels])
+        costs.append(levels)
+    limit = sum(sizes) // 4
+    chosen = solve(losses, [costs], [limit])
+    total = sum(loss[at] for loss, at in zip(losses, chosen, strict=True))
+    assert sum(cost[at] for cost, at in zip(costs, chosen, strict=True)) <= limit
+    # Lagrange: for any price, the sum of the least of loss + price * cost, less price * limit, is a lower bound.
+    bound = max(
+        sum(min(a + price * b for a, b in zip(*row, strict=True)) for row in zip(losses, costs, strict=True))
+        - price * limit
+        for price in (10 ** (-6 + i / 50) for i in range(200))
+    )
+    assert bound <= total <= bound * 1.001
