@@ -97,7 +97,25 @@ def test_a_margin_is_bounded_by_a_share_of_what_could_be_gained(gain, bound):
     assert verdict(endpoint, measure(endpoint, small), margin(endpoint, small), "shown") == "no power"
 
 
-RATES = [0, 0.3, 0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.95, 0.97, 0.98, 0.99]
+def test_share_within_counts_cells_not_seeds():
+    endpoint = Endpoint("s", "top1", "share", test="share_within", pairs={"a": "u", "b": "u", "c": "v"}, sesoi=0.5)
+    # Mean differences 0.4, 2 and -1: one of three is smaller than 0.5, one above, one below.
+    rows = runs(a=[50.0, 50.8], u=[50.0, 50.0], b=[52.0, 52.0], c=[59.0, 59.0], v=[60.0, 60.0])
+    found = measure(endpoint, rows)
+    assert found.effect == pytest.approx(1 / 3)
+    assert found.detail == "of 3 cells 1 above, 1 below"
+
+
+def test_arms_are_left_out_where_they_make_no_sense():
+    claim = next(claim for claim in read_claims(["C5"]))
+    assert "c5_deep_down" in claim.arms_in(("data=digits",))
+    assert "c5_deep_down" not in claim.arms_in(("data=cifar100", "model=resnet18"))
+
+
+def test_what_no_run_has_yet_is_not_measured():
+    claim = next(claim for claim in read_claims(["C8"]))
+    rows = runs(c9_one_shot=[1.0, 2.0]).rename(columns={"top1": "gap_last"})
+    assert {result.endpoint for result in judge([claim], rows)} == {claim.control.name}
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from conftest import ROOT, composed
 
 from midstate.analysis.claims import read_claims
 from midstate.plan import Plan
-from midstate.reproduce.planning import identity, plan_runs
+from midstate.reproduce.planning import identity, plan_runs, with_parents
 
 QUICK = 600  # runs at most
 
@@ -43,6 +43,14 @@ def test_parents_come_before_the_runs_that_begin_with_their_weights(quick):
     assert any(run.parent for run in quick)
 
 
+def test_what_begins_with_missing_weights_brings_their_run_along(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # nothing is finished here
+    runs = plan_runs(read_claims(["C4"]), "quick", num_seeds=1)
+    (child,) = [run for run in runs if run.experiment == "c3_weights_uniform_30"]
+    assert with_parents([child]) == [child.parent, child]
+    assert with_parents([child, child.parent]) == [child.parent, child]
+
+
 def test_shared_arms_are_run_once_and_know_their_claims(quick):
     (shared,) = [run for run in quick if run.experiment == "c10_default" and run.seed == 3]
     assert [claim.partition("-")[0] for claim in shared.claims] == ["C9", "C10"]
@@ -64,11 +72,20 @@ def test_a_cell_moves_the_parent_with_the_data_but_not_with_the_recipe():
 
 
 @pytest.mark.parametrize("scale", ["full", "paper"])
-def test_every_cell_of_the_other_scales_composes(scale):
+def test_every_cell_of_the_other_scales_composes(scale, monkeypatch):
+    monkeypatch.chdir(ROOT)
     for claim in read_claims():
         for cell in claim.cells(scale):
-            for arm in (claim.endpoint.arms[0], claim.control.arms[0]):
+            arms = claim.arms_in(cell)
+            for arm in (claim.endpoint.arms[0], claim.control.arms[0], arms[-1]):
+                assert arm in arms
                 assert identity(arm, cell)
+
+
+def test_a_scale_that_a_claim_does_not_have_is_refused_by_name(tmp_path):
+    command = [sys.executable, str(ROOT / "scripts" / "reproduce.py"), "--only", "C2", "--scale", "paper", "seed=1"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (2, "configuration error: scale='paper': C2 has only quick, full\n")
 
 
 def test_a_dry_run_prints_what_would_be_run_and_runs_nothing(tmp_path):
