@@ -16,20 +16,18 @@ START_SECONDS = 7  # of a process before its first step and after its last, on 2
 def main(arguments: list[str] | None = None) -> int:
     """Do what the command line says; returns the exit status."""
     options = _parser().parse_args(arguments)
+    options.results = options.results or Path("outputs/reproduce" if options.overrides else "results")
     try:
-        claims = read_claims(options.only.split(",") if options.only else None)
-        if options.overrides:  # instead of the scale's own cells, and away from the committed results
-            claims = [_with_overrides(claim, options.scale, options.overrides) for claim in claims]
-        options.results = options.results or Path("outputs/reproduce" if options.overrides else "results")
-        if options.list:
-            _print_list(claims)
-            return EXIT_FINISHED
-        return _reproduce(claims, options)
+        claims, planned = _plan(options)
     except Exception as error:
         if not isinstance(error, ValueError) and not is_users(error):
             raise
         print(f"configuration error: {explain(error)}", file=sys.stderr)
         return EXIT_BAD_CONFIG
+    if options.list:
+        _print_list(claims)
+        return EXIT_FINISHED
+    return _reproduce(claims, planned, options)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -90,13 +88,24 @@ def _forecast(options: argparse.Namespace, planned: list, todo: list, seconds: l
     return text + (f"; no record tells how long {unknown} of them take" if unknown else "")
 
 
-def _reproduce(claims: list[Claim], options: argparse.Namespace) -> int:
-    from midstate.analysis import tables  # torch, pandas and the like come after the arguments are known to be good
+def _plan(options: argparse.Namespace) -> tuple[list[Claim], list]:
+    """The claims that are asked for, and the runs they need; all that can be refused is refused here."""
+    claims = read_claims(options.only.split(",") if options.only else None)
+    if options.overrides:  # instead of the scale's own cells, and away from the committed results
+        claims = [_with_overrides(claim, options.scale, options.overrides) for claim in claims]
+    if options.list or options.report:
+        return claims, []
+    from midstate.reproduce.planning import plan_runs  # torch and the like come when they are needed
+
+    return claims, plan_runs(claims, options.scale, options.seeds)
+
+
+def _reproduce(claims: list[Claim], planned: list, options: argparse.Namespace) -> int:
+    from midstate.analysis import tables
     from midstate.analysis.report import readme_table, write_report
     from midstate.reproduce.execution import Sweep
-    from midstate.reproduce.planning import plan_runs, with_parents
+    from midstate.reproduce.planning import with_parents
 
-    planned = [] if options.report else plan_runs(claims, options.scale, options.seeds)
     known = tables.read_runs(options.results)
     todo = [run for run in planned if not run.finished and not (options.missing and tables.has(known, run))]
     todo = with_parents(todo)
