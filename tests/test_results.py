@@ -46,7 +46,9 @@ def test_rows_carry_the_claims_as_committed():
             # A claim that was changed since names the digest it had, and says why.
             assert digest == claims[name].digest or digest in " ".join(claims[name].changes), (row.arm, row.seed)
         tagged = {tag.partition("-")[0] for tag in row.claims.split()}
-        assert tagged == {claim.claim for claim in claims.values() if row.arm in claim.all_arms}, (row.arm, row.seed)
+        # At least the claim that asked for it; those that share it came later, or were run beside it.
+        assert tagged
+        assert all(row.arm in claims[name].all_arms for name in tagged), (row.arm, row.seed)
 
 
 def test_rows_are_of_the_code_as_it_is():
@@ -67,4 +69,9 @@ def test_every_claim_with_runs_has_a_verdict():
     table = pd.read_csv(RESULTS / "claims.csv")
     assert tuple(table.columns) == verdicts.COLUMNS
     judged = set(table.claim[table.verdict.notna()])
-    assert judged == {claim.claim for claim in read_claims()}
+    complete = {
+        claim.claim
+        for claim in read_claims()
+        if all((RUNS[RUNS.overrides == ""].arm == arm).sum() > 1 for arm in claim.endpoint.arms + claim.control.arms)
+    }
+    assert judged == complete
