@@ -46,8 +46,7 @@ def test_rows_carry_the_claims_as_committed():
             # A claim that was changed since names the digest it had, and says why.
             assert digest == claims[name].digest or digest in " ".join(claims[name].changes), (row.arm, row.seed)
         tagged = {tag.partition("-")[0] for tag in row.claims.split()}
-        # At least the claim that asked for it; those that share it came later, or were run beside it.
-        assert tagged
+        # The claims that asked for it: none where it only lent its weights, not those that came to share it later.
         assert all(row.arm in claims[name].all_arms for name in tagged), (row.arm, row.seed)
 
 

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 
@@ -64,14 +64,12 @@ def plan_runs(claims: Iterable[Claim], scale: str, num_seeds: int | None = None)
         scale: quick, full or paper.
         num_seeds: instead of each claim's own number.
     """
-    every = read_claims()  # a run that others will share is theirs, too, whoever asks for it first
     planned: dict[Path, PlannedRun] = {}
 
     def add(run: PlannedRun) -> None:
         if run.parent:
             add(run.parent)
-        names = tuple(f"{claim.claim}-{claim.digest}" for claim in every if run.experiment in claim.all_arms)
-        planned.setdefault(run.directory, replace(run, claims=names))
+        planned.setdefault(run.directory, run)
 
     for claim in claims:
         if scale not in claim.scales:
@@ -92,7 +90,13 @@ def with_parents(todo: Iterable[PlannedRun]) -> list[PlannedRun]:
 def _planned(experiment: str, overrides: tuple[str, ...], seed: int) -> PlannedRun:
     config_hash, parent = identity(experiment, overrides)
     start = _planned(parent, _inherited(overrides), seed) if parent else None
-    return PlannedRun(experiment, overrides, seed, config_hash, parent=start)
+    return PlannedRun(experiment, overrides, seed, config_hash, _tags(experiment), start)
+
+
+@cache
+def _tags(experiment: str) -> tuple[str, ...]:
+    """Every claim that an experiment is an arm of, whoever asks for it first, with the digest of its file."""
+    return tuple(f"{claim.claim}-{claim.digest}" for claim in read_claims() if experiment in claim.all_arms)
 
 
 def _inherited(overrides: tuple[str, ...]) -> tuple[str, ...]:
