@@ -18,6 +18,7 @@ from midstate import counting, runs
 from midstate.config import ConfigError, build, check_root
 from midstate.data import Batches
 from midstate.engine import Session, Trainer
+from midstate.memory import keep_freed_memory
 from midstate.models import checkpoint_identity, classifier_name, find_checkpoint, load_weights
 from midstate.probes import NUM_IMAGES, GapProbe
 from midstate.sparsity import Blocks, Budget, Direct, Method, Pruner, Sample, Scheme, seed_for, weight_layers
@@ -72,6 +73,7 @@ class Plan:
         """
         settings: Trainer = self.parts["trainer"]
         torch.set_num_threads(self.config["trainer"]["threads"])
+        keep_freed_memory()
         seed, device = self.config["seed"], self.device
         with user_errors("data"):
             data = self.parts["data"].load().to(device)

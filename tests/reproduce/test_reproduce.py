@@ -60,6 +60,15 @@ def test_it_goes_to_wandb_grouped_by_claim(done):
     assert b"C2" in report.read_bytes()
 
 
+def test_a_run_of_the_sweep_is_bit_equal_to_the_same_command_by_itself(done):
+    directory, _ = done
+    (losses,) = directory.glob("outputs/c2_resnet20/*/seed0/losses.csv")
+    of_sweep = losses.read_bytes()
+    alone = [sys.executable, str(ROOT / "train.py"), "experiment=c2_resnet20", *SMALL, "logger=none", "rerun=true"]
+    assert subprocess.run(alone, cwd=directory, capture_output=True, timeout=300).returncode == 0
+    assert losses.read_bytes() == of_sweep
+
+
 def test_what_is_finished_is_not_run_again(done):
     directory, _ = done
     again = reproduce(directory, "--only", "C2", "--seeds", "2", "--wandb", "off", *SMALL)
@@ -111,12 +120,16 @@ def test_a_stop_reaches_the_runs_and_ends_with_75(number, tmp_path):
 
 
 def _child(pid: int) -> int:
-    """The first train.py that a process has started."""
+    """The first run that a sweep has begun: a child of the server that forks them."""
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline:
-        listed = subprocess.run(["ps", "-o", "pid=,args=", "--ppid", str(pid)], capture_output=True, text=True).stdout
-        for line in listed.splitlines():
-            if "train.py" in line:
-                return int(line.split()[0])
+        for server, arguments in _children(pid):
+            if "forkserver" in arguments and (forked := _children(server)):
+                return forked[0][0]
         time.sleep(0.1)
     raise AssertionError("no run was started")
+
+
+def _children(pid: int) -> list[tuple[int, str]]:
+    listed = subprocess.run(["ps", "-o", "pid=,args=", "--ppid", str(pid)], capture_output=True, text=True).stdout
+    return [(int(number), arguments) for number, arguments in (line.split(None, 1) for line in listed.splitlines())]

@@ -58,7 +58,13 @@ def write_report(results: Path, claims: list[Claim] | None = None, wandb: str = 
         "article": figures.get("article"),
         "runs": tables.runs,
         "ran": _what_ran(claims, tables.runs),
-        "swaps": [swap for cell in claims_cells(claims, "C6") for swap in _role_swaps(tables, " ".join(cell))],
+        "swaps": [
+            swap
+            for claim in claims
+            if claim.claim == "C6"
+            for cell in claim.all_cells
+            for swap in _role_swaps(tables, " ".join(cell))
+        ],
         "published": [row for row in methods.methods() if row["Reported"][:3] not in ("-", "see")],
         "hours": tables.runs.wall_seconds.sum() / 3600 if len(tables.runs) else 0,
     }
@@ -115,9 +121,10 @@ def _not_run(claim: Claim, runs: pd.DataFrame) -> list[str]:
     missing = []
     for scale in SCALES:
         for cell in claim.cells(scale):
-            rows = runs[(runs.overrides == " ".join(cell)) & runs.arm.isin(claim.all_arms)]
+            arms = claim.arms_in(cell)
+            rows = runs[(runs.overrides == " ".join(cell)) & runs.arm.isin(arms)]
             done = len(rows[rows.seed < claim.num_seeds(scale)])
-            planned = claim.num_seeds(scale) * len(claim.all_arms)
+            planned = claim.num_seeds(scale) * len(arms)
             if done < planned:
                 name = " ".join(cell) or "the experiments as they are"
                 missing.append(f"{scale}, {name}: {done or 'none'} of {planned} runs")
@@ -139,12 +146,6 @@ def _what_ran(claims: list[Claim], runs: pd.DataFrame) -> list[dict[str, Any]]:
             }
         )
     return rows
-
-
-def claims_cells(claims: list[Claim], name: str) -> list[tuple[str, ...]]:
-    """Every cell of one claim, once."""
-    cells = [cell for claim in claims if claim.claim == name for scale in SCALES for cell in claim.cells(scale)]
-    return list(dict.fromkeys(cells))
 
 
 def _role_swaps(tables: Tables, overrides: str) -> list[tuple[str, str, verdicts.Measured]]:

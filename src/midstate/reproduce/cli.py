@@ -4,13 +4,14 @@ import argparse
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from midstate import marks
 from midstate.analysis.claims import SCALES, Claim, read_claims
 from midstate.cli import CONF, EXIT_BAD_CONFIG, EXIT_FAILED, EXIT_FINISHED, EXIT_STOPPED, explain, is_users
 
 STEP = 5  # seeds added at a time
-START_SECONDS = 7  # of a process before its first step and after its last, on 2 cores
+START_SECONDS = 2  # of a run before its first step and after its last, on 2 cores
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -78,16 +79,6 @@ def _print_list(claims: list[Claim]) -> None:
         print(f"    arms:     {', '.join(claim.all_arms)}")
 
 
-def _forecast(options: argparse.Namespace, planned: list, todo: list, seconds: list[float | None]) -> str:
-    """How much there is to do, and how long it takes where records tell."""
-    known = [START_SECONDS + each for each in seconds if each is not None]
-    text = f"{options.scale}: {len(planned)} runs, {len(planned) - len(todo)} done, {len(todo)} to do"
-    if known:
-        text += f", about {sum(known) / options.jobs / 60:.0f} minutes with {options.jobs} at a time"
-    unknown = len(seconds) - len(known)
-    return text + (f"; no record tells how long {unknown} of them take" if unknown else "")
-
-
 def _plan(options: argparse.Namespace) -> tuple[list[Claim], list]:
     """The claims that are asked for, and the runs they need; all that can be refused is refused here."""
     claims = read_claims(options.only.split(",") if options.only else None)
@@ -101,43 +92,75 @@ def _plan(options: argparse.Namespace) -> tuple[list[Claim], list]:
 
 
 def _reproduce(claims: list[Claim], planned: list, options: argparse.Namespace) -> int:
-    from midstate.analysis import tables
-    from midstate.analysis.report import readme_table, write_report
-    from midstate.reproduce.execution import Sweep
-    from midstate.reproduce.planning import with_parents
-
-    known = tables.read_runs(options.results)
-    todo = [run for run in planned if not run.finished and not (options.missing and tables.has(known, run))]
-    todo = with_parents(todo)
     if not options.report:
-        print(_forecast(options, planned, todo, [tables.known_seconds(known, run) for run in todo]))
+        _print_forecast(planned, options)
     if options.dry_run:
-        for run in planned:
-            state = "to do" if run in todo else "done"
-            print(f"{state:5}  {run.experiment} {' '.join(run.overrides)} seed {run.seed}")
         return EXIT_FINISHED
-    sweep = Sweep()
-    while todo:
-        sweep.run(todo, options.jobs)
-        tables.collect(planned, options.results)
-        ended = options.seeds or sweep.failures or sweep.stopping.is_set()
-        todo = [] if ended else _more_seeds(claims, options, planned)
-    tables.collect(planned, options.results)
-    for path in write_report(options.results, claims if options.overrides else None, options.wandb):
-        print(path)
-    if options.readme:
-        marks.put(CONF.parent / "README.md", "claims", readme_table(options.results))
+    sweep = _sweep(claims, planned, options)
+    _write_report(claims, options)
     for run, why in sweep.failures.items():
-        print(f"failed: {run.experiment} {' '.join(run.overrides)} seed {run.seed}: {why}", file=sys.stderr)
+        print(f"failed: {run.name}: {why}", file=sys.stderr)
     if sweep.stopping.is_set():
         return EXIT_STOPPED
     return EXIT_FAILED if sweep.failures else EXIT_FINISHED
 
 
-def _more_seeds(claims: list[Claim], options: argparse.Namespace, planned: list) -> list:
+def _missing(planned: list, options: argparse.Namespace) -> list:
+    """The runs still to be made."""
+    from midstate.analysis import tables
+    from midstate.reproduce.planning import with_parents
+
+    known = tables.read_runs(options.results)
+    return with_parents(run for run in planned if not (options.missing and tables.has(known, run)))
+
+
+def _print_forecast(planned: list, options: argparse.Namespace) -> None:
+    """Say how much there is to do, and how long it takes where records tell; every run, if asked."""
+    from midstate.analysis import tables
+
+    known = tables.read_runs(options.results)
+    todo = _missing(planned, options)
+    seconds = [tables.known_seconds(known, run) for run in todo]
+    told = [START_SECONDS + each for each in seconds if each is not None]
+    text = f"{options.scale}: {len(planned)} runs, {len(planned) - len(todo)} done, {len(todo)} to do"
+    if told:
+        text += f", about {sum(told) / options.jobs / 60:.0f} minutes with {options.jobs} at a time"
+    unknown = len(seconds) - len(told)
+    print(text + (f"; no record tells how long {unknown} of them take" if unknown else ""))
+    for run in planned if options.dry_run else ():
+        print(f"{'to do' if run in todo else 'done':5}  {run.name}")
+
+
+def _sweep(claims: list[Claim], planned: list, options: argparse.Namespace) -> Any:
+    """Run what is missing, further seeds where they are needed, and bring the tables up to date."""
+    from midstate.analysis import tables
+    from midstate.reproduce.execution import Sweep
+
+    sweep = Sweep()
+    while True:
+        sweep.run(_missing(planned, options), options.jobs)
+        tables.collect(planned, options.results)
+        if options.report or options.seeds or sweep.failures or sweep.stopping.is_set():
+            return sweep
+        more = [run for run in _more_seeds(claims, options) if run not in planned]
+        if not more:
+            return sweep
+        planned += more
+
+
+def _write_report(claims: list[Claim], options: argparse.Namespace) -> None:
+    from midstate.analysis.report import readme_table, write_report
+
+    for path in write_report(options.results, claims if options.overrides else None, options.wandb):
+        print(path)
+    if options.readme:
+        marks.put(CONF.parent / "README.md", "claims", readme_table(options.results))
+
+
+def _more_seeds(claims: list[Claim], options: argparse.Namespace) -> list:
     """Runs of further seeds for claims whose minimum detectable effect is still above what is of interest."""
     from midstate.analysis import tables, verdicts
-    from midstate.reproduce.planning import plan_runs, with_parents
+    from midstate.reproduce.planning import plan_runs
 
     more = []
     for claim in claims:
@@ -148,5 +171,4 @@ def _more_seeds(claims: list[Claim], options: argparse.Namespace, planned: list)
         if seeds < most and any(each.measured.mde > each.sesoi for each in primary):
             print(f"{claim.claim}: {seeds} seeds could miss an effect of interest; {STEP} more, of {most} at most")
             more += plan_runs([claim], options.scale, min(seeds + STEP, most))
-    planned += [run for run in more if run not in planned]
-    return with_parents(more)
+    return more

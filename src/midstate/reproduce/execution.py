@@ -1,14 +1,13 @@
 """Running what is planned: every run a process of its own, so that none takes others along."""
 
 import signal
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from types import FrameType
 
@@ -16,9 +15,9 @@ from tqdm import tqdm
 
 from midstate.cli import EXIT_STOPPED
 from midstate.reproduce.planning import OUTPUTS, PlannedRun
+from midstate.reproduce.process import exit_status, start_train
 from midstate.runs import read_summary
 
-ROOT = Path(__file__).parents[3]
 LOGS = OUTPUTS / "reproduce"
 
 
@@ -27,12 +26,14 @@ class Sweep:
     """Runs in progress, and what became of those that failed."""
 
     stopping: threading.Event = field(default_factory=threading.Event)
-    processes: dict[Path, subprocess.Popen] = field(default_factory=dict)
+    processes: dict[Path, BaseProcess] = field(default_factory=dict)
     failures: dict[PlannedRun, str] = field(default_factory=dict)
 
     def run(self, planned: list[PlannedRun], jobs: int) -> None:
         """Run what is not finished, `jobs` at a time; go on where one fails; end early on SIGINT or SIGTERM."""
         todo = [run for run in planned if not run.finished]
+        if not todo:
+            return
         bar = tqdm(total=len(todo), unit="run", desc="reproduce", disable=None, smoothing=0.05)
         futures: dict[Path, Future] = {}
         with self._stopped_by_signal(), ThreadPoolExecutor(jobs) as pool, bar:
@@ -55,40 +56,32 @@ class Sweep:
             before.result()
         if self.stopping.is_set():
             return None
-        name = " ".join((run.experiment, *run.overrides, f"seed {run.seed}"))
         if run.parent and not run.parent.finished:
             self.failures[run] = f"not begun: {run.parent.experiment}, whose weights it begins with, is not there"
-            return f"{name}: {self.failures[run]}"
+            return f"{run.name}: {self.failures[run]}"
         try:
-            return self._process(run, name)
+            return self._process(run)
         except OSError as error:
             self.failures[run] = str(error)
-            return f"{name}: FAILED, {error}"
+            return f"{run.name}: FAILED, {error}"
 
-    def _process(self, run: PlannedRun, name: str) -> str:
+    def _process(self, run: PlannedRun) -> str:
         log = LOGS / f"{run.experiment}-{run.config_hash}-seed{run.seed}.log"
         log.parent.mkdir(parents=True, exist_ok=True)
-        with log.open("w") as file:
-            process = subprocess.Popen(
-                [sys.executable, str(ROOT / "train.py"), *run.arguments],
-                stdout=file,
-                stderr=subprocess.STDOUT,
-                stdin=subprocess.DEVNULL,
-                start_new_session=True,  # a Ctrl-C is ours to pass on, once
-            )
-            self.processes[run.directory] = process
-            if self.stopping.is_set():
-                process.terminate()
-            status = process.wait()
+        log.write_text("")  # there also when the run is killed before it says anything
+        process = self.processes[run.directory] = start_train(run.arguments, log)
+        if self.stopping.is_set():
+            process.terminate()
+        status = exit_status(process)
         del self.processes[run.directory]
         if status == 0 and run.finished:
-            return f"{name}: top-1 {read_summary(run.directory)['top1']:.1f} %"
-        if status == EXIT_STOPPED and self.stopping.is_set():
-            return f"{name}: stopped, goes on next time"
+            return f"{run.name}: top-1 {read_summary(run.directory)['top1']:.1f} %"
+        if status in (EXIT_STOPPED, -signal.SIGTERM) and self.stopping.is_set():
+            return f"{run.name}: stopped, goes on next time"
         lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
         how = f"killed by {signal.Signals(-status).name}" if status < 0 else f"exit status {status}"
         self.failures[run] = f"{how}: {lines[-1] if lines else 'no output'} ({log})"
-        return f"{name}: FAILED, {self.failures[run]}"
+        return f"{run.name}: FAILED, {self.failures[run]}"
 
     @contextmanager
     def _stopped_by_signal(self) -> Iterator[None]:

@@ -32,6 +32,11 @@ class PlannedRun:
     parent: "PlannedRun | None" = None  # the run whose weights it begins with
 
     @property
+    def name(self) -> str:
+        """For people."""
+        return " ".join((self.experiment, *self.overrides, f"seed {self.seed}"))
+
+    @property
     def directory(self) -> Path:
         """Where the run is written."""
         return OUTPUTS / self.experiment / self.config_hash / f"seed{self.seed}"

@@ -1,0 +1,54 @@
+"""Runs that begin with everything imported: each is forked from a server that has imported it once.
+
+A run spends seconds on importing torch, W&B and matplotlib, as much as a short training takes. The server imports
+them and does nothing else: no tensor is made, no thread pool begun and no GPU touched before the fork.
+"""
+
+import os
+import runpy
+import sys
+import threading
+from multiprocessing import connection, get_context
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+
+ROOT = Path(__file__).parents[3]
+IMPORTS = [
+    "matplotlib.pyplot",
+    "midstate.analysis.run_figures",
+    "midstate.run",
+    "sklearn.datasets",
+    "torch._dynamo",  # every optimizer's first step imports it
+    "wandb",
+    "wandb.sdk.launch",  # every wandb.init does
+]
+
+_forkserver = get_context("forkserver")
+_forkserver.set_forkserver_preload(IMPORTS)
+_lock = threading.Lock()  # `start` reads the status of every process that has ended, and it can be read but once
+
+
+def start_train(arguments: list[str], log: Path) -> BaseProcess:
+    """Begin `python train.py ARGUMENTS`, its output going to `log`."""
+    process = _forkserver.Process(target=_train, args=(arguments, log))
+    with _lock:
+        process.start()
+    return process
+
+
+def exit_status(process: BaseProcess) -> int:
+    """Wait for a process and return its exit status, negative where a signal ended it."""
+    connection.wait([process.sentinel])
+    with _lock:
+        process.join()
+    return process.exitcode
+
+
+def _train(arguments: list[str], log: Path) -> None:
+    os.setsid()  # a Ctrl-C is the sweep's to pass on, once
+    with log.open("w") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    script = str(ROOT / "train.py")
+    sys.argv = [script, *arguments]
+    runpy.run_path(script, run_name="__main__")
