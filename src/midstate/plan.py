@@ -49,8 +49,9 @@ class Plan:
         hydra = HydraConfig.get()
         typed = list(hydra.overrides.task)
         check_root(config, typed)
+        config, scheme_of = _with_scheme_of_runs(config)
         parts = build_parts(config)
-        resolved = resolve(config, parts)
+        resolved = resolve(config, parts, scheme_of)
         if (checkpoint := parts["model"].checkpoint) is not None:
             with user_errors("model"):
                 parts["checkpoint"] = find_checkpoint(checkpoint, resolved)
@@ -142,14 +143,44 @@ def build_parts(config: DictConfig) -> dict[str, Any]:
     return parts
 
 
-def resolve(config: DictConfig, parts: dict[str, Any]) -> dict[str, Any]:
-    """The configuration with every reference and `auto` replaced by what it stands for."""
+def resolve(config: DictConfig, parts: dict[str, Any], scheme_of: str | None = None) -> dict[str, Any]:
+    """The configuration with every reference and `auto` replaced by what it stands for.
+
+    Args:
+        config: composed.
+        parts: built from it.
+        scheme_of: identity of the runs that the scheme is taken from.
+    """
     resolved = OmegaConf.to_container(config, resolve=True)
     _resolve_auto(resolved, embedded=parts["data"].embedded)
-    if isinstance(parts["method"].allocation, Scheme):
-        # What the file says is part of the run's identity, where it lies is not.
+    # What a scheme's file says, or which runs have found it, is part of the run's identity, where it lies is not.
+    if scheme_of:
+        resolved["pruner"]["scheme_of"] = scheme_of
+    elif isinstance(parts["method"].allocation, Scheme):
         resolved["pruner"]["scheme_digest"] = parts["method"].allocation.digest()
     return resolved
+
+
+def runs_with_schemes(config: DictConfig) -> str | None:
+    """The directory of an experiment's runs whose schemes are to be used, each by the run of the same seed."""
+    place = config.pruner.get("scheme")
+    return place if isinstance(place, str) and place and Path(place).suffix != ".json" else None
+
+
+def _with_scheme_of_runs(config: DictConfig) -> tuple[DictConfig, str | None]:
+    """A configuration that names the very file where it named runs, and the identity of those runs."""
+    place = runs_with_schemes(config)
+    if not place or Path(place).is_file():
+        return config, None
+    with user_errors("pruner"):
+        if not Path(place).is_dir():
+            raise ValueError(f"scheme={place!r}: no such file or directory")
+        try:
+            file = runs.find_in_run(Path(place), "scheme.json", OmegaConf.to_container(config, resolve=True))
+        except ValueError as error:
+            raise ValueError(f"scheme={place!r}: {error}") from error
+    found = OmegaConf.merge(config, {"pruner": {"scheme": str(file)}})
+    return found, runs.read_summary(file.parent)["config_hash"]
 
 
 def _check_axes(axes: dict[str, Any]) -> None:

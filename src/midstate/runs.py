@@ -83,6 +83,40 @@ def read_summary(directory: Path) -> dict[str, Any] | None:
     return json.loads(path.read_text()) if path.is_file() else None
 
 
+def find_in_run(directory: Path, file: str, config: dict[str, Any]) -> Path:
+    """Return a file that the finished run of the same seed, network and data has left.
+
+    Args:
+        directory: of an experiment's runs (outputs/NAME), or of those of one of its configurations.
+        file: within the run's directory; a run has it only once it is finished.
+        config: the resolved configuration of the run that is to use it.
+
+    Raises:
+        ValueError: there is none, or several.
+    """
+    places = (f"seed{config['seed']}", f"*/seed{config['seed']}")
+    found = [
+        path / file
+        for place in places
+        for path in sorted(directory.glob(place))
+        if (path / file).is_file()
+        and _same_network_and_data(OmegaConf.to_container(OmegaConf.load(path / "config.yaml")), config)
+    ]
+    if len(found) != 1:
+        way_out = f"name one of {', '.join(map(str, found))}" if found else "run that experiment first"
+        raise ValueError(
+            f"holds {len(found) or 'no'} finished runs of seed {config['seed']} with this network and data, one is "
+            f"needed; {way_out}"
+        )
+    return found[0]
+
+
+def _same_network_and_data(one: dict[str, Any], other: dict[str, Any]) -> bool:
+    own = ("checkpoint", "checkpoint_of")
+    models = [{key: value for key, value in each["model"].items() if key not in own} for each in (one, other)]
+    return models[0] == models[1] and one["data"] == other["data"]
+
+
 def write_summary(directory: Path, summary: dict[str, Any]) -> None:
     """Write summary.json."""
     write_atomically(directory / "summary.json", (json.dumps(summary, indent=2) + "\n").encode())

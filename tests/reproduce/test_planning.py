@@ -10,7 +10,7 @@ from midstate.analysis.claims import read_claims
 from midstate.plan import Plan
 from midstate.reproduce.planning import identity, plan_runs, with_parents
 
-QUICK = 600  # runs at most
+QUICK = 640  # runs at most
 
 
 @pytest.fixture(scope="module")
@@ -49,6 +49,14 @@ def test_what_begins_with_missing_weights_brings_their_run_along(tmp_path, monke
     (child,) = [run for run in runs if run.experiment == "c3_weights_uniform_30"]
     assert with_parents([child]) == [child.parent, child]
     assert with_parents([child, child.parent]) == [child.parent, child]
+
+
+def test_a_run_with_the_scheme_of_another_brings_that_one_along_and_its_parent(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    runs = plan_runs(read_claims(["C1"]), "quick", num_seeds=1)
+    (child,) = [run for run in runs if run.experiment == "c1_widths_global_60"]
+    assert [run.experiment for run in with_parents([child])] == ["c1_dense", "c1_filters_global_60", child.experiment]
+    assert child.arguments[2] == f"pruner.scheme={child.parent.directory.parent}"
 
 
 def test_shared_arms_are_run_once_and_know_their_claims(quick):

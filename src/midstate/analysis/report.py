@@ -12,6 +12,7 @@ import pandas as pd
 
 from midstate import methods
 from midstate.analysis import tracked, verdicts
+from midstate.analysis.beside import Beside, beside, interval
 from midstate.analysis.claim_figures import draw_claims
 from midstate.analysis.claims import SCALES, Claim, read_claims
 from midstate.analysis.drawing import Tables
@@ -20,12 +21,6 @@ from midstate.analysis.verdicts import Result
 from midstate.checkpoint import write_atomically
 
 TEMPLATES = Path(__file__).parent / "templates"
-SWAPS = (
-    ("mixed by sensitivity, levels 1 2 4 8", "c6_sensitivity"),
-    ("mixed by weight error, levels 1 2 4 8", "c6_error_4_levels"),
-    ("mixed by weight error, levels 1 to 8", "c6_error_8_levels"),
-    ("uniform again with another seed, so other weights and data order, too", "c5_2of8"),
-)
 
 
 @dataclass(frozen=True)
@@ -35,6 +30,7 @@ class Section:
     claim: Claim
     primary: list[Result]  # one a cell
     others: list[Result]
+    beside: list[Beside]
     figure: Path | None
     not_run: list[str]
     changed: list[str]  # digests that rows carry and the committed file no longer has
@@ -58,13 +54,6 @@ def write_report(results: Path, claims: list[Claim] | None = None, wandb: str = 
         "article": figures.get("article"),
         "runs": tables.runs,
         "ran": _what_ran(claims, tables.runs),
-        "swaps": [
-            swap
-            for claim in claims
-            if claim.claim == "C6"
-            for cell in claim.all_cells
-            for swap in _role_swaps(tables, " ".join(cell))
-        ],
         "published": [row for row in methods.methods() if row["Reported"][:3] not in ("-", "see")],
         "hours": tables.runs.wall_seconds.sum() / 3600 if len(tables.runs) else 0,
     }
@@ -110,6 +99,7 @@ def _section(claim: Claim, judged: list[Result], tables: Tables, figures: dict[s
         claim,
         [result for result in own if result.verdict],
         [result for result in own if not result.verdict],
+        beside(claim, tables),
         figures.get(claim.claim),
         _not_run(claim, tables.runs),
         sorted(digests - {claim.digest}),
@@ -148,21 +138,12 @@ def _what_ran(claims: list[Claim], runs: pd.DataFrame) -> list[dict[str, Any]]:
     return rows
 
 
-def _role_swaps(tables: Tables, overrides: str) -> list[tuple[str, str, verdicts.Measured]]:
-    """C6c: share of layer pairs whose order of sensitivity reverses between uniform 2:8 and a found scheme."""
-    rows = tables.cell(overrides).sensitivity
-    if rows.empty:
-        return []
-    found = [(name, overrides, verdicts.role_swap(rows, "c5_2of8", arm)) for name, arm in SWAPS]
-    return [swap for swap in found if swap[2]]
-
-
 def _environment(html: bool, results: Path) -> jinja2.Environment:
     loader = jinja2.FileSystemLoader(TEMPLATES)
     environment = jinja2.Environment(
         loader=loader, autoescape=html, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
     )
-    environment.filters.update(number=_number, interval=_interval, needed=_needed)
+    environment.filters.update(number=_number, interval=interval, needed=_needed)
     environment.globals.update(
         embed=lambda path: "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode(),
         relative=lambda path: path.relative_to(results).as_posix(),
@@ -175,13 +156,6 @@ def _number(value: float | None, digits: int = 2, sign: bool = False) -> str:
     if value is None or math.isnan(value):
         return "–"
     return f"{value:{'+' if sign else ''}.{digits}f}"
-
-
-def _interval(measured: verdicts.Measured) -> str:
-    """Effect with its 95 % interval."""
-    if math.isnan(measured.low):
-        return _number(measured.effect, 2, True)
-    return f"{measured.effect:+.2f} [{measured.low:+.2f}, {measured.high:+.2f}]"
 
 
 def _needed(result: Result) -> str:

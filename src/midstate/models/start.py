@@ -7,10 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import OmegaConf
 from torch import nn
 
-from midstate.runs import read_summary
+from midstate.runs import find_in_run, read_summary
 from midstate.sparsity import checks
 
 
@@ -40,29 +39,15 @@ def find_checkpoint(checkpoint: str, config: dict[str, Any]) -> Path:
     Raises:
         ValueError: there is none, or several.
     """
-    path, seed = Path(checkpoint), config["seed"]
-    if not path.is_dir():
-        if not path.is_file():
-            raise ValueError(f"checkpoint={checkpoint!r}: no such file or directory")
+    path = Path(checkpoint)
+    if path.is_file():
         return path
-    found = [
-        file
-        for file in sorted(path.glob(f"*/seed{seed}/checkpoints/final.pt"))
-        if _same_network_and_data(OmegaConf.to_container(OmegaConf.load(file.parents[1] / "config.yaml")), config)
-    ]
-    if len(found) != 1:
-        raise ValueError(
-            f"checkpoint={checkpoint!r}: holds {len(found) or 'no'} finished runs of seed {seed} with this network and "
-            "data, one is needed"
-            + (f"; name one of {', '.join(map(str, found))}" if found else "; run that experiment first")
-        )
-    return found[0]
-
-
-def _same_network_and_data(one: dict[str, Any], other: dict[str, Any]) -> bool:
-    own = ("checkpoint", "checkpoint_of")
-    models = [{key: value for key, value in each["model"].items() if key not in own} for each in (one, other)]
-    return models[0] == models[1] and one["data"] == other["data"]
+    if not path.is_dir():
+        raise ValueError(f"checkpoint={checkpoint!r}: no such file or directory")
+    try:
+        return find_in_run(path, "checkpoints/final.pt", config)
+    except ValueError as error:
+        raise ValueError(f"checkpoint={checkpoint!r}: {error}") from error
 
 
 def checkpoint_identity(path: Path, seed: int) -> str:

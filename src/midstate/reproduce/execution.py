@@ -57,7 +57,7 @@ class Sweep:
         if self.stopping.is_set():
             return None
         if run.parent and not run.parent.finished:
-            self.failures[run] = f"not begun: {run.parent.experiment}, whose weights it begins with, is not there"
+            self.failures[run] = f"not begun: {run.parent.experiment}, which it begins from, is not there"
             return f"{run.name}: {self.failures[run]}"
         try:
             return self._process(run)

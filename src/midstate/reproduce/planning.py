@@ -8,13 +8,13 @@ from pathlib import Path
 
 import hydra
 from hydra.core.global_hydra import GlobalHydra
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from midstate import runs
 from midstate.analysis.claims import Claim, read_claims
 from midstate.cli import CONF
 from midstate.config import check_root
-from midstate.plan import build_parts, resolve
+from midstate.plan import build_parts, resolve, runs_with_schemes
 
 log = logging.getLogger(__name__)
 OUTPUTS = Path("outputs")  # where train.py puts runs by itself; plain multiruns and this sweep share them
@@ -29,7 +29,8 @@ class PlannedRun:
     seed: int
     config_hash: str
     claims: tuple[str, ...] = field(default=(), compare=False)  # such as C10-1a2b3c4d, name and digest
-    parent: "PlannedRun | None" = None  # the run whose weights it begins with
+    parent: "PlannedRun | None" = None  # the run that it begins from
+    takes: str | None = None  # from its parent: the setting that says where it is
 
     @property
     def name(self) -> str:
@@ -50,7 +51,7 @@ class PlannedRun:
     @property
     def arguments(self) -> list[str]:
         """What follows `python train.py`."""
-        start = [f"model.checkpoint={self.parent.directory}/checkpoints/final.pt"] if self.parent else []
+        start = [f"{self.takes}={self.parent.directory.parent}"] if self.parent else []
         arguments = [f"experiment={self.experiment}", *self.overrides, f"seed={self.seed}", *start]
         if "logger=none" in self.overrides or not self.claims:
             return arguments
@@ -62,7 +63,7 @@ class PlannedRun:
 
 
 def plan_runs(claims: Iterable[Claim], scale: str, num_seeds: int | None = None) -> list[PlannedRun]:
-    """Every run that the claims need at a scale, each once, parents before the runs that begin with their weights.
+    """Every run that the claims need at a scale, each once, parents before the runs that begin from them.
 
     Args:
         claims: in the order in which they are to be run.
@@ -87,15 +88,24 @@ def plan_runs(claims: Iterable[Claim], scale: str, num_seeds: int | None = None)
 
 
 def with_parents(todo: Iterable[PlannedRun]) -> list[PlannedRun]:
-    """Runs, each after the unfinished run whose weights it begins with."""
-    runs_ = [each for run in todo for each in (run.parent, run) if each and not each.finished]
-    return list({run.directory: run for run in runs_}.values())
+    """Unfinished runs, each after the unfinished runs that it begins from."""
+    found: dict[Path, PlannedRun] = {}
+
+    def add(run: PlannedRun) -> None:
+        if run.parent:
+            add(run.parent)
+        if not run.finished:
+            found.setdefault(run.directory, run)
+
+    for run in todo:
+        add(run)
+    return list(found.values())
 
 
 def _planned(experiment: str, overrides: tuple[str, ...], seed: int) -> PlannedRun:
-    config_hash, parent = identity(experiment, overrides)
+    config_hash, parent, takes = identity(experiment, overrides)
     start = _planned(parent, _inherited(overrides), seed) if parent else None
-    return PlannedRun(experiment, overrides, seed, config_hash, _tags(experiment), start)
+    return PlannedRun(experiment, overrides, seed, config_hash, _tags(experiment), start, takes)
 
 
 @cache
@@ -111,30 +121,39 @@ def _inherited(overrides: tuple[str, ...]) -> tuple[str, ...]:
 
 
 @cache
-def identity(experiment: str, overrides: tuple[str, ...]) -> tuple[str, str | None]:
-    """The config hash that `train.py` will give a run, and the experiment whose weights it begins with.
+def identity(experiment: str, overrides: tuple[str, ...]) -> tuple[str, str | None, str | None]:
+    """The config hash that `train.py` will give a run, the experiment it begins from, and the setting that says so.
 
     Raises:
         ConfigError: the experiment cannot work.
     """
     config = compose(experiment, overrides)
-    parts = build_parts(config)
-    resolved = resolve(config, parts)
-    parent = _parent(parts["model"].checkpoint)
-    if parent:
-        resolved["model"]["checkpoint_of"] = identity(parent, _inherited(overrides))[0]
-    return runs.config_hash(resolved), parent
+    scheme = runs_with_schemes(config)
+    # A scheme that is still to be found stands for nothing but its place: the rest is checked without it.
+    parts = build_parts(_without_scheme(config) if scheme else config)
+    places = {"model.checkpoint": parts["model"].checkpoint, "pruner.scheme": scheme}
+    found = {setting: _experiment(setting, place) for setting, place in places.items() if place}
+    if len(found) > 1:
+        raise ValueError(f"{experiment}: weights and scheme of other runs at once; one of the two has to be a file")
+    setting, parent = next(iter(found.items()), (None, None))
+    made_by = identity(parent, _inherited(overrides))[0] if parent else None
+    resolved = resolve(config, parts, made_by if scheme else None)
+    if parent and not scheme:
+        resolved["model"]["checkpoint_of"] = made_by
+    return runs.config_hash(resolved), parent, setting
 
 
-def _parent(checkpoint: str | None) -> str | None:
-    """The experiment whose runs lie where the weights are to come from."""
-    if checkpoint is None:
-        return None
-    path = Path(checkpoint)
+def _without_scheme(config: DictConfig) -> DictConfig:
+    config = config.copy()
+    OmegaConf.update(config, "pruner.allocation", {"_target_": "midstate.sparsity.Uniform"}, merge=False)
+    return config
+
+
+def _experiment(setting: str, place: str) -> str:
+    """The experiment whose runs lie where something is to be taken from."""
+    path = Path(place)
     if path.parent != OUTPUTS or not (CONF / "experiment" / f"{path.name}.yaml").is_file():
-        raise ValueError(
-            f"model.checkpoint={checkpoint}: must be {OUTPUTS}/EXPERIMENT here, so that it can be run first"
-        )
+        raise ValueError(f"{setting}={place}: must be {OUTPUTS}/EXPERIMENT here, so that it can be run first")
     return path.name
 
 
