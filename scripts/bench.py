@@ -11,7 +11,7 @@ from pathlib import Path
 from midstate import marks
 from midstate.bench.common import ROOT, machine, table
 
-COMMANDS = {"first_run": 3, "ranking": 5, "startup": 7}  # with the usual number of repeats
+COMMANDS = {"first_run": 3, "mask": 15, "ranking": 5, "startup": 7, "step": 15}  # with the usual number of repeats
 
 
 def main() -> None:

@@ -331,7 +331,7 @@ def first_losses(*overrides):
     session.model.train()
     losses, total = [], 0.0
     for images, labels in session.batches.epoch(0):
-        engine._train_step(session, images, labels)
+        engine.train_step(session, images, labels)
         losses.append((session.totals["loss"] - total) / len(labels))
         total = session.totals["loss"]
     return losses

@@ -174,7 +174,7 @@ def _train(
             unit="step",
         ) as bar:
             for images, labels in bar:
-                _train_step(session, images, labels)
+                train_step(session, images, labels)
                 if not bar.disable:
                     bar.set_postfix_str(_progress(session), refresh=False)
                 if stop_requested():
@@ -188,7 +188,7 @@ def _train(
     return True
 
 
-def _train_step(session: Session, images: Tensor, labels: Tensor) -> None:
+def train_step(session: Session, images: Tensor, labels: Tensor) -> None:
     """One optimizer step: masks, learning rate, forward, backward, update."""
     if session.pruner.due(session.step):
         _refresh(session)

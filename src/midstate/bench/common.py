@@ -9,9 +9,12 @@ import tempfile
 import time
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from midstate.runs import git_commit
+
+if TYPE_CHECKING:
+    from midstate.engine import Session
 
 ROOT = Path(__file__).parents[3]
 
@@ -36,6 +39,24 @@ def timed_process(arguments: list[str]) -> dict[str, Any]:
             raise subprocess.CalledProcessError(os.waitstatus_to_exitcode(status), process.args)
         summaries = [json.loads(path.read_text()) for path in Path(directory).glob("outputs/*/*/*/summary.json")]
         return {"seconds": seconds, "peak_gib": usage.ru_maxrss / 2**20, "summaries": summaries}
+
+
+def prepared(*overrides: str) -> "Session":
+    """A run as `python train.py OVERRIDES` prepares it, in this process; nothing is written."""
+    from hydra import compose, initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
+    from hydra.core.hydra_config import HydraConfig
+    from omegaconf import open_dict
+
+    from midstate.plan import Plan
+
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        config = compose("train", overrides=list(overrides), return_hydra_config=True)
+    HydraConfig.instance().set_config(config)
+    with open_dict(config):
+        del config["hydra"]
+    return Plan.of(config).prepare()
 
 
 def machine() -> dict[str, Any]:

@@ -8,8 +8,12 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from midstate.sparsity.networks import nth_largest_of
+
 # Longer slices are narrowed down by a sample first: torch's own selections copy them beside their indices.
 LONG = 2**17
+# Up to so many entries a network of comparisons finds the n-th largest sooner than a selection slice by slice.
+FEW = 64
 # Entries of the sample kept on either side of the expected place; its error is a few hundred at most.
 MARGIN = 1024
 
@@ -36,15 +40,15 @@ def keep_largest(score: Tensor, num_keep: int, dim: int) -> Tensor:
         return torch.full_like(score, num_keep > 0, dtype=torch.bool)
     if score.dim() == 1 and size > LONG:
         threshold = nth_largest(score, num_keep)
-    elif num_keep == 1:
-        threshold = score.amax(dim, keepdim=True)
+    elif size <= FEW:
+        threshold = nth_largest_of(score.unbind(dim), num_keep).unsqueeze(dim)
     else:
         threshold = score.topk(num_keep, dim, sorted=False).values.amin(dim, keepdim=True)
     keep = score >= threshold
-    if (keep.sum(dim) == num_keep).all():
+    refuse_nan(threshold)  # NaN anywhere in a slice is its threshold
+    # Every slice keeps enough, so none keeps too many where the sum is right.
+    if int(keep.view(torch.uint8).sum(dtype=torch.int64)) == num_keep * threshold.numel():
         return keep
-    # NaN compares as false and counts as the largest: its slice keeps too few, so it always ends here.
-    refuse_nan(score)
     above = score > threshold
     missing = num_keep - above.sum(dim, keepdim=True)
     tied = score == threshold

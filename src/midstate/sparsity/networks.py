@@ -1,0 +1,62 @@
+"""The n-th largest of few, by minima and maxima of whole tensors instead of sorting.
+
+A sorting network's comparisons are known beforehand, so they can be made for all groups at once; those that do not
+lead to the n-th place are left out.
+"""
+
+from collections.abc import Sequence
+from functools import cache
+
+import torch
+from torch import Tensor
+
+
+def nth_largest_of(tensors: Sequence[Tensor], n: int) -> Tensor:
+    """The n-th largest (1 is the largest) of equally shaped tensors, entry by entry.
+
+    NaN in any of them gives NaN.
+    """
+    wires = list(tensors)
+    for high, low, wants_high, wants_low in comparisons(n, len(wires)):
+        one, other = wires[high], wires[low]
+        if wants_high:
+            wires[high] = torch.maximum(one, other)
+        if wants_low:
+            wires[low] = torch.minimum(one, other)
+    return wires[n - 1]
+
+
+@cache
+def comparisons(n: int, m: int) -> tuple[tuple[int, int, bool, bool], ...]:
+    """The comparisons that bring the n-th largest of m to wire n - 1.
+
+    Returns:
+        For each, in order: the wire that takes the larger, the wire that takes the smaller, and which of the two
+        is ever read again.
+    """
+    needed, kept = {n - 1}, []
+    for high, low in reversed(_merge_sort(m)):
+        if high in needed or low in needed:
+            kept.append((high, low, high in needed, low in needed))
+            needed |= {high, low}
+    return tuple(reversed(kept))
+
+
+def _merge_sort(m: int) -> list[tuple[int, int]]:
+    """Batcher's odd-even merge sort, largest first (Batcher 1968, "Sorting networks and their applications").
+
+    Made for the next power of two; wires from m on would hold the smallest values from the start, and stay so.
+    """
+    size = 1 << (m - 1).bit_length()
+    pairs = []
+    run = 1  # of wires that are sorted already
+    while run < size:
+        distance = run
+        while distance:
+            for start in range(distance % run, size - distance, 2 * distance):
+                for wire in range(start, min(start + distance, size - distance)):
+                    if wire // (2 * run) == (wire + distance) // (2 * run):
+                        pairs.append((wire, wire + distance))
+            distance //= 2
+        run *= 2
+    return [(high, low) for high, low in pairs if low < m]
