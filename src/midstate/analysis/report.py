@@ -35,6 +35,11 @@ class Section:
     not_run: list[str]
     changed: list[str]  # digests that rows carry and the committed file no longer has
 
+    @property
+    def elsewhere(self) -> str:
+        """The verdicts but for the first, in a few words."""
+        return elsewhere((each.verdict, each.measured.effect) for each in self.primary[1:])
+
 
 def write_report(results: Path, claims: list[Claim] | None = None, wandb: str = "off") -> list[Path]:
     """Build claims.csv, figures, REPORT.md and report.html in `results` from its tables; return what was written.
@@ -68,16 +73,37 @@ def write_report(results: Path, claims: list[Claim] | None = None, wandb: str = 
 
 
 def readme_table(results: Path) -> str:
-    """The verdicts of claims.csv as a Markdown table."""
+    """The verdicts of claims.csv as a Markdown table, one line a claim."""
     rows = pd.read_csv(results / "claims.csv", dtype={"git": str})
     rows = rows[rows.verdict.notna()]
-    english = {claim.claim: claim.english.strip() for claim in read_claims()}
-    lines = ["| claim | says | scale | effect [95 % interval] | seeds | verdict |", "|---|---|---|---|---|---|"]
-    for row in rows[~rows.endpoint.str.endswith("]")].itertuples():  # of variants the report tells
-        effect = f"{row.effect:+.2f}" + (f" [{row.low:+.2f}, {row.high:+.2f}]" if not math.isnan(row.low) else "")
-        where = f"{row.scale}, {row.model} on {row.data}"
-        lines.append(f"| {row.claim} | {english[row.claim]} | {where} | {effect} | {row.seeds} | **{row.verdict}** |")
+    lines = [
+        "| claim | says | experiment | effect [95 % interval] | seeds | verdict | elsewhere |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for claim in read_claims():
+        judged = list(rows[rows.claim == claim.claim].itertuples())
+        cells = ["not run", "", "", "", ""]
+        if judged:
+            first, *others = judged
+            bounds = "" if math.isnan(first.low) else f" [{first.low:+.2f}, {first.high:+.2f}]"
+            effect = f"{first.effect:+.2f}{bounds} {claim.endpoint.unit}"
+            where = f"{first.scale}, {first.model} on {first.data}"
+            found = elsewhere((each.verdict, each.effect) for each in others)
+            cells = [where, effect, str(first.seeds), f"**{first.verdict}**", found]
+        lines.append(f"| {' | '.join((claim.claim, claim.english.strip(), *cells))} |")
     return "\n".join(lines)
+
+
+def elsewhere(judged: Iterable[tuple[str, float]]) -> str:
+    """Verdicts with their effects under other data, networks and recipes, in a few words."""
+    judged = list(judged)
+    by_verdict = {verdict: [effect for each, effect in judged if each == verdict] for verdict, _ in judged}
+    parts = [
+        f"{verdict} in {len(effects)} of {len(judged)} ({min(effects):+.2f}"
+        + (f" to {max(effects):+.2f})" if len(effects) > 1 else ")")
+        for verdict, effects in sorted(by_verdict.items(), key=lambda item: -len(item[1]))
+    ]
+    return ", ".join(parts) or "not run"
 
 
 def write_claims(judged: Iterable[Result], path: Path) -> None:
