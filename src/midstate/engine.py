@@ -21,6 +21,7 @@ from midstate.sensitivity import KINDS
 from midstate.sparsity import Pruner, Unrankable, checks, steps_of
 
 DEVICES = ("auto", "cpu", "cuda")
+PRECISIONS = ("auto", "fp32", "bf16")
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,8 @@ class Trainer:
     checkpoint_every: str
     sensitivity: float | None = None
     sensitivity_kinds: list[str] = field(default_factory=lambda: list(KINDS))
+    precision: str = "fp32"
+    channels_last: bool = False
 
     def __post_init__(self) -> None:
         checks.integer("epochs", self.epochs, 1)
@@ -51,6 +54,8 @@ class Trainer:
         if self.threads != "auto":
             checks.integer("threads", self.threads, 1)
         checks.boolean("probes", self.probes)
+        checks.one_of("precision", self.precision, PRECISIONS)
+        checks.boolean("channels_last", self.channels_last)
         if self.sensitivity is not None:
             checks.number("sensitivity", self.sensitivity, 0, 1)
         for kind in self.sensitivity_kinds:
@@ -195,15 +200,19 @@ def train_step(session: Session, images: Tensor, labels: Tensor) -> None:
     started = time.perf_counter()
     for group in session.optimizer.param_groups:
         group["lr"] = session.rate.at(session.step)
-    logits = session.model(images)
-    loss = F.cross_entropy(logits, labels, label_smoothing=session.settings.label_smoothing)
+    settings = session.settings
+    if settings.channels_last:
+        images = images.contiguous(memory_format=torch.channels_last)
+    with torch.autocast(images.device.type, torch.bfloat16, enabled=settings.precision == "bf16"):
+        logits = session.model(images)
+    loss = F.cross_entropy(logits.float(), labels, label_smoothing=settings.label_smoothing)
     if not math.isfinite(loss.item()):
         _diverged(session, f"the loss is {loss.item()}")
     session.optimizer.zero_grad(set_to_none=True)
     loss.backward()
     session.pruner.before_step(session.optimizer)
-    if session.settings.clip_norm is not None:
-        nn.utils.clip_grad_norm_(session.model.parameters(), session.settings.clip_norm)
+    if settings.clip_norm is not None:
+        nn.utils.clip_grad_norm_(session.model.parameters(), settings.clip_norm)
     session.optimizer.step()
     session.pruner.after_step(session.optimizer)
     session.step += 1

@@ -4,7 +4,7 @@ import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from midstate import counting, runs
 from midstate.config import ConfigError, build, check_root
 from midstate.data import Batches
 from midstate.engine import Session, Trainer
-from midstate.memory import keep_freed_memory
+from midstate.machine import fast_at_bfloat16, keep_freed_memory
 from midstate.models import checkpoint_identity, classifier_name, find_checkpoint, load_weights
 from midstate.probes import NUM_IMAGES, GapProbe
 from midstate.sparsity import Blocks, Budget, Direct, Method, Pruner, Sample, Scheme, seed_for, weight_layers
@@ -72,7 +72,8 @@ class Plan:
         Raises:
             ConfigError: the parts do not fit each other.
         """
-        settings: Trainer = self.parts["trainer"]
+        # As resolved: `auto` is decided.
+        settings: Trainer = replace(self.parts["trainer"], precision=self.config["trainer"]["precision"])
         torch.set_num_threads(self.config["trainer"]["threads"])
         keep_freed_memory()
         seed, device = self.config["seed"], self.device
@@ -83,6 +84,8 @@ class Plan:
             model = self.parts["model"].create(data.shape[0], data.num_classes).to(device)
             if "checkpoint" in self.parts:
                 load_weights(model, self.parts["checkpoint"])
+            if settings.channels_last:
+                model = model.to(memory_format=torch.channels_last)
             uses = counting.weight_uses(model, data.train.images[:2])  # also shows that model and images fit
         torch.manual_seed(seed_for(seed, "dropout"))
         batches = Batches(
@@ -200,6 +203,8 @@ def _resolve_auto(resolved: dict[str, Any], embedded: bool) -> None:
         trainer["device"] = "cuda" if torch.cuda.is_available() else "cpu"
     if trainer["threads"] == "auto":
         trainer["threads"] = 1 if embedded else os.cpu_count()
+    if trainer["precision"] == "auto":
+        trainer["precision"] = "bf16" if fast_at_bfloat16(trainer["device"]) else "fp32"
     if trainer["device"] == "cuda" and not 0 <= device_index < torch.cuda.device_count():
         raise ConfigError(
             f"trainer.device=cuda, machine.device_index={device_index}: this machine has {torch.cuda.device_count()} "

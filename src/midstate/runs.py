@@ -34,7 +34,12 @@ NEUTRAL: dict[str, Any] = {
     key: neutral
     for name, (axis, neutral) in _ADDED_TO_AXES.items()
     for key in (f"pruner.{name}", f"pruner.{axis}.{name}")
-} | {"trainer.sensitivity": None, "trainer.sensitivity_kinds": ["share", "params", "noise"]}
+} | {
+    "trainer.sensitivity": None,
+    "trainer.sensitivity_kinds": ["share", "params", "noise"],
+    "trainer.precision": "fp32",
+    "trainer.channels_last": False,
+}
 # What changes no result.
 IRRELEVANT = (
     "seed",

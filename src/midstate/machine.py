@@ -1,6 +1,8 @@
-"""How the C library treats memory that is freed."""
+"""What the machine offers, and how it treats memory that is freed."""
 
 import ctypes
+
+import torch
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of malloc.h
 LARGEST = {M_MMAP_THRESHOLD: 32 * 2**20, M_TRIM_THRESHOLD: 2**31 - 1}  # bytes; glibc takes no more
@@ -19,3 +21,10 @@ def keep_freed_memory() -> bool:
         return False
     taken = [set_option(option, value) for option, value in LARGEST.items()]  # all of them, whatever becomes of one
     return all(taken)
+
+
+def fast_at_bfloat16(device: str) -> bool:
+    """Tell whether a device (cpu or cuda) multiplies bfloat16 much faster than float32: in hardware, by the tile."""
+    if device == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return bool(torch.cpu.get_capabilities().get("amx_bf16"))
