@@ -10,7 +10,7 @@ from torch import Generator, Tensor
 from midstate.sparsity import checks
 from midstate.sparsity.blocks import block_norms, masked_blocks, spread_blocks, stay_longest
 from midstate.sparsity.nm import NM, Level, grouped
-from midstate.sparsity.paths import Path, Place
+from midstate.sparsity.paths import Path, Place, layer_masks
 from midstate.sparsity.schedules import floor
 
 GRANULARITIES = ("layer", "group")
@@ -87,7 +87,7 @@ class StepN(Path):
     def masks(self, pattern: NM, places: Sequence[Place], p: float) -> list[Tensor]:
         """The pattern at the N of progress p."""
         if self.granularity == "layer":
-            return [pattern.mask(place.score(), self.level_at(place.level, pattern.m, p)) for place in places]
+            return layer_masks(pattern, places, [self.level_at(place.level, pattern.m, p) for place in places])
         return [self._dithered(pattern, place, p) for place in places]
 
     def level_at(self, level: Level, m: int, p: float) -> Level:
@@ -172,10 +172,10 @@ class Blocks(Path):
             dense = joint.split([len(norm) for norm in flat])
         else:
             dense = [self._dense(flat[i], left[i], p, place.generator) for i, place in enumerate(places)]
+        targets = layer_masks(pattern, places, [place.level for place in places])
         return [
-            pattern.mask(place.score(), place.level)
-            | spread_blocks(marks.view(norm.shape), place.weight.shape, pattern.m)
-            for place, norm, marks in zip(places, norms, dense, strict=True)
+            target | spread_blocks(marks.view(norm.shape), target.shape, pattern.m)
+            for target, norm, marks in zip(targets, norms, dense, strict=True)
         ]
 
     def _dense(self, norm: Tensor, left: Tensor | None, p: float, generator: Generator | None) -> Tensor:

@@ -4,6 +4,8 @@ Each path is a pure function from progress p in [0, 1] to masks, one a layer; th
 target itself. The paths of N:M are in `nm_paths`.
 """
 
+import importlib.util
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar
@@ -13,6 +15,7 @@ from torch import Generator, Tensor
 from midstate.sparsity.nm import Level
 from midstate.sparsity.patterns import Pattern
 from midstate.sparsity.schedules import Window
+from midstate.sparsity.selection import NAN, Unrankable
 
 
 @dataclass(frozen=True)
@@ -24,6 +27,26 @@ class Place:
     level: Level  # the target
     mask: Tensor  # of weights, in force now
     generator: Generator  # of the layer's random orders
+
+
+def layer_masks(pattern: Pattern, places: Sequence[Place], levels: Sequence[Level]) -> list[Tensor]:
+    """The pattern at a level each: layer by layer, or N:M on a GPU in one kernel, which gives the same bits."""
+    if pattern.name == "nm" and places and _has_kernel(places[0].weight):
+        from midstate.sparsity import nm_kernel  # needs Triton
+
+        scores = [place.score() for place in places]
+        if nm_kernel.fits(scores, levels, pattern.m):
+            masks, has_nan = nm_kernel.keep_largest_of_groups(scores, levels, pattern.m)
+            if has_nan.item():
+                raise Unrankable(NAN)
+            return masks
+    return [pattern.mask(place.score(), level) for place, level in zip(places, levels, strict=True)]
+
+
+def _has_kernel(weight: Tensor) -> bool:
+    """Tell whether Triton can work on a tensor: on a GPU, or anywhere under its interpreter (TRITON_INTERPRET=1)."""
+    there = weight.is_cuda or os.environ.get("TRITON_INTERPRET") == "1"
+    return there and importlib.util.find_spec("triton") is not None
 
 
 class Path:
@@ -54,7 +77,7 @@ class Direct(Path):
 
     def masks(self, pattern: Pattern, places: Sequence[Place], p: float) -> list[Tensor]:
         """The pattern at its target; progress 0 never comes here."""
-        return [pattern.mask(place.score(), place.level) for place in places]
+        return layer_masks(pattern, places, [place.level for place in places])
 
     def describe(self, pattern: Pattern, level: str, p: float) -> str:
         """The state in a few words."""

@@ -22,6 +22,9 @@ class Unrankable(ValueError):
     """There is NaN among the scores, which has no place in an order."""
 
 
+NAN = "weights contain NaN: they cannot be ranked"
+
+
 def keep_largest(score: Tensor, num_keep: int, dim: int) -> Tensor:
     """Mark the `num_keep` largest entries of `score` along `dim`, exactly that many.
 
@@ -100,7 +103,7 @@ def count_largest(
 def refuse_nan(score: Tensor) -> None:
     """Raise Unrankable if there is NaN among the scores."""
     if score.isnan().any():
-        raise Unrankable("weights contain NaN: they cannot be ranked")
+        raise Unrankable(NAN)
 
 
 def _stride(size: int) -> int:
