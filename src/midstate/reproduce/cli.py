@@ -4,11 +4,14 @@ import argparse
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from midstate import marks
 from midstate.analysis.claims import SCALES, Claim, read_claims
 from midstate.cli import CONF, EXIT_BAD_CONFIG, EXIT_FAILED, EXIT_FINISHED, EXIT_STOPPED, explain, is_users
+
+if TYPE_CHECKING:
+    from midstate.reproduce.execution import Sweep
 
 STEP = 5  # seeds added at a time
 START_SECONDS = 2  # of a run before its first step and after its last, on 2 cores
@@ -131,7 +134,7 @@ def _print_forecast(planned: list, options: argparse.Namespace) -> None:
         print(f"{'to do' if run in todo else 'done':5}  {run.name}")
 
 
-def _sweep(claims: list[Claim], planned: list, options: argparse.Namespace) -> Any:
+def _sweep(claims: list[Claim], planned: list, options: argparse.Namespace) -> "Sweep":
     """Run what is missing, further seeds where they are needed, and bring the tables up to date."""
     from midstate.analysis import tables
     from midstate.reproduce.execution import Sweep
