@@ -11,7 +11,17 @@ from pathlib import Path
 from midstate import marks
 from midstate.bench.common import ROOT, machine, table
 
-COMMANDS = {"first_run": 3, "mask": 15, "ranking": 5, "startup": 7, "step": 15}  # with the usual number of repeats
+# With the usual number of repeats.
+COMMANDS = {
+    "data": 7,
+    "first_run": 3,
+    "mask": 15,
+    "ranking": 5,
+    "scaling": 7,
+    "startup": 7,
+    "step": 15,
+    "sweep": 1,
+}
 
 
 def main() -> None:

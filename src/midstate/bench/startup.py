@@ -1,13 +1,33 @@
-"""startup: how soon `train.py --help` answers, beside what importing torch alone costs."""
+"""startup: how soon `train.py --help` answers and a run takes its first step, beside what importing torch costs."""
 
 from statistics import median
 from typing import Any
 
 from midstate.bench.common import ROOT, timed_process
 
+# Ends the process when the first step is done; the run is otherwise as typed.
+FIRST_STEP = """
+import os, sys
+from midstate import engine
+
+train_step = engine.train_step
+
+def first_step(*arguments):
+    train_step(*arguments)
+    os._exit(0)
+
+engine.train_step = first_step
+import runpy
+sys.argv = sys.argv[1:]
+sys.path.insert(0, os.path.dirname(sys.argv[0]))
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+RUN = (str(ROOT / "train.py"), "pruner=nm_block", "schedule=cubic")
 WAYS = {
     "train.py --help": [str(ROOT / "train.py"), "--help"],
     "train.py --cfg job": [str(ROOT / "train.py"), "--cfg", "job"],
+    "launch to first training step": ["-c", FIRST_STEP, *RUN],
+    "the same without W&B": ["-c", FIRST_STEP, *RUN, "logger=none"],
     "import torch": ["-c", "import torch"],
 }
 
