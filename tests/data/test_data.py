@@ -1,12 +1,15 @@
 import pickle
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import torch
+from sklearn.datasets import load_digits
 from torch import Generator
 
 from midstate.data import CIFAR, Augmentation, Batches, Clutter, Digits, Fake, Split
-from midstate.data.digits import source_splits
+from midstate.data.digits import _table, source_splits
 
 NONE = Augmentation(0, False)
 
@@ -21,6 +24,19 @@ def test_source_digits_are_disjoint_and_complete():
     assert not seen[0] & seen[2]
     assert not seen[1] & seen[2]
     assert all(labels.unique().numel() == 10 for _, labels in parts)
+
+
+def test_the_digits_are_those_of_scikit_learn_in_its_order():
+    bunch = load_digits()
+    images, labels = torch.from_numpy(_table()).split([64, 1], dim=1)
+    assert images.equal(torch.tensor(bunch.data, dtype=torch.float32))
+    assert labels.flatten().tolist() == bunch.target.tolist()
+
+
+def test_digits_do_not_take_the_time_to_import_scikit_learn():
+    script = "import sys; from midstate.data.digits import _table; _table(); print('sklearn' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"
 
 
 def test_clutter_is_the_same_every_time_and_places_each_digit_as_often_as_asked():

@@ -17,7 +17,6 @@ IMPORTS = [
     "matplotlib.pyplot",
     "midstate.analysis.run_figures",
     "midstate.run",
-    "sklearn.datasets",
     "torch._dynamo",  # every optimizer's first step imports it
     "wandb",
     "wandb.sdk.launch",  # every wandb.init does
