@@ -1,8 +1,13 @@
 """The report's words, by hand."""
 
+import math
+
+import pandas as pd
 import pytest
 
-from midstate.analysis.report import elsewhere
+from midstate.analysis.report import elsewhere, needed
+from midstate.analysis.statistics import seeds_needed
+from midstate.analysis.verdicts import Measured, Result
 
 
 @pytest.mark.parametrize(
@@ -18,3 +23,21 @@ from midstate.analysis.report import elsewhere
 )
 def test_what_was_found_elsewhere_in_a_few_words(judged, words):
     assert elsewhere(judged) == words
+
+
+def result(mde, sesoi, sd=4.0, seeds=10):
+    measured = Measured(effect=3.0, low=1.0, high=5.0, seeds=seeds, mde=mde, sd=sd)
+    return Result(
+        "C9", "gap", "clutter", "resnet8", "full", measured, sesoi, "shown", "supported", "abc", "points", "a=1"
+    )
+
+
+def test_what_enough_seeds_would_cost():
+    # Ten seeds of two arms, 900 seconds a run: five hours so far, half an hour a seed.
+    rows = [{"overrides": "a=1", "seed": seed, "wall_seconds": 900} for seed in range(10) for _ in range(2)]
+    others = [{"overrides": "", "seed": 0, "wall_seconds": 1e6}, {"overrides": "a=1", "seed": 10, "wall_seconds": 1e6}]
+    runs = pd.DataFrame(rows + others)
+    seeds = seeds_needed(4.0, 2.0)
+    assert needed(result(mde=4.0, sesoi=2.0), runs) == f"{seeds} (+{(seeds - 10) / 2:.1f} h)"
+    assert needed(result(mde=2.0, sesoi=2.0), runs) == ""
+    assert needed(result(mde=math.nan, sesoi=2.0), runs) == ""

@@ -119,6 +119,21 @@ def test_a_stop_reaches_the_runs_and_ends_with_75(number, tmp_path):
     assert [path for path in tmp_path.glob("outputs/c2_*/*/seed*/summary.json") if '"stopped"' in path.read_text()]
 
 
+def test_a_signal_to_the_whole_group_stops_a_sweep_as_one_to_itself_does(tmp_path):
+    arguments = ["--only", "C2", "--seeds", "2", "--wandb", "off", *SMALL[:-1], "trainer.epochs=500", "logger=none"]
+    process = subprocess.Popen(
+        [*REPRODUCE, *arguments], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        start_new_session=True,
+    )  # fmt: skip
+    while not list(tmp_path.glob("outputs/c2_*/*/seed*/checkpoints/step-*.pt")):
+        time.sleep(0.1)
+    os.killpg(process.pid, signal.SIGTERM)  # as `timeout` and batch systems do
+    output, errors = process.communicate(timeout=60)
+    assert process.returncode == 75
+    assert output.count("stopped, goes on next time") == 2
+    assert errors == ""
+
+
 def _child(pid: int) -> int:
     """The first run that a sweep has begun: a child of the server that forks them."""
     deadline = time.monotonic() + 120

@@ -29,6 +29,7 @@ class Section:
 
     claim: Claim
     primary: list[Result]  # one a cell
+    needed: list[str]  # seeds that would be enough, and their cost; one a cell
     others: list[Result]
     beside: list[Beside]
     figure: Path | None
@@ -121,9 +122,11 @@ def _section(claim: Claim, judged: list[Result], tables: Tables, figures: dict[s
         for tag in tags.split()
         if tag.partition("-")[0] == claim.claim
     }
+    primary = [result for result in own if result.verdict]
     return Section(
         claim,
-        [result for result in own if result.verdict],
+        primary,
+        [needed(result, rows) for result in primary],
         [result for result in own if not result.verdict],
         beside(claim, tables),
         figures.get(claim.claim),
@@ -169,7 +172,7 @@ def _environment(html: bool, results: Path) -> jinja2.Environment:
     environment = jinja2.Environment(
         loader=loader, autoescape=html, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
     )
-    environment.filters.update(number=_number, interval=interval, needed=_needed)
+    environment.filters.update(number=_number, interval=interval)
     environment.globals.update(
         embed=lambda path: "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode(),
         relative=lambda path: path.relative_to(results).as_posix(),
@@ -184,9 +187,20 @@ def _number(value: float | None, digits: int = 2, sign: bool = False) -> str:
     return f"{value:{'+' if sign else ''}.{digits}f}"
 
 
-def _needed(result: Result) -> str:
-    """How many seeds would bring the minimum detectable effect below the SESOI; empty where it is."""
+def needed(result: Result, runs: pd.DataFrame) -> str:
+    """How many seeds would bring the minimum detectable effect below the SESOI, and what those missing would cost.
+
+    Args:
+        result: of a primary endpoint.
+        runs: rows of runs.csv of the claim's arms; the cost is that of as many again as `result` has, in hours of
+            one process.
+
+    Returns:
+        Such as "36 (+1.2 h)"; empty where it is below already.
+    """
     measured = result.measured
     if not result.sesoi > 0 or math.isnan(measured.mde) or measured.mde <= result.sesoi:
         return ""
-    return str(seeds_needed(measured.sd, result.sesoi))
+    seeds = seeds_needed(measured.sd, result.sesoi)
+    spent = runs.wall_seconds[(runs.overrides == result.overrides) & (runs.seed < measured.seeds)].sum() / 3600
+    return f"{seeds} (+{spent / measured.seeds * (seeds - measured.seeds):.1f} h)"

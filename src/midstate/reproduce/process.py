@@ -6,6 +6,7 @@ them and does nothing else: no tensor is made, no thread pool begun and no GPU t
 
 import os
 import runpy
+import signal
 import sys
 import threading
 from multiprocessing import connection, get_context
@@ -14,6 +15,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[3]
 IMPORTS = [
+    "midstate.reproduce.server",  # first: it leaves the group
     "matplotlib.pyplot",
     "midstate.analysis.run_figures",
     "midstate.run",
@@ -44,7 +46,7 @@ def exit_status(process: BaseProcess) -> int:
 
 
 def _train(arguments: list[str], log: Path) -> None:
-    os.setsid()  # a Ctrl-C is the sweep's to pass on, once
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # which the server ignores
     with log.open("w") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
