@@ -208,7 +208,7 @@ def _c6(claim: Claim, tables: Tables) -> Figure:
         "c6_sensitivity": "sensitivity, 1 2 4 8", "c6_error_4_levels": "weight error, 1 2 4 8",
         "c6_error_8_levels": "weight error, 1 to 8", "c6_error_filters": "weight error, each filter",
         "c6_error_weights": "weight error, single weights", "c6_erk": "ERK, 1 2 4 8", "c6_random": "random, 1 2 4 8",
-        "c6_error_both": "weight error, equal MACs, too", "c6_erk_both": "ERK, equal MACs, too",
+        "c6_error_both": "weight error, MACs no more, too", "c6_erk_both": "ERK, MACs no more, too",
         "c6_collapsed": "collapsed (control)",
     }  # fmt: skip
     rows = []
