@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 
 import pytest
 from conftest import TINY, composed
@@ -50,6 +51,20 @@ def test_all_seeds_are_one_configuration_whose_identity_is_that_of_the_runs(foun
     by_configuration = Plan.of(composed(*SHORT, *FIXED, f"pruner.scheme={found / 'abc'}"))
     by_file = Plan.of(composed(*SHORT, *FIXED, f"pruner.scheme={found / 'abc' / 'seed0' / 'scheme.json'}"))
     assert by_configuration.hash == plans[0].hash != by_file.hash  # a file may be edited: its content counts
+
+
+def test_a_run_that_is_not_finished_lends_nothing(found, tmp_path):
+    shutil.copytree(found, tmp_path / "found")
+    (tmp_path / "found" / "abc" / "seed0" / "summary.json").unlink()  # killed after its scheme was written
+    with pytest.raises(ConfigError, match="holds no finished runs of seed 0"):
+        Plan.of(composed(*SHORT, *FIXED, f"pruner.scheme={tmp_path / 'found'}"))
+
+
+def test_of_several_configurations_one_is_to_be_named_for_all_seeds(found, tmp_path):
+    shutil.copytree(found, tmp_path / "found")
+    shutil.copytree(found / "abc", tmp_path / "found" / "abd")
+    with pytest.raises(ConfigError, match=f"name one of {tmp_path}/found/abc, {tmp_path}/found/abd$"):
+        Plan.of(composed(*SHORT, *FIXED, f"pruner.scheme={tmp_path / 'found'}"))
 
 
 @pytest.mark.parametrize(

@@ -167,13 +167,14 @@ def resolve(config: DictConfig, parts: dict[str, Any], scheme_of: str | None = N
 def runs_with_schemes(config: DictConfig) -> str | None:
     """The directory of an experiment's runs whose schemes are to be used, each by the run of the same seed."""
     place = config.pruner.get("scheme")
-    return place if isinstance(place, str) and place and Path(place).suffix != ".json" else None
+    is_runs = isinstance(place, str) and place and Path(place).suffix != ".json" and not Path(place).is_file()
+    return place if is_runs else None
 
 
 def _with_scheme_of_runs(config: DictConfig) -> tuple[DictConfig, str | None]:
     """A configuration that names the very file where it named runs, and the identity of those runs."""
     place = runs_with_schemes(config)
-    if not place or Path(place).is_file():
+    if not place:
         return config, None
     with user_errors("pruner"):
         if not Path(place).is_dir():

@@ -5,6 +5,7 @@ import json
 import os
 import re
 import subprocess
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -93,7 +94,7 @@ def find_in_run(directory: Path, file: str, config: dict[str, Any]) -> Path:
 
     Args:
         directory: of an experiment's runs (outputs/NAME), or of those of one of its configurations.
-        file: within the run's directory; a run has it only once it is finished.
+        file: within the run's directory.
         config: the resolved configuration of the run that is to use it.
 
     Raises:
@@ -104,11 +105,14 @@ def find_in_run(directory: Path, file: str, config: dict[str, Any]) -> Path:
         path / file
         for place in places
         for path in sorted(directory.glob(place))
-        if (path / file).is_file()
+        if (read_summary(path) or {}).get("status") == "finished"
+        and (path / file).is_file()
         and _same_network_and_data(OmegaConf.to_container(OmegaConf.load(path / "config.yaml")), config)
     ]
     if len(found) != 1:
-        way_out = f"name one of {', '.join(map(str, found))}" if found else "run that experiment first"
+        # The directory, not the file: all seeds are then one configuration.
+        places = ", ".join(str(path.parents[len(Path(file).parts)]) for path in found)
+        way_out = f"name one of {places}" if found else "run that experiment first"
         raise ValueError(
             f"holds {len(found) or 'no'} finished runs of seed {config['seed']} with this network and data, one is "
             f"needed; {way_out}"
@@ -159,8 +163,12 @@ def check_same_config(directory: Path, config: dict[str, Any]) -> None:
     )
 
 
+@cache
 def git_commit() -> str | None:
-    """Commit of the code, with `+` for uncommitted changes to tracked files; None outside a checkout."""
+    """Commit of the code, with `+` for uncommitted changes to tracked files; None outside a checkout.
+
+    Asked once a process: what is imported stays what it is.
+    """
     command = ["git", "describe", "--always", "--exclude=*", "--abbrev=12", "--dirty=+"]
     try:
         done = subprocess.run(

@@ -37,6 +37,12 @@ def test_epochs_to_recover(pruned, expected):
     assert epochs_to_recover(curves(dense=DENSE, pruned=pruned), "pruned", "dense") == expected
 
 
+def test_half_of_ten_seeds_have_a_median():
+    first = [1, 1, 2, 3, 3] + [None] * 5
+    pruned = [[80 if epoch == when else 0 for epoch in (1, 2, 3)] for when in first]
+    assert epochs_to_recover(curves(dense=[[0, 0, 81]] * 10, pruned=pruned), "pruned", "dense") == (5, 10, 3)
+
+
 def test_what_has_no_curves_has_no_number():
     assert epochs_to_recover(curves(dense=DENSE), "pruned", "dense") is None
     assert epochs_to_recover(curves(dense=DENSE, pruned=DENSE[:1]), "pruned", "dense") is None
@@ -47,8 +53,8 @@ def test_every_rate_of_c4_has_its_line_in_the_cell_of_its_runs():
     arms = {"c1_dense_finetuned": DENSE, "c3_weights_uniform_30": DENSE, "c1_weights_uniform_80": [[0, 0, 0]] * 4}
     empty = pd.DataFrame(columns=["overrides"])
     lines = beside(claim, Tables(empty, curves(**arms), empty, empty))
-    assert [(line.overrides, line.value, line.seeds) for line in lines] == [
-        ("", "median 2; 4 of 4 seeds recover", 4),
-        ("", "median beyond the last epoch; 0 of 4 seeds recover", 4),
+    assert [(line.scale, line.overrides, line.value, line.seeds) for line in lines] == [
+        ("quick", "", "median 2; 4 of 4 seeds recover", 4),
+        ("quick", "", "median beyond the last epoch; 0 of 4 seeds recover", 4),
     ]
     assert "`c3_weights_uniform_30`, rate 0.3" in lines[0].what

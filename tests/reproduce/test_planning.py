@@ -59,6 +59,14 @@ def test_a_run_with_the_scheme_of_another_brings_that_one_along_and_its_parent(t
     assert child.arguments[2] == f"pruner.scheme={child.parent.directory.parent}"
 
 
+def test_a_finished_run_needs_no_parent(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (child,) = [run for run in plan_runs(read_claims(["C4"]), "quick", 1) if run.experiment == "c3_weights_uniform_30"]
+    child.directory.mkdir(parents=True)
+    (child.directory / "summary.json").write_text('{"status": "finished"}')
+    assert with_parents([child]) == []
+
+
 def test_shared_arms_are_run_once_and_know_their_claims(quick):
     (shared,) = [run for run in quick if run.experiment == "c10_default" and run.seed == 3]
     assert [claim.partition("-")[0] for claim in shared.claims] == ["C9", "C10"]

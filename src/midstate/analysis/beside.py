@@ -5,10 +5,9 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-from scipy.stats import CensoredData, ecdf
 
 from midstate.analysis import verdicts
-from midstate.analysis.claims import Claim
+from midstate.analysis.claims import SCALES, Claim
 from midstate.analysis.drawing import Tables
 
 SWAPS = (
@@ -17,6 +16,7 @@ SWAPS = (
     ("mixed by weight error, levels 1 to 8", "c6_error_8_levels"),
     ("uniform again with another seed, so other weights and data order, too", "c5_2of8"),
 )
+Line = tuple[str, str, int]  # what, value, seeds
 WITHIN = 1.0  # points of top-1 from the dense network that count as recovered
 
 
@@ -25,6 +25,7 @@ class Beside:
     """One line."""
 
     what: str
+    scale: str
     overrides: str
     value: str
     seeds: int
@@ -33,8 +34,12 @@ class Beside:
 def beside(claim: Claim, tables: Tables) -> list[Beside]:
     """Every line of a claim, cell by cell; empty for most claims."""
     lines = _LINES.get(claim.claim)
-    cells = [" ".join(cell) for cell in claim.all_cells] if lines else []
-    return [line for cell in cells for line in lines(claim, cell, tables.cell(cell))]
+    cells = [(scale, " ".join(cell)) for scale in SCALES for cell in claim.cells(scale)] if lines else []
+    return [
+        Beside(what, scale, cell, value, seeds)
+        for scale, cell in cells
+        for what, value, seeds in lines(claim, tables.cell(cell))
+    ]
 
 
 def epochs_to_recover(
@@ -49,8 +54,8 @@ def epochs_to_recover(
         within: points that may be missing.
 
     Returns:
-        How many seeds recovered, of how many, and the median number of epochs by Kaplan and Meier, those that did
-        not recover being censored at their last epoch (inf: fewer than half recovered); None without two seeds.
+        How many seeds recovered, of how many, and the median number of epochs, those that did not recover being
+        censored at their last epoch (inf: fewer than half recovered); None without two seeds.
     """
     curves = {
         name: rows.pivot(index="seed", columns="epoch", values="val/top1") for name, rows in epochs.groupby("arm")
@@ -63,13 +68,12 @@ def epochs_to_recover(
     goal = curves[reference].loc[seeds].iloc[:, -1] - within
     reached = curves[arm].loc[seeds].ge(goal, axis=0)
     done, first = reached.any(axis=1), reached.idxmax(axis=1)
-    last = curves[arm].columns[-1]
-    curve = ecdf(CensoredData.right_censored(first.where(done, last).to_numpy(float), ~done.to_numpy())).cdf
-    half = curve.probabilities >= 0.5
-    return int(done.sum()), len(seeds), float(curve.quantiles[half][0]) if half.any() else np.inf
+    # All are censored at the same epoch, the last: the median of Kaplan and Meier is the middle of those in order.
+    in_order = sorted(first.where(done, np.inf))
+    return int(done.sum()), len(seeds), float(in_order[(len(seeds) - 1) // 2])
 
 
-def _recoveries(claim: Claim, cell: str, tables: Tables) -> list[Beside]:
+def _recoveries(claim: Claim, tables: Tables) -> list[Line]:
     """C4: epochs of finetuning, at each rate, until the network is within a point of the dense one."""
     if tables.epochs.empty:
         return []
@@ -82,17 +86,17 @@ def _recoveries(claim: Claim, cell: str, tables: Tables) -> list[Beside]:
             done, seeds, median = measured
             what = f"epochs until validation top-1 is within {WITHIN:g} point of {reference}: `{arm}`, rate {rate:g}"
             value = f"median {median:g}" if median < np.inf else "median beyond the last epoch"
-            lines.append(Beside(what, cell, f"{value}; {done} of {seeds} seeds recover", seeds))
+            lines.append((what, f"{value}; {done} of {seeds} seeds recover", seeds))
     return lines
 
 
-def _role_swaps(claim: Claim, cell: str, tables: Tables) -> list[Beside]:
+def _role_swaps(claim: Claim, tables: Tables) -> list[Line]:
     """C6c: share of layer pairs whose order of sensitivity reverses between uniform 2:8 and a found scheme."""
     if tables.sensitivity.empty:
         return []
     found = [(name, verdicts.role_swap(tables.sensitivity, "c5_2of8", arm)) for name, arm in SWAPS]
     what = "C6c, pairs of layers whose order of sensitivity reverses against uniform 2:8: "
-    return [Beside(what + name, cell, f"{interval(each)} share", each.seeds) for name, each in found if each]
+    return [(what + name, f"{interval(each)} share", each.seeds) for name, each in found if each]
 
 
 def interval(measured: verdicts.Measured) -> str:
@@ -102,4 +106,4 @@ def interval(measured: verdicts.Measured) -> str:
     return f"{measured.effect:+.2f} [{measured.low:+.2f}, {measured.high:+.2f}]"
 
 
-_LINES: dict[str, Callable[[Claim, str, Tables], list[Beside]]] = {"C4": _recoveries, "C6": _role_swaps}
+_LINES: dict[str, Callable[[Claim, Tables], list[Line]]] = {"C4": _recoveries, "C6": _role_swaps}

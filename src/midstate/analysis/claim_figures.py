@@ -1,6 +1,7 @@
 """One figure a claim, and the article's own; each shows means and 95 % intervals over seeds."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -28,31 +29,42 @@ from midstate.analysis.drawing import (
 from midstate.analysis.verdicts import margin, measure
 
 
-def draw_claims(claims: list[Claim], tables: Tables, folder: Path) -> dict[str, Path]:
+@dataclass(frozen=True)
+class Drawn:
+    """A figure as it lies on disk, and which runs it shows."""
+
+    path: Path
+    runs: str
+
+
+def draw_claims(claims: list[Claim], tables: Tables, folder: Path) -> dict[str, Drawn]:
     """Draw every claim that has runs, in its first cell that has them; the article's figure under `article`."""
     drawn = {}
     for claim in claims:
-        for scale in ("full", "quick"):  # the larger, where there is one
-            cell = next((tables.cell(" ".join(c)) for c in claim.cells(scale) if _ready(claim, tables, c)), None)
-            if cell:
-                drawn[claim.claim] = save(draw(claim, cell), folder, claim.claim.lower())
+        cells = [(scale, cell) for scale in ("full", "quick") for cell in claim.cells(scale)]  # the larger, if there
+        for scale, cell in cells:
+            rows = tables.cell(" ".join(cell))
+            if rows.has(claim.arms_in(cell)):
+                figure = save(draw(claim, rows), folder, claim.claim.lower())
+                drawn[claim.claim] = Drawn(figure, _words(scale, cell))
                 break
-    for overrides in ("trainer.epochs=15", ""):
-        if tables.cell(overrides).has(_ARTICLE):
+    for scale, cell in (("full", ("trainer.epochs=15",)), ("quick", ())):
+        rows = tables.cell(" ".join(cell))
+        if rows.has(_ARTICLE):
             with plt.rc_context(STYLE):
-                drawn["article"] = save(article(tables.cell(overrides)), folder, "article")
+                drawn["article"] = Drawn(save(article(rows), folder, "article"), _words(scale, cell))
             break
     return drawn
+
+
+def _words(scale: str, cell: tuple[str, ...]) -> str:
+    return f"{scale}, {' '.join(cell) or 'the experiments as they are'}"
 
 
 def draw(claim: Claim, tables: Tables) -> Figure:
     """Draw the figure of one claim from the rows of one cell."""
     with plt.rc_context(STYLE):
         return _FIGURES.get(claim.claim, _endpoints)(claim, tables)
-
-
-def _ready(claim: Claim, tables: Tables, cell: tuple[str, ...]) -> bool:
-    return tables.cell(" ".join(cell)).has(claim.all_arms)
 
 
 _ARTICLE = {"c10_default": "Default", "c10_inverse": "Inverse", "c8_n_1of16": "N-M"}
@@ -196,6 +208,7 @@ def _c6(claim: Claim, tables: Tables) -> Figure:
         "c6_sensitivity": "sensitivity, 1 2 4 8", "c6_error_4_levels": "weight error, 1 2 4 8",
         "c6_error_8_levels": "weight error, 1 to 8", "c6_error_filters": "weight error, each filter",
         "c6_error_weights": "weight error, single weights", "c6_erk": "ERK, 1 2 4 8", "c6_random": "random, 1 2 4 8",
+        "c6_error_both": "weight error, MACs no more, too", "c6_erk_both": "ERK, MACs no more, too",
         "c6_collapsed": "collapsed (control)",
     }  # fmt: skip
     rows = []

@@ -105,11 +105,6 @@ class Claim:
         """The overrides of every cell (data, model, recipe) of a scale; () are the experiments as they are."""
         return [tuple(cell) for cell in self.scales.get(scale, {}).get("cells", [])]
 
-    @cached_property
-    def all_cells(self) -> list[tuple[str, ...]]:
-        """The cells of all scales, each once."""
-        return list(dict.fromkeys(cell for scale in SCALES for cell in self.cells(scale)))
-
     def arms_in(self, cell: tuple[str, ...]) -> list[str]:
         """The arms that are run in a cell."""
         left_out = {arm for key, arms in self.leave_out.items() if any(o.startswith(key) for o in cell) for arm in arms}

@@ -13,7 +13,7 @@ import pandas as pd
 from midstate import methods
 from midstate.analysis import tracked, verdicts
 from midstate.analysis.beside import Beside, beside, interval
-from midstate.analysis.claim_figures import draw_claims
+from midstate.analysis.claim_figures import Drawn, draw_claims
 from midstate.analysis.claims import SCALES, Claim, read_claims
 from midstate.analysis.drawing import Tables
 from midstate.analysis.statistics import seeds_needed
@@ -32,7 +32,7 @@ class Section:
     needed: list[str]  # seeds that would be enough, and their cost; one a cell
     others: list[Result]
     beside: list[Beside]
-    figure: Path | None
+    figure: Drawn | None
     not_run: list[str]
     changed: list[str]  # digests that rows carry and the committed file no longer has
 
@@ -70,7 +70,7 @@ def write_report(results: Path, claims: list[Claim] | None = None, wandb: str = 
         written.append(results / name)
     if wandb != "off":
         tracked.log_claims(sections, results, wandb)
-    return [*written, *figures.values()]
+    return [*written, *(figure.path for figure in figures.values())]
 
 
 def readme_table(results: Path) -> str:
@@ -113,7 +113,7 @@ def write_claims(judged: Iterable[Result], path: Path) -> None:
     write_atomically(path, table.to_csv(index=False, float_format="%.6g").encode())
 
 
-def _section(claim: Claim, judged: list[Result], tables: Tables, figures: dict[str, Path]) -> Section:
+def _section(claim: Claim, judged: list[Result], tables: Tables, figures: dict[str, Drawn]) -> Section:
     own = [result for result in judged if result.claim == claim.claim]
     rows = tables.runs[tables.runs.arm.isin(claim.all_arms)]
     digests = {

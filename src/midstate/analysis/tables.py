@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterable
+from math import nan
 from pathlib import Path
 from typing import Any
 
@@ -168,12 +169,11 @@ def _sensitivity(path: Path) -> dict[str, float]:
     sizes = np.log(share.params)
     # Stages: layers of one size, in which depth is not confounded with parameters.
     stages = [stage for _, stage in share.groupby("params") if len(stage) > 2]
+    within = [statistics.rank_correlation(stage.depth, stage.loss_rise) for stage in stages]
     return {
         "depth_correlation": statistics.rank_correlation(share.depth, share.loss_rise),
         "depth_correlation_params": statistics.rank_correlation(params.depth, params.loss_rise),
         "depth_correlation_partial": statistics.partial_rank_correlation(share.depth, share.loss_rise, sizes),
-        "depth_correlation_within": float(
-            np.mean([statistics.rank_correlation(stage.depth, stage.loss_rise) for stage in stages])
-        ),
+        "depth_correlation_within": float(np.mean(within)) if within else nan,
         "noise_excess": float((noise.loss_rise - share.loss_rise).mean()),
     }

@@ -37,8 +37,8 @@ def log_claims(sections: Iterable["Section"], results: Path, mode: str, director
         for name in ("runs.csv", "claims.csv", "REPORT.md"):
             artifact.add_file(str(results / name))
         if section.figure:
-            run.log({"figure": wandb.Image(str(section.figure))})
-            artifact.add_file(str(section.figure))
-            artifact.add_file(str(section.figure.with_suffix(".pdf")))
+            run.log({"figure": wandb.Image(str(section.figure.path))})
+            artifact.add_file(str(section.figure.path))
+            artifact.add_file(str(section.figure.path.with_suffix(".pdf")))
         run.log_artifact(artifact)
         run.finish()

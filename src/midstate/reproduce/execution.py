@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from midstate.cli import EXIT_STOPPED
 from midstate.reproduce.planning import OUTPUTS, PlannedRun
-from midstate.reproduce.process import exit_status, start_train
+from midstate.reproduce.process import LOST, exit_status, start_train
 from midstate.runs import read_summary
 
 LOGS = OUTPUTS / "reproduce"
@@ -61,9 +61,9 @@ class Sweep:
             return f"{run.name}: {self.failures[run]}"
         try:
             return self._process(run)
-        except OSError as error:
-            self.failures[run] = str(error)
-            return f"{run.name}: FAILED, {error}"
+        except (OSError, EOFError) as error:  # no process could be begun
+            self.failures[run] = str(error) or "the server that runs are forked from has died"
+            return f"{run.name}: FAILED, {self.failures[run]}"
 
     def _process(self, run: PlannedRun) -> str:
         log = LOGS / f"{run.experiment}-{run.config_hash}-seed{run.seed}.log"
@@ -74,7 +74,7 @@ class Sweep:
             process.terminate()
         status = exit_status(process)
         del self.processes[run.directory]
-        if status == 0 and run.finished:
+        if status in (0, LOST) and run.finished:
             return f"{run.name}: top-1 {read_summary(run.directory)['top1']:.1f} %"
         if status in (EXIT_STOPPED, -signal.SIGTERM) and self.stopping.is_set():
             return f"{run.name}: stopped, goes on next time"

@@ -92,10 +92,11 @@ def with_parents(todo: Iterable[PlannedRun]) -> list[PlannedRun]:
     found: dict[Path, PlannedRun] = {}
 
     def add(run: PlannedRun) -> None:
+        if run.finished:
+            return
         if run.parent:
             add(run.parent)
-        if not run.finished:
-            found.setdefault(run.directory, run)
+        found.setdefault(run.directory, run)
 
     for run in todo:
         add(run)
@@ -134,7 +135,7 @@ def identity(experiment: str, overrides: tuple[str, ...]) -> tuple[str, str | No
     places = {"model.checkpoint": parts["model"].checkpoint, "pruner.scheme": scheme}
     found = {setting: _experiment(setting, place) for setting, place in places.items() if place}
     if len(found) > 1:
-        raise ValueError(f"{experiment}: weights and scheme of other runs at once; one of the two has to be a file")
+        raise ValueError(f"{experiment}: weights and scheme of other runs at once; the scheme has to be a .json file")
     setting, parent = next(iter(found.items()), (None, None))
     made_by = identity(parent, _inherited(overrides))[0] if parent else None
     resolved = resolve(config, parts, made_by if scheme else None)

@@ -1,7 +1,7 @@
 """Runs that begin with everything imported: each is forked from a server that has imported it once.
 
 A run spends seconds on importing torch, W&B and matplotlib, as much as a short training takes. The server imports
-them and does nothing else: no tensor is made, no thread pool begun and no GPU touched before the fork.
+them and does nothing else: no tensor is made and no GPU touched before the fork.
 """
 
 import os
@@ -9,6 +9,7 @@ import runpy
 import signal
 import sys
 import threading
+import time
 from multiprocessing import connection, get_context
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -24,6 +25,8 @@ IMPORTS = [
     "wandb.sdk.launch",  # every wandb.init does
 ]
 
+LOST = 255  # the status that multiprocessing gives where the server died before it could tell
+
 _forkserver = get_context("forkserver")
 _forkserver.set_forkserver_preload(IMPORTS)
 _lock = threading.Lock()  # `start` reads the status of every process that has ended, and it can be read but once
@@ -38,15 +41,25 @@ def start_train(arguments: list[str], log: Path) -> BaseProcess:
 
 
 def exit_status(process: BaseProcess) -> int:
-    """Wait for a process and return its exit status, negative where a signal ended it."""
+    """Wait for a process and return its exit status, negative where a signal ended it; LOST where nobody can tell."""
     connection.wait([process.sentinel])
     with _lock:
         process.join()
+    while process.exitcode == LOST and _alive(process.pid):  # the server is gone, the run is not
+        time.sleep(0.2)
     return process.exitcode
 
 
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
 def _train(arguments: list[str], log: Path) -> None:
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # which the server ignores
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])  # which the server has blocked
     with log.open("w") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)

@@ -6,5 +6,8 @@ A signal sent to the whole group, as by a terminal, `timeout` or a batch system,
 import os
 import signal
 
+from midstate.runs import git_commit
+
 os.setsid()
-signal.signal(signal.SIGTERM, signal.SIG_IGN)
+signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])  # kept for the run where it was meant for one just forked
+git_commit()  # of the code as it is imported now; runs remember it
