@@ -204,13 +204,14 @@ def _resolve_auto(resolved: dict[str, Any], embedded: bool) -> None:
         trainer["device"] = "cuda" if torch.cuda.is_available() else "cpu"
     if trainer["threads"] == "auto":
         trainer["threads"] = 1 if embedded else os.cpu_count()
-    if trainer["precision"] == "auto":
-        trainer["precision"] = "bf16" if fast_at_bfloat16(trainer["device"]) else "fp32"
     if trainer["device"] == "cuda" and not 0 <= device_index < torch.cuda.device_count():
         raise ConfigError(
             f"trainer.device=cuda, machine.device_index={device_index}: this machine has {torch.cuda.device_count()} "
             "CUDA devices; use trainer.device=cpu"
         )
+    if trainer["precision"] == "auto":
+        device = torch.device(trainer["device"], device_index if trainer["device"] == "cuda" else None)
+        trainer["precision"] = "bf16" if fast_at_bfloat16(device) else "fp32"
 
 
 @contextmanager

@@ -13,7 +13,9 @@ from torch import Tensor, nn
 from torchvision.models import resnet50
 
 from midstate import sparsity
-from midstate.sparsity import NM, MultiAxis
+from midstate.machine import keep_freed_memory
+from midstate.sparsity import NM, MultiAxis, Place
+from midstate.sparsity.paths import layer_masks
 from midstate.sparsity.selection import count_largest
 
 PATTERNS = ((1, 4), (2, 4), (1, 8), (2, 8), (4, 8), (1, 16), (2, 16), (4, 16), (8, 16))
@@ -23,6 +25,7 @@ THREADS = 2
 def measure(repeats: int) -> list[dict[str, Any]]:
     """One row a way; on a GPU if there is one."""
     torch.set_num_threads(THREADS)
+    keep_freed_memory()  # as in training
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.manual_seed(0)
     # The stem has 3 input channels and the classifier is left out by every published N:M network.
@@ -69,7 +72,8 @@ def _timed(call: Callable[[], Any]) -> float:
 
 
 def _each(pattern: NM, weights: list[Tensor]) -> Callable[[], Any]:
-    return lambda: [pattern.mask(weight.abs(), pattern.n) for weight in weights]
+    places = [Place(weight, weight.abs, pattern.n, torch.empty(0), torch.Generator()) for weight in weights]
+    return lambda: layer_masks(pattern, places, [pattern.n] * len(places))
 
 
 def _rivals(n: int, m: int, weights: list[Tensor]) -> dict[str, Callable[[], Any]]:

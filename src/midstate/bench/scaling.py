@@ -9,7 +9,9 @@ import torch
 from torch import Tensor
 
 from midstate.bench.common import ROOT
-from midstate.sparsity import NM
+from midstate.machine import keep_freed_memory
+from midstate.sparsity import NM, Place
+from midstate.sparsity.paths import layer_masks
 
 WEIGHTS = (1e6, 3e6, 1e7, 3e7, 1e8)
 GROUPS = (4, 8, 16, 32)
@@ -19,6 +21,7 @@ FIGURE = ROOT / "results" / "bench" / "scaling.png"
 
 def measure(repeats: int) -> list[dict[str, Any]]:
     """One row a size; everything else is as usual: 1:16, 1 layer of 1x1 kernels, 10 million weights."""
+    keep_freed_memory()  # as in training
     torch.manual_seed(0)
     cases = [("weights", int(n), 1, 1, 16) for n in WEIGHTS]
     cases += [("M", int(1e7), 1, m // 4, m) for m in GROUPS]
@@ -34,9 +37,10 @@ def _row(grows: str, num_weights: int, num_layers: int, n: int, m: int, repeats:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     layers = [layer.to(device) for layer in layers]
     pattern, masks, copies = NM(n, m), [], []
+    places = [Place(layer, layer.abs, n, torch.empty(0), torch.Generator()) for layer in layers]
     for _ in range(repeats):
         copies.append(_timed(lambda: [layer.clone() for layer in layers]))
-        masks.append(_timed(lambda: [pattern.mask(layer.abs(), n) for layer in layers]))
+        masks.append(_timed(lambda: layer_masks(pattern, places, [n] * len(places))))
     return {
         "what grows": grows,
         "weights (millions)": round(num_weights / 1e6, 1),

@@ -4,6 +4,7 @@ The wide ResNet-18, 32x32, batch 64, 1:16 (filters and weights at a density of 1
 method has one. All runs are prepared in one process and take their steps in turn, so that every figure is a ratio.
 """
 
+import os
 import time
 from itertools import cycle
 from statistics import median
@@ -15,14 +16,14 @@ from midstate.bench.common import prepared
 from midstate.engine import Session, train_step
 
 SIZE = ("model=resnet18", "data=fake", "logger=none")
-LENGTH = ("trainer.batch_size=64", "trainer.epochs=100", "trainer.probes=false")
+LENGTH = (f"trainer.threads={os.cpu_count()}", "trainer.batch_size=64", "trainer.epochs=100", "trainer.probes=false")
 MIDDLE = 0.4  # of the run: no ramp has ended
 NM = ("pruner.n=1", "pruner.m=16")
 METHODS = {
     "nm": ("pruner=nm", *NM),
     "nm_block": ("pruner=nm_block", "schedule=linear", *NM),
     "nm_step": ("pruner=nm_step", "schedule=linear", *NM),
-    "maxq": ("pruner=maxq", *NM),
+    "maxq": ("pruner=maxq", "schedule.stop=0.75", *NM),  # else its ramp is over by then
     "magnitude": ("pruner=magnitude", "schedule=cubic", "pruner.sparsity=0.9375"),
     "filter": ("pruner=filter", "schedule=cubic", "pruner.sparsity=0.5"),
 }

@@ -1,13 +1,15 @@
 """N:M masks of all layers in one GPU kernel. Imported only where it runs: Triton comes with torch for CUDA."""
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-BLOCK = 256  # groups a program
+TILE = 1024  # weights a program: more spill out of the registers where groups are large
+LARGEST = 32  # of m: the ranks are unrolled
 TYPES = {torch.float32: tl.float32, torch.float16: tl.float16, torch.bfloat16: tl.bfloat16}
 
 
@@ -51,35 +53,45 @@ def keep_largest_of_groups(scores: Sequence[Tensor], levels: Sequence[int], m: i
         Bool masks, stored as the scores are; ties keep the lower index. And a number that is not zero where there was
         NaN, on the device: reading it waits for the kernel.
     """
+    block = TILE // triton.next_power_of_2(m)
     masks = [torch.empty_like(score, dtype=torch.bool) for score in scores]
     rows, layer_of = [], []
     for i, (score, mask, n) in enumerate(zip(scores, masks, levels, strict=True)):
         num_groups = score.numel() // m
         inner = 1 if score.stride(1) == 1 else score.shape[2:].numel()  # between two members of a group
         rows.append((score.data_ptr(), mask.data_ptr(), num_groups, inner, n, len(layer_of)))
-        layer_of += [i] * triton.cdiv(num_groups, BLOCK)
+        layer_of += [i] * triton.cdiv(num_groups, block)
     device = scores[0].device
     has_nan = torch.zeros(1, dtype=torch.int32, device=device)
-    _keep_largest[(len(layer_of),)](
-        torch.tensor(rows, dtype=torch.int64).to(device),
-        torch.tensor(layer_of, dtype=torch.int32).to(device),
-        has_nan,
-        m=m,
-        width=triton.next_power_of_2(m),
-        block=BLOCK,
-        dtype=TYPES[scores[0].dtype],
-    )
+    # Triton launches on the current device, whatever the tensors are on.
+    with torch.cuda.device(device) if device.type == "cuda" else nullcontext():
+        _keep_largest[(len(layer_of),)](
+            torch.tensor(rows, dtype=torch.int64).to(device),
+            torch.tensor(layer_of, dtype=torch.int32).to(device),
+            has_nan,
+            m=m,
+            width=triton.next_power_of_2(m),
+            block=block,
+            dtype=TYPES[scores[0].dtype],
+        )
     return masks, has_nan
 
 
-def fits(scores: Sequence[Tensor], levels: Sequence[int | Tensor], m: int) -> bool:
-    """Tell whether `keep_largest_of_groups` takes these."""
-    first = scores[0]
-    return all(isinstance(level, int) for level in levels) and all(
-        score.dtype == first.dtype
-        and score.dtype in TYPES
-        and score.device == first.device
-        and score.shape[1] % m == 0
-        and (score.is_contiguous() or (score.dim() == 4 and score.is_contiguous(memory_format=torch.channels_last)))
-        for score in scores
+def fits(weights: Sequence[Tensor], levels: Sequence[int | Tensor], m: int) -> bool:
+    """Tell whether `keep_largest_of_groups` takes scores stored as these weights are."""
+    first = weights[0]
+    return (
+        m <= LARGEST
+        and all(isinstance(level, int) for level in levels)
+        and all(
+            weight.dtype == first.dtype
+            and weight.dtype in TYPES
+            and weight.device == first.device
+            and weight.shape[1] % m == 0
+            and (
+                weight.is_contiguous()
+                or (weight.dim() == 4 and weight.is_contiguous(memory_format=torch.channels_last))
+            )
+            for weight in weights
+        )
     )

@@ -4,18 +4,22 @@ Each path is a pure function from progress p in [0, 1] to masks, one a layer; th
 target itself. The paths of N:M are in `nm_paths`.
 """
 
-import importlib.util
+import logging
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import ClassVar
 
+import torch
 from torch import Generator, Tensor
 
 from midstate.sparsity.nm import Level
 from midstate.sparsity.patterns import Pattern
 from midstate.sparsity.schedules import Window
 from midstate.sparsity.selection import NAN, Unrankable
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -31,22 +35,30 @@ class Place:
 
 def layer_masks(pattern: Pattern, places: Sequence[Place], levels: Sequence[Level]) -> list[Tensor]:
     """The pattern at a level each: layer by layer, or N:M on a GPU in one kernel, which gives the same bits."""
-    if pattern.name == "nm" and places and _has_kernel(places[0].weight):
+    if pattern.name == "nm" and places and _has_kernel(places[0].weight.device):
         from midstate.sparsity import nm_kernel  # needs Triton
 
-        scores = [place.score() for place in places]
-        if nm_kernel.fits(scores, levels, pattern.m):
-            masks, has_nan = nm_kernel.keep_largest_of_groups(scores, levels, pattern.m)
+        if nm_kernel.fits([place.weight for place in places], levels, pattern.m):
+            masks, has_nan = nm_kernel.keep_largest_of_groups([place.score() for place in places], levels, pattern.m)
             if has_nan.item():
                 raise Unrankable(NAN)
             return masks
     return [pattern.mask(place.score(), level) for place, level in zip(places, levels, strict=True)]
 
 
-def _has_kernel(weight: Tensor) -> bool:
-    """Tell whether Triton can work on a tensor: on a GPU, or anywhere under its interpreter (TRITON_INTERPRET=1)."""
-    there = weight.is_cuda or os.environ.get("TRITON_INTERPRET") == "1"
-    return there and importlib.util.find_spec("triton") is not None
+@cache
+def _has_kernel(device: torch.device) -> bool:
+    """Tell whether Triton works on a device: a GPU, or any under its interpreter (TRITON_INTERPRET=1)."""
+    if device.type != "cuda" and os.environ.get("TRITON_INTERPRET") != "1":
+        return False
+    try:
+        from midstate.sparsity import nm_kernel
+
+        nm_kernel.keep_largest_of_groups([torch.ones(1, 4, device=device)], [1], 4)
+    except Exception as error:  # whatever a missing package, compiler or header raises
+        log.warning(f"warning: masks are made layer by layer, more slowly: Triton does not work here ({error})")
+        return False
+    return True
 
 
 class Path:

@@ -12,8 +12,10 @@ from midstate.sparsity.networks import nth_largest_of
 
 # Longer slices are narrowed down by a sample first: torch's own selections copy them beside their indices.
 LONG = 2**17
-# Up to so many entries a network of comparisons finds the n-th largest sooner than a selection slice by slice.
+# A network of comparisons finds the n-th largest of up to so many entries sooner than a selection slice by slice,
 FEW = 64
+# where there are as many slices for each of them: every comparison is a call.
+SLICES = 100
 # Entries of the sample kept on either side of the expected place; its error is a few hundred at most.
 MARGIN = 1024
 
@@ -43,8 +45,10 @@ def keep_largest(score: Tensor, num_keep: int, dim: int) -> Tensor:
         return torch.full_like(score, num_keep > 0, dtype=torch.bool)
     if score.dim() == 1 and size > LONG:
         threshold = nth_largest(score, num_keep)
-    elif size <= FEW:
+    elif size <= FEW and score.numel() >= SLICES * size**2:
         threshold = nth_largest_of(score.unbind(dim), num_keep).unsqueeze(dim)
+    elif num_keep == 1:
+        threshold = score.amax(dim, keepdim=True)
     else:
         threshold = score.topk(num_keep, dim, sorted=False).values.amin(dim, keepdim=True)
     keep = score >= threshold
