@@ -53,7 +53,8 @@ def write_report(results: Path, claims: list[Claim] | None = None, wandb: str = 
     tables, claims = Tables.read(results), claims or read_claims()
     judged = verdicts.judge(claims, tables.runs)
     write_claims(judged, results / "claims.csv")
-    figures = draw_claims(claims, tables, results / "figures")
+    powerless = {(each.claim, each.overrides) for each in judged if each.verdict == verdicts.NO_POWER}
+    figures = draw_claims(claims, tables, results / "figures", powerless)
     sections = [_section(claim, judged, tables, figures) for claim in claims]
     content = {
         "sections": sections,
