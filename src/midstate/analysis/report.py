@@ -87,8 +87,7 @@ def readme_table(results: Path) -> str:
         cells = ["not run", "", "", "", ""]
         if judged:
             first, *others = judged
-            bounds = "" if math.isnan(first.low) else f" [{first.low:+.2f}, {first.high:+.2f}]"
-            effect = f"{first.effect:+.2f}{bounds} {claim.endpoint.unit}"
+            effect = f"{interval(first)} {claim.endpoint.unit}"
             where = f"{first.scale}, {first.model} on {first.data}"
             found = elsewhere((each.verdict, each.effect) for each in others)
             cells = [where, effect, str(first.seeds), f"**{first.verdict}**", found]
