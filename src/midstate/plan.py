@@ -177,12 +177,7 @@ def _with_scheme_of_runs(config: DictConfig) -> tuple[DictConfig, str | None]:
     if not place:
         return config, None
     with user_errors("pruner"):
-        if not Path(place).is_dir():
-            raise ValueError(f"scheme={place!r}: no such file or directory")
-        try:
-            file = runs.find_in_run(Path(place), "scheme.json", OmegaConf.to_container(config, resolve=True))
-        except ValueError as error:
-            raise ValueError(f"scheme={place!r}: {error}") from error
+        file = runs.find_file("scheme", place, "scheme.json", OmegaConf.to_container(config, resolve=True))
     found = OmegaConf.merge(config, {"pruner": {"scheme": str(file)}})
     return found, runs.read_summary(file.parent)["config_hash"]
 

@@ -89,35 +89,39 @@ def read_summary(directory: Path) -> dict[str, Any] | None:
     return json.loads(path.read_text()) if path.is_file() else None
 
 
-def find_in_run(directory: Path, file: str, config: dict[str, Any]) -> Path:
-    """Return a file that the finished run of the same seed, network and data has left.
+def find_file(setting: str, place: str, file: str, config: dict[str, Any]) -> Path:
+    """Return the file that a setting stands for: a file, or what the finished run of the same seed has left.
 
     Args:
-        directory: of an experiment's runs (outputs/NAME), or of those of one of its configurations.
+        setting: its name, for messages.
+        place: a file, or the directory of an experiment's runs (outputs/NAME) or of those of one of its
+            configurations: then the run of the same seed, network and data counts.
         file: within the run's directory.
         config: the resolved configuration of the run that is to use it.
 
     Raises:
         ValueError: there is none, or several.
     """
-    places = (f"seed{config['seed']}", f"*/seed{config['seed']}")
+    path, seed = Path(place), config["seed"]
+    if path.is_file():
+        return path
+    if not path.is_dir():
+        raise ValueError(f"{setting}={place!r}: no such file or directory")
     found = [
-        path / file
-        for place in places
-        for path in sorted(directory.glob(place))
-        if (read_summary(path) or {}).get("status") == "finished"
-        and (path / file).is_file()
-        and _same_network_and_data(OmegaConf.to_container(OmegaConf.load(path / "config.yaml")), config)
+        run
+        for run in [*sorted(path.glob(f"seed{seed}")), *sorted(path.glob(f"*/seed{seed}"))]
+        if (read_summary(run) or {}).get("status") == "finished"
+        and (run / file).is_file()
+        and _same_network_and_data(OmegaConf.to_container(OmegaConf.load(run / "config.yaml")), config)
     ]
     if len(found) != 1:
-        # The directory, not the file: all seeds are then one configuration.
-        places = ", ".join(str(path.parents[len(Path(file).parts)]) for path in found)
-        way_out = f"name one of {places}" if found else "run that experiment first"
+        # The configuration, not the run: all seeds are then one.
+        others = ", ".join(str(run.parent) for run in found)
         raise ValueError(
-            f"holds {len(found) or 'no'} finished runs of seed {config['seed']} with this network and data, one is "
-            f"needed; {way_out}"
+            f"{setting}={place!r}: holds {len(found) or 'no'} finished runs of seed {seed} with this network and data, "
+            f"one is needed; {f'name one of {others}' if found else 'run that experiment first'}"
         )
-    return found[0]
+    return found[0] / file
 
 
 def _same_network_and_data(one: dict[str, Any], other: dict[str, Any]) -> bool:

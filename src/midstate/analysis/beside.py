@@ -100,7 +100,7 @@ def _role_swaps(claim: Claim, tables: Tables) -> list[Line]:
 
 
 def interval(measured: verdicts.Measured) -> str:
-    """Effect with its 95 % interval."""
+    """Effect with its 95 % interval, of a measurement or a row of claims.csv."""
     if np.isnan(measured.low):
         return "–" if np.isnan(measured.effect) else f"{measured.effect:+.2f}"
     return f"{measured.effect:+.2f} [{measured.low:+.2f}, {measured.high:+.2f}]"

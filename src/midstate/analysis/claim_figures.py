@@ -1,6 +1,6 @@
 """One figure a claim, and the article's own; each shows means and 95 % intervals over seeds."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,11 +37,21 @@ class Drawn:
     runs: str
 
 
-def draw_claims(claims: list[Claim], tables: Tables, folder: Path) -> dict[str, Drawn]:
-    """Draw every claim that has runs, in its first cell that has them; the article's figure under `article`."""
+def draw_claims(
+    claims: list[Claim], tables: Tables, folder: Path, powerless: Collection[tuple[str, str]] = ()
+) -> dict[str, Drawn]:
+    """Draw every claim that has runs, in the first cell that has them; the article's figure under `article`.
+
+    Args:
+        claims: to draw.
+        tables: all rows.
+        folder: for the files.
+        powerless: name and overrides of cells in which nothing can be concluded: drawn only where there is no other.
+    """
     drawn = {}
     for claim in claims:
         cells = [(scale, cell) for scale in ("full", "quick") for cell in claim.cells(scale)]  # the larger, if there
+        cells.sort(key=lambda each: (claim.claim, " ".join(each[1])) in powerless)
         for scale, cell in cells:
             rows = tables.cell(" ".join(cell))
             if rows.has(claim.arms_in(cell)):

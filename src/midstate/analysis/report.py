@@ -53,7 +53,8 @@ def write_report(results: Path, claims: list[Claim] | None = None, wandb: str = 
     tables, claims = Tables.read(results), claims or read_claims()
     judged = verdicts.judge(claims, tables.runs)
     write_claims(judged, results / "claims.csv")
-    figures = draw_claims(claims, tables, results / "figures")
+    powerless = {(each.claim, each.overrides) for each in judged if each.verdict == verdicts.NO_POWER}
+    figures = draw_claims(claims, tables, results / "figures", powerless)
     sections = [_section(claim, judged, tables, figures) for claim in claims]
     content = {
         "sections": sections,
@@ -86,8 +87,7 @@ def readme_table(results: Path) -> str:
         cells = ["not run", "", "", "", ""]
         if judged:
             first, *others = judged
-            bounds = "" if math.isnan(first.low) else f" [{first.low:+.2f}, {first.high:+.2f}]"
-            effect = f"{first.effect:+.2f}{bounds} {claim.endpoint.unit}"
+            effect = f"{interval(first)} {claim.endpoint.unit}"
             where = f"{first.scale}, {first.model} on {first.data}"
             found = elsewhere((each.verdict, each.effect) for each in others)
             cells = [where, effect, str(first.seeds), f"**{first.verdict}**", found]

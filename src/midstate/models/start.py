@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from midstate.runs import find_in_run, read_summary
+from midstate.runs import find_file, read_summary
 from midstate.sparsity import checks
 
 
@@ -30,24 +30,8 @@ class Recipe:
 
 
 def find_checkpoint(checkpoint: str, config: dict[str, Any]) -> Path:
-    """Return the file that a recipe's `checkpoint` stands for.
-
-    Args:
-        checkpoint: a file, or the directory of an experiment's runs: then the run of the same seed, network and data.
-        config: the resolved configuration of the run that is to begin with it.
-
-    Raises:
-        ValueError: there is none, or several.
-    """
-    path = Path(checkpoint)
-    if path.is_file():
-        return path
-    if not path.is_dir():
-        raise ValueError(f"checkpoint={checkpoint!r}: no such file or directory")
-    try:
-        return find_in_run(path, "checkpoints/final.pt", config)
-    except ValueError as error:
-        raise ValueError(f"checkpoint={checkpoint!r}: {error}") from error
+    """Return the file that a recipe's `checkpoint` stands for, see `runs.find_file`."""
+    return find_file("checkpoint", checkpoint, "checkpoints/final.pt", config)
 
 
 def checkpoint_identity(path: Path, seed: int) -> str:
