@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from midstate.sparsity import selection
-from midstate.sparsity.selection import count_largest, keep_largest, nth_largest
+from midstate.sparsity.selection import around, count_largest, keep_largest
 
 
 def count(scores, costs, budget):
@@ -32,11 +32,45 @@ def test_counts_equal_the_slow_definition(seed, ties, share, costs):
     assert count(scores, prices, budget) == slow_counts(scores, prices, budget)
 
 
+@given(
+    seed=st.integers(0, 2**31),
+    shape=st.sampled_from([(200,), (3, 40), (2, 70, 5), (300, 4, 9), (2, 300, 4, 3)]),
+    ties=st.booleans(),
+    share=st.floats(0, 1),
+    marked=st.sampled_from([None, 0.0, 0.5, 1.0]),
+    dtype=st.sampled_from([torch.float32, torch.float64, torch.float16, torch.bfloat16]),
+    dim=st.integers(0, 3),
+)
+def test_selections_equal_a_stable_sort(seed, shape, ties, share, marked, dtype, dim):
+    """By networks or not, with ties or not, whatever the axis and however the scores are stored."""
+    generator, dim = torch.Generator().manual_seed(seed), dim % len(shape)
+    score = torch.rand(shape, generator=generator).to(dtype)
+    score = (score * 4).round() if ties else score
+    num_keep = round(share * shape[dim])
+    one = [*shape[:dim], 1, *shape[dim + 1 :]]
+    whole = None if marked is None else torch.rand(one, generator=generator) < marked
+    order = score.argsort(dim=dim, descending=True, stable=True).narrow(dim, 0, num_keep)
+    slow = torch.zeros(shape, dtype=torch.bool).scatter_(dim, order, True)
+    slow = slow if whole is None else slow | whole
+    assert keep_largest(score, num_keep, dim, whole).equal(slow)
+    assert keep_largest(score.transpose(0, -1).contiguous().transpose(0, -1), num_keep, dim, whole).equal(slow)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_values_on_both_sides_of_a_selection(dtype):
+    rows = torch.tensor([[3, 1, 2, 5], [4, 4, 4, 0], [1, 2, float("nan"), 3]], dtype=dtype)
+    above, below = around(rows, 2)
+    assert above[:2].tolist() == [[3], [4]]
+    assert below[:2].tolist() == [[2], [4]]
+    assert above[2].isnan()
+    assert below[2].isnan()
+
+
 @pytest.mark.parametrize("ties", [False, True])
 @pytest.mark.parametrize("share", [0.001, 0.1, 0.5, 0.999])
 def test_sampling_changes_nothing(monkeypatch, ties, share):
-    """Long vectors are narrowed down by a sample; the result is that of a full sort."""
-    monkeypatch.setattr(selection, "LONG", 4096)
+    """Many units are narrowed down by a sample; the counts are those of a full sort."""
+    monkeypatch.setattr(selection, "SAMPLE", 4096)
     generator = torch.Generator().manual_seed(1)
     scores = [
         torch.randn(size, generator=generator).abs() * scale for size, scale in ((50_000, 1), (9, 9), (30_000, 3))
@@ -44,28 +78,18 @@ def test_sampling_changes_nothing(monkeypatch, ties, share):
     scores = [(score * 4).round() for score in scores] if ties else scores
     budget = int(share * 80_009)
     assert count(scores, [1, 1, 1], budget) == slow_counts(scores, [1, 1, 1], budget)
-    for score in (scores[0], scores[2]):
-        n = max(1, int(share * len(score)))
-        assert nth_largest(score, n) == score.sort(descending=True).values[n - 1]
-        kept = keep_largest(score, n, 0)
-        slow = torch.zeros_like(kept)
-        slow[score.argsort(descending=True, stable=True)[:n]] = True
-        assert torch.equal(kept, slow)
 
 
 def test_a_misleading_sample_is_noticed(monkeypatch):
-    monkeypatch.setattr(selection, "LONG", 4096)
+    monkeypatch.setattr(selection, "SAMPLE", 4096)
     score = torch.ones(60_000)
-    stride = selection._stride(len(score))
-    score[::stride] = 0.0  # all that the sample sees is zero
-    assert nth_largest(score, 10) == 1
+    score[:: selection.distance(len(score) + 5)] = 0.0  # all that the sample sees of it is zero
     assert count([score, torch.full((5,), 2.0)], [1, 1], 105) == [100, 5]
-    assert int(keep_largest(score, 100, 0).sum()) == 100
 
 
-def test_nan_in_a_long_vector_is_refused(monkeypatch):
-    monkeypatch.setattr(selection, "LONG", 4096)
-    score = torch.rand(50_000)
+@pytest.mark.parametrize("size", [50, 50_000])
+def test_nan_in_a_vector_is_refused(size):
+    score = torch.rand(size)
     score[17] = float("nan")
     with pytest.raises(ValueError, match="NaN"):
-        keep_largest(score, 100, 0)
+        keep_largest(score, size // 2, 0)

@@ -99,7 +99,8 @@ class SRSTE(STE):
     def before_step(self, weight: Tensor, mask: Tensor) -> None:
         """Add the decay to the gradient of the pruned weights only."""
         if weight.grad is not None:
-            weight.grad.add_(weight.detach() * ~mask, alpha=self.decay)
+            pruned = (~mask).view(torch.uint8)  # a bool becomes a float 8 times later
+            weight.grad.add_(weight.detach() * pruned, alpha=self.decay)
 
 
 @dataclass(frozen=True)

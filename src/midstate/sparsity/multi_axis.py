@@ -5,7 +5,7 @@ from torch import Generator, Tensor
 
 from midstate.sparsity import checks
 from midstate.sparsity.nm_paths import block_nm_mask
-from midstate.sparsity.selection import keep_largest
+from midstate.sparsity.selection import around, keep_largest
 
 
 def multi_axis_mask(
@@ -57,9 +57,9 @@ def _soft(rows: Tensor, n: int, m: int, tau: float) -> Tensor:
     """s of every row: 0 for the k smallest, sigmoid((|w| - thr) / tau) above, thr between the k-th and the next."""
     length = rows.shape[1]
     k = (m - n) * length // m
-    if k == 0:  # a row shorter than a block
+    if k in (0, length):  # a row shorter than a block, and one that is emptied
         return torch.zeros_like(rows)
-    stay = keep_largest(rows, length - k, 1)
-    below = rows.where(~stay, -torch.inf).amax(1, keepdim=True)
-    above = rows.where(stay, torch.inf).amin(1, keepdim=True)
-    return torch.where(stay, torch.sigmoid((rows - (below + above) / 2) / tau), 0)
+    above, below = around(rows, length - k)
+    tied = bool((above == below).any())  # across the threshold: the lower index stays
+    stay = keep_largest(rows, length - k, 1) if tied else rows >= above
+    return torch.sigmoid((rows - (below + above) / 2) / tau) * stay.view(torch.uint8)

@@ -110,15 +110,26 @@ class NM:
         """Sum what belongs to one unit: nothing to sum, a unit is a weight."""
         return weights
 
-    def mask(self, score: Tensor, level: Level) -> Tensor:
-        """Keep the `level` largest scores of each group; see `nm_mask`. A partial last group keeps its share."""
+    def mask(self, score: Tensor, level: Level, dense: Tensor | None = None) -> Tensor:
+        """Keep the `level` largest scores of each group; see `nm_mask`. A partial last group keeps its share.
+
+        Args:
+            score: (O, C) or (O, C, *K), 0 or more.
+            level: units kept in each group.
+            dense: marks groups of which all is kept, (O, groups, *K); None: none.
+        """
         if isinstance(level, Tensor):
             masks = torch.empty_like(score, dtype=torch.bool)
             for each in level.unique().tolist():
                 rows = level == each
-                masks[rows] = self.mask(score[rows], each)
+                masks[rows] = self.mask(score[rows], each, None if dense is None else dense[rows])
             return masks
-        parts = [self._keep_groups(part, kept, size) for part, kept, size in self._parts(score, level)]
+        parts, done = [], 0
+        for part, kept, size in self._parts(score, level):
+            groups = grouped(part, size)
+            whole = None if dense is None else dense[:, done : done + groups.shape[1]].unsqueeze(GROUP_DIM)
+            parts.append(keep_largest(groups, kept, GROUP_DIM, whole).flatten(1, 2))
+            done += groups.shape[1]
         return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
 
     def expand(self, mask: Tensor, shape: torch.Size) -> Tensor:
@@ -158,6 +169,3 @@ class NM:
         whole = tensor.shape[1] - rest
         parts = [(tensor[:, :whole], level, self.m)] if whole else []
         return [*parts, (tensor[:, whole:], self._partial(level, rest), rest)]
-
-    def _keep_groups(self, score: Tensor, level: int, size: int) -> Tensor:
-        return keep_largest(grouped(score, size), level, GROUP_DIM).flatten(1, 2)

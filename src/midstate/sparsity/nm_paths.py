@@ -172,11 +172,8 @@ class Blocks(Path):
             dense = joint.split([len(norm) for norm in flat])
         else:
             dense = [self._dense(flat[i], left[i], p, place.generator) for i, place in enumerate(places)]
-        targets = layer_masks(pattern, places, [place.level for place in places])
-        return [
-            target | spread_blocks(marks.view(norm.shape), target.shape, pattern.m)
-            for target, norm, marks in zip(targets, norms, dense, strict=True)
-        ]
+        marks = [each.view(norm.shape).movedim(-1, 1).contiguous() for each, norm in zip(dense, norms, strict=True)]
+        return layer_masks(pattern, places, [place.level for place in places], marks)
 
     def _dense(self, norm: Tensor, left: Tensor | None, p: float, generator: Generator | None) -> Tensor:
         """Mark the blocks that are dense at progress p; `left` marks those that left that state before."""

@@ -33,8 +33,13 @@ class Place:
     generator: Generator  # of the layer's random orders
 
 
-def layer_masks(pattern: Pattern, places: Sequence[Place], levels: Sequence[Level]) -> list[Tensor]:
-    """The pattern at a level each: layer by layer, or N:M on a GPU in one kernel, which gives the same bits."""
+def layer_masks(
+    pattern: Pattern, places: Sequence[Place], levels: Sequence[Level], dense: Sequence[Tensor] | None = None
+) -> list[Tensor]:
+    """The pattern at a level each: layer by layer, or N:M on a GPU in one kernel, which gives the same bits.
+
+    `dense` marks the groups of N:M of which all is kept, (O, groups, *K) each.
+    """
     if pattern.name == "nm" and places and _has_kernel(places[0].weight.device):
         from midstate.sparsity import nm_kernel  # needs Triton
 
@@ -42,8 +47,12 @@ def layer_masks(pattern: Pattern, places: Sequence[Place], levels: Sequence[Leve
             masks, has_nan = nm_kernel.keep_largest_of_groups([place.score() for place in places], levels, pattern.m)
             if has_nan.item():
                 raise Unrankable(NAN)
-            return masks
-    return [pattern.mask(place.score(), level) for place, level in zip(places, levels, strict=True)]
+            if dense is None:
+                return masks
+            return [mask | marks.repeat_interleave(pattern.m, 1) for mask, marks in zip(masks, dense, strict=True)]
+    if dense is None:
+        return [pattern.mask(place.score(), level) for place, level in zip(places, levels, strict=True)]
+    return [pattern.mask(place.score(), *rest) for place, *rest in zip(places, levels, dense, strict=True)]
 
 
 @cache

@@ -12,10 +12,11 @@ from midstate.sparsity.allocation import BUDGETS, Allocation, Candidate, uniform
 from midstate.sparsity.nm import Level
 from midstate.sparsity.patterns import Pattern
 from midstate.sparsity.schedules import floor
-from midstate.sparsity.selection import LONG, count_largest, refuse_nan
+from midstate.sparsity.selection import count_largest, refuse_nan
 
 NORMALISERS = ("none", "mean")
 REFRESHES = ("once", "tick")
+CHUNK = 2**17  # weights whose sums in fp64 exist at a time
 TINY = torch.finfo(torch.float32).tiny  # instead of 0 below a fraction: a layer of zeros scores 0
 
 
@@ -74,7 +75,7 @@ class LAMP(Global):
         else:
             score.numpy().sort()  # several times as fast as torch, and without indices beside it
         left = score.square_().sum(dtype=torch.float64)  # fp64: a long sum keeps its small terms
-        for chunk in score.split(LONG):
+        for chunk in score.split(CHUNK):
             downwards = chunk.cumsum(0, dtype=torch.float64)
             upwards = left - downwards + chunk
             left = left - downwards[-1]

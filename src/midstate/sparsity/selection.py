@@ -10,14 +10,14 @@ from torch import Tensor
 
 from midstate.sparsity.networks import nth_largest_of
 
-# Longer slices are narrowed down by a sample first: torch's own selections copy them beside their indices.
-LONG = 2**17
+# Entries of the sample by which a ranking of whole layers is narrowed down.
+SAMPLE = 2**17
+# Entries of it that are kept on either side of the expected place; its error is a few hundred at most.
+MARGIN = 1024
 # A network of comparisons finds the n-th largest of up to so many entries sooner than a selection slice by slice,
 FEW = 64
 # where there are as many slices for each of them: every comparison is a call.
 SLICES = 100
-# Entries of the sample kept on either side of the expected place; its error is a few hundred at most.
-MARGIN = 1024
 
 
 class Unrankable(ValueError):
@@ -27,11 +27,17 @@ class Unrankable(ValueError):
 NAN = "weights contain NaN: they cannot be ranked"
 
 
-def keep_largest(score: Tensor, num_keep: int, dim: int) -> Tensor:
+def keep_largest(score: Tensor, num_keep: int, dim: int, whole: Tensor | None = None) -> Tensor:
     """Mark the `num_keep` largest entries of `score` along `dim`, exactly that many.
 
     Ties go to the lower index. A selection, not a sort: one threshold per slice, and the exact
     repair of ties only where a tie crosses the threshold.
+
+    Args:
+        score: any shape.
+        num_keep: 0 to the size of `dim`.
+        dim: along which slices are taken.
+        whole: marks slices of which all entries are kept instead; as score, but 1 long along `dim`.
 
     Returns:
         BoolTensor of score's shape.
@@ -42,40 +48,54 @@ def keep_largest(score: Tensor, num_keep: int, dim: int) -> Tensor:
     size = score.shape[dim]
     if num_keep in (0, size):
         refuse_nan(score)
-        return torch.full_like(score, num_keep > 0, dtype=torch.bool)
-    if score.dim() == 1 and size > LONG:
-        threshold = nth_largest(score, num_keep)
-    elif size <= FEW and score.numel() >= SLICES * size**2:
+        keep = torch.full_like(score, num_keep > 0, dtype=torch.bool)
+        return keep if whole is None else keep | whole
+    if size <= FEW and score.numel() >= SLICES * size**2:
         threshold = nth_largest_of(score.unbind(dim), num_keep).unsqueeze(dim)
-    elif num_keep == 1:
-        threshold = score.amax(dim, keepdim=True)
     else:
-        threshold = score.topk(num_keep, dim, sorted=False).values.amin(dim, keepdim=True)
+        threshold = around(score.movedim(dim, -1), num_keep)[0].movedim(-1, dim)
+    refuse_nan(threshold)
+    most = num_keep * threshold.numel()
+    if whole is not None:
+        threshold = threshold.masked_fill(whole, -torch.inf)
+        most += (size - num_keep) * int(whole.count_nonzero())
     keep = score >= threshold
-    refuse_nan(threshold)  # NaN anywhere in a slice is its threshold
     # Every slice keeps enough, so none keeps too many where the sum is right.
-    if int(keep.view(torch.uint8).sum(dtype=torch.int64)) == num_keep * threshold.numel():
-        return keep
-    above = score > threshold
-    missing = num_keep - above.sum(dim, keepdim=True)
-    tied = score == threshold
-    return above | (tied & (tied.cumsum(dim) <= missing))
+    if int(keep.count_nonzero()) > most:
+        over = keep.sum(dim, keepdim=True) > num_keep
+        over = over if whole is None else over & ~whole
+        _repair(*(each.movedim(dim, -1) for each in (keep, score, threshold)), over.movedim(dim, -1)[..., 0], num_keep)
+    return keep
 
 
-def nth_largest(score: Tensor, n: int) -> Tensor:
-    """The n-th largest entry (1 is the largest) of a vector of any length.
+def _repair(keep: Tensor, rows: Tensor, threshold: Tensor, over: Tensor, num_keep: int) -> None:
+    """Keep only the tied entries of lower index in the rows that have kept more than `num_keep` (in place)."""
+    rows, threshold = rows[over], threshold[over]
+    above, tied = rows > threshold, rows == threshold
+    missing = num_keep - above.sum(-1, keepdim=True)
+    keep[over] = above | (tied & (tied.cumsum(-1) <= missing))
 
-    Raises:
-        Unrankable: score contains NaN.
+
+def around(rows: Tensor, num_keep: int) -> tuple[Tensor, Tensor]:
+    """The values on both sides of a selection.
+
+    Args:
+        rows: (*, length).
+        num_keep: how many of each row are selected, 1..length-1.
+
+    Returns:
+        The smallest of the `num_keep` largest of each row, and the largest of the others, (*, 1) each. NaN in a row
+        gives NaN.
     """
-    refuse_nan(score)
-    stride = _stride(len(score))
-    high, low = _bracket(score[::stride].sort(descending=True).values, n // stride)
-    above = int((score > high).sum())
-    middle = score[(score <= high) & (score >= low)]
-    if not above < n <= above + len(middle):  # the sample misled
-        above, middle = 0, score
-    return middle.kthvalue(len(middle) - (n - above) + 1).values
+    num_drop = rows.shape[-1] - num_keep
+    if rows.device.type == "cpu" and rows.dtype != torch.bfloat16:  # which numpy does not know
+        parted = rows.detach().clone(memory_format=torch.contiguous_format)
+        parted.numpy().partition(num_drop)  # several times as fast as torch's selections, and without indices beside it
+    else:
+        parted = rows.sort(-1).values
+    low, high = parted.split((num_drop, num_keep), -1)
+    nan = high.amax(-1, keepdim=True).isnan()  # it is ordered last
+    return high[..., :1].masked_fill(nan, torch.nan), low.amax(-1, keepdim=True).masked_fill(nan, torch.nan)
 
 
 def count_largest(
@@ -92,7 +112,7 @@ def count_largest(
     Returns:
         The counts, one a layer.
     """
-    stride = _stride(sum(sizes))
+    stride = distance(sum(sizes))
     if stride > 1:
         # A copy: a view would keep the whole vector alive.
         sample, weight = _joint([score()[::stride].clone() for score in scores], costs)
@@ -110,9 +130,9 @@ def refuse_nan(score: Tensor) -> None:
         raise Unrankable(NAN)
 
 
-def _stride(size: int) -> int:
+def distance(size: int) -> int:
     """Distance between sampled entries; prime to 2 and 3, so that no kernel position or channel is left out."""
-    stride = max(1, size // LONG)
+    stride = max(1, size // SAMPLE)
     while stride % 2 == 0 or stride % 3 == 0:
         stride += 1
     return stride
