@@ -34,12 +34,13 @@ def main() -> None:
     arguments = parser.parse_args()
     benchmark = importlib.import_module(f"midstate.bench.{arguments.command}")
     result = {"machine": machine(), "rows": benchmark.measure(arguments.repeats or COMMANDS[arguments.command])}
-    print(table(result))
+    shown = {**result, "rows": getattr(benchmark, "shown", list)(result["rows"])}
+    print(table(shown))
     if arguments.json:
         arguments.json.parent.mkdir(parents=True, exist_ok=True)
         arguments.json.write_text(json.dumps(result, indent=1) + "\n")
     if arguments.readme:
-        marks.put(ROOT / "README.md", f"bench:{arguments.command}", table(result))
+        marks.put(ROOT / "README.md", f"bench:{arguments.command}", table(shown))
 
 
 if __name__ == "__main__":

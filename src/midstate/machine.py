@@ -24,7 +24,8 @@ def keep_freed_memory() -> bool:
 
 
 def fast_at_bfloat16(device: torch.device) -> bool:
-    """Tell whether a device multiplies bfloat16 much faster than float32: in hardware, by the tile."""
+    """Tell whether a device multiplies bfloat16 much faster than float32: in hardware, with instructions for it."""
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device) >= (8, 0)  # Ampere
-    return bool(torch.cpu.get_capabilities().get("amx_bf16"))
+    offered = torch.cpu.get_capabilities()
+    return bool(offered.get("amx_bf16") or offered.get("avx512_bf16"))
