@@ -6,17 +6,20 @@ With --json F also writes rows and machine, with --readme puts the table into RE
 import argparse
 import importlib
 import json
+import sys
 from pathlib import Path
 
 from midstate import marks
-from midstate.bench.common import ROOT, machine, table
+from midstate.bench.common import ROOT, machine, rendered
 
 # With the usual number of repeats.
 COMMANDS = {
     "data": 7,
     "first_run": 3,
+    "gate": 5,
     "mask": 15,
     "ranking": 5,
+    "refresh": 30,
     "scaling": 7,
     "startup": 7,
     "step": 15,
@@ -34,13 +37,15 @@ def main() -> None:
     arguments = parser.parse_args()
     benchmark = importlib.import_module(f"midstate.bench.{arguments.command}")
     result = {"machine": machine(), "rows": benchmark.measure(arguments.repeats or COMMANDS[arguments.command])}
-    shown = {**result, "rows": getattr(benchmark, "shown", list)(result["rows"])}
-    print(table(shown))
+    text = rendered(arguments.command, result)
+    print(text)
     if arguments.json:
         arguments.json.parent.mkdir(parents=True, exist_ok=True)
         arguments.json.write_text(json.dumps(result, indent=1) + "\n")
     if arguments.readme:
-        marks.put(ROOT / "README.md", f"bench:{arguments.command}", table(shown))
+        marks.put(ROOT / "README.md", f"bench:{arguments.command}", text)
+    if not all(row.get("holds", True) for row in result["rows"]):
+        sys.exit("a limit is broken")
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ kept = keep_freed_memory() if {keep} else True
 for step in range(30):
     if step == 10:
         before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    activations = [torch.ones(6 * 2**20) for _ in range(4)]  # 24 MiB each
+    activations = [torch.ones(16 * 2**20) for _ in range(4)]  # 64 MiB each
     del activations
 print(kept, resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
@@ -24,7 +24,7 @@ def test_memory_that_was_freed_is_not_paged_in_again():
     kept, faults = _run(keep=True)
     assert kept == "True"
     assert int(faults) < 500
-    # Otherwise every allocation of 24 MiB would cost its 6,144 pages, 80 times over.
+    # Otherwise every allocation of 64 MiB would cost its 16,384 pages, 80 times over.
 
 
 def _run(*, keep: bool):

@@ -8,6 +8,7 @@ from conftest import TINY, composed
 
 from midstate.config import ConfigError
 from midstate.engine import train_step
+from midstate.metrics import evaluate
 from midstate.plan import Plan
 from midstate.run import run
 
@@ -42,9 +43,24 @@ def test_weights_optimizer_and_masks_stay_what_they_are(tmp_path):
         train_step(session, images, labels)
     assert {parameter.dtype for parameter in session.model.parameters()} == {torch.float32}
     assert {mask.dtype for mask in session.pruner.masks} == {torch.bool}
-    for layer, mask in zip(session.pruner.layers, session.pruner.masks, strict=True):
-        assert mask.stride() == layer.module.parametrizations.weight.original.stride()
     assert {buffer.dtype for state in session.optimizer.state.values() for buffer in state.values()} == {torch.float32}
+
+
+def test_training_passes_take_the_settings_and_evaluations_do_not():
+    plan = Plan.of(composed(*TINY, "pruner=nm_block", "trainer.precision=bf16", "trainer.channels_last=true"))
+    session = plan.prepare()
+    seen = []
+    convolution = session.pruner.layers[0].module
+    convolution.register_forward_hook(
+        lambda module, inputs, output: seen.append(
+            (output.dtype, inputs[0].is_contiguous(memory_format=torch.channels_last))
+        )
+    )
+    session.model.train()
+    train_step(session, *next(session.batches.epoch(0)))
+    evaluate(session.model, session.data.validation)
+    assert seen[0] == (torch.bfloat16, True)
+    assert seen[-1] == (torch.float32, False)
 
 
 def test_auto_is_decided_and_recorded():

@@ -6,7 +6,7 @@ import re
 import pytest
 from conftest import ROOT
 
-from midstate.bench.common import table
+from midstate.bench.common import rendered
 
 README = (ROOT / "README.md").read_text()
 
@@ -15,7 +15,7 @@ README = (ROOT / "README.md").read_text()
 def test_benchmark_tables_are_those_on_record(benchmark):
     """`python scripts/bench.py NAME --json results/bench/NAME.json --readme` writes both."""
     record = json.loads((ROOT / "results" / "bench" / f"{benchmark}.json").read_text())
-    assert f"<!-- bench:{benchmark} -->\n{table(record)}\n<!-- end -->" in README
+    assert f"<!-- bench:{benchmark} -->\n{rendered(benchmark, record)}\n<!-- end -->" in README
 
 
 def test_members_in_the_tables_are_those_under_conf():

@@ -4,22 +4,22 @@ import ctypes
 
 import torch
 
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of malloc.h
-LARGEST = {M_MMAP_THRESHOLD: 32 * 2**20, M_TRIM_THRESHOLD: 2**31 - 1}  # bytes; glibc takes no more
+M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of malloc.h
+KEEP = {M_TRIM_THRESHOLD: -1, M_MMAP_MAX: 0}  # never trim the heap, and let it hold large allocations, too
 
 
 def keep_freed_memory() -> bool:
     """Keep freed memory for the next allocation instead of giving it back to the system; False where unknown.
 
     A training step frees and allocates the same activations over and over; glibc gives those of 128 KiB or more
-    back each time, and the system then hands out zeroed pages anew: a fifth of a small network's training. The
-    process keeps its peak until it ends; results do not change.
+    back each time, and the system then hands out zeroed pages anew: a fifth of a small network's training, more of a
+    large one's. The process keeps its peak, which is somewhat higher, until it ends; results do not change.
     """
     try:
         set_option = ctypes.CDLL(None).mallopt  # glibc's
     except (AttributeError, OSError, TypeError):
         return False
-    taken = [set_option(option, value) for option, value in LARGEST.items()]  # all of them, whatever becomes of one
+    taken = [set_option(option, value) for option, value in KEEP.items()]  # all of them, whatever becomes of one
     return all(taken)
 
 

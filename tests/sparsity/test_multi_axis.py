@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from midstate.sparsity import block_nm_mask, multi_axis_mask
+from midstate.sparsity.multi_axis import axis_scale
 
 
 def weight_of(shape, seed=0):
@@ -76,3 +77,10 @@ def test_bad_arguments_are_refused():
     for bad in ({"tau": 0}, {"p": 2}, {"n": 5}, {"order": "up"}, {"m": 3}):
         with pytest.raises(ValueError, match=r"must be|divisible"):
             multi_axis_mask(weight, **{"n": 2, "m": 4, **bad})
+
+
+def test_nan_has_no_place_on_an_axis():
+    weight = weight_of((4, 16, 1, 1))
+    weight[0, 0] = float("nan")
+    with pytest.raises(ValueError, match="NaN"):
+        axis_scale(weight, 1, 4)

@@ -127,3 +127,22 @@ def test_a_partial_group_keeps_its_share():
     assert pattern.kept(score.shape, 2) == 3
     assert pattern.verify(score * mask, 2)
     assert not pattern.verify(score, 2)
+
+
+@given(
+    seed=st.integers(0, 2**31),
+    channels=st.sampled_from([16, 20, 5]),
+    kernel=st.sampled_from([(), (3, 3)]),
+    level=st.sampled_from([0, 1, 4, 8, "by filter"]),
+    ties=st.booleans(),
+    layout=st.sampled_from([torch.contiguous_format, torch.channels_last]),
+)
+def test_groups_that_stay_dense_are_whole_and_the_others_as_without_them(seed, channels, kernel, level, ties, layout):
+    score = weights((300, channels, *kernel), seed, ties).abs()
+    score = score.to(memory_format=layout) if kernel else score
+    score[0] = -torch.inf  # what may not come back
+    pattern, groups = NM(2, 8), -(-channels // 8)
+    level = torch.tensor([1, 2, 8] * 100) if level == "by filter" else level
+    dense = torch.rand(300, groups, *kernel, generator=torch.Generator().manual_seed(seed)) < 0.5
+    spread = dense.repeat_interleave(8, 1)[:, :channels]
+    assert pattern.mask(score, level, dense).equal(pattern.mask(score, level) | spread)

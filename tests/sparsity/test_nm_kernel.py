@@ -14,16 +14,17 @@ from midstate.sparsity import NM
 from midstate.sparsity.nm_kernel import fits, keep_largest_of_groups
 
 torch.manual_seed(0)
-for m in (4, 6, 8, 16):
+for m in (2, 4, 6, 16, 32):
     shapes = ((8, 3 * m, 3, 3), (5, m), (300, 4 * m, 1, 1), (3, 2 * m, 5))
-    for ties in (False, True):
+    for turn, ties in enumerate((False, True, False, True, False)):
         scores = [torch.randn(shape).abs() for shape in shapes]
         scores.append(torch.randn(4, 2 * m, 3, 3).abs().to(memory_format=torch.channels_last))
         scores[0][1] = -torch.inf
         if ties:
             scores = [(2 * score).round() for score in scores]
         levels = [1, m // 2, m - 1, 0, m]
-        for dtype in (torch.float32, torch.bfloat16):
+        levels = levels[turn:] + levels[:turn]  # each shape and layout has each level
+        for dtype in (torch.float32, torch.float16, torch.bfloat16):
             typed = [score.to(dtype) for score in scores]
             assert fits(typed, levels, m)
             masks, has_nan = keep_largest_of_groups(typed, levels, m)
@@ -76,6 +77,28 @@ def test_the_pruner_takes_the_kernel_where_there_is_one(path):
     assert fused.startswith("True ")
     assert eager.removeprefix("False ").removeprefix("True ") == fused.removeprefix("True ")
     assert "NaN" in fused
+
+
+BROKEN = """
+import logging, sys
+logging.basicConfig(stream=sys.stdout, format="%(message)s")
+from midstate.sparsity import nm_kernel
+def fail(*arguments):
+    raise RuntimeError("no compiler")
+nm_kernel.keep_largest_of_groups = fail
+sys.argv = ["-c", "blocks"]
+exec(sys.stdin.read())
+"""
+
+
+def test_where_triton_does_not_work_masks_are_made_layer_by_layer_and_that_is_said_once():
+    done = subprocess.run(
+        [sys.executable, "-c", BROKEN], input=PRUNER, env={**os.environ, "TRITON_INTERPRET": "1"},
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    warning, *rest = done.stdout.splitlines()
+    assert "Triton does not work here (no compiler)" in warning
+    assert "\n".join(rest) == interpreted(PRUNER, "blocks", TRITON_INTERPRET="1").strip()
 
 
 def test_what_the_kernel_does_not_take_is_said():

@@ -269,8 +269,9 @@ def test_churn_counts_units_not_weights():
 SAMPLE = Sample(torch.randn(8, 3, 5, 5, generator=torch.Generator().manual_seed(1)), torch.arange(8))
 
 
-def mixed(model, score="sensitivity", path=None, **more):
-    method = Method(Scope(), NM(2, 8), L1(), Budget(score, [1, 2, 4, 8], **more), path or Direct(), Update(), SRSTE())
+def mixed(model, score="sensitivity", path=None, estimator=None, **more):
+    allocation = Budget(score, [1, 2, 4, 8], **more)
+    method = Method(Scope(), NM(2, 8), L1(), allocation, path or Direct(), Update(), estimator or SRSTE())
     return Pruner(model, method, Schedule("linear", 0, 0.5), 10, 100, classifier="4", sample=SAMPLE)
 
 
@@ -287,6 +288,11 @@ def test_measuring_leaves_model_and_masks_as_they_were(score):
     assert model.training
     plain = nn.functional.cross_entropy(network()(SAMPLE.images), SAMPLE.labels).detach()
     assert dense == pytest.approx(float(plain), rel=1e-5)
+
+
+def test_levels_are_measured_under_a_scaling_estimator_too():
+    pruner = mixed(network(), estimator=MultiAxis())
+    assert len({pruner._view.candidates()[0].loss(level) for level in (1, 2, 4, 8)}) == 4
 
 
 def test_every_layer_walks_from_dense_to_its_own_n():

@@ -1,5 +1,6 @@
 """What all benchmarks share: processes, provenance, tables."""
 
+import importlib
 import json
 import os
 import platform
@@ -7,6 +8,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -39,6 +41,24 @@ def timed_process(arguments: list[str]) -> dict[str, Any]:
             raise subprocess.CalledProcessError(os.waitstatus_to_exitcode(status), process.args)
         summaries = [json.loads(path.read_text()) for path in Path(directory).glob("outputs/*/*/*/summary.json")]
         return {"seconds": seconds, "peak_gib": usage.ru_maxrss / 2**20, "summaries": summaries}
+
+
+def run_all(jobs: Sequence[tuple[list[str], Path]], at_once: int = 2) -> int:
+    """Training runs in processes of their own, forked from one that has imported everything.
+
+    Args:
+        jobs: for each the arguments of train.py and the file for its output.
+        at_once: how many side by side.
+
+    Returns:
+        The largest exit status.
+    """
+    from concurrent.futures import ThreadPoolExecutor
+
+    from midstate.reproduce.process import exit_status, start_train
+
+    with ThreadPoolExecutor(at_once) as pool:
+        return max(pool.map(lambda job: abs(exit_status(start_train(*job))), jobs))
 
 
 def prepared(*overrides: str) -> "Session":
@@ -80,6 +100,12 @@ def _processor() -> str:
         return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
     except (OSError, StopIteration):
         return platform.processor() or platform.machine()
+
+
+def rendered(benchmark: str, result: dict[str, Any]) -> str:
+    """Render the result of a benchmark as it is to be read: where its module has `shown`, as that arranges the rows."""
+    module = importlib.import_module(f"midstate.bench.{benchmark}")
+    return table({**result, "rows": getattr(module, "shown", list)(result["rows"])})
 
 
 def table(result: dict[str, Any]) -> str:

@@ -24,11 +24,11 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 """
 RUN = (str(ROOT / "train.py"), "pruner=nm_block", "schedule=cubic")
 WAYS = {
+    "import torch": ["-c", "import torch"],
     "train.py --help": [str(ROOT / "train.py"), "--help"],
     "train.py --cfg job": [str(ROOT / "train.py"), "--cfg", "job"],
-    "launch to first training step": ["-c", FIRST_STEP, *RUN],
-    "the same without W&B": ["-c", FIRST_STEP, *RUN, "logger=none"],
-    "import torch": ["-c", "import torch"],
+    "launch to first training step, without W&B": ["-c", FIRST_STEP, *RUN, "logger=none"],
+    "launch to first training step": ["-c", FIRST_STEP, *RUN],  # last: W&B's own process ends a little later
 }
 
 

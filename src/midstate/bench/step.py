@@ -8,6 +8,7 @@ and take their steps in turn, so that every figure is a ratio to the dense step 
 
 import os
 import time
+from collections.abc import Sequence
 from itertools import cycle
 from statistics import median
 from typing import Any
@@ -41,25 +42,28 @@ CIFAR_STEPS = 782  # an epoch of 50,000 images: what one refresh an epoch is sha
 PUBLISHED = "SR-STE, published loop"
 
 
-def measure(repeats: int) -> list[dict[str, Any]]:
+def measure(
+    repeats: int, methods: Sequence[str] = tuple(METHODS), settings: Sequence[str] = tuple(SETTINGS)
+) -> list[dict[str, Any]]:
     """One row a way of training, refresh interval and setting."""
     ways: dict[tuple[str, str], _Way] = {("fp32", PUBLISHED): _Published(*SETTINGS["fp32"])}
-    for settings, overrides in SETTINGS.items():
-        ways[settings, "dense"] = _Way("pruner=dense", *overrides)
-        ways[settings, "dense, bare loop"] = _Bare(*overrides)
-        for name, method in METHODS.items():
-            ways[settings, name] = _Way(*method, *overrides)
+    for setting in settings:
+        overrides = SETTINGS[setting]
+        ways[setting, "dense"] = _Way("pruner=dense", *overrides)
+        ways[setting, "dense, bare loop"] = _Bare(*overrides)
+        for name in methods:
+            ways[setting, name] = _Way(*METHODS[name], *overrides)
     for _ in range(repeats):
         for way in ways.values():
             way.take()
     published = ways["fp32", PUBLISHED].seconds
     rows = []
-    for (settings, name), way in ways.items():
-        dense = ways[settings, "dense"].seconds
+    for (setting, name), way in ways.items():
+        dense = ways[setting, "dense"].seconds
         for refresh, interval in way.intervals.items():
             rows.append(
                 {
-                    "settings": settings,
+                    "settings": setting,
                     "pruner": name,
                     "refresh": refresh,
                     "interval": interval,

@@ -1,11 +1,11 @@
-"""sweep: how many runs of the default job an hour has: Hydra's basic launcher, its joblib pool, and reproduce.py."""
+"""sweep: how many runs of the default job an hour has: Hydra's basic launcher, its joblib pool, and forked runs."""
 
 import sys
 from pathlib import Path
 from statistics import median
 from typing import Any
 
-from midstate.bench.common import ROOT, timed_process
+from midstate.bench.common import ROOT, run_all, timed_process
 
 RUNS = 20
 JOB = ("pruner=nm_block", "schedule=cubic", "logger=none")
@@ -18,7 +18,7 @@ def measure(repeats: int) -> list[dict[str, Any]]:
         "joblib pool (-m launcher=pool)": [
             str(ROOT / "train.py"), "-m", "launcher=pool", *JOB, f"seed=range(0,{RUNS})",
         ],
-        "scripts/reproduce.py --jobs 2": ["-m", "midstate.bench.sweep"],
+        "forked, as scripts/reproduce.py --jobs 2 does": ["-m", "midstate.bench.sweep"],
     }  # fmt: skip
     seconds: dict[str, list[float]] = {way: [] for way in ways}
     for _ in range(repeats):
@@ -35,18 +35,5 @@ def measure(repeats: int) -> list[dict[str, Any]]:
     ]
 
 
-def _as_reproduce_does() -> None:
-    """The same jobs, each a process of its own forked from one that has imported everything."""
-    from concurrent.futures import ThreadPoolExecutor
-
-    from midstate.reproduce.process import exit_status, start_train
-
-    def one(seed: int) -> int:
-        return exit_status(start_train([*JOB, f"seed={seed}"], Path(f"{seed}.log")))
-
-    with ThreadPoolExecutor(2) as pool:
-        sys.exit(max(map(abs, pool.map(one, range(RUNS)))))
-
-
 if __name__ == "__main__":
-    _as_reproduce_does()
+    sys.exit(run_all([([*JOB, f"seed={seed}"], Path(f"{seed}.log")) for seed in range(RUNS)]))

@@ -31,10 +31,10 @@ def _table() -> np.ndarray:
     Importing the library only to have it read that file would take a second of every run.
     """
     found = importlib.util.find_spec("sklearn")
-    file = Path(found.origin).parent / "datasets" / "data" / "digits.csv.gz"
-    if file.is_file():
+    file = found and Path(found.origin).parent / "datasets" / "data" / "digits.csv.gz"
+    if file and file.is_file():
         return np.loadtxt(file, delimiter=",", dtype=np.float32)
-    from sklearn.datasets import load_digits  # wherever it has moved
+    from sklearn.datasets import load_digits  # wherever it has moved; without the library, says so
 
     bunch = load_digits()
     return np.column_stack([bunch.data, bunch.target]).astype(np.float32)

@@ -99,7 +99,7 @@ class SRSTE(STE):
     def before_step(self, weight: Tensor, mask: Tensor) -> None:
         """Add the decay to the gradient of the pruned weights only."""
         if weight.grad is not None:
-            pruned = (~mask).view(torch.uint8)  # a bool becomes a float 8 times later
+            pruned = (~mask).view(torch.uint8)  # bytes become floats several times sooner
             weight.grad.add_(weight.detach() * pruned, alpha=self.decay)
 
 

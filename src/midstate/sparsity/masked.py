@@ -7,7 +7,7 @@ from midstate.sparsity.estimators import Estimator
 
 
 class Masked(nn.Module):
-    """Parametrization of one tensor by a bool mask, and a float scale (0 where masked) where the estimator has one.
+    """Parametrization of one tensor by a bool mask, and a float scale where the estimator has one.
 
     Both are refreshed in place, so that a compiled model sees it.
     """
@@ -24,5 +24,5 @@ class Masked(nn.Module):
         """Return the weight that the layer uses."""
         if self.training and self.estimator.trains_dense and not self.always:
             return weight
-        # Bytes become floats 8 times sooner than bools do; 1 and 0 they are either way.
-        return self.estimator.apply(weight, self.scale if self.estimator.scales else self.mask.view(torch.uint8))
+        factor = self.mask.view(torch.uint8)  # 0 or 1; bytes become floats several times sooner than bools do
+        return self.estimator.apply(weight, factor * self.scale if self.estimator.scales else factor)

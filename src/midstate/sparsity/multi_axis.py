@@ -5,7 +5,7 @@ from torch import Generator, Tensor
 
 from midstate.sparsity import checks
 from midstate.sparsity.nm_paths import block_nm_mask
-from midstate.sparsity.selection import around, keep_largest
+from midstate.sparsity.selection import around, keep_largest, refuse_nan
 
 
 def multi_axis_mask(
@@ -60,6 +60,7 @@ def _soft(rows: Tensor, n: int, m: int, tau: float) -> Tensor:
     if k in (0, length):  # a row shorter than a block, and one that is emptied
         return torch.zeros_like(rows)
     above, below = around(rows, length - k)
+    refuse_nan(above)
     tied = bool((above == below).any())  # across the threshold: the lower index stays
     stay = keep_largest(rows, length - k, 1) if tied else rows >= above
     return torch.sigmoid((rows - (below + above) / 2) / tau) * stay.view(torch.uint8)

@@ -77,21 +77,18 @@ def keep_largest_of_groups(scores: Sequence[Tensor], levels: Sequence[int], m: i
     return masks, has_nan
 
 
-def fits(weights: Sequence[Tensor], levels: Sequence[int | Tensor], m: int) -> bool:
-    """Tell whether `keep_largest_of_groups` takes scores stored as these weights are."""
-    first = weights[0]
+def fits(scores: Sequence[Tensor], levels: Sequence[int | Tensor], m: int) -> bool:
+    """Tell whether `keep_largest_of_groups` takes these scores."""
+    first = scores[0]
     return (
         m <= LARGEST
         and all(isinstance(level, int) for level in levels)
         and all(
-            weight.dtype == first.dtype
-            and weight.dtype in TYPES
-            and weight.device == first.device
-            and weight.shape[1] % m == 0
-            and (
-                weight.is_contiguous()
-                or (weight.dim() == 4 and weight.is_contiguous(memory_format=torch.channels_last))
-            )
-            for weight in weights
+            score.dtype == first.dtype
+            and score.dtype in TYPES
+            and score.device == first.device
+            and score.shape[1] % m == 0
+            and (score.is_contiguous() or (score.dim() == 4 and score.is_contiguous(memory_format=torch.channels_last)))
+            for score in scores
         )
     )

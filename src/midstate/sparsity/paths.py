@@ -40,13 +40,10 @@ def layer_masks(
 
     `dense` marks the groups of N:M of which all is kept, (O, groups, *K) each.
     """
-    if pattern.name == "nm" and places and _has_kernel(places[0].weight.device):
-        from midstate.sparsity import nm_kernel  # needs Triton
-
-        if nm_kernel.fits([place.weight for place in places], levels, pattern.m):
-            masks, has_nan = nm_kernel.keep_largest_of_groups([place.score() for place in places], levels, pattern.m)
-            if has_nan.item():
-                raise Unrankable(NAN)
+    first = places[0].weight if places else torch.empty(0)
+    if pattern.name == "nm" and _has_kernel(first.device, first.dtype):
+        masks = _masks_by_kernel(pattern.m, [place.score() for place in places], levels)
+        if masks is not None:
             if dense is None:
                 return masks
             return [mask | marks.repeat_interleave(pattern.m, 1) for mask, marks in zip(masks, dense, strict=True)]
@@ -55,15 +52,31 @@ def layer_masks(
     return [pattern.mask(place.score(), *rest) for place, *rest in zip(places, levels, dense, strict=True)]
 
 
+def _masks_by_kernel(m: int, scores: Sequence[Tensor], levels: Sequence[Level]) -> list[Tensor] | None:
+    """Masks of all layers at once; None where the kernel does not take such scores or levels."""
+    from midstate.sparsity import nm_kernel  # needs Triton
+
+    if not nm_kernel.fits(scores, levels, m):
+        return None
+    masks, has_nan = nm_kernel.keep_largest_of_groups(scores, levels, m)
+    if has_nan.item():
+        raise Unrankable(NAN)
+    return masks
+
+
 @cache
-def _has_kernel(device: torch.device) -> bool:
-    """Tell whether Triton works on a device: a GPU, or any under its interpreter (TRITON_INTERPRET=1)."""
+def _has_kernel(device: torch.device, dtype: torch.dtype) -> bool:
+    """Tell whether Triton works for a type on a device: a GPU, or any under its interpreter (TRITON_INTERPRET=1)."""
     if device.type != "cuda" and os.environ.get("TRITON_INTERPRET") != "1":
         return False
     try:
         from midstate.sparsity import nm_kernel
 
-        nm_kernel.keep_largest_of_groups([torch.ones(1, 4, device=device)], [1], 4)
+        if dtype not in nm_kernel.TYPES:
+            return False
+        (mask,), has_nan = nm_kernel.keep_largest_of_groups([torch.ones(1, 4, device=device, dtype=dtype)], [1], 4)
+        if has_nan.item() or mask.tolist() != [[True, False, False, False]]:
+            raise RuntimeError("it computes something else")
     except Exception as error:  # whatever a missing package, compiler or header raises
         log.warning(f"warning: masks are made layer by layer, more slowly: Triton does not work here ({error})")
         return False

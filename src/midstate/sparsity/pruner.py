@@ -141,7 +141,7 @@ class Pruner:
             masked.mask.copy_(mask)
             if estimator.scales and self.levels is not None:
                 scale = estimator.scale(self._weights[i].detach(), mask, self.method.pattern, self.levels[i])
-                torch.mul(scale, mask.view(torch.uint8), out=masked.scale)
+                masked.scale.copy_(scale)
 
     @contextmanager
     def masked_training(self) -> Iterator[None]:

@@ -34,7 +34,7 @@ def keep_largest(score: Tensor, num_keep: int, dim: int, whole: Tensor | None = 
     repair of ties only where a tie crosses the threshold.
 
     Args:
-        score: any shape.
+        score: any shape, of any float type.
         num_keep: 0 to the size of `dim`.
         dim: along which slices are taken.
         whole: marks slices of which all entries are kept instead; as score, but 1 long along `dim`.
@@ -80,22 +80,25 @@ def around(rows: Tensor, num_keep: int) -> tuple[Tensor, Tensor]:
     """The values on both sides of a selection.
 
     Args:
-        rows: (*, length).
+        rows: (*, length), of any float type.
         num_keep: how many of each row are selected, 1..length-1.
 
     Returns:
         The smallest of the `num_keep` largest of each row, and the largest of the others, (*, 1) each. NaN in a row
         gives NaN.
     """
-    num_drop = rows.shape[-1] - num_keep
-    if rows.device.type == "cpu" and rows.dtype != torch.bfloat16:  # which numpy does not know
-        parted = rows.detach().clone(memory_format=torch.contiguous_format)
+    if rows.device.type == "cpu":
+        known = torch.float32 if rows.dtype == torch.bfloat16 else rows.dtype  # numpy has no bfloat16
+        parted = rows.detach().to(known, copy=True, memory_format=torch.contiguous_format)
+        num_drop = rows.shape[-1] - num_keep
         parted.numpy().partition(num_drop)  # several times as fast as torch's selections, and without indices beside it
+        low, high = parted.to(rows.dtype).split((num_drop, num_keep), -1)
+        largest, above, below = high.amax(-1, keepdim=True), high[..., :1], low.amax(-1, keepdim=True)
     else:
-        parted = rows.sort(-1).values
-    low, high = parted.split((num_drop, num_keep), -1)
-    nan = high.amax(-1, keepdim=True).isnan()  # it is ordered last
-    return high[..., :1].masked_fill(nan, torch.nan), low.amax(-1, keepdim=True).masked_fill(nan, torch.nan)
+        descending = rows.topk(num_keep + 1, -1).values
+        largest, above, below = (descending.narrow(-1, place, 1) for place in (0, num_keep - 1, num_keep))
+    nan = largest.isnan()  # both order it as the largest
+    return above.masked_fill(nan, torch.nan), below.masked_fill(nan, torch.nan)
 
 
 def count_largest(
