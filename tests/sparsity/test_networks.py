@@ -5,7 +5,7 @@ import itertools
 import pytest
 import torch
 
-from midstate.sparsity.networks import comparisons, nth_largest_of
+from midstate.sparsity.networks import comparisons, largest_of, nth_largest_of
 
 
 @pytest.mark.parametrize("m", range(1, 13))
@@ -36,3 +36,16 @@ def test_nan_anywhere_is_seen(position, n):
 def test_what_leads_nowhere_is_left_out():
     assert comparisons(1, 4) == ((0, 1, True, False), (2, 3, True, False), (0, 2, True, False))
     assert sum(high + low for _, _, high, low in comparisons(2, 4)) == 7
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 4, 7, 11, 16])
+@pytest.mark.parametrize("dim", [0, 1, 2, -1])
+def test_the_largest_by_halves(size, dim):
+    shape = [3, 4, 5]
+    shape[dim] = size
+    values = torch.randn(shape, generator=torch.Generator().manual_seed(size))
+    before = values.clone()
+    assert largest_of(values, dim).equal(values.amax(dim, keepdim=True))
+    assert values.equal(before)
+    values.select(dim, size - 1)[0, 0] = torch.nan
+    assert largest_of(values, dim).isnan().sum() == 1

@@ -75,7 +75,7 @@ class Hard(Estimator):
         state = optimizer.state.get(weight, {})
         for key in _MOMENTUM_KEYS:
             if torch.is_tensor(state.get(key)):
-                state[key].mul_(mask)
+                state[key].mul_(mask.view(torch.uint8))  # several times sooner than by bools
 
 
 @dataclass(frozen=True)

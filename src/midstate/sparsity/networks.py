@@ -26,6 +26,21 @@ def nth_largest_of(tensors: Sequence[Tensor], n: int) -> Tensor:
     return wires[n - 1]
 
 
+def largest_of(values: Tensor, dim: int) -> Tensor:
+    """The largest along a dimension, which stays with size 1: by halves, in slices as long as can be.
+
+    NaN in any of them gives NaN.
+    """
+    while (size := values.shape[dim]) > 1:
+        half = size // 2
+        larger = torch.maximum(values.narrow(dim, 0, half), values.narrow(dim, half, half))
+        if size % 2:
+            first = larger.narrow(dim, 0, 1)
+            torch.maximum(first, values.narrow(dim, size - 1, 1), out=first)
+        values = larger
+    return values
+
+
 @cache
 def comparisons(n: int, m: int) -> tuple[tuple[int, int, bool, bool], ...]:
     """The comparisons that bring the n-th largest of m to wire n - 1.

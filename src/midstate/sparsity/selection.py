@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from midstate.sparsity.networks import nth_largest_of
+from midstate.sparsity.networks import largest_of, nth_largest_of
 
 # Entries of the sample by which a ranking of whole layers is narrowed down.
 SAMPLE = 2**17
@@ -50,7 +50,9 @@ def keep_largest(score: Tensor, num_keep: int, dim: int, whole: Tensor | None = 
         refuse_nan(score)
         keep = torch.full_like(score, num_keep > 0, dtype=torch.bool)
         return keep if whole is None else keep | whole
-    if size <= FEW and score.numel() >= SLICES * size**2:
+    if size <= FEW and num_keep == 1:
+        threshold = largest_of(score, dim)
+    elif size <= FEW and score.numel() >= SLICES * size**2:
         threshold = nth_largest_of(score.unbind(dim), num_keep).unsqueeze(dim)
     else:
         threshold = around(score.movedim(dim, -1), num_keep)[0].movedim(-1, dim)
