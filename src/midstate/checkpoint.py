@@ -1,5 +1,7 @@
 """Checkpoints: written whole or not at all, the last two kept, read without unpickling code."""
 
+import hashlib
+import logging
 import os
 import tempfile
 from io import BytesIO
@@ -8,6 +10,10 @@ from typing import Any
 
 import torch
 from torch import nn
+
+from midstate.config import ConfigError
+
+log = logging.getLogger(__name__)
 
 FORMAT = 1
 KEEP = 2
@@ -30,10 +36,11 @@ def write_atomically(path: Path, content: bytes) -> None:
 
 
 def save(directory: Path, step: int, state: dict[str, Any]) -> None:
-    """Save `state` as the newest checkpoint and drop all but the last two."""
-    _write(directory / f"step-{step:09d}.pt", {"step": step, **state})
+    """Save `state` as the newest checkpoint, its digest inside, and drop all but the last two."""
+    state = {"step": step, **state}
+    _write(directory / f"step-{step:09d}.pt", {"digest": digest(state), **state})
     for old in checkpoints(directory)[:-KEEP]:
-        old.unlink()
+        old.unlink(missing_ok=True)
 
 
 def save_final(directory: Path, model: nn.Module) -> None:
@@ -53,8 +60,68 @@ def checkpoints(directory: Path) -> list[Path]:
 
 
 def load_latest(directory: Path, device: torch.device) -> dict[str, Any] | None:
-    """Load the newest checkpoint; None where there is none."""
+    """Load the newest checkpoint that is whole; None where there is none at all.
+
+    Raises:
+        ConfigError: there are some, and all are broken or of a later format; the files are left alone.
+        OSError: one cannot be read.
+    """
     found = checkpoints(directory)
-    if not found:
-        return None
-    return torch.load(found[-1], map_location=device, weights_only=True)
+    reasons = []
+    for path in reversed(found):
+        try:
+            return _read(path, device)
+        except _Broken as error:
+            reasons.append(f"{path.name}: {error}")
+            log.warning(f"warning: checkpoint {path} is broken ({error}); trying the one before")
+    if found:
+        raise ConfigError(
+            f"{directory}: no checkpoint can be used ({'; '.join(reasons)}); the files are left as they are. "
+            "rerun=true starts over"
+        )
+    return None
+
+
+class _Broken(Exception):
+    """A checkpoint is not what was written."""
+
+
+def _read(path: Path, device: torch.device) -> dict[str, Any]:
+    try:
+        state = torch.load(path, map_location=device, weights_only=True)
+    except (OSError, MemoryError, torch.OutOfMemoryError):
+        raise  # not the file's fault
+    except Exception as error:  # whatever damaged bytes lead to; code in it is refused and not run
+        raise _Broken(str(error).splitlines()[0] if str(error) else type(error).__name__) from error
+    if not isinstance(state, dict) or "format" not in state:
+        raise _Broken("it is no checkpoint")
+    if state.pop("format") > FORMAT:
+        raise _Broken(f"its format is later than {FORMAT}, the last that is known here")
+    written = state.pop("digest", None)  # the first ones had none
+    if written is not None and written != digest(state):
+        raise _Broken("its content does not match its digest")
+    return state
+
+
+def digest(content: Any) -> str:
+    """SHA-256 of nested dicts, lists and tensors: names, types, shapes and every bit."""
+    total = hashlib.sha256()
+    _add(total, content)
+    return total.hexdigest()
+
+
+def _add(total: Any, content: Any) -> None:
+    if isinstance(content, torch.Tensor):
+        total.update(f"{content.dtype}{tuple(content.shape)}".encode())
+        total.update(content.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    elif isinstance(content, dict):
+        total.update(f"dict{len(content)}".encode())
+        for key, value in content.items():
+            total.update(repr(key).encode())
+            _add(total, value)
+    elif isinstance(content, list | tuple):
+        total.update(f"{type(content).__name__}{len(content)}".encode())
+        for value in content:
+            _add(total, value)
+    else:
+        total.update(repr(content).encode())

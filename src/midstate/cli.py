@@ -2,6 +2,7 @@
 
 import os
 import re
+import signal
 import sys
 import traceback
 from collections.abc import Callable
@@ -13,9 +14,10 @@ from hydra.errors import HydraException, InstantiationException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from midstate.config import ConfigError, RunFailed, flatten, near
+from midstate.config import ConfigError, RunFailed, check_hydra_overrides, flatten, near, redact
 
 EXIT_FINISHED, EXIT_BAD_CONFIG, EXIT_FAILED, EXIT_STOPPED = 0, 2, 3, 75
+EXIT_INTERRUPTED = 128 + signal.SIGINT  # as shells count
 CONF = Path(__file__).parents[2] / "conf"
 
 
@@ -23,14 +25,18 @@ def command_line(main: Callable[[], None]) -> int:
     """Run a `hydra.main` function; turn bad configurations and failed runs into a message and a status."""
     os.environ["HYDRA_FULL_ERROR"] = "1"  # let errors reach us instead of Hydra's own printing
     try:
+        check_hydra_overrides(sys.argv[1:])
         main()
     except RunFailed as error:
-        print(f"run failed: {error}", file=sys.stderr)
+        print(f"run failed: {redact(str(error))}", file=sys.stderr)
         return EXIT_FAILED
+    except KeyboardInterrupt:  # the second; the first lets the step finish
+        print("stopped at once; the last checkpoint is whole", file=sys.stderr)
+        return EXIT_INTERRUPTED
     except Exception as error:
         if not is_users(error):
             raise
-        print(f"configuration error: {explain(error)}", file=sys.stderr)
+        print(f"configuration error: {redact(explain(error))}", file=sys.stderr)
         return EXIT_BAD_CONFIG
     return EXIT_FINISHED
 

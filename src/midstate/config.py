@@ -4,9 +4,13 @@ Imports nothing heavy: `train.py --help` and a refused override must answer at o
 """
 
 import difflib
+import inspect
 import math
+import os
+import pkgutil
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field, fields
 from typing import Any
 
@@ -14,6 +18,13 @@ import hydra
 from hydra.core.config_store import ConfigStore
 from hydra.errors import InstantiationException
 from omegaconf import MISSING, DictConfig, OmegaConf, open_dict
+
+# Packages whose classes a configuration may name.
+TRUSTED = ("midstate",)
+
+
+_SECRET = re.compile(r"KEY|TOKEN|SECRET|PASSWORD", re.IGNORECASE)
+_OWN_OF_HYDRA = re.compile(r"hydra[./](launcher|sweeper)([./].*)?|hydra\.(verbose|run\.dir|sweep\.(dir|subdir))")
 
 
 class ConfigError(Exception):
@@ -89,7 +100,9 @@ def build(config: DictConfig, key: str) -> Any:
     Raises:
         ConfigError: a number that is not finite, or whatever a constructor refuses.
     """
-    for name, value in flatten({key: OmegaConf.to_container(config[key], resolve=True)}):
+    node = OmegaConf.to_container(config[key], resolve=True)
+    _check_targets(key, node)
+    for name, value in flatten({key: node}):
         if isinstance(value, float) and not math.isfinite(value):
             raise ConfigError(f"{name}={value}: must be a finite number")
     try:
@@ -105,6 +118,37 @@ def build(config: DictConfig, key: str) -> Any:
         raise
 
 
+def _check_targets(name: str, node: Any) -> None:
+    """Refuse to build what is not this package's own: a configuration is no program.
+
+    What counts is the module where an object is defined, whatever name it is reached by. All are checked before any
+    is called, in lists, too.
+
+    Raises:
+        ConfigError: a target elsewhere, or one of Hydra's own keys that change what a target does.
+    """
+    if isinstance(node, dict):
+        for key, value in node.items():
+            if key == "_target_":
+                _check_target(f"{name}._target_", value)
+            elif str(key).startswith("_"):
+                raise ConfigError(f"{name}.{key}: only _target_ may stand in a configuration")
+            _check_targets(f"{name}.{key}", value)
+    elif isinstance(node, list):
+        for i, value in enumerate(node):
+            _check_targets(f"{name}[{i}]", value)
+
+
+def _check_target(name: str, target: Any) -> None:
+    home = None
+    if str(target).split(".")[0] in TRUSTED:  # or else a look at it would already run what it imports
+        with suppress(Exception):  # whatever a name that leads nowhere raises
+            found = pkgutil.resolve_name(target)
+            home = found.__module__ if inspect.isclass(found) else None
+    if home is None or home.split(".")[0] not in TRUSTED:
+        raise ConfigError(f"{name}={target}: must be a class of {' or '.join(TRUSTED)}")
+
+
 def named(where: str, error: Exception, config: DictConfig) -> str:
     """Put a refused field the way the user types it: `pruner.n=17: must be ...`, whichever node refused it."""
     message = re.sub(r"^\w+(\.\w+)*\.__init__\(\) ", "", str(error))  # Python's own wording of a call
@@ -113,6 +157,37 @@ def named(where: str, error: Exception, config: DictConfig) -> str:
     if field_name and OmegaConf.select(config, f"{group}.{field_name[1]}") is not None:
         return f"{group}.{message}"
     return f"{where}: {message}"
+
+
+def redact(value: Any) -> Any:
+    """Replace every value of a secret environment variable in a configuration, or a message."""
+    if isinstance(value, dict):
+        return {redact(key): redact(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [redact(item) for item in value]
+    if isinstance(value, str):
+        for name, secret in os.environ.items():
+            if _SECRET.search(name) and len(secret) >= 8 and secret in value:
+                value = value.replace(secret, f"<{name}>")
+    return value
+
+
+def check_hydra_overrides(arguments: list[str]) -> None:
+    """Refuse overrides of Hydra's own settings that would run code before anything is checked.
+
+    Args:
+        arguments: the command line's.
+
+    Raises:
+        ConfigError: neither launcher, sweeper, verbosity nor a directory; or a `_target_` there.
+    """
+    for argument in arguments:
+        key = argument.lstrip("+~").partition("=")[0]
+        if re.match(r"hydra[./@]", key) and (not _OWN_OF_HYDRA.fullmatch(key) or "_target_" in argument):
+            raise ConfigError(
+                f"{redact(argument)}: of Hydra's own settings only launcher, sweeper, verbose, run.dir and sweep.dir "
+                "may be changed"
+            )
 
 
 def flatten(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

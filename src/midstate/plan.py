@@ -58,6 +58,8 @@ class Plan:
             resolved["model"]["checkpoint_of"] = checkpoint_identity(parts["checkpoint"], config.seed)
         choices = {key: str(value) for key, value in hydra.runtime.choices.items() if value is not None}
         name = choices.get("experiment", choices["pruner"])
+        if ".." in Path(name).parts or Path(name).is_absolute():
+            raise ConfigError(f"{name}: the name of a run must not lead out of outputs/")
         identity = runs.config_hash(resolved)
         if config.run_dir is not None and hydra.mode == RunMode.MULTIRUN:
             raise ConfigError(f"run_dir={config.run_dir}: the jobs of a multirun have a directory each; leave it out")

@@ -5,6 +5,8 @@ import shutil
 import sys
 import time
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,7 @@ from midstate import checkpoint, counting, metrics, runs
 from midstate.cli import EXIT_FAILED, EXIT_FINISHED, EXIT_STOPPED
 from midstate.config import ConfigError, RunFailed
 from midstate.engine import Session, train
+from midstate.locking import locked
 from midstate.plan import Plan
 from midstate.probes import NUM_IMAGES
 from midstate.report import epoch_line, result_table
@@ -48,16 +51,26 @@ def run(config: DictConfig) -> float:
 
 
 def _run(plan: Plan) -> float:
-    if plan.config["rerun"]:
+    rerun = plan.config["rerun"]
+    summary = None if rerun else _finished_before(plan)
+    if summary is None:
         session = plan.prepare()
-        _clear(plan.directory)
-        return _execute(plan, session)
+        with locked(plan.directory):
+            if rerun:
+                _clear(plan.directory)
+            else:
+                summary = _finished_before(plan)  # by another process, meanwhile
+            if summary is None:
+                return _execute(plan, session)
+    log.info("finished before; rerun=true starts over")
+    return _report(plan, summary)
+
+
+def _finished_before(plan: Plan) -> dict[str, Any] | None:
+    """The summary of this run where it is finished."""
     runs.check_same_config(plan.directory, plan.config)
     summary = runs.read_summary(plan.directory)
-    if summary and summary["status"] == "finished":
-        log.info("finished before; rerun=true starts over")
-        return _report(plan, summary)
-    return _execute(plan, plan.prepare())
+    return summary if summary and summary["status"] == "finished" else None
 
 
 def _report(plan: Plan, summary: dict[str, Any]) -> float:
@@ -78,21 +91,20 @@ class Recorder:
 
     def save(self) -> None:
         """Save a checkpoint."""
-        checkpoint.save(
-            self.plan.directory / "checkpoints",
-            self.session.step,
-            {
-                "config_hash": self.plan.hash,
-                "seed": self.plan.config["seed"],
-                "wall_seconds": self.wall_seconds(),
-                **self.session.state_dict(),
-            },
-        )
+        state = {
+            "config_hash": self.plan.hash,
+            "seed": self.plan.config["seed"],
+            "config": runs.redact(self.plan.config),
+            "wall_seconds": self.wall_seconds(),
+            **self.session.state_dict(),
+        }
+        with self.writing("a checkpoint"):
+            checkpoint.save(self.plan.directory / "checkpoints", self.session.step, state)
 
     def end_of_epoch(self, row: dict[str, Any]) -> None:
         """Write the tables, log the row, print a line."""
         session = self.session
-        self.tracker.tables(session.rows, session.probe_rows, session.losses)
+        self.tables()
         kept = zip(session.pruner.layers, session.pruner.kept(), strict=True)
         self.tracker.log({**row, **{f"kept/{layer.name}": share for layer, share in kept}})
         log.info(epoch_line(row, session.settings.epochs, session.pruner.describe(session.step)))
@@ -100,8 +112,26 @@ class Recorder:
     def summary(self, status: str, **more: Any) -> dict[str, Any]:
         """Write summary.json and return it."""
         summary = {"status": status, **self.plan.facts(), **more, "wall_seconds": self.wall_seconds()}
-        runs.write_summary(self.plan.directory, summary)
+        with self.writing("summary.json"):
+            runs.write_summary(self.plan.directory, summary)
         return summary
+
+    def tables(self) -> None:
+        """Write the tables as they are now."""
+        session = self.session
+        with self.writing("tables"):
+            self.tracker.tables(session.rows, session.probe_rows, session.losses)
+
+    @contextmanager
+    def writing(self, what: str) -> Iterator[None]:
+        """Say what a full or vanished disk leaves: everything is written whole or not at all."""
+        try:
+            yield
+        except OSError as error:
+            raise RunFailed(
+                f"{what} cannot be written to {self.plan.directory} ({error.strerror or error}); what was written "
+                "before is whole, and the same command goes on from there"
+            ) from error
 
     def wall_seconds(self) -> float:
         """Seconds spent on this run so far, earlier attempts included."""
@@ -113,14 +143,17 @@ def _execute(plan: Plan, session: Session) -> float:
     started = time.perf_counter()
     saved = checkpoint.load_latest(plan.directory / "checkpoints", plan.device)
     if saved:
+        _check_same_run(plan, saved)
         session.load_state_dict(saved)
         started -= saved["wall_seconds"]
         log.info(f"going on from step {session.step} of {session.total_steps}")
-    runs.write_config(plan.directory, plan.config)
-    recorder = Recorder(plan, session, Tracker(plan.directory, _start_wandb(plan)), started)
+    recorder = Recorder(plan, session, Tracker(plan.directory), started)
+    with recorder.writing("config.yaml"):
+        runs.write_config(plan.directory, plan.config)
+    recorder.tracker.start(lambda: _start_wandb(plan))
     exit_code = EXIT_FAILED
     try:
-        recorder.tracker.tables(session.rows, session.probe_rows, session.losses)
+        recorder.tables()
         with stop_on_signal() as stop_requested:
             if not train(session, recorder.save, recorder.end_of_epoch, stop_requested):
                 exit_code = EXIT_STOPPED
@@ -130,11 +163,23 @@ def _execute(plan: Plan, session: Session) -> float:
         summary = _finish(recorder)
         exit_code = EXIT_FINISHED
     except RunFailed as error:
-        recorder.summary("failed", reason=str(error))
+        with suppress(RunFailed):  # the disk may be what failed
+            recorder.summary("failed", reason=str(error))
         raise
     finally:
         recorder.tracker.finish(exit_code)
     return _report(plan, summary)
+
+
+def _check_same_run(plan: Plan, saved: dict[str, Any]) -> None:
+    """Refuse a checkpoint of another run, which only a file that was moved can be."""
+    if (saved["config_hash"], saved["seed"]) != (plan.hash, plan.config["seed"]):
+        if "config" in saved:
+            runs.check_same_config(plan.directory, plan.config, saved["config"])
+        raise ConfigError(
+            f"run_dir={plan.directory}: its checkpoint is of configuration {saved['config_hash']}, "
+            f"seed {saved['seed']}; choose another, or rerun=true to replace it"
+        )
 
 
 def _start_wandb(plan: Plan) -> Any:
@@ -156,11 +201,13 @@ def _finish(recorder: Recorder) -> dict[str, Any]:
     verified = pruner.verify()
     if verified is False:
         raise RunFailed("the finished weights do not obey the pattern; this is a defect, please report it")
-    checkpoint.save_final(plan.directory / "checkpoints", model)
-    if scheme := pruner.scheme():
-        checkpoint.write_atomically(plan.directory / "scheme.json", scheme.encode())
+    with recorder.writing("the finished network"):
+        checkpoint.save_final(plan.directory / "checkpoints", model)
+        if scheme := pruner.scheme():
+            checkpoint.write_atomically(plan.directory / "scheme.json", scheme.encode())
     test = metrics.evaluate(model, session.data.test)
-    _measure_sensitivities(plan, session)
+    with recorder.writing("sensitivity.csv"):
+        _measure_sensitivities(plan, session)
     layers = [
         {"name": layer.name, "shape": list(layer.weight.shape), "depth": layer.depth, "target": target, "kept": share}
         for layer, target, share in zip(pruner.layers, targets, kept, strict=True)
@@ -205,7 +252,11 @@ def _measure_sensitivities(plan: Plan, session: Session) -> None:
 def _draw(directory: Path, layers: list[dict[str, Any]], states: list[str]) -> list[Path]:
     from midstate.analysis.run_figures import draw_run  # matplotlib takes a second to import
 
-    return draw_run(directory, layers, states)
+    try:
+        return draw_run(directory, layers, states)
+    except OSError as error:  # they can be drawn again from the tables
+        log.warning(f"warning: figures cannot be written ({error.strerror or error}); the run goes on")
+        return []
 
 
 def _clear(directory: Path) -> None:

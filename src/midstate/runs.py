@@ -2,8 +2,6 @@
 
 import hashlib
 import json
-import os
-import re
 import subprocess
 from functools import cache
 from pathlib import Path
@@ -12,7 +10,7 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from midstate.checkpoint import write_atomically
-from midstate.config import ConfigError, flatten
+from midstate.config import ConfigError, flatten, redact
 
 FORMAT = 1
 # Raise whenever losses change for an unchanged configuration: it is part of every run's identity.
@@ -55,8 +53,6 @@ IRRELEVANT = (
     "pruner.allocation.scheme",
 )
 
-_SECRET = re.compile(r"KEY|TOKEN|SECRET|PASSWORD", re.IGNORECASE)
-
 
 def config_hash(config: dict[str, Any]) -> str:
     """Identify what a resolved configuration computes: 12 hex digits, the same for every seed."""
@@ -68,19 +64,6 @@ def config_hash(config: dict[str, Any]) -> str:
     }
     canonical = json.dumps({"numerics": NUMERICS, **content}, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(canonical.encode()).hexdigest()[:12]
-
-
-def redact(value: Any) -> Any:
-    """Replace every value of a secret environment variable in a configuration."""
-    if isinstance(value, dict):
-        return {key: redact(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [redact(item) for item in value]
-    if isinstance(value, str):
-        for name, secret in os.environ.items():
-            if _SECRET.search(name) and len(secret) >= 8 and secret in value:
-                value = value.replace(secret, f"<{name}>")
-    return value
 
 
 def read_summary(directory: Path) -> dict[str, Any] | None:
@@ -140,16 +123,21 @@ def write_config(directory: Path, config: dict[str, Any]) -> None:
     write_atomically(directory / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(redact(config))).encode())
 
 
-def check_same_config(directory: Path, config: dict[str, Any]) -> None:
+def check_same_config(directory: Path, config: dict[str, Any], stored: dict[str, Any] | None = None) -> None:
     """Refuse a directory that holds a run of another configuration or seed.
+
+    Args:
+        directory: the run's.
+        config: the configuration of the run that is to use it.
+        stored: what it holds the run of; None: as its config.yaml says.
 
     Raises:
         ConfigError: names what differs.
     """
     path = directory / "config.yaml"
-    if not path.is_file():
+    if stored is None and not path.is_file():
         return
-    stored = OmegaConf.to_container(OmegaConf.load(path))
+    stored = stored or OmegaConf.to_container(OmegaConf.load(path))
     config = redact(config)
     if config_hash(stored) == config_hash(config) and stored["seed"] == config["seed"]:
         return

@@ -2,12 +2,17 @@
 
 import csv
 import io
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from midstate.checkpoint import write_atomically
 from midstate.sparsity import checks
+
+log = logging.getLogger(__name__)
 
 METRICS = (
     "epoch",
@@ -57,7 +62,16 @@ class Wandb:
             raise ValueError(f"tags={self.tags!r}: must be a list of names")
 
     def start(self, directory: Path, config: dict[str, Any], identity: str, group: str, name: str) -> Any:
-        """Begin a W&B run that writes below `directory`; returns wandb's run."""
+        """Begin a W&B run that writes below `directory`; returns wandb's run, an offline one where online fails."""
+        try:
+            return self._start(self.mode, directory, config, identity, group, name)
+        except Exception as error:
+            if self.mode == "offline":
+                raise
+            log.warning(f"warning: W&B cannot be reached ({_first_line(error)}); the run is recorded offline")
+            return self._start("offline", directory, config, identity, group, name)
+
+    def _start(self, mode: str, directory: Path, config: dict[str, Any], identity: str, group: str, name: str) -> Any:
         import wandb
 
         run = wandb.init(
@@ -69,7 +83,7 @@ class Wandb:
             job_type="train",
             tags=self.tags,
             dir=str(directory),
-            mode=self.mode,
+            mode=mode,
             config=config,
             # One run a job also where several jobs share a process; and our own output stays ours.
             settings=wandb.Settings(reinit="finish_previous", console="off", silent=True),
@@ -83,8 +97,13 @@ class Wandb:
 class Tracker:
     """Writes what a run has to say, to its directory and to W&B where that is on."""
 
-    def __init__(self, directory: Path, wandb_run: Any = None) -> None:
-        self.directory, self.wandb_run = directory, wandb_run
+    def __init__(self, directory: Path) -> None:
+        self.directory, self.wandb_run = directory, None
+
+    def start(self, begin: Callable[[], Any]) -> None:
+        """Begin W&B's side, if there is one: `begin` returns its run, or None."""
+        with self._nothing_lost():
+            self.wandb_run = begin()
 
     def tables(self, rows: list[dict[str, Any]], probe_rows: list[dict[str, Any]], losses: list[float]) -> None:
         """Write metrics.csv, probes.csv and losses.csv."""
@@ -96,19 +115,38 @@ class Tracker:
     def log(self, row: dict[str, Any]) -> None:
         """Log one epoch's row to W&B."""
         if self.wandb_run:
-            self.wandb_run.log({key: value for key, value in row.items() if value is not None})
+            with self._nothing_lost():
+                self.wandb_run.log({key: value for key, value in row.items() if value is not None})
 
     def summarise(self, summary: dict[str, Any], figures: list[Path]) -> None:
         """Log the finished run: `final/...` values and the pictures."""
         if not self.wandb_run:
             return
-        import wandb
+        with self._nothing_lost():
+            import wandb
 
-        self.wandb_run.log({f"figures/{path.stem}": wandb.Image(str(path)) for path in figures})
-        for key, value in summary.items():
-            self.wandb_run.summary[f"final/{key}"] = value
+            self.wandb_run.log({f"figures/{path.stem}": wandb.Image(str(path)) for path in figures})
+            for key, value in summary.items():
+                self.wandb_run.summary[f"final/{key}"] = value
 
     def finish(self, exit_code: int) -> None:
         """Close W&B's side; `exit_code` tells it how the run ended."""
         if self.wandb_run:
-            self.wandb_run.finish(exit_code=exit_code)
+            with self._nothing_lost():
+                self.wandb_run.finish(exit_code=exit_code)
+
+    @contextmanager
+    def _nothing_lost(self) -> Iterator[None]:
+        """Go on without W&B where it fails, whatever the reason: the tables hold everything."""
+        try:
+            yield
+        except Exception as error:
+            self.wandb_run = None
+            log.warning(
+                f"warning: W&B failed ({_first_line(error)}); training goes on, and everything is in {self.directory}. "
+                f"What W&B has: wandb sync {self.directory}/wandb/*run-*"
+            )
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
