@@ -87,9 +87,10 @@ class _Broken(Exception):
 
 
 def _read(path: Path, device: torch.device) -> dict[str, Any]:
+    content = BytesIO(path.read_bytes())
     try:
-        state = torch.load(path, map_location=device, weights_only=True)
-    except (OSError, MemoryError, torch.OutOfMemoryError):
+        state = torch.load(content, map_location=device, weights_only=True)
+    except (MemoryError, torch.OutOfMemoryError):
         raise  # not the file's fault
     except Exception as error:  # whatever damaged bytes lead to; code in it is refused and not run
         raise _Broken(str(error).splitlines()[0] if str(error) else type(error).__name__) from error
