@@ -1,0 +1,122 @@
+"""What a configuration may not do: run code that is not this package's, leave its place, or tell secrets."""
+
+import pytest
+from omegaconf import OmegaConf
+
+from midstate.config import ConfigError, build, check_hydra_overrides
+
+FOREIGN = (
+    "builtins.open",
+    "builtins.eval",
+    "pathlib.Path",
+    "pathlib.Path.write_text",
+    "shutil.copy",
+    "os.system",
+    "subprocess.run",
+    "functools.partial",
+    "hydra.utils.instantiate",
+    "midstate.runs.os.system",  # by way of our own modules
+    "midstate.runs.subprocess.run",
+    "midstate.run.shutil.copy",
+    "midstate.reproduce.server.os.system",
+    "midstate.config.OmegaConf.save",
+    "midstate.runs.write_summary",  # ours, and no class
+    "midstate.no_such_thing",
+    "no such thing",
+)
+
+
+@pytest.mark.parametrize("target", FOREIGN)
+@pytest.mark.parametrize(
+    "place",
+    [
+        lambda target: target,
+        lambda target: {**target, "_partial_": True},
+        lambda target: {"below": target},
+        lambda target: {"_target_": "midstate.sparsity.NM", "n": 1, "m": target},
+        lambda target: {"_target_": "midstate.sparsity.NM", "_args_": [1, target]},
+        lambda target: {"list": [[target]]},
+    ],
+)
+def test_targets_elsewhere_are_refused_wherever_they_stand(target, place, tmp_path):
+    arguments = {"file": str(tmp_path / "written"), "mode": "w"} if target == "builtins.open" else {}
+    config = OmegaConf.create({"node": place({"_target_": target, **arguments})})
+    with pytest.raises(ConfigError, match=r"node.*_target_=|only _target_ may stand"):
+        build(config, "node")
+    assert not list(tmp_path.iterdir())
+
+
+def test_nothing_is_imported_to_look_at_a_foreign_target(tmp_path, monkeypatch):
+    (tmp_path / "harmful.py").write_text(f"open({str(tmp_path / 'written')!r}, 'w')\nclass Thing: pass\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ConfigError, match="must be a class of midstate"):
+        build(OmegaConf.create({"node": {"_target_": "harmful.Thing"}}), "node")
+    assert not (tmp_path / "written").exists()
+
+
+def test_all_targets_are_checked_before_any_is_called(start, tmp_path):
+    done = start(
+        "pruner.criterion._target_=builtins.open", "+pruner.criterion.file=written", "+pruner.criterion.mode=w"
+    )
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "written").exists()
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "hydra.callbacks.mine._target_=builtins.open",
+        "+hydra.callbacks.mine={_target_:builtins.open}",
+        "++hydra/callbacks=mine",
+        "hydra.launcher._target_=builtins.open",
+        "hydra.sweeper={_target_:builtins.open}",
+        "hydra.searchpath=[file:///tmp]",
+        "hydra.job.env_set.LD_PRELOAD=x",
+        "hydra.job.chdir=true",
+        "~hydra.run.dir.x",
+        "hydra/job_logging=default",
+    ],
+)
+def test_settings_of_hydra_that_run_first_are_refused(override):
+    with pytest.raises(ConfigError, match="only launcher, sweeper, verbose"):
+        check_hydra_overrides(["pruner=nm", override])
+
+
+def test_settings_of_hydra_that_are_harmless_are_left():
+    check_hydra_overrides(
+        ["-m", "hydra/launcher=joblib", "hydra.launcher.n_jobs=4", "hydra.verbose=true", "hydra.sweep.dir=elsewhere"]
+    )
+
+
+def test_a_callback_does_not_run(start, tmp_path):
+    done = start("+hydra.callbacks.mine._target_=builtins.open", "+hydra.callbacks.mine.file=written")
+    assert done.returncode == 2
+    assert "configuration error" in done.stderr
+    assert not list(tmp_path.iterdir())
+
+
+SECRET = "0123456789abcdef0123456789abcdef01234567"
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ("pruner.n=${oc.env:WANDB_API_KEY}",),
+        ("+${oc.env:WANDB_API_KEY}=1",),
+        ("logger.tags=[${oc.env:WANDB_API_KEY}]", "debug=fast"),
+    ],
+)
+def test_secrets_are_told_nowhere(start, tmp_path, overrides):
+    done = start(*overrides, WANDB_API_KEY=SECRET, WANDB_MODE="offline")
+    assert SECRET not in done.stdout + done.stderr
+    for path in tmp_path.rglob("*"):
+        assert SECRET not in str(path)
+        assert not path.is_file() or SECRET.encode() not in path.read_bytes(), path
+
+
+@pytest.mark.parametrize("name", ["../pruner/nm", "../../conf/pruner/nm", "/etc/passwd"])
+def test_names_do_not_lead_out_of_the_outputs(start, tmp_path, name):
+    done = start(f"+experiment={name}", "debug=fast", "logger=none")
+    assert done.returncode == 2
+    assert not list(tmp_path.iterdir())
