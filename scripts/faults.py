@@ -1,0 +1,37 @@
+"""Faults, caused for real: `python scripts/faults.py kill --times 100`, `python scripts/faults.py fuzz --times 2000`.
+
+Prints a table; with --docs also puts it into docs/reliability.md. The status is 1 where something was lost or broke.
+"""
+
+import argparse
+import importlib
+import sys
+
+from midstate import marks
+from midstate.bench.common import ROOT, machine, table
+
+# With the usual number of times.
+COMMANDS = {"fuzz": 2000, "kill": 100}
+
+
+def main() -> None:
+    """Cause one kind of fault."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("command", choices=COMMANDS)
+    parser.add_argument("--times", type=int, default=None, help="how often; default: " + str(COMMANDS))
+    parser.add_argument("--seed", type=int, default=0, help="of what is random")
+    parser.add_argument("--docs", action="store_true", help="put the table into docs/reliability.md")
+    arguments = parser.parse_args()
+    module = importlib.import_module(f"midstate.faults.{arguments.command}")
+    about = machine()
+    rows = module.measure(arguments.times or COMMANDS[arguments.command], arguments.seed)
+    text = table({"rows": rows, "machine": about})
+    print(text)
+    if arguments.docs:
+        marks.put(ROOT / "docs" / "reliability.md", f"faults:{arguments.command}", text)
+    if any(row.get("not bit-equal") or str(row.get("outcome")).startswith("defect") for row in rows):
+        sys.exit("something was lost or broke")
+
+
+if __name__ == "__main__":
+    main()
