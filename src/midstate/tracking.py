@@ -4,7 +4,7 @@ import csv
 import io
 import logging
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -68,7 +68,13 @@ class Wandb:
         except Exception as error:
             if self.mode == "offline":
                 raise
-            log.warning(f"warning: W&B cannot be reached ({_first_line(error)}); the run is recorded offline")
+            import wandb
+
+            wandb.teardown()  # else the name of the run stays taken
+            log.warning(
+                f"warning: W&B cannot be reached ({_first_line(error)}); the run is recorded offline. "
+                f"Later: wandb sync {directory}/wandb/offline-run-*"
+            )
             return self._start("offline", directory, config, identity, group, name)
 
     def _start(self, mode: str, directory: Path, config: dict[str, Any], identity: str, group: str, name: str) -> Any:
@@ -142,6 +148,10 @@ class Tracker:
             yield
         except Exception as error:
             self.wandb_run = None
+            with suppress(Exception):  # here rather than when the process ends, with a traceback
+                import wandb
+
+                wandb.teardown()
             log.warning(
                 f"warning: W&B failed ({_first_line(error)}); training goes on, and everything is in {self.directory}. "
                 f"What W&B has: wandb sync {self.directory}/wandb/*run-*"
