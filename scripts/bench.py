@@ -22,7 +22,7 @@ COMMANDS = {
     "refresh": 30,
     "scaling": 7,
     "startup": 7,
-    "step": 15,
+    "step": 25,
     "sweep": 1,
 }
 

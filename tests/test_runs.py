@@ -37,15 +37,15 @@ def test_identity_is_what_decides_the_numbers():
 
 def test_a_field_added_later_at_its_neutral_value_keeps_old_identities():
     old = OmegaConf.to_container(composed(), resolve=True)
-    new = {**old, "trainer": {**old["trainer"], "precision": "fp32"}}
+    new = {**old, "trainer": {**old["trainer"], "invented": "as before"}}
     assert runs.config_hash(new) != runs.config_hash(old)
-    runs.NEUTRAL["trainer.precision"] = "fp32"
+    runs.NEUTRAL["trainer.invented"] = "as before"
     try:
         assert runs.config_hash(new) == runs.config_hash(old)
-        new["trainer"]["precision"] = "bf16"
+        new["trainer"]["invented"] = "otherwise"
         assert runs.config_hash(new) != runs.config_hash(old)
     finally:
-        del runs.NEUTRAL["trainer.precision"]
+        del runs.NEUTRAL["trainer.invented"]
 
 
 def test_directories_follow_experiment_hash_and_seed():
