@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
-from hydra.core.global_hydra import GlobalHydra
-from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig, open_dict
+
+from midstate.bench.common import composed
+
+__all__ = ["ROOT", "TINY", "composed", "start"]
 
 ROOT = Path(__file__).parents[1]
 
@@ -23,17 +23,6 @@ TINY = (
     "trainer.max_steps_per_epoch=6",
     "logger=none",
 )
-
-
-def composed(*overrides: str) -> DictConfig:
-    """Compose a configuration as `python train.py OVERRIDES` does, with Hydra's own facts in place."""
-    GlobalHydra.instance().clear()
-    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        config = compose("train", overrides=list(overrides), return_hydra_config=True)
-    HydraConfig.instance().set_config(config)
-    with open_dict(config):
-        del config["hydra"]
-    return config
 
 
 @pytest.fixture

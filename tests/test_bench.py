@@ -1,5 +1,7 @@
 """Benchmarks: that rivals do the same work as ours, and that the gate sees what is too slow. Nothing is timed here."""
 
+import json
+
 import pytest
 import torch
 from conftest import composed
@@ -80,8 +82,6 @@ def test_runs_of_refresh_intervals_can_be_made_and_differ_in_the_interval_alone(
 
 def test_every_limit_reads_what_its_benchmark_writes():
     """On the records, so that a renamed column is found without measuring."""
-    import json
-
     for name, (_, limits) in gate.LIMITS.items():
         rows = json.loads((common.ROOT / "results" / "bench" / f"{name}.json").read_text())["rows"]
         assert all(row["holds"] for row in gate.judged(rows, limits)), name

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any
 from midstate.runs import git_commit
 
 if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
     from midstate.engine import Session
 
 ROOT = Path(__file__).parents[3]
@@ -61,14 +63,12 @@ def run_all(jobs: Sequence[tuple[list[str], Path]], at_once: int = 2) -> int:
         return max(pool.map(lambda job: abs(exit_status(start_train(*job))), jobs))
 
 
-def prepared(*overrides: str) -> "Session":
-    """A run as `python train.py OVERRIDES` prepares it, in this process; nothing is written."""
+def composed(*overrides: str) -> "DictConfig":
+    """Compose a configuration as `python train.py OVERRIDES` does, with Hydra's own facts in place."""
     from hydra import compose, initialize_config_dir
     from hydra.core.global_hydra import GlobalHydra
     from hydra.core.hydra_config import HydraConfig
     from omegaconf import open_dict
-
-    from midstate.plan import Plan
 
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
@@ -76,7 +76,31 @@ def prepared(*overrides: str) -> "Session":
     HydraConfig.instance().set_config(config)
     with open_dict(config):
         del config["hydra"]
-    return Plan.of(config).prepare()
+    return config
+
+
+def prepared(*overrides: str) -> "Session":
+    """A run as `python train.py OVERRIDES` prepares it, in this process; nothing is written."""
+    from midstate.plan import Plan
+
+    return Plan.of(composed(*overrides)).prepare()
+
+
+def timed(call: Callable[[], Any]) -> float:
+    """Seconds of a call, on a GPU with all that it has begun."""
+    wait()
+    started = time.perf_counter()
+    call()
+    wait()
+    return time.perf_counter() - started
+
+
+def wait() -> None:
+    """Wait for a GPU, if there is one, to finish what it has begun."""
+    import torch
+
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
 
 
 def machine() -> dict[str, Any]:

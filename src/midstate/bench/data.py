@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 
-from midstate.bench.common import prepared
+from midstate.bench.common import prepared, timed, wait
 from midstate.engine import Session, train_step
 
 # Data set and the network whose step it feeds.
@@ -72,7 +72,8 @@ def _row(name: str, session: Session, repeats: int) -> dict[str, Any]:
     for _ in range(repeats):
         for way, begin in ways.items():
             seconds[way].append(_seconds_a_batch(begin(), split.images.device))
-        steps += [_seconds_a_step(session, images, labels) for _ in range(4)][1:]  # the first finds cold caches
+        train_step(session, images, labels)  # finds cold caches
+        steps += [timed(lambda: train_step(session, images, labels)) for _ in range(3)]
     ours = median(seconds["ours"])
     return {
         "data": name,
@@ -82,24 +83,12 @@ def _row(name: str, session: Session, repeats: int) -> dict[str, Any]:
     }
 
 
-def _seconds_a_step(session: Session, images: Tensor, labels: Tensor) -> float:
-    started = time.perf_counter()
-    train_step(session, images, labels)
-    _wait()
-    return time.perf_counter() - started
-
-
 def _seconds_a_batch(batches: Iterator, device: torch.device) -> float:
     next(batches)  # workers start with the first
-    _wait()
+    wait()
     started, count = time.perf_counter(), 0
     for images, _ in islice(batches, NUM_BATCHES - 1):
         images.to(device)
         count += 1
-    _wait()
+    wait()
     return (time.perf_counter() - started) / count
-
-
-def _wait() -> None:
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()

@@ -3,7 +3,6 @@
 All ways run in one process, interleaved; a row's figures are medians over repeats, as multiples of the copy's.
 """
 
-import time
 from collections.abc import Callable
 from statistics import median
 from typing import Any
@@ -13,6 +12,7 @@ from torch import Tensor, nn
 from torchvision.models import resnet50
 
 from midstate import sparsity
+from midstate.bench.common import timed
 from midstate.machine import keep_freed_memory
 from midstate.sparsity import NM, Place
 from midstate.sparsity.paths import layer_masks
@@ -48,7 +48,7 @@ def _row(name: str, weights: list[Tensor], ways: dict[str, Callable[[], Any]], r
     seconds: dict[str, list[float]] = {way: [] for way in ways}
     for _ in range(repeats):
         for way, call in ways.items():
-            seconds[way].append(_timed(call))
+            seconds[way].append(timed(call))
     copy = median(seconds["copy"])
     ratio = {way: round(median(taken) / copy, 1) for way, taken in seconds.items()}
     return {
@@ -59,16 +59,6 @@ def _row(name: str, weights: list[Tensor], ways: dict[str, Callable[[], Any]], r
         if "argsort+scatter" in ratio
         else "–",
     }
-
-
-def _timed(call: Callable[[], Any]) -> float:
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-    started = time.perf_counter()
-    call()
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-    return time.perf_counter() - started
 
 
 def _each(pattern: NM, weights: list[Tensor]) -> Callable[[], Any]:

@@ -1,14 +1,12 @@
 """scaling: what masks cost as the work grows: weights from 1 to 100 million, M from 4 to 32, 10 to 300 layers."""
 
-import time
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 import torch
-from torch import Tensor
 
-from midstate.bench.common import ROOT
+from midstate.bench.common import ROOT, timed
 from midstate.machine import keep_freed_memory
 from midstate.sparsity import NM, Place
 from midstate.sparsity.paths import layer_masks
@@ -39,8 +37,8 @@ def _row(grows: str, num_weights: int, num_layers: int, n: int, m: int, repeats:
     pattern, masks, copies = NM(n, m), [], []
     places = [Place(layer, layer.abs, n, torch.empty(0), torch.Generator()) for layer in layers]
     for _ in range(repeats):
-        copies.append(_timed(lambda: [layer.clone() for layer in layers]))
-        masks.append(_timed(lambda: layer_masks(pattern, places, [n] * len(places))))
+        copies.append(timed(lambda: [layer.clone() for layer in layers]))
+        masks.append(timed(lambda: layer_masks(pattern, places, [n] * len(places))))
     return {
         "what grows": grows,
         "weights (millions)": round(num_weights / 1e6, 1),
@@ -50,14 +48,6 @@ def _row(grows: str, num_weights: int, num_layers: int, n: int, m: int, repeats:
         "ns a weight": round(1e9 * median(masks) / num_weights, 2),
         "copies": round(median(masks) / median(copies), 1),
     }
-
-
-def _timed(call: Any) -> float:
-    started = time.perf_counter()
-    _: list[Tensor] = call()
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-    return time.perf_counter() - started
 
 
 def _draw(rows: list[dict[str, Any]], path: Path) -> None:

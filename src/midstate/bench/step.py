@@ -7,7 +7,6 @@ and take their steps in turn, so that every figure is a ratio to the dense step 
 """
 
 import os
-import time
 from collections.abc import Sequence
 from itertools import cycle
 from statistics import median
@@ -18,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils import parametrize
 
-from midstate.bench.common import prepared
+from midstate.bench.common import prepared, timed
 from midstate.engine import Session, train_step
 
 SETTINGS = {
@@ -119,9 +118,9 @@ class _Way:
 
     def take(self) -> None:
         """Take a refresh and a step."""
-        self.refreshes.append(_timed(lambda: self.session.pruner.refresh(self.session.step)))
+        self.refreshes.append(timed(lambda: self.session.pruner.refresh(self.session.step)))
         images, labels = next(self.images)
-        self.seconds.append(_timed(lambda: self.step(images, labels)))
+        self.seconds.append(timed(lambda: self.step(images, labels)))
 
     def step(self, images: Tensor, labels: Tensor) -> None:
         """The trainer's step; its masks are in place."""
@@ -179,11 +178,3 @@ class _SortedSRSTE(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
         weight, mask = ctx.saved_tensors
         return gradient + 2e-4 * (1 - mask) * weight
-
-
-def _timed(call: Any) -> float:
-    started = time.perf_counter()
-    call()
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-    return time.perf_counter() - started

@@ -129,8 +129,9 @@ class Density(Path):
 
     def masks(self, pattern: Pattern, places: Sequence[Place], p: float) -> list[Tensor]:
         """As many units as the level at progress p keeps."""
-        levels = [pattern.on_the_way(place.weight.shape, place.level, p) for place in places]
-        return [pattern.mask(place.score(), level) for place, level in zip(places, levels, strict=True)]
+        return layer_masks(
+            pattern, places, [pattern.on_the_way(place.weight.shape, place.level, p) for place in places]
+        )
 
     def describe(self, pattern: Pattern, level: str, p: float) -> str:
         """The state in a few words."""
