@@ -228,7 +228,11 @@ def test_what_is_typed_and_has_no_effect_is_warned_of_once(overrides, message, c
         ("+data.foo=1", "data: got an unexpected keyword argument 'foo'"),
         ("seed=-1", "seed=-1: must be 0 or more"),
         ("run_dir=/dev/null/x", "run_dir=/dev/null/x: must be a directory that can be written"),
-        ("optimizer._target_=os.system", "Target 'os.system' is blocklisted"),
+        ("optimizer._target_=os.system", "optimizer._target_=os.system: must be a class of midstate"),
+        ("trainer.channels_last=${nothing}", "trainer.channels_last=${nothing}: Interpolation key 'nothing' not found"),
+        ("trainer.epochs=${oc.env:NO_SUCH_VARIABLE}", "trainer.epochs=${oc.env:NO_SUCH_VARIABLE}: KeyError"),
+        ("trainer.sensitivity_kinds=true", "trainer.sensitivity_kinds=True: must be a list such as [share,"),
+        ("pruner.exclude=16", "pruner.exclude=16: must be a list such as [layer1.*]"),
     ],
 )
 def test_bad_values_name_field_value_and_what_is_allowed(overrides, message):
@@ -271,6 +275,7 @@ def test_parts_that_do_not_fit_each_other_are_refused(overrides, message):
         ("seed=abc", "could not be converted to Integer"),
         ("debug=null", "Config group override must be a string"),
         ("seed", "missing EQUAL"),
+        ("seed=é", "put the value into quotes"),
         ("pruner.n=17", "pruner.n=17: must be"),
     ],
 )

@@ -83,6 +83,15 @@ def test_settings_of_hydra_that_run_first_are_refused(override):
         check_hydra_overrides(["pruner=nm", override])
 
 
+@pytest.mark.parametrize("option", ["--experimental-rerun", "--exp"])
+def test_hydras_pickles_are_not_read(start, tmp_path, option):
+    (tmp_path / "config.pickle").write_bytes(b"cbuiltins\nopen\n(S'written'\nS'w'\ntR.")
+    done = start(option, "config.pickle")
+    assert done.returncode == 2
+    assert "reads a pickle" in done.stderr
+    assert not (tmp_path / "written").exists()
+
+
 def test_settings_of_hydra_that_are_harmless_are_left():
     check_hydra_overrides(
         ["-m", "hydra/launcher=joblib", "hydra.launcher.n_jobs=4", "hydra.verbose=true", "hydra.sweep.dir=elsewhere"]
@@ -105,6 +114,8 @@ SECRET = "0123456789abcdef0123456789abcdef01234567"
         ("pruner.n=${oc.env:WANDB_API_KEY}",),
         ("+${oc.env:WANDB_API_KEY}=1",),
         ("logger.tags=[${oc.env:WANDB_API_KEY}]", "debug=fast"),
+        ("-m", "pruner.n=${oc.env:WANDB_API_KEY}", "logger=none"),
+        ("schedule=one_shot", "schedule.stop=${oc.env:WANDB_API_KEY}", "pruner=nm", "debug=fast", "logger=none"),
     ],
 )
 def test_secrets_are_told_nowhere(start, tmp_path, overrides):
@@ -113,6 +124,14 @@ def test_secrets_are_told_nowhere(start, tmp_path, overrides):
     for path in tmp_path.rglob("*"):
         assert SECRET not in str(path)
         assert not path.is_file() or SECRET.encode() not in path.read_bytes(), path
+
+
+@pytest.mark.parametrize("option", ["--resolve", "--res"])
+def test_a_printed_configuration_tells_no_secret(start, option):
+    done = start("--cfg", "job", option, "logger.project=${oc.env:WANDB_API_KEY}", WANDB_API_KEY=SECRET)
+    assert done.returncode == 0
+    assert "project: <WANDB_API_KEY>" in done.stdout
+    assert SECRET not in done.stdout + done.stderr
 
 
 @pytest.mark.parametrize("name", ["../pruner/nm", "../../conf/pruner/nm", "/etc/passwd"])

@@ -5,7 +5,9 @@ import re
 import signal
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext, redirect_stdout
+from io import StringIO
 from pathlib import Path
 
 import hydra
@@ -26,7 +28,9 @@ def command_line(main: Callable[[], None]) -> int:
     os.environ["HYDRA_FULL_ERROR"] = "1"  # let errors reach us instead of Hydra's own printing
     try:
         check_hydra_overrides(sys.argv[1:])
-        main()
+        resolved = any(len(each) > 3 and "--resolve".startswith(each) for each in sys.argv)  # abbreviated, too
+        with _redacted_output() if resolved else nullcontext():
+            main()
     except RunFailed as error:
         print(f"run failed: {redact(str(error))}", file=sys.stderr)
         return EXIT_FAILED
@@ -39,6 +43,14 @@ def command_line(main: Callable[[], None]) -> int:
         print(f"configuration error: {redact(explain(error))}", file=sys.stderr)
         return EXIT_BAD_CONFIG
     return EXIT_FINISHED
+
+
+@contextmanager
+def _redacted_output() -> Iterator[None]:
+    """Keep secrets that references in a configuration stand for out of what is printed of it."""
+    with redirect_stdout(StringIO()) as text:
+        yield
+    print(redact(text.getvalue()), end="")
 
 
 def is_users(error: Exception) -> bool:
@@ -62,6 +74,8 @@ def explain(error: Exception) -> str:
     message = "\n".join(message.splitlines()[:8])
     if isinstance(error, HydraException) and isinstance(error.__cause__, OmegaConfBaseException):
         message += f"\n{str(error.__cause__).splitlines()[0]}"
+    if message.startswith("LexerNoViableAltException"):
+        return message.replace("LexerNoViableAltException", "not readable, put the value into quotes, name='\"value\"'")
     if typed := re.search(r"Could not (?:override|find|load) '([\w./@-]+)'", message):
         message += _suggest(typed[1])
     return message

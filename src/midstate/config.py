@@ -18,6 +18,7 @@ import hydra
 from hydra.core.config_store import ConfigStore
 from hydra.errors import InstantiationException
 from omegaconf import MISSING, DictConfig, OmegaConf, open_dict
+from omegaconf.errors import InterpolationResolutionError
 
 # Packages whose classes a configuration may name.
 TRUSTED = ("midstate",)
@@ -76,6 +77,11 @@ def check_root(config: DictConfig, typed: list[str]) -> None:
     for key in config:
         if key not in known:
             raise ConfigError(f"{key}: unknown key{near(key, known)}; known: {', '.join(known)}")
+    for name, value in flatten(OmegaConf.to_container(config, resolve=False)):
+        try:
+            OmegaConf.select(config, name)
+        except InterpolationResolutionError as error:
+            raise ConfigError(f"{name}={value}: {str(error).splitlines()[0]}") from error
     raw = OmegaConf.to_container(config.pruner, resolve=False)
     axes = str([node for node in raw.values() if isinstance(node, dict)])
     scalars = [key for key, node in raw.items() if not isinstance(node, dict)]
@@ -179,9 +185,11 @@ def check_hydra_overrides(arguments: list[str]) -> None:
         arguments: the command line's.
 
     Raises:
-        ConfigError: neither launcher, sweeper, verbosity nor a directory; or a `_target_` there.
+        ConfigError: neither launcher, sweeper, verbosity nor a directory; or a `_target_` there; or a pickle.
     """
     for argument in arguments:
+        if argument.startswith("--e"):  # --experimental-rerun, or as much of it as suffices
+            raise ConfigError(f"{argument}: reads a pickle, which could run any code; give the overrides themselves")
         key = argument.lstrip("+~").partition("=")[0]
         if re.match(r"hydra[./@]", key) and (not _OWN_OF_HYDRA.fullmatch(key) or "_target_" in argument):
             raise ConfigError(

@@ -58,7 +58,7 @@ class Trainer:
         checks.boolean("channels_last", self.channels_last)
         if self.sensitivity is not None:
             checks.number("sensitivity", self.sensitivity, 0, 1)
-        for kind in self.sensitivity_kinds:
+        for kind in checks.texts("sensitivity_kinds", self.sensitivity_kinds, ",".join(KINDS)):
             checks.one_of("sensitivity_kinds", kind, KINDS)
         if not isinstance(self.checkpoint_every, str) or steps_of("checkpoint_every", self.checkpoint_every, 1, 1) < 1:
             raise ValueError(

@@ -47,7 +47,7 @@ class Plan:
             ConfigError: anything in it that cannot work.
         """
         hydra = HydraConfig.get()
-        typed = list(hydra.overrides.task)
+        typed = typed_overrides()
         check_root(config, typed)
         config, scheme_of = _with_scheme_of_runs(config)
         parts = build_parts(config)
@@ -137,6 +137,11 @@ class Plan:
         """Where the run computes."""
         name = self.config["trainer"]["device"]
         return torch.device(name, self.config["machine"]["device_index"]) if name == "cuda" else torch.device(name)
+
+
+def typed_overrides() -> list[str]:
+    """What the user typed, as typed: read like a setting, references in it would be replaced, secrets too."""
+    return OmegaConf.to_container(HydraConfig.get().overrides.task, resolve=False)
 
 
 def build_parts(config: DictConfig) -> dict[str, Any]:

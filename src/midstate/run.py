@@ -20,7 +20,7 @@ from midstate.cli import EXIT_FAILED, EXIT_FINISHED, EXIT_STOPPED
 from midstate.config import ConfigError, RunFailed
 from midstate.engine import Session, train
 from midstate.locking import locked
-from midstate.plan import Plan
+from midstate.plan import Plan, typed_overrides
 from midstate.probes import NUM_IMAGES
 from midstate.report import epoch_line, result_table
 from midstate.sensitivity import COLUMNS, sensitivities
@@ -44,9 +44,9 @@ def run(config: DictConfig) -> float:
         hydra = HydraConfig.get()
         if hydra.mode == RunMode.MULTIRUN:  # say it now: Hydra speaks of the first failing job only, at the end
             if not isinstance(error, ConfigError | RunFailed):
-                traceback.print_exc()
-            job = f"job {hydra.job.num} ({' '.join(hydra.overrides.task)})"
-            print(f"{job} failed: {error}", file=sys.stderr, flush=True)
+                print(runs.redact(traceback.format_exc()), file=sys.stderr)
+            job = f"job {hydra.job.num} ({' '.join(typed_overrides())})"
+            print(runs.redact(f"{job} failed: {error}"), file=sys.stderr, flush=True)
         raise
 
 

@@ -58,8 +58,7 @@ class Wandb:
         checks.text("project", self.project)
         if self.group is not None:
             checks.text("group", self.group)
-        if not isinstance(self.tags, list) or not all(isinstance(tag, str) for tag in self.tags):
-            raise ValueError(f"tags={self.tags!r}: must be a list of names")
+        checks.texts("tags", self.tags, "baseline,first-try")
 
     def start(self, directory: Path, config: dict[str, Any], identity: str, group: str, name: str) -> Any:
         """Begin a W&B run that writes below `directory`; returns wandb's run, an offline one where online fails."""

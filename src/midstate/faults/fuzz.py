@@ -5,12 +5,15 @@ import shutil
 import tempfile
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import hydra
 from hydra.core.global_hydra import GlobalHydra
+from hydra.errors import HydraException
 from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 from tqdm import tqdm
 
 from midstate.bench.common import ROOT
@@ -20,53 +23,57 @@ from midstate.reproduce.process import exit_status, start_train
 
 CONF = ROOT / "conf"
 # Two steps of the smallest network; what a fuzzed override sets wins, for it comes later.
-SHORT = (
-    *("model=resnet8", "data=fake", "data.num_train=64", "data.num_eval=16", "data.size=16", "logger=none"),
-    *("trainer.epochs=1", "trainer.max_steps_per_epoch=2", "trainer.batch_size=16"),
-)
-# Sizes that are valid and only take long, and data that needs a download.
-HEAVY = ("trainer.epochs", "trainer.batch_size", "trainer.max_steps_per_epoch", "data.size", "data.num_train")
-SLOW = {"data": ("cifar10", "cifar100"), "model": ("resnet18", "resnet56", "torchvision", "timm"), "logger": ("wandb",)}
-SLOW |= {"launcher": ("pool",), "experiment": (), "claim": ()}
+SHORT = ("trainer.epochs=1", "trainer.max_steps_per_epoch=2", "trainer.batch_size=16")
+SMALL = {
+    "clutter": ("data.train_placements=1", "data.eval_placements=1"),
+    "digits": (),
+    "fake": ("data.num_train=64", "data.num_eval=16", "data.size=16"),
+}
+# Large values of these are valid and only take long.
+SIZES = ("trainer.epochs", "trainer.batch_size", "trainer.max_steps_per_epoch", "data.size", "data.num_train")
+SIZES += ("data.num_eval", "data.train_placements", "data.eval_placements")
+# Data that would be fetched, servers that would be asked; what starts no run, or is for presets.
+LEFT_OUT = {"data": ("cifar10", "cifar100"), "launcher": ("pool",), "claim": None, "pruner/window": None}
 ODD = ("0", "-1", "1", "2", "0.5", "1.5", "1e30", "1e-30", "nan", "inf", "null", "true", "abc", "''", "[]", "{}")
-ODD += ("1ep", "2it", "-1ep", "10it", "é", "${seed}", "${nothing}", "16", "4", "0.9")
+ODD += ("1ep", "2it", "-1ep", "10it", "é", "${seed}", "${nothing}", "16", "4", "0.9", "../up", "[1,2]", "{a:1}")
 SECONDS = 120  # a run that takes longer hangs
 
 
 def measure(times: int, seed: int) -> list[dict[str, Any]]:
     """Try `times` command lines; one row an outcome, defects first."""
-    chance, keys = random.Random(seed), _keys()
-    lines = [overrides(chance, keys) for _ in range(times)]
+    chance = random.Random(seed)
+    lines = [overrides(chance) for _ in range(times)]
     outcomes: Counter[str] = Counter()
     with tempfile.TemporaryDirectory() as place, ThreadPoolExecutor(2) as pool:
         tried = pool.map(lambda each: outcome(each[1], Path(place, str(each[0]))), enumerate(lines))
-        for line, result in zip(lines, tqdm(tried, "command lines", total=times, disable=None), strict=True):
+        for line, (result, said) in zip(lines, tqdm(tried, "command lines", total=times, disable=None), strict=True):
             outcomes[result] += 1
             if result.startswith("defect"):
-                print(f"{result}: {' '.join(line)}", flush=True)
+                tqdm.write(f"{result}: {' '.join(line)}\n{said}")
     return [{"outcome": name, "command lines": count} for name, count in sorted(outcomes.items())]
 
 
-def overrides(chance: random.Random, keys: dict[str, Any]) -> list[str]:
-    """One to four overrides: members of groups, values that are near, odd or of another key, and typos."""
-    made = []
-    for _ in range(chance.randint(1, 4)):
-        kind = chance.random()
-        if kind < 0.4:
-            group = chance.choice(_groups())
-            members = [path.stem for path in (CONF / group).glob("*.yaml") if path.stem not in SLOW.get(group, ())]
-            made.append(f"{group}={chance.choice(members)}")
-        else:
-            key = chance.choice([key for key in keys if key not in HEAVY])
-            value = chance.choice([keys[key], chance.choice(ODD), chance.choice(list(keys.values()))])
-            made.append(f"{key}={_typed(value)}" if kind < 0.95 else f"{key}x={_typed(value)}")
+def overrides(chance: random.Random) -> list[str]:
+    """Up to three members of groups, then up to three of the settings they bring: near, odd, misplaced, mistyped."""
+    chosen = {group: chance.choice(_members(group)) for group in chance.sample(_groups(), chance.randint(0, 3))}
+    if "experiment" not in chosen:
+        chosen = {"model": "resnet8", "data": "fake", "logger": "none", **chosen}
+    made = [f"{group}={member}" for group, member in chosen.items()]
+    made += [*SHORT, *SMALL.get(chosen.get("data"), ())]
+    settings = _settings(made)
+    for _ in range(chance.randint(0, 3)):
+        key = chance.choice(list(settings))
+        value = chance.choice(ODD)
+        if key not in SIZES and chance.random() < 0.8:
+            value = chance.choice([_near(settings[key], chance)] * 3 + [_any(settings, chance)])
+        made.append(f"{key}x={value}" if chance.random() < 0.04 else f"{key}={value}")
     return made
 
 
-def outcome(line: list[str], directory: Path) -> str:
-    """Run one command line: what came of it; a defect is whatever is neither finished nor refused cleanly."""
+def outcome(line: list[str], directory: Path) -> tuple[str, str]:
+    """Run one command line: what came of it, and what it printed; a defect is neither finished nor refused cleanly."""
     log = directory.with_suffix(".log")
-    process = start_train([*SHORT, *line, f"run_dir={directory}"], log)
+    process = start_train([*line, f"run_dir={directory}"], log)
     process.join(SECONDS)
     if process.is_alive():
         process.kill()
@@ -74,7 +81,7 @@ def outcome(line: list[str], directory: Path) -> str:
     found = _judged(status, text, directory)
     shutil.rmtree(directory, ignore_errors=True)
     log.unlink()
-    return found
+    return found, text
 
 
 def _judged(status: int, text: str, directory: Path) -> str:
@@ -91,18 +98,41 @@ def _judged(status: int, text: str, directory: Path) -> str:
     return f"defect: status {status}"
 
 
+@cache
 def _groups() -> list[str]:
     found = {path.parent.relative_to(CONF).as_posix() for path in CONF.glob("*/**/*.yaml")}
-    return sorted(found - {"launcher", "experiment", "claim", "logger"})
+    return sorted(group for group in found if LEFT_OUT.get(group, ()) is not None)
 
 
-def _keys() -> dict[str, Any]:
-    """Every key of the composed configuration that a user may type, with its value."""
+@cache
+def _members(group: str) -> list[str]:
+    return sorted(path.stem for path in (CONF / group).glob("*.yaml") if path.stem not in LEFT_OUT.get(group, ()))
+
+
+def _settings(line: list[str]) -> dict[str, Any]:
+    """Every setting that a user may type after these, with its value; the defaults' where they do not go together."""
     GlobalHydra.instance().clear()
     with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
-        config = hydra.compose("train", overrides=list(SHORT))
+        try:
+            config = hydra.compose("train", overrides=line)
+        except (HydraException, OmegaConfBaseException):
+            config = hydra.compose("train")
     known = flatten(OmegaConf.to_container(config, resolve=False))
-    return {key: value for key, value in known if not key.startswith(("logger", "run_dir", "rerun", "machine"))}
+    return {key: value for key, value in known if key not in ("run_dir", "logger.mode")}
+
+
+def _near(value: Any, chance: random.Random) -> str:
+    """The value itself, or a neighbour of the same type."""
+    if isinstance(value, bool):
+        value = chance.random() < 0.5
+    elif isinstance(value, int | float):
+        value = chance.choice([value, value * 2, value / 2, value + 1, value - 1])
+        value = int(value) if value == int(value) else value
+    return _typed(value)
+
+
+def _any(settings: dict[str, Any], chance: random.Random) -> str:
+    return _typed(chance.choice(list(settings.values())))
 
 
 def _typed(value: Any) -> str:

@@ -39,6 +39,13 @@ def text(name: str, value: object) -> str:
     return value
 
 
+def texts(name: str, value: object, such_as: str) -> list[str]:
+    """Return `value` if it is a list of texts, possibly empty."""
+    if not isinstance(value, list | tuple) or not all(isinstance(item, str) for item in value):
+        raise ValueError(f"{name}={value!r}: must be a list such as [{such_as}]")
+    return list(value)
+
+
 def one_of(name: str, value: object, options: Iterable[str]) -> str:
     """Return `value` if it is one of `options`; the error suggests the nearest one."""
     options = list(options)

@@ -90,8 +90,7 @@ class Scope:
         for name in ("skip_first", "skip_classifier", "skip_depthwise", "skip_shortcuts", "skip_linear"):
             checks.boolean(name, getattr(self, name))
         checks.one_of("indivisible", self.indivisible, INDIVISIBLE)
-        if isinstance(self.exclude, str) or not all(isinstance(p, str) for p in self.exclude):
-            raise ValueError(f"exclude={self.exclude!r}: must be a list of name patterns such as ['layer1.*']")
+        checks.texts("exclude", self.exclude, "layer1.*")
 
     def resolve(self, model: nn.Module, classifier: str | None, pattern: Pattern | None) -> list[Layer]:
         """List the layers of `model` to prune.
