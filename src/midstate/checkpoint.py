@@ -2,8 +2,6 @@
 
 import hashlib
 import logging
-import os
-import tempfile
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -12,27 +10,12 @@ import torch
 from torch import nn
 
 from midstate.config import ConfigError
+from midstate.files import write_atomically
 
 log = logging.getLogger(__name__)
 
 FORMAT = 1
 KEEP = 2
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file so that a reader, or a crash at any moment, sees the old content or the new."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)  # mkstemp's own mode would hide results from colleagues
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
 
 
 def save(directory: Path, step: int, state: dict[str, Any]) -> None:

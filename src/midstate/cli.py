@@ -1,5 +1,6 @@
 """The command line's last line of defence: errors become a message a user can act on, and an exit status."""
 
+import logging
 import os
 import re
 import signal
@@ -26,6 +27,7 @@ CONF = Path(__file__).parents[2] / "conf"
 def command_line(main: Callable[[], None]) -> int:
     """Run a `hydra.main` function; turn bad configurations and failed runs into a message and a status."""
     os.environ["HYDRA_FULL_ERROR"] = "1"  # let errors reach us instead of Hydra's own printing
+    logging.raiseExceptions = False  # no tracebacks from W&B's own logs where a disk is full
     try:
         check_hydra_overrides(sys.argv[1:])
         resolved = any(len(each) > 3 and "--resolve".startswith(each) for each in sys.argv)  # abbreviated, too

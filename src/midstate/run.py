@@ -17,8 +17,9 @@ from omegaconf import DictConfig
 
 from midstate import checkpoint, counting, metrics, runs
 from midstate.cli import EXIT_FAILED, EXIT_FINISHED, EXIT_STOPPED
-from midstate.config import ConfigError, RunFailed
+from midstate.config import ConfigError, RunFailed, redact
 from midstate.engine import Session, train
+from midstate.files import write_atomically
 from midstate.locking import locked
 from midstate.plan import Plan, typed_overrides
 from midstate.probes import NUM_IMAGES
@@ -44,9 +45,9 @@ def run(config: DictConfig) -> float:
         hydra = HydraConfig.get()
         if hydra.mode == RunMode.MULTIRUN:  # say it now: Hydra speaks of the first failing job only, at the end
             if not isinstance(error, ConfigError | RunFailed):
-                print(runs.redact(traceback.format_exc()), file=sys.stderr)
+                print(redact(traceback.format_exc()), file=sys.stderr)
             job = f"job {hydra.job.num} ({' '.join(typed_overrides())})"
-            print(runs.redact(f"{job} failed: {error}"), file=sys.stderr, flush=True)
+            print(redact(f"{job} failed: {error}"), file=sys.stderr, flush=True)
         raise
 
 
@@ -63,6 +64,8 @@ def _run(plan: Plan) -> float:
             if summary is None:
                 return _execute(plan, session)
     log.info("finished before; rerun=true starts over")
+    if "states" in summary and not (plan.directory / "figures" / "schedule.svg").exists():  # the last to be drawn
+        _draw(plan.directory, summary["layers"], summary["states"])
     return _report(plan, summary)
 
 
@@ -94,7 +97,7 @@ class Recorder:
         state = {
             "config_hash": self.plan.hash,
             "seed": self.plan.config["seed"],
-            "config": runs.redact(self.plan.config),
+            "config": redact(self.plan.config),
             "wall_seconds": self.wall_seconds(),
             **self.session.state_dict(),
         }
@@ -187,9 +190,7 @@ def _start_wandb(plan: Plan) -> Any:
         return None
     seed = plan.config["seed"]
     name = " ".join((plan.choices["model"], plan.choices["data"], plan.name, plan.choices["schedule"], f"seed{seed}"))
-    return plan.parts["logger"].start(
-        plan.directory, runs.redact(plan.config), f"{plan.hash}-seed{seed}", plan.name, name
-    )
+    return plan.parts["logger"].start(plan.directory, redact(plan.config), f"{plan.hash}-seed{seed}", plan.name, name)
 
 
 def _finish(recorder: Recorder) -> dict[str, Any]:
@@ -204,7 +205,7 @@ def _finish(recorder: Recorder) -> dict[str, Any]:
     with recorder.writing("the finished network"):
         checkpoint.save_final(plan.directory / "checkpoints", model)
         if scheme := pruner.scheme():
-            checkpoint.write_atomically(plan.directory / "scheme.json", scheme.encode())
+            write_atomically(plan.directory / "scheme.json", scheme.encode())
     test = metrics.evaluate(model, session.data.test)
     with recorder.writing("sensitivity.csv"):
         _measure_sensitivities(plan, session)
@@ -212,7 +213,8 @@ def _finish(recorder: Recorder) -> dict[str, Any]:
         {"name": layer.name, "shape": list(layer.weight.shape), "depth": layer.depth, "target": target, "kept": share}
         for layer, target, share in zip(pruner.layers, targets, kept, strict=True)
     ]
-    figures = _draw(plan.directory, layers, pruner.states())
+    states = pruner.states()
+    figures = _draw(plan.directory, layers, states)
     summary = recorder.summary(
         "finished",
         top1=test["top1"],
@@ -232,6 +234,7 @@ def _finish(recorder: Recorder) -> dict[str, Any]:
         allocation=pruner.allocation_report(),
         flipflop=pruner.flipflop(),
         layers=layers,
+        states=states,
         images_per_second=sum(row["images_per_second"] for row in session.rows) / len(session.rows),
     )
     recorder.tracker.summarise(summary, figures)
@@ -254,8 +257,11 @@ def _draw(directory: Path, layers: list[dict[str, Any]], states: list[str]) -> l
 
     try:
         return draw_run(directory, layers, states)
-    except OSError as error:  # they can be drawn again from the tables
-        log.warning(f"warning: figures cannot be written ({error.strerror or error}); the run goes on")
+    except OSError as error:
+        log.warning(
+            f"warning: figures cannot be written ({error.strerror or error}); the run goes on, and the same command "
+            "draws them when it is finished"
+        )
         return []
 
 

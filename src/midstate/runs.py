@@ -9,8 +9,8 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from midstate.checkpoint import write_atomically
 from midstate.config import ConfigError, flatten, redact
+from midstate.files import write_atomically
 
 FORMAT = 1
 # Raise whenever losses change for an unchanged configuration: it is part of every run's identity.

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from midstate.checkpoint import write_atomically
+from midstate.files import write_atomically
 from midstate.sparsity import checks
 
 log = logging.getLogger(__name__)

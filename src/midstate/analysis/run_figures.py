@@ -1,6 +1,7 @@
 """Pictures of one run, drawn from what it has written."""
 
 import csv
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,8 @@ matplotlib.use("Agg")  # before pyplot: no display is needed
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+
+from midstate.files import write_atomically
 
 # Okabe and Ito's colours, distinguishable with any colour vision.
 BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#999999"
@@ -45,7 +48,6 @@ def draw_run(directory: Path, layers: list[dict[str, Any]], states: list[str]) -
     """
     rows, probes = read_table(directory / "metrics.csv"), read_table(directory / "probes.csv")
     folder = directory / "figures"
-    folder.mkdir(exist_ok=True)
     files = []
     with plt.rc_context(STYLE):
         for name, figure in (
@@ -53,9 +55,12 @@ def draw_run(directory: Path, layers: list[dict[str, Any]], states: list[str]) -
             ("kept_by_depth", kept_by_depth(layers)),
             ("schedule", schedule(rows, probes)),
         ):
-            figure.savefig(folder / f"{name}.png", dpi=150)
-            figure.savefig(folder / f"{name}.svg", metadata={"Date": None})
+            png, svg = BytesIO(), BytesIO()
+            figure.savefig(png, dpi=150, format="png")
+            figure.savefig(svg, metadata={"Date": None}, format="svg")
             plt.close(figure)
+            write_atomically(folder / f"{name}.png", png.getvalue())
+            write_atomically(folder / f"{name}.svg", svg.getvalue())
             files.append(folder / f"{name}.png")
     return files
 

@@ -31,7 +31,7 @@ def _content(directory: Path) -> dict[str, Any]:
             if key in (*CLOCK, "digest"):
                 continue
             if key == "config":
-                value = {name: part for name, part in value.items() if name != "run_dir"}
+                value = {name: part for name, part in value.items() if name not in ("run_dir", "logger")}
             value = [_without_clock(row) for row in value] if key == "rows" else value
             content[f"{path.name}: {key}"] = digest(_without_clock(value) if isinstance(value, dict) else value)
     return content

@@ -1,5 +1,6 @@
 """kill: SIGKILL at random moments; the same command goes on until it has finished, to the bits of a run left alone."""
 
+import itertools
 import os
 import random
 import shutil
@@ -26,34 +27,40 @@ KILLS = 3  # of one run at most: then it is left to finish
 
 
 def measure(times: int, seed: int) -> list[dict[str, Any]]:
-    """Kill `times` runs, in turn over methods and precisions; one row a method and precision."""
-    chance = random.Random(seed)
-    rows = []
-    with tempfile.TemporaryDirectory() as place:
-        kinds = {}
-        for method in METHODS:
-            for precision in PRECISIONS:
-                job = [*JOB, f"pruner={method}", f"trainer.precision={precision}"]
-                started = time.perf_counter()
-                _run(job, Path(place, f"{method}-{precision}"))
-                row = {"method": method, "precision": precision, "runs": 0, "kills": 0, "not bit-equal": 0}
-                kinds[method, precision] = (job, time.perf_counter() - started, row)
-                rows.append(row)
-        for turn in tqdm(range(times), "kills", disable=None):
-            method, precision = list(kinds)[turn % len(kinds)]
-            job, seconds, row = kinds[method, precision]
+    """Kill `times` times, in turn over methods and precisions; one row a method and precision."""
+    chance, kills = random.Random(seed), 0
+    kinds = [(method, precision) for method in METHODS for precision in PRECISIONS]
+    rows = [{"method": m, "precision": p, "runs": 0, "kills": 0, "not bit-equal": 0} for m, p in kinds]
+    with tempfile.TemporaryDirectory() as place, tqdm(total=times, desc="kills", disable=None) as bar:
+        _run(_job(*kinds[0]), Path(place, "warm"))  # the first waits until everything is imported
+        references = [_timed(_job(*kind), Path(place, "-".join(kind))) for kind in kinds]
+        for turn in itertools.count():
+            if kills >= times:
+                return rows
+            (method, precision), row = kinds[turn % len(kinds)], rows[turn % len(kinds)]
+            reference, seconds = references[turn % len(kinds)]
             directory = Path(place, "killed")
             row["runs"] += 1
-            for _ in range(KILLS):
-                if not _killed(job, directory, chance.uniform(0, seconds)):
+            for _ in range(min(KILLS, times - kills)):
+                if not _killed(_job(method, precision), directory, chance.uniform(0, seconds)):
                     break
-                row["kills"] += 1
-            _run(job, directory)
-            if found := differences(directory, Path(place, f"{method}-{precision}")):
+                row["kills"], kills = row["kills"] + 1, kills + 1
+                bar.update()
+            _run(_job(method, precision), directory)
+            if found := differences(directory, reference):
                 row["not bit-equal"] += 1
-                print(f"{method} {precision}: {', '.join(found)}")
+                tqdm.write(f"{method} {precision}: {', '.join(found)}")
             shutil.rmtree(directory)
-    return rows
+
+
+def _job(method: str, precision: str) -> list[str]:
+    return [*JOB, f"pruner={method}", f"trainer.precision={precision}"]
+
+
+def _timed(job: list[str], directory: Path) -> tuple[Path, float]:
+    started = time.perf_counter()
+    _run(job, directory)
+    return directory, time.perf_counter() - started
 
 
 def _run(job: list[str], directory: Path) -> None:

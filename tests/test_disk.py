@@ -1,0 +1,192 @@
+"""Disks that are full, become read-only or are forbidden in the middle of a run: real file systems of a few MiB."""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import ROOT, TINY, composed
+
+from midstate import checkpoint
+from midstate.faults.compare import differences
+from midstate.run import run
+
+JOB = ("pruner=nm", *TINY, "trainer.epochs=6", "trainer.max_steps_per_epoch=8", "trainer.checkpoint_every=3it")
+NOBODY = 65534
+
+
+def mount(*arguments):
+    return subprocess.run(["mount", *arguments], capture_output=True, text=True, check=False).returncode == 0
+
+
+@pytest.fixture
+def disk(tmp_path):
+    """A function that mounts an empty file system of some KiB on a directory below `tmp_path`."""
+    mounted = []
+
+    def make(name, kilobytes):
+        place = tmp_path / name
+        place.mkdir(parents=True)
+        if not mount("-t", "tmpfs", "-o", f"size={kilobytes}k", "tmpfs", str(place)):
+            pytest.skip("only root may mount a file system")
+        mounted.append(place)
+        return place
+
+    yield make
+    for place in reversed(mounted):
+        subprocess.run(["umount", "--lazy", str(place)], check=True)
+
+
+@pytest.fixture(scope="module")
+def whole_run(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("whole")
+    run(composed(*JOB, f"run_dir={directory}"))
+    return directory
+
+
+def begin(directory, *overrides, **options):
+    return subprocess.Popen(
+        [sys.executable, str(ROOT / "train.py"), *JOB, *overrides, f"run_dir={directory}"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        **options,
+    )
+
+
+def wait_for(process, happened):
+    deadline = time.monotonic() + 120
+    while not happened():
+        assert process.poll() is None, process.stderr.read()
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+
+
+def has_checkpoints(directory):
+    return lambda: len(checkpoint.checkpoints(directory / "checkpoints")) == 2
+
+
+def assert_failed_and_whole(process, what, directory):
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 3, errors
+    assert f"run failed: {what} cannot be written" in errors
+    assert "the same command goes on from there" in errors
+    assert "Traceback" not in errors
+    assert not [path for path in directory.rglob(".*") if path.name != ".lock"], "a temporary file is left"
+    for path in checkpoint.checkpoints(directory / "checkpoints"):
+        state = torch.load(path, weights_only=True)
+        state.pop("format")
+        assert state.pop("digest") == checkpoint.digest(state)
+    if (directory / "summary.json").exists():
+        assert json.loads((directory / "summary.json").read_text())["status"] in ("failed", "finished")
+
+
+def goes_on(directory, reference):
+    process = begin(directory)
+    output, errors = process.communicate(timeout=120)
+    assert process.returncode == 0, errors
+    assert "going on from step" in output
+    assert differences(directory, reference) == []
+
+
+def test_a_full_disk_stops_at_a_checkpoint_and_keeps_those_before(disk, whole_run):
+    directory = disk("run", 2048)  # two checkpoints of 0.9 MiB; none beside them
+    process = begin(directory)
+    assert_failed_and_whole(process, "a checkpoint", directory)
+    assert len(checkpoint.checkpoints(directory / "checkpoints")) == 2
+    assert mount("-o", "remount,size=16m", str(directory))
+    goes_on(directory, whole_run)
+
+
+def test_a_disk_that_others_fill_stops_at_a_table(disk, whole_run):
+    directory = disk("run", 16384)
+    process = begin(directory, "trainer.checkpoint_every=8it")
+    wait_for(process, has_checkpoints(directory))
+    fill(directory)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 3
+    assert "cannot be written" in errors
+    assert len((directory / "metrics.csv").read_text().splitlines()) >= 2
+    (directory / "ballast").unlink()
+    goes_on(directory, whole_run)
+
+
+def fill(directory):
+    with (directory / "ballast").open("wb", buffering=0) as file:
+        for size in (1 << 16, 1 << 10, 1):
+            while True:
+                try:
+                    file.write(b"0" * size)
+                except OSError:
+                    break
+
+
+def test_a_disk_without_any_room_is_said_at_once(disk):
+    directory = disk("run", 4)
+    assert_failed_and_whole(begin(directory), "config.yaml", directory)
+
+
+def test_a_disk_that_becomes_read_only(disk, whole_run):
+    directory = disk("run", 16384)
+    process = begin(directory)
+    wait_for(process, has_checkpoints(directory))
+    # Of a directory that holds an open file only a part can be made read-only from outside.
+    part = str(directory / "checkpoints")
+    assert mount("--bind", part, part)
+    wait_for(process, lambda: mount("-o", "remount,bind,ro", part))
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 3
+    assert "a checkpoint cannot be written" in errors
+    assert "(Read-only file system); what was written before is whole" in errors
+    subprocess.run(["umount", part], check=True)
+    assert mount("-o", "remount,ro", str(directory))
+    refused = begin(directory)
+    _, errors = refused.communicate(timeout=120)
+    assert refused.returncode == 2
+    assert "must be a directory that can be written" in errors
+    assert mount("-o", "remount,rw", str(directory))
+    goes_on(directory, whole_run)
+
+
+def test_figures_without_room_are_drawn_by_the_same_command_later(disk, start, tmp_path):
+    figures = disk("run/figures", 64)  # the first picture alone takes more
+    done = start(*JOB, "run_dir=run")
+    assert done.returncode == 0, done.stderr
+    assert "figures cannot be written (No space left on device); the run goes on" in done.stdout
+    assert not list(figures.iterdir())
+    assert json.loads((tmp_path / "run" / "summary.json").read_text())["status"] == "finished"
+    assert mount("-o", "remount,size=4m", str(figures))
+    again = start(*JOB, "run_dir=run")
+    assert "finished before" in again.stdout
+    assert {path.suffix for path in figures.iterdir()} == {".png", ".svg"}
+    assert len(list(figures.iterdir())) == 6
+
+
+@pytest.mark.parametrize("size", [4, 64])
+def test_wandb_without_room_takes_nothing_along(disk, start, tmp_path, size, whole_run):
+    disk("run/wandb", size)
+    done = start(*JOB, "logger=wandb", "run_dir=run")
+    assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stdout + done.stderr
+    assert differences(tmp_path / "run", whole_run) == []
+
+
+def test_a_directory_that_becomes_forbidden(whole_run):
+    as_other = {"user": NOBODY, "group": NOBODY, "extra_groups": []} if os.geteuid() == 0 else {}
+    with tempfile.TemporaryDirectory() as place:  # pytest's own are closed to others
+        home, directory = Path(place), Path(place, "run")
+        home.chmod(0o777)
+        try:
+            process = begin(directory, cwd=home, env={**os.environ, "HOME": place}, **as_other)
+        except PermissionError:
+            pytest.skip("another user may not run this Python")
+        wait_for(process, has_checkpoints(directory))
+        (directory / "checkpoints").chmod(0o555)
+        assert_failed_and_whole(process, "a checkpoint", directory)
+        (directory / "checkpoints").chmod(0o755)
+        goes_on(directory, whole_run)
