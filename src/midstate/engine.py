@@ -91,6 +91,15 @@ class Session:
         """Optimizer steps of the whole run."""
         return self.settings.epochs * self.batches.steps_per_epoch
 
+    def check_finite(self) -> None:
+        """Raise RunFailed if a weight is not a finite number: the step after one with a finite loss may come to that.
+
+        Asked before a checkpoint, so that the last ones stay good.
+        """
+        for name, tensor in self.model.state_dict().items():
+            if not bool(tensor.isfinite().all()):
+                _diverged(self, f"{name} holds numbers that are not finite")
+
     def state_dict(self) -> dict[str, Any]:
         """All that a run needs to go on as if it had never stopped."""
         return {
@@ -212,7 +221,9 @@ def train_step(session: Session, images: Tensor, labels: Tensor) -> None:
     loss.backward()
     session.pruner.before_step(session.optimizer)
     if settings.clip_norm is not None:
-        nn.utils.clip_grad_norm_(session.model.parameters(), settings.clip_norm)
+        norm = nn.utils.clip_grad_norm_(session.model.parameters(), settings.clip_norm).item()
+        if not math.isfinite(norm):  # clipped, it would be NaN in every weight
+            _diverged(session, f"the gradient's norm is {norm}")
     session.optimizer.step()
     session.pruner.after_step(session.optimizer)
     session.step += 1

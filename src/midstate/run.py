@@ -25,6 +25,7 @@ from midstate.plan import Plan, typed_overrides
 from midstate.probes import NUM_IMAGES
 from midstate.report import epoch_line, result_table
 from midstate.sensitivity import COLUMNS, sensitivities
+from midstate.sparsity import Pruner
 from midstate.stopping import stop_on_signal
 from midstate.tracking import Tracker, write_csv
 
@@ -36,7 +37,7 @@ def run(config: DictConfig) -> float:
 
     Raises:
         ConfigError: nothing is written.
-        RunFailed: training diverged; the last good checkpoint is kept.
+        RunFailed: training diverged or collapsed, or the disk is full; the last good checkpoint is kept.
         SystemExit: stopped on request (status 75); the same command goes on from there.
     """
     try:
@@ -93,7 +94,12 @@ class Recorder:
     started: float  # on the clock of time.perf_counter, moved back by the time of earlier attempts
 
     def save(self) -> None:
-        """Save a checkpoint."""
+        """Save a checkpoint.
+
+        Raises:
+            RunFailed: the weights are not finite, or it cannot be written; those before stay as they are.
+        """
+        self.session.check_finite()
         state = {
             "config_hash": self.plan.hash,
             "seed": self.plan.config["seed"],
@@ -201,7 +207,7 @@ def _finish(recorder: Recorder) -> dict[str, Any]:
     pruner.finalise()
     verified = pruner.verify()
     if verified is False:
-        raise RunFailed("the finished weights do not obey the pattern; this is a defect, please report it")
+        raise RunFailed(_what_is_wrong(pruner))
     with recorder.writing("the finished network"):
         checkpoint.save_final(plan.directory / "checkpoints", model)
         if scheme := pruner.scheme():
@@ -239,6 +245,16 @@ def _finish(recorder: Recorder) -> dict[str, Any]:
     )
     recorder.tracker.summarise(summary, figures)
     return summary
+
+
+def _what_is_wrong(pruner: Pruner) -> str:
+    """Why finished weights are not what was promised."""
+    if dead := [layer.name for layer in pruner.layers if not layer.weight.any()]:
+        return (
+            f"collapsed: training has driven every weight of {', '.join(dead)} to zero; a smaller "
+            "optimizer.weight_decay, pruner.decay or sparsity may help"
+        )
+    return "the finished weights do not obey the pattern; this is a defect, please report it"
 
 
 def _measure_sensitivities(plan: Plan, session: Session) -> None:

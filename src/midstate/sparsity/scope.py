@@ -42,13 +42,15 @@ class Layer:
 def weight_layers(model: nn.Module) -> list[Layer]:
     """List every convolution and linear weight of `model` in module order, attention's in_proj_weight too.
 
-    Transposed convolutions are left out: their input channels are dim 0.
+    Transposed convolutions are left out: their input channels are dim 0. So are layers without a weight, whose
+    inputs or outputs are none.
     """
     layers: list[Layer] = []
     for module_name, module in model.named_modules():
         for tensor_name in _weight_names(module):
             name = f"{module_name}.{tensor_name}".removeprefix(".").removesuffix(".weight")
-            layers.append(Layer(name, module, tensor_name, len(layers)))
+            if getattr(module, tensor_name).numel():
+                layers.append(Layer(name, module, tensor_name, len(layers)))
     return layers
 
 
