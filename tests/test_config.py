@@ -226,6 +226,8 @@ def test_what_is_typed_and_has_no_effect_is_warned_of_once(overrides, message, c
         ("+foo=1", "foo: unknown key; known: model, data"),
         ("+pruner.ordr=inverse", "pruner.ordr=inverse: no axis of this pruner reads it; did you mean order?"),
         ("+data.foo=1", "data: got an unexpected keyword argument 'foo'"),
+        ("optimizer.lr=1e39", "optimizer.lr=1e+39: must be at most 3.4e+38"),
+        ("data.seed=99999999999999999999", "data.seed=99999999999999999999: must be at most 9.22e+18"),
         ("seed=-1", "seed=-1: must be 0 or more"),
         ("run_dir=/dev/null/x", "run_dir=/dev/null/x: must be a directory that can be written"),
         ("optimizer._target_=os.system", "optimizer._target_=os.system: must be a class of midstate"),

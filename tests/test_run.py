@@ -310,6 +310,54 @@ def test_a_diverged_run_says_at_which_step_and_keeps_the_last_good_checkpoint(tm
         assert all(value.isfinite().all() for value in weights.values() if value.is_floating_point())
 
 
+def test_weights_that_are_no_numbers_never_reach_a_checkpoint(tmp_path):
+    every_step = ("trainer.checkpoint_every=1it", "optimizer.warmup=0")
+    with pytest.raises(RunFailed, match=r"diverged: .* holds numbers that are not finite at step 1 "):
+        tiny(
+            tmp_path, "optimizer.lr=1e10", "optimizer.weight_decay=1e38", *every_step
+        )  # the first loss is finite, and its step is not
+    assert not checkpoint.checkpoints(tmp_path / "checkpoints")
+    assert json.loads((tmp_path / "summary.json").read_text())["status"] == "failed"
+
+
+def test_an_infinite_gradient_is_not_clipped_to_nothing():
+    session = Plan.of(composed(*TINY, "pruner=nm", "trainer.clip_norm=1")).prepare()
+    weight = next(session.model.parameters())
+    weight.register_hook(lambda gradient: gradient * math.inf)
+    before = weight.detach().clone()
+    with pytest.raises(RunFailed, match=r"diverged: the gradient's norm is (inf|nan) at step 0 "):
+        engine.train_step(session, *next(session.batches.epoch(0)))
+    assert torch.equal(weight, before)
+
+
+def test_a_layer_that_has_died_is_named(tmp_path):
+    tiny(tmp_path / "first", "pruner=dense", "trainer.epochs=1")
+    weights = torch.load(tmp_path / "first" / "checkpoints" / "final.pt", weights_only=True)
+    for name in ("stages.1.0.conv1", "stages.1.0.conv2"):  # nothing goes in, nothing comes back: they stay zero
+        weights["model"][f"{name}.weight"].zero_()
+    weights["model"]["stages.1.0.bn1.bias"].zero_()
+    torch.save(weights, tmp_path / "dead.pt")
+    with pytest.raises(RunFailed, match=r"collapsed: .* every weight of stages.1.0.conv1, stages.1.0.conv2 to zero"):
+        tiny(tmp_path / "second", "pruner=nm", f"model.checkpoint={tmp_path / 'dead.pt'}")
+    assert "collapsed" in json.loads((tmp_path / "second" / "summary.json").read_text())["reason"]
+
+
+def test_a_batch_larger_than_the_data_is_all_of_it_and_that_is_said(caplog):
+    session = Plan.of(composed("data=fake", "data.num_train=24", "trainer.batch_size=64", "logger=none")).prepare()
+    assert "trainer.batch_size=64: there are only 24 training images; all of them are one batch" in caplog.text
+    assert [len(labels) for _, labels in session.batches.epoch(0)] == [24]
+
+
+@pytest.mark.parametrize("channels", [1, 4])
+@pytest.mark.parametrize("model", ["resnet8", "torchvision", "timm"])
+def test_images_of_any_number_of_channels_train(channels, model):
+    small = ("data=fake", "data.size=16", "data.num_train=8", "data.num_eval=4", "trainer.batch_size=4", "logger=none")
+    session = Plan.of(composed(f"model={model}", f"data.channels={channels}", "pruner=nm", *small)).prepare()
+    session.model.train()
+    engine.train_step(session, *next(session.batches.epoch(0)))
+    assert math.isfinite(session.losses[0])
+
+
 # Losses of the first ten steps, written by `python tests/test_run.py`; other processors differ in the last bits.
 LOSSES = ROOT / "tests" / "losses.json"
 ARMS = {

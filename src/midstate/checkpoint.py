@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from midstate.config import ConfigError
+from midstate.config import ConfigError, first_line
 from midstate.files import write_atomically
 
 log = logging.getLogger(__name__)
@@ -76,7 +76,7 @@ def _read(path: Path, device: torch.device) -> dict[str, Any]:
     except (MemoryError, torch.OutOfMemoryError):
         raise  # not the file's fault
     except Exception as error:  # whatever damaged bytes lead to; code in it is refused and not run
-        raise _Broken(str(error).splitlines()[0] if str(error) else type(error).__name__) from error
+        raise _Broken(first_line(error)) from error
     if not isinstance(state, dict) or "format" not in state:
         raise _Broken("it is no checkpoint")
     if state.pop("format") > FORMAT:

@@ -28,6 +28,10 @@ _SECRET = re.compile(r"KEY|TOKEN|SECRET|PASSWORD", re.IGNORECASE)
 _OWN_OF_HYDRA = re.compile(r"hydra[./](launcher|sweeper)([./].*)?|hydra\.(verbose|run\.dir|sweep\.(dir|subdir))")
 
 
+# What tensors and generators take.
+_LIMITS = {bool: 1, int: 2**63 - 1, float: 3.4e38}
+
+
 class ConfigError(Exception):
     """The user's configuration cannot run; nothing has been written."""
 
@@ -79,9 +83,11 @@ def check_root(config: DictConfig, typed: list[str]) -> None:
             raise ConfigError(f"{key}: unknown key{near(key, known)}; known: {', '.join(known)}")
     for name, value in flatten(OmegaConf.to_container(config, resolve=False)):
         try:
-            OmegaConf.select(config, name)
+            number = OmegaConf.select(config, name)
+            if isinstance(number, int | float) and math.isfinite(number) and abs(number) > _LIMITS[type(number)]:
+                raise ConfigError(f"{name}={value}: must be at most {_LIMITS[type(number)]:.3g}, as computed with")
         except InterpolationResolutionError as error:
-            raise ConfigError(f"{name}={value}: {str(error).splitlines()[0]}") from error
+            raise ConfigError(f"{name}={value}: {first_line(error)}") from error
     raw = OmegaConf.to_container(config.pruner, resolve=False)
     axes = str([node for node in raw.values() if isinstance(node, dict)])
     scalars = [key for key, node in raw.items() if not isinstance(node, dict)]
@@ -196,6 +202,11 @@ def check_hydra_overrides(arguments: list[str]) -> None:
                 f"{redact(argument)}: of Hydra's own settings only launcher, sweeper, verbose, run.dir and sweep.dir "
                 "may be changed"
             )
+
+
+def first_line(error: Exception) -> str:
+    """What an error says, in one line; its kind where it says nothing."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def flatten(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -1,8 +1,12 @@
 """What the machine offers, and how it treats memory that is freed."""
 
 import ctypes
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
+
+from midstate.config import RunFailed, first_line
 
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of malloc.h
 KEEP = {M_TRIM_THRESHOLD: -1, M_MMAP_MAX: 0}  # never trim the heap, and let it hold large allocations, too
@@ -29,3 +33,21 @@ def fast_at_bfloat16(device: torch.device) -> bool:
         return torch.cuda.get_device_capability(device) >= (8, 0)  # Ampere
     offered = torch.cpu.get_capabilities()
     return bool(offered.get("amx_bf16") or offered.get("avx512_bf16"))
+
+
+@contextmanager
+def enough_memory() -> Iterator[None]:
+    """Say in a line that memory has run out, on the CPU or a GPU.
+
+    Raises:
+        RunFailed: it has.
+    """
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        # torch has an error of its own for GPUs only.
+        if isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error):
+            raise RunFailed(
+                f"out of memory ({first_line(error)}); a smaller trainer.batch_size, network or image may help"
+            ) from error
+        raise

@@ -91,6 +91,11 @@ class Plan:
                 model = model.to(memory_format=torch.channels_last)
             uses = counting.weight_uses(model, data.train.images[:2])  # also shows that model and images fit
         torch.manual_seed(seed_for(seed, "dropout"))
+        if settings.batch_size > len(data.train):
+            log.warning(
+                f"warning: trainer.batch_size={settings.batch_size}: there are only {len(data.train)} training images; "
+                "all of them are one batch"
+            )
         batches = Batches(
             data.train, settings.batch_size, self.parts["data"].augmentation, seed, settings.max_steps_per_epoch
         )

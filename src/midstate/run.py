@@ -21,6 +21,7 @@ from midstate.config import ConfigError, RunFailed, redact
 from midstate.engine import Session, train
 from midstate.files import write_atomically
 from midstate.locking import locked
+from midstate.machine import enough_memory
 from midstate.plan import Plan, typed_overrides
 from midstate.probes import NUM_IMAGES
 from midstate.report import epoch_line, result_table
@@ -56,7 +57,8 @@ def _run(plan: Plan) -> float:
     rerun = plan.config["rerun"]
     summary = None if rerun else _finished_before(plan)
     if summary is None:
-        session = plan.prepare()
+        with enough_memory():
+            session = plan.prepare()
         with locked(plan.directory):
             if rerun:
                 _clear(plan.directory)
@@ -163,13 +165,14 @@ def _execute(plan: Plan, session: Session) -> float:
     exit_code = EXIT_FAILED
     try:
         recorder.tables()
-        with stop_on_signal() as stop_requested:
+        with stop_on_signal() as stop_requested, enough_memory():
             if not train(session, recorder.save, recorder.end_of_epoch, stop_requested):
                 exit_code = EXIT_STOPPED
                 recorder.summary("stopped")
                 log.info(f"stopped at step {session.step} of {session.total_steps}; the same command goes on from here")
                 raise SystemExit(EXIT_STOPPED)
-        summary = _finish(recorder)
+        with enough_memory():
+            summary = _finish(recorder)
         exit_code = EXIT_FINISHED
     except RunFailed as error:
         with suppress(RunFailed):  # the disk may be what failed

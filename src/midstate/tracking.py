@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from midstate.config import first_line
 from midstate.files import write_atomically
 from midstate.sparsity import checks
 
@@ -71,7 +72,7 @@ class Wandb:
 
             wandb.teardown()  # else the name of the run stays taken
             log.warning(
-                f"warning: W&B cannot be reached ({_first_line(error)}); the run is recorded offline. "
+                f"warning: W&B cannot be reached ({first_line(error)}); the run is recorded offline. "
                 f"Later: wandb sync {directory}/wandb/offline-run-*"
             )
             return self._start("offline", directory, config, identity, group, name)
@@ -152,10 +153,6 @@ class Tracker:
 
                 wandb.teardown()
             log.warning(
-                f"warning: W&B failed ({_first_line(error)}); training goes on, and everything is in {self.directory}. "
+                f"warning: W&B failed ({first_line(error)}); training goes on, and everything is in {self.directory}. "
                 f"What W&B has: wandb sync {self.directory}/wandb/*run-*"
             )
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

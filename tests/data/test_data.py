@@ -8,7 +8,7 @@ import torch
 from sklearn.datasets import load_digits
 from torch import Generator
 
-from midstate.data import CIFAR, Augmentation, Batches, Clutter, Digits, Fake, Split
+from midstate.data import CIFAR, Augmentation, Batches, Clutter, Digits, Fake, Images, Split
 from midstate.data.digits import _table, source_splits
 
 NONE = Augmentation(0, False)
@@ -144,6 +144,24 @@ def write_cifar10(folder: Path, per_file: int) -> None:
         pixels = (torch.arange(per_file * 3072) * (index + 1) % 256).to(torch.uint8).view(per_file, 3072).numpy()
         (folder / name).write_bytes(pickle.dumps({"data": pixels, "labels": [i % 10 for i in range(per_file)]}))
     (folder / "batches.meta").write_bytes(pickle.dumps({"label_names": [str(i) for i in range(10)]}))
+
+
+@pytest.mark.parametrize(
+    ("num_images", "labels", "classes", "message"),
+    [
+        (2, [0, 3], 3, "the train split has labels from 0 to 3; 3 classes are 0 to 2"),
+        (2, [-1, 1], 3, "labels from -1 to 1"),
+        (3, [0, 1], 3, "3 images and 2 labels"),
+        (0, [], 3, "0 images and 0 labels"),
+    ],
+)
+def test_images_and_labels_that_do_not_fit_are_refused(num_images, labels, classes, message):
+    good = Split(torch.zeros(2, 1, 4, 4), torch.tensor([0, 1]))
+    bad = Split(torch.zeros(num_images, 1, 4, 4), torch.tensor(labels, dtype=torch.long))
+    with pytest.raises(ValueError, match=message):
+        Images(bad, good, good, classes)
+    with pytest.raises(ValueError, match="validation split's images"):
+        Images(good, Split(torch.zeros(2, 3, 4, 4), torch.tensor([0, 1])), good, 3)
 
 
 def test_cifar_missing_or_damaged_is_said_in_one_sentence(tmp_path):

@@ -35,12 +35,34 @@ class Split:
 
 @dataclass(frozen=True)
 class Images:
-    """A loaded data set. Train, validation and test share no source image."""
+    """A loaded data set. Train, validation and test share no source image.
+
+    Raises:
+        ValueError: a split without an image, images without a label or the other way round, labels that are not
+            from 0 to num_classes - 1, splits whose images differ in shape.
+    """
 
     train: Split
     validation: Split
     test: Split
     num_classes: int
+
+    def __post_init__(self) -> None:
+        for name in ("train", "validation", "test"):
+            images, labels = (split := getattr(self, name)).images, split.labels
+            if not len(images) or len(images) != len(labels):
+                raise ValueError(f"the {name} split has {len(images)} images and {len(labels)} labels")
+            low, high = (int(bound) for bound in labels.aminmax())
+            if low < 0 or high >= self.num_classes:
+                raise ValueError(
+                    f"the {name} split has labels from {low} to {high}; {self.num_classes} classes are 0 to "
+                    f"{self.num_classes - 1}"
+                )
+            if images.shape[1:] != self.train.images.shape[1:]:
+                raise ValueError(
+                    f"the {name} split's images are {tuple(images.shape[1:])}, and those of training "
+                    f"{tuple(self.train.images.shape[1:])}"
+                )
 
     @property
     def shape(self) -> tuple[int, int, int]:

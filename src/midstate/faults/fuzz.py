@@ -35,7 +35,23 @@ SIZES += ("data.num_eval", "data.train_placements", "data.eval_placements")
 # Data that would be fetched, servers that would be asked; what starts no run, or is for presets.
 LEFT_OUT = {"data": ("cifar10", "cifar100"), "launcher": ("pool",), "claim": None, "pruner/window": None}
 ODD = ("0", "-1", "1", "2", "0.5", "1.5", "1e30", "1e-30", "nan", "inf", "null", "true", "abc", "''", "[]", "{}")
-ODD += ("1ep", "2it", "-1ep", "10it", "é", "${seed}", "${nothing}", "16", "4", "0.9", "../up", "[1,2]", "{a:1}")
+ODD += (
+    "1ep",
+    "2it",
+    "-1ep",
+    "10it",
+    "é",
+    "${seed}",
+    "${nothing}",
+    "16",
+    "4",
+    "0.9",
+    "../up",
+    "1e39",
+    "99999999999999999999",
+    "[1,2]",
+    "{a:1}",
+)
 SECONDS = 120  # a run that takes longer hangs
 
 

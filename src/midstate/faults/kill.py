@@ -7,6 +7,7 @@ import shutil
 import signal
 import tempfile
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from midstate.faults.compare import differences
 from midstate.reproduce.process import exit_status, start_train
 
 METHODS = ("nm_block", "nm_step", "maxq", "sfp")
-PRECISIONS = ("fp32", "bf16")
+KINDS = tuple((method, precision) for method in METHODS for precision in ("fp32", "bf16"))
 # Real digits, eight epochs of eight steps, a checkpoint in the middle of an epoch too.
 JOB = (
     *("data=digits", "data.augmentation.crop_padding=1", "model=resnet8", "logger=none"),
@@ -26,10 +27,9 @@ JOB = (
 KILLS = 3  # of one run at most: then it is left to finish
 
 
-def measure(times: int, seed: int) -> list[dict[str, Any]]:
-    """Kill `times` times, in turn over methods and precisions; one row a method and precision."""
+def measure(times: int, seed: int, kinds: Sequence[tuple[str, str]] = KINDS) -> list[dict[str, Any]]:
+    """Kill `times` times, in turn over kinds (method, precision); one row a kind."""
     chance, kills = random.Random(seed), 0
-    kinds = [(method, precision) for method in METHODS for precision in PRECISIONS]
     rows = [{"method": m, "precision": p, "runs": 0, "kills": 0, "not bit-equal": 0} for m, p in kinds]
     with tempfile.TemporaryDirectory() as place, tqdm(total=times, desc="kills", disable=None) as bar:
         _run(_job(*kinds[0]), Path(place, "warm"))  # the first waits until everything is imported
