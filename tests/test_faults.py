@@ -1,6 +1,7 @@
 """Kills, impatience and odd command lines: a handful of what scripts/faults.py does at length."""
 
 import json
+import os
 import resource
 import signal
 import subprocess
@@ -9,7 +10,7 @@ import time
 
 import pytest
 import torch
-from conftest import ROOT
+from conftest import ROOT, TINY
 
 from midstate import checkpoint
 from midstate.faults import fuzz, kill
@@ -83,6 +84,38 @@ def test_one_request_finishes_the_step_and_saves(slow_run, tmp_path, number):
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
     assert summary["status"] == "stopped"
     assert_checkpoints_are_whole(tmp_path / "run")
+
+
+SWEEP = ("-m", "launcher=pool", "hydra.launcher.n_jobs=2", "pruner=nm", "seed=0,1,2,3", *TINY, "trainer.epochs=12")
+
+
+def summaries(place):
+    found = [json.loads(path.read_text()) for path in place.glob("outputs/nm/*/*/summary.json")]
+    return {each["seed"]: each for each in found if each["status"] == "finished"}
+
+
+def test_a_killed_worker_takes_its_pool_along_and_the_same_command_runs_what_is_missing(tmp_path, start):
+    command = [sys.executable, str(ROOT / "train.py"), *SWEEP]
+    process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 120
+    while not (set(summaries(tmp_path)) and list(tmp_path.glob("outputs/nm/*/seed[23]/checkpoints/step-*.pt"))):
+        assert process.poll() is None, process.stderr.read()
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    before = summaries(tmp_path)
+    lock = next(tmp_path.glob("outputs/nm/*/seed[23]/checkpoints/step-*.pt")).parents[1] / ".lock"
+    os.kill(json.loads(lock.read_text())["pid"], signal.SIGKILL)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 3
+    assert "run failed: a worker of the pool was killed, and its jobs with it" in errors
+    assert "Traceback" not in errors
+    again = start(*SWEEP)
+    assert again.returncode == 0, again.stderr
+    assert again.stdout.count("finished before") >= len(before)
+    assert "going on from step" in again.stdout
+    after = summaries(tmp_path)
+    assert sorted(after) == [0, 1, 2, 3]
+    assert {seed: after[seed] for seed in before} == before
 
 
 def test_memory_that_runs_out_is_said_in_a_line(tmp_path, slow_run):

@@ -7,6 +7,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable, Iterator
+from concurrent.futures import BrokenExecutor
 from contextlib import contextmanager, nullcontext, redirect_stdout
 from io import StringIO
 from pathlib import Path
@@ -17,7 +18,7 @@ from hydra.errors import HydraException, InstantiationException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from midstate.config import ConfigError, RunFailed, check_hydra_overrides, flatten, near, redact
+from midstate.config import ConfigError, RunFailed, check_hydra_overrides, first_line, flatten, near, redact
 
 EXIT_FINISHED, EXIT_BAD_CONFIG, EXIT_FAILED, EXIT_STOPPED = 0, 2, 3, 75
 EXIT_INTERRUPTED = 128 + signal.SIGINT  # as shells count
@@ -35,6 +36,10 @@ def command_line(main: Callable[[], None]) -> int:
             main()
     except RunFailed as error:
         print(f"run failed: {redact(str(error))}", file=sys.stderr)
+        return EXIT_FAILED
+    except BrokenExecutor as error:  # joblib's, of the pool launcher
+        lost = "a worker of the pool was killed, and its jobs with it; the same command runs what is not finished"
+        print(f"run failed: {lost} ({first_line(error)})", file=sys.stderr)
         return EXIT_FAILED
     except KeyboardInterrupt:  # the second; the first lets the step finish
         print("stopped at once; the last checkpoint is whole", file=sys.stderr)
