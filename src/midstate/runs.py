@@ -3,16 +3,20 @@
 import hashlib
 import json
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+import yaml
 from omegaconf import OmegaConf
 
-from midstate.config import ConfigError, flatten, redact
+from midstate.config import ConfigError, first_line, flatten, redact
 from midstate.files import write_atomically
 
 FORMAT = 1
+NAMED = 8  # settings that a message names at most
 # Raise whenever losses change for an unchanged configuration: it is part of every run's identity.
 NUMERICS = 1
 # Fields added later, with the value that stands for how it was before them: a run with that value keeps
@@ -67,9 +71,29 @@ def config_hash(config: dict[str, Any]) -> str:
 
 
 def read_summary(directory: Path) -> dict[str, Any] | None:
-    """Read summary.json; None where there is none."""
+    """Read summary.json; None where there is none.
+
+    Raises:
+        ConfigError: it is damaged, or written by a later version, whose fields may mean something else.
+    """
     path = directory / "summary.json"
-    return json.loads(path.read_text()) if path.is_file() else None
+    if not path.is_file():
+        return None
+    with _readable(path):
+        summary = json.loads(path.read_text())
+    if summary.get("format", FORMAT) > FORMAT:
+        raise ConfigError(f"{path}: is of format {summary['format']}, and {FORMAT} is the last that is known here")
+    return summary
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    """Say that a file which is always written whole has been damaged since."""
+    try:
+        yield
+    except (ValueError, yaml.YAMLError) as error:
+        message = f"{path}: cannot be read ({first_line(error)}); rerun=true replaces the run"
+        raise ConfigError(message) from error
 
 
 def find_file(setting: str, place: str, file: str, config: dict[str, Any]) -> Path:
@@ -137,7 +161,9 @@ def check_same_config(directory: Path, config: dict[str, Any], stored: dict[str,
     path = directory / "config.yaml"
     if stored is None and not path.is_file():
         return
-    stored = stored or OmegaConf.to_container(OmegaConf.load(path))
+    if stored is None:
+        with _readable(path):
+            stored = OmegaConf.to_container(OmegaConf.load(path))
     config = redact(config)
     if config_hash(stored) == config_hash(config) and stored["seed"] == config["seed"]:
         return
@@ -148,6 +174,8 @@ def check_same_config(directory: Path, config: dict[str, Any], stored: dict[str,
         for key in sorted({*old, *new})
         if old.get(key) != new.get(key) and not any(key == s or key.startswith(f"{s}.") for s in skipped)
     ]
+    if len(differing) > NAMED:
+        differing[NAMED:] = [f"and {len(differing) - NAMED} more"]
     raise ConfigError(
         f"run_dir={directory}: holds a run of another configuration ("
         + "; ".join(differing or ["older numerics"])
