@@ -42,13 +42,13 @@ def test_the_worked_examples_run_as_they_stand(tmp_path):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(body)
         assert path.suffix == {"python": ".py", "yaml": ".yaml"}[kind]
-    environment, *command = shlex.split(re.search(r"```bash\n(.*?)\n```", DOCS, re.DOTALL)[1])
-    assert environment == "PYTHONPATH=."
+    path, trust, *command = shlex.split(re.search(r"```bash\n(.*?)\n```", DOCS, re.DOTALL)[1])
+    assert (path, trust) == ("PYTHONPATH=.", "MIDSTATE_TRUST=my_methods")
     assert command[:2] == ["python", "train.py"]
     done = subprocess.run(
         [sys.executable, str(ROOT / "train.py"), *command[2:], *TINY, "run_dir=run", "schedule=linear"],
         cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": "."},
+        env={**os.environ, "PYTHONPATH": ".", "MIDSTATE_TRUST": "my_methods"},
         capture_output=True,
         text=True,
         timeout=180,

@@ -20,9 +20,8 @@ from hydra.errors import InstantiationException
 from omegaconf import MISSING, DictConfig, OmegaConf, open_dict
 from omegaconf.errors import InterpolationResolutionError
 
-# Packages whose classes a configuration may name.
-TRUSTED = ("midstate",)
-
+# Packages whose classes a configuration may name; no configuration can say so itself.
+TRUSTED = ("midstate", *filter(None, os.environ.get("MIDSTATE_TRUST", "").split(",")))
 
 _SECRET = re.compile(r"KEY|TOKEN|SECRET|PASSWORD", re.IGNORECASE)
 _OWN_OF_HYDRA = re.compile(r"hydra[./](launcher|sweeper)([./].*)?|hydra\.(verbose|run\.dir|sweep\.(dir|subdir))")
@@ -158,7 +157,10 @@ def _check_target(name: str, target: Any) -> None:
             found = pkgutil.resolve_name(target)
             home = found.__module__ if inspect.isclass(found) else None
     if home is None or home.split(".")[0] not in TRUSTED:
-        raise ConfigError(f"{name}={target}: must be a class of {' or '.join(TRUSTED)}")
+        raise ConfigError(
+            f"{name}={target}: must be a class of {' or '.join(TRUSTED)}; packages of your own are trusted by the "
+            "environment variable MIDSTATE_TRUST=package,package"
+        )
 
 
 def named(where: str, error: Exception, config: DictConfig) -> str:
