@@ -5,7 +5,7 @@ import sys
 import hydra
 from omegaconf import DictConfig
 
-from midstate.cli import command_line
+from midstate.cli import command_line, past_hydra
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="train")
@@ -13,7 +13,8 @@ def main(config: DictConfig) -> float:
     """Do one run; a multirun comes here once a job."""
     from midstate.run import run  # heavy imports come after composition, so that --help answers at once
 
-    return run(config)
+    with past_hydra():
+        return run(config)
 
 
 if __name__ == "__main__":

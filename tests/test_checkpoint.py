@@ -9,6 +9,7 @@ import torch
 
 from midstate import checkpoint
 from midstate.config import ConfigError
+from midstate.files import remove_partial
 
 CPU = torch.device("cpu")
 
@@ -94,7 +95,7 @@ def test_other_files_are_no_checkpoints(two):
     with zipfile.ZipFile(two / "step-000000040.pt", "w") as file:
         file.writestr("data.pkl", "nothing")
     torch.save([1, 2], two / "step-000000050.pt")
-    torch.save({"format": 99, "step": 60}, two / "step-000000060.pt")
+    torch.save({"format": 1, "model": {}}, two / "step-000000060.pt")
     assert checkpoint.load_latest(two, CPU)["step"] == 20
 
 
@@ -110,3 +111,33 @@ def test_digests_see_names_types_shapes_and_bits():
     ]
     assert len({checkpoint.digest(each) for each in [base, *others]}) == 7
     assert checkpoint.digest(base) == checkpoint.digest({"a": torch.zeros(8)[::2], "b": [1, None]})
+
+
+def test_a_later_format_is_refused_and_left_alone(two):
+    torch.save({"format": 99, "step": 60}, two / "step-000000060.pt")
+    with pytest.raises(ConfigError, match="is of format 99, and 1 is the last that is known here"):
+        checkpoint.load_latest(two, CPU)
+    assert len(checkpoint.checkpoints(two)) == 3
+
+
+def test_after_going_on_from_the_one_before_two_whole_ones_are_kept(two):
+    latest = two / "step-000000020.pt"
+    latest.write_bytes(latest.read_bytes()[:-100])
+    checkpoint.save(two, 12, state(12))
+    assert [path.name for path in checkpoint.checkpoints(two)] == ["step-000000010.pt", "step-000000012.pt"]
+
+
+def test_one_that_cannot_be_opened_is_passed_over(two, caplog):
+    latest = two / "step-000000020.pt"
+    latest.unlink()
+    latest.symlink_to("nowhere")
+    assert checkpoint.load_latest(two, CPU)["step"] == 10
+    assert "step-000000020.pt is broken" in caplog.text
+
+
+def test_what_a_killed_process_left_half_written_is_removed_and_nothing_else(two):
+    for name in (".step-000000030.pt.abc.partial", ".lock", "mine.partial", ".hidden"):
+        (two / name).write_text("")
+    remove_partial(two.parent)
+    remove_partial(two)
+    assert {path.name for path in two.iterdir() if path.suffix != ".pt"} == {".lock", "mine.partial", ".hidden"}

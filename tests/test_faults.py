@@ -3,10 +3,12 @@
 import json
 import os
 import resource
+import shlex
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -118,6 +120,47 @@ def test_a_killed_worker_takes_its_pool_along_and_the_same_command_runs_what_is_
     assert {seed: after[seed] for seed in before} == before
 
 
+# To the process, as by `kill` or a batch system, and to its group, as by a terminal.
+@pytest.mark.parametrize(("number", "group"), [(signal.SIGTERM, False), (signal.SIGINT, True), (signal.SIGUSR2, False)])
+def test_a_pool_that_is_asked_to_stop_saves_every_job_and_ends_with_75(tmp_path, start, number, group):
+    long = (*SWEEP, "trainer.epochs=400", "trainer.checkpoint_every=400ep")
+    process = subprocess.Popen(
+        [sys.executable, str(ROOT / "train.py"), *long],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    deadline = time.monotonic() + 120
+    while len([path for path in tmp_path.glob("outputs/nm/*/*/metrics.csv") if len(path.read_bytes()) > 200]) < 2:
+        assert process.poll() is None, process.stderr.read()
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    (os.killpg if group else os.kill)(process.pid, number)
+    output, errors = process.communicate(timeout=120)
+    assert process.returncode == 75, errors
+    assert "Traceback" not in errors
+    found = [json.loads(path.read_text()) for path in tmp_path.glob("outputs/nm/*/*/summary.json")]
+    assert [each["status"] for each in found] == ["stopped", "stopped"]  # and none was begun after that
+    assert len(list(tmp_path.glob("outputs/nm/*/*/checkpoints/step-*.pt"))) == 2
+    assert output.count("the same command goes on from here") == 2
+
+
+def test_a_stop_before_the_first_step_writes_nothing(tmp_path):
+    process = subprocess.Popen(
+        [sys.executable, str(ROOT / "train.py"), *SLOW], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    deadline = time.monotonic() + 60
+    while b"libtorch" not in Path(f"/proc/{process.pid}/maps").read_bytes():  # Hydra has composed, torch is imported
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=60)
+    assert process.returncode == 75
+    assert not list(tmp_path.iterdir())
+
+
 def test_memory_that_runs_out_is_said_in_a_line(tmp_path, slow_run):
     with open(f"/proc/{slow_run.pid}/statm") as file:
         taken = int(file.read().split()[0]) * resource.getpagesize()
@@ -127,3 +170,21 @@ def test_memory_that_runs_out_is_said_in_a_line(tmp_path, slow_run):
     assert "run failed: out of memory" in errors
     assert "a smaller trainer.batch_size" in errors
     assert_checkpoints_are_whole(tmp_path / "run")
+
+
+@pytest.mark.parametrize(("overrides", "status"), [((), 0), (("seed=-1",), 2), (("optimizer.lr=1e30",), 3)])
+def test_the_status_is_told_where_nothing_else_can_be(tmp_path, overrides, status):
+    job = ("pruner=nm", *TINY, "optimizer.warmup=0", "run_dir=run", *overrides)
+    with open("/dev/full", "w") as full:
+        done = subprocess.run([sys.executable, str(ROOT / "train.py"), *job], cwd=tmp_path, stdout=full, stderr=full)
+    assert done.returncode == status
+
+
+def test_a_reader_that_leaves_takes_nothing_along(tmp_path):
+    job = shlex.join([sys.executable, str(ROOT / "train.py"), "pruner=nm", *TINY, "run_dir=run"])
+    done = subprocess.run(
+        ["bash", "-c", f"{job} | true; exit ${{PIPESTATUS[0]}}"], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert done.returncode == 0
+    assert not done.stderr
+    assert json.loads((tmp_path / "run" / "summary.json").read_text())["status"] == "finished"

@@ -13,7 +13,7 @@ from conftest import ROOT, composed
 
 from midstate import runs
 from midstate.analysis.run_figures import read_table
-from midstate.config import ConfigError
+from midstate.config import ConfigError, RunFailed
 from midstate.run import run
 
 OLD = ROOT / "tests" / "format_1"
@@ -64,10 +64,36 @@ def test_a_later_format_is_refused_and_left_alone(copied):
     assert (copied / "summary.json").read_bytes() == before
 
 
+@pytest.mark.parametrize("content", ["[1, 2]", "5", "{}", "{a: 1}"])
+@pytest.mark.parametrize("rerun", ["true", "false"])
+def test_a_directory_of_something_else_is_left_alone(tmp_path, content, rerun):
+    (tmp_path / "figures").mkdir()
+    (tmp_path / "figures" / "paper.pdf").write_text("mine")
+    (tmp_path / "config.yaml").write_text(content)
+    with pytest.raises(ConfigError, match=r"config\.yaml"):
+        run(composed(*JOB, f"run_dir={tmp_path}", f"rerun={rerun}"))
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["config.yaml", "figures", "paper.pdf"]
+
+
+def test_the_result_of_another_configuration_is_not_taken_for_this_ones(copied):
+    (copied / "config.yaml").unlink()
+    with pytest.raises(ConfigError, match="holds the result of configuration 075a3e6475af, seed 0; choose another"):
+        run(composed(*JOB, "optimizer.lr=0.01", f"run_dir={copied}"))
+
+
+def test_what_is_in_the_way_of_a_rerun_is_named_and_what_was_done_is_no_result(copied):
+    (copied / "metrics.csv").unlink()
+    (copied / "metrics.csv").mkdir()
+    with pytest.raises(RunFailed, match=r"rerun=true: .*metrics.csv cannot be removed"):
+        run(composed(*JOB, f"run_dir={copied}", "rerun=true"))
+    assert not (copied / "summary.json").exists()
+    assert (copied / "config.yaml").exists()
+
+
 @pytest.mark.parametrize("file", ["summary.json", "config.yaml"])
 def test_a_damaged_file_is_named_and_left_alone(copied, file):
     content = b"{" + (copied / file).read_bytes()[:40]
     (copied / file).write_bytes(content)
-    with pytest.raises(ConfigError, match=rf"{file}: cannot be read .*rerun=true replaces the run"):
+    with pytest.raises(ConfigError, match=rf"{file}: cannot be read .*remove it, or choose another"):
         run(composed(*JOB, f"run_dir={copied}"))
     assert (copied / file).read_bytes() == content

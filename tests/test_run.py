@@ -320,6 +320,11 @@ def test_weights_that_are_no_numbers_never_reach_a_checkpoint(tmp_path):
     assert json.loads((tmp_path / "summary.json").read_text())["status"] == "failed"
 
 
+def test_losses_that_are_measured_and_are_no_numbers_are_divergence(tmp_path):
+    with pytest.raises(RunFailed, match="diverged: measured losses are not finite numbers"):
+        tiny(tmp_path, "pruner=nm_mixed", "schedule.start=2it", "optimizer.lr=1e6", "optimizer.warmup=0")
+
+
 def test_an_infinite_gradient_is_not_clipped_to_nothing():
     session = Plan.of(composed(*TINY, "pruner=nm", "trainer.clip_norm=1")).prepare()
     weight = next(session.model.parameters())

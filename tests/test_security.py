@@ -1,9 +1,11 @@
 """What a configuration may not do: run code that is not this package's, leave its place, or tell secrets."""
 
+import os
+
 import pytest
 from omegaconf import OmegaConf
 
-from midstate.config import ConfigError, build, check_hydra_overrides
+from midstate.config import ConfigError, build, check_command_line, redact
 
 FOREIGN = (
     "builtins.open",
@@ -67,6 +69,17 @@ def test_all_targets_are_checked_before_any_is_called(start, tmp_path):
     "override",
     [
         "hydra.callbacks.mine._target_=builtins.open",
+        "+hydra={callbacks:{mine:{_target_:builtins.open,file:written,mode:w}}}",
+        "hydra={searchpath:[file:///tmp]}",
+        "+pruner/pattern@hydra.callbacks.mine=nm",
+        "+pruner/pattern@_global_.hydra.callbacks.mine=nm",
+        "+hydra.launcher.mine=${pruner.n}",
+        "hydra.sweeper.params=${pruner.n}",
+        "hydra.sweeper.params.seed=1,2",
+        "hydra/sweeper=../../mine",
+        "pruner=nm,../../mine",
+        "experiment=[c1_dense,/etc/mine]",
+        "hydra.run.dir=elsewhere",
         "+hydra.callbacks.mine={_target_:builtins.open}",
         "++hydra/callbacks=mine",
         "hydra.launcher._target_=builtins.open",
@@ -79,8 +92,36 @@ def test_all_targets_are_checked_before_any_is_called(start, tmp_path):
     ],
 )
 def test_settings_of_hydra_that_run_first_are_refused(override):
-    with pytest.raises(ConfigError, match="only launcher, sweeper, verbose"):
-        check_hydra_overrides(["pruner=nm", override])
+    with pytest.raises(ConfigError, match=r"only launcher, sweeper, verbose|nothing may be put below|not a path"):
+        check_command_line([override])
+
+
+def test_what_was_checked_is_what_is_built(start, tmp_path):
+    # Resolved once this is a harmless text; resolved once more it would be a target.
+    escaped = r"model.widths=\${logger.harm}"
+    done = start(escaped, "+logger.harm={_target_:builtins.open,file:written,mode:w}", "debug=fast")
+    assert done.returncode == 2
+    assert "model.widths=${logger.harm}: a value must not hold ${" in done.stderr
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("arguments", [
+    ("experiment={}/evil",), ("pruner={}/evil",), ("-m", "hydra/launcher={}/evil"), ("-m", "pruner=nm,{}/evil"),
+    ("experiment=/{}/evil",), ("--config-name", "{}/evil"), ("-cn={}/evil",), ("--config-p", "{}"), ("-cp", "{}"),
+])  # fmt: skip
+def test_files_elsewhere_are_no_members(start, tmp_path, arguments):
+    harm = "{_target_: builtins.open, file: %s, mode: w}" % (tmp_path / "written")
+    (tmp_path / "evil.yaml").write_text(f"# @package _global_\nhydra:\n  callbacks:\n    mine: {harm}\n")
+    up = "../" * 20 + str(tmp_path).lstrip("/")
+    done = start(*(argument.format(up) for argument in arguments))
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["evil.yaml"]
+
+
+def test_paths_may_stand_where_paths_belong():
+    check_command_line(["run_dir=/tmp/x", "data.root=../d", "model.checkpoint=../a", "logger.tags=[a,b]", "pruner=a,b"])
+    check_command_line(["--config-dir", "../mine", "pruner=nm"])
 
 
 @pytest.mark.parametrize("option", ["--experimental-rerun", "--exp"])
@@ -88,13 +129,13 @@ def test_hydras_pickles_are_not_read(start, tmp_path, option):
     (tmp_path / "config.pickle").write_bytes(b"cbuiltins\nopen\n(S'written'\nS'w'\ntR.")
     done = start(option, "config.pickle")
     assert done.returncode == 2
-    assert "reads a pickle" in done.stderr
+    assert "--experimental-rerun: not here" in done.stderr
     assert not (tmp_path / "written").exists()
 
 
 def test_settings_of_hydra_that_are_harmless_are_left():
-    check_hydra_overrides(
-        ["-m", "hydra/launcher=joblib", "hydra.launcher.n_jobs=4", "hydra.verbose=true", "hydra.sweep.dir=elsewhere"]
+    check_command_line(
+        ["-m", "hydra/launcher=joblib", "hydra.launcher.n_jobs=4", "hydra.verbose=true", "hydra.sweep.dir=../elsewhere"]
     )
 
 
@@ -114,6 +155,11 @@ SECRET = "0123456789abcdef0123456789abcdef01234567"
         ("pruner.n=${oc.env:WANDB_API_KEY}",),
         ("+${oc.env:WANDB_API_KEY}=1",),
         ("logger.tags=[${oc.env:WANDB_API_KEY}]", "debug=fast"),
+        ("debug=fast", "logger=wandb", "logger.tags=[${oc.env:WANDB_API_KEY}]", "logger.group=${oc.env:WANDB_API_KEY}"),
+        ("debug=fast", "logger=wandb", "logger.project=x${oc.env:WANDB_API_KEY}"),
+        ("run_dir=${oc.env:WANDB_API_KEY}",),
+        ("-m", "launcher=pool", "hydra.launcher.batch_size=${oc.env:WANDB_API_KEY}"),
+        ("model=timm", "+model.arguments.act_layer=${oc.env:WANDB_API_KEY}"),
         ("-m", "pruner.n=${oc.env:WANDB_API_KEY}", "logger=none"),
         ("schedule=one_shot", "schedule.stop=${oc.env:WANDB_API_KEY}", "pruner=nm", "debug=fast", "logger=none"),
     ],
@@ -124,6 +170,18 @@ def test_secrets_are_told_nowhere(start, tmp_path, overrides):
     for path in tmp_path.rglob("*"):
         assert SECRET not in str(path)
         assert not path.is_file() or SECRET.encode() not in path.read_bytes(), path
+
+
+def test_secrets_are_found_quoted_overlapping_and_in_lines(monkeypatch):
+    monkeypatch.setenv("A_KEY", "abcdefgh")
+    monkeypatch.setenv("B_KEY", "abcdefgh-and-more")
+    monkeypatch.setenv("MY_PASSWORD", "pa'ss\"wo\rd \u00e9")
+    monkeypatch.setenv("MY_TOKEN", "first line\nsecond line")
+    monkeypatch.setenv("SHORT_KEY", "abc")
+    assert redact("abcdefgh-and-more, abcdefgh") == "<B_KEY>, <A_KEY>"
+    assert redact(f"seed={os.environ['MY_PASSWORD']!r}") == "seed='<MY_PASSWORD>'"
+    assert redact({"x": ["second line"]}) == {"x": ["<MY_TOKEN>"]}
+    assert redact("abc") == "abc"
 
 
 @pytest.mark.parametrize("option", ["--resolve", "--res"])

@@ -2,6 +2,8 @@
 
 import hashlib
 import logging
+import os
+from fnmatch import fnmatch
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,7 @@ from torch import nn
 
 from midstate.config import ConfigError, first_line
 from midstate.files import write_atomically
+from midstate.machine import is_memory
 
 log = logging.getLogger(__name__)
 
@@ -21,9 +24,13 @@ KEEP = 2
 def save(directory: Path, step: int, state: dict[str, Any]) -> None:
     """Save `state` as the newest checkpoint, its digest inside, and drop all but the last two."""
     state = {"step": step, **state}
-    _write(directory / f"step-{step:09d}.pt", {"digest": digest(state), **state})
-    for old in checkpoints(directory)[:-KEEP]:
-        old.unlink(missing_ok=True)
+    path = directory / f"step-{step:09d}.pt"
+    _write(path, {"digest": digest(state), **state})
+    found = checkpoints(directory)
+    place = found.index(path) + 1
+    # Those of later steps were broken, or they would have been gone on from.
+    for other in found[: max(0, place - KEEP)] + found[place:]:
+        other.unlink(missing_ok=True)
 
 
 def save_final(directory: Path, model: nn.Module) -> None:
@@ -38,8 +45,16 @@ def _write(path: Path, state: dict[str, Any]) -> None:
 
 
 def checkpoints(directory: Path) -> list[Path]:
-    """List the checkpoints, oldest first."""
-    return sorted(directory.glob("step-*.pt"))
+    """List the checkpoints, oldest first.
+
+    Raises:
+        OSError: the directory is there and cannot be read.
+    """
+    try:
+        names = os.listdir(directory)
+    except FileNotFoundError:
+        return []
+    return sorted(directory / name for name in names if fnmatch(name, "step-*.pt"))
 
 
 def load_latest(directory: Path, device: torch.device) -> dict[str, Any] | None:
@@ -47,7 +62,7 @@ def load_latest(directory: Path, device: torch.device) -> dict[str, Any] | None:
 
     Raises:
         ConfigError: there are some, and all are broken or of a later format; the files are left alone.
-        OSError: one cannot be read.
+        OSError: the directory cannot be read.
     """
     found = checkpoints(directory)
     reasons = []
@@ -70,17 +85,16 @@ class _Broken(Exception):
 
 
 def _read(path: Path, device: torch.device) -> dict[str, Any]:
-    content = BytesIO(path.read_bytes())
     try:
-        state = torch.load(content, map_location=device, weights_only=True)
-    except (MemoryError, torch.OutOfMemoryError):
-        raise  # not the file's fault
+        state = torch.load(BytesIO(path.read_bytes()), map_location=device, weights_only=True)
     except Exception as error:  # whatever damaged bytes lead to; code in it is refused and not run
+        if is_memory(error) or "CUDA" in str(error):
+            raise  # not the file's fault
         raise _Broken(first_line(error)) from error
-    if not isinstance(state, dict) or "format" not in state:
+    if not isinstance(state, dict) or not {"format", "step"} <= set(state):
         raise _Broken("it is no checkpoint")
-    if state.pop("format") > FORMAT:
-        raise _Broken(f"its format is later than {FORMAT}, the last that is known here")
+    if (written_as := state.pop("format")) > FORMAT:
+        raise ConfigError(f"{path}: is of format {written_as}, and {FORMAT} is the last that is known here")
     written = state.pop("digest", None)  # the first ones had none
     if written is not None and written != digest(state):
         raise _Broken("its content does not match its digest")

@@ -14,50 +14,96 @@ from pathlib import Path
 
 import hydra
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException, InstantiationException
+from hydra.types import RunMode
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from midstate.config import ConfigError, RunFailed, check_hydra_overrides, first_line, flatten, near, redact
+from midstate.config import ConfigError, RunFailed, RunStopped, check_command_line, first_line, flatten, near, say
+from midstate.stopping import stop_workers_on_signal
 
 EXIT_FINISHED, EXIT_BAD_CONFIG, EXIT_FAILED, EXIT_STOPPED = 0, 2, 3, 75
+EXIT_DEFECT = 1  # with a traceback
 EXIT_INTERRUPTED = 128 + signal.SIGINT  # as shells count
+_BARE = (ValueError, OSError, ArithmeticError, RecursionError, TypeError, AssertionError)
 CONF = Path(__file__).parents[2] / "conf"
 
 
 def command_line(main: Callable[[], None]) -> int:
     """Run a `hydra.main` function; turn bad configurations and failed runs into a message and a status."""
     os.environ["HYDRA_FULL_ERROR"] = "1"  # let errors reach us instead of Hydra's own printing
-    logging.raiseExceptions = False  # no tracebacks from W&B's own logs where a disk is full
+    logging.raiseExceptions = False  # a log on a full disk must not bring tracebacks
     try:
-        check_hydra_overrides(sys.argv[1:])
-        resolved = any(len(each) > 3 and "--resolve".startswith(each) for each in sys.argv)  # abbreviated, too
+        with stop_workers_on_signal() as stop_requested:
+            status = _status(main)
+        # Of a pool that ends early, whatever else has failed in it, the same command goes on.
+        return EXIT_STOPPED if status == EXIT_FAILED and stop_requested() else status
+    finally:
+        for stream in (sys.stdout, sys.stderr):
+            try:
+                stream.flush()
+            except OSError:  # nobody reads it, or it is on a full disk: the status is to be told all the same
+                os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
+class _Ended(BaseException):
+    """Carries an error that has its own message past Hydra, which would print the command line in front of it."""
+
+
+@contextmanager
+def past_hydra() -> Iterator[None]:
+    """In a single run's job: let errors reach `command_line` as they are. In a sweep Hydra goes on past them."""
+    try:
+        yield
+    except (ConfigError, RunFailed) as error:
+        if HydraConfig.get().mode == RunMode.MULTIRUN:
+            raise
+        raise _Ended from error
+
+
+def _status(main: Callable[[], None]) -> int:
+    resolved = any(len(each) > 3 and "--resolve".startswith(each) for each in sys.argv)  # abbreviated, too
+    try:
+        check_command_line(sys.argv[1:])
         with _redacted_output() if resolved else nullcontext():
             main()
-    except RunFailed as error:
-        print(f"run failed: {redact(str(error))}", file=sys.stderr)
-        return EXIT_FAILED
-    except BrokenExecutor as error:  # joblib's, of the pool launcher
-        lost = "a worker of the pool was killed, and its jobs with it; the same command runs what is not finished"
-        print(f"run failed: {lost} ({first_line(error)})", file=sys.stderr)
-        return EXIT_FAILED
+    except _Ended as ended:
+        return _tell(ended.__cause__)
     except KeyboardInterrupt:  # the second; the first lets the step finish
-        print("stopped at once; the last checkpoint is whole", file=sys.stderr)
+        say("stopped at once; the last checkpoint is whole", sys.stderr)
         return EXIT_INTERRUPTED
     except Exception as error:
-        if not is_users(error):
-            raise
-        print(f"configuration error: {redact(explain(error))}", file=sys.stderr)
-        return EXIT_BAD_CONFIG
+        return _tell(error)
     return EXIT_FINISHED
+
+
+def _tell(error: BaseException) -> int:
+    """Print what an error has to say to the user; return the status that goes with it."""
+    if isinstance(error, RunStopped):
+        return EXIT_STOPPED
+    if isinstance(error, RunFailed):
+        say(f"run failed: {error}", sys.stderr)
+        return EXIT_FAILED
+    if isinstance(error, BrokenExecutor):  # joblib's, of the pool launcher
+        lost = "a worker of the pool was killed, and its jobs with it; the same command runs what is not finished"
+        say(f"run failed: {lost} ({first_line(error)})", sys.stderr)
+        return EXIT_FAILED
+    if is_users(error):
+        say(f"configuration error: {explain(error)}", sys.stderr)
+        return EXIT_BAD_CONFIG
+    say("".join(traceback.format_exception(error)), sys.stderr)
+    return EXIT_DEFECT
 
 
 @contextmanager
 def _redacted_output() -> Iterator[None]:
     """Keep secrets that references in a configuration stand for out of what is printed of it."""
-    with redirect_stdout(StringIO()) as text:
-        yield
-    print(redact(text.getvalue()), end="")
+    try:
+        with redirect_stdout(StringIO()) as text:
+            yield
+    finally:
+        say(text.getvalue(), end="")
 
 
 def is_users(error: Exception) -> bool:
@@ -66,9 +112,13 @@ def is_users(error: Exception) -> bool:
         return False  # `build` has already taken out those that are the user's
     if isinstance(error, ConfigError | HydraException | OmegaConfBaseException):
         return True
-    # Hydra answers some overrides, such as group=null, with a bare ValueError of its own.
-    raised_in = list(traceback.walk_tb(error.__traceback__))[-1][0].f_globals["__name__"]
-    return isinstance(error, ValueError) and raised_in.split(".")[0] in ("hydra", "omegaconf")
+    # Hydra answers some overrides, such as group=null, with a bare error of its own; so do its launchers.
+    modules = [frame.f_globals.get("__name__", "") for frame, _ in traceback.walk_tb(error.__traceback__)]
+    return (
+        isinstance(error, _BARE)
+        and "midstate.run" not in modules
+        and modules[-1].split(".")[0] in ("hydra", "omegaconf", "antlr4", "joblib", "hydra_plugins", "os", "pathlib")
+    )
 
 
 def explain(error: Exception) -> str:

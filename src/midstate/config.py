@@ -12,10 +12,12 @@ import re
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field, fields
-from typing import Any
+from typing import Any, TextIO
 
 import hydra
+from hydra._internal.utils import get_args_parser
 from hydra.core.config_store import ConfigStore
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import InstantiationException
 from omegaconf import MISSING, DictConfig, OmegaConf, open_dict
 from omegaconf.errors import InterpolationResolutionError
@@ -24,7 +26,10 @@ from omegaconf.errors import InterpolationResolutionError
 TRUSTED = ("midstate", *filter(None, os.environ.get("MIDSTATE_TRUST", "").split(",")))
 
 _SECRET = re.compile(r"KEY|TOKEN|SECRET|PASSWORD", re.IGNORECASE)
-_OWN_OF_HYDRA = re.compile(r"hydra[./](launcher|sweeper)([./].*)?|hydra\.(verbose|run\.dir|sweep\.(dir|subdir))")
+# Of Hydra's own settings: plain values for these; sweeper.params would be overrides that nobody has looked at.
+_OWN_OF_HYDRA = re.compile(
+    r"hydra/(launcher|sweeper)|hydra\.launcher\.[a-z]\w*|hydra\.sweeper\.(?!params)[a-z]\w*|hydra\.(verbose|sweep\.dir)"
+)
 
 
 # What tensors and generators take.
@@ -37,6 +42,10 @@ class ConfigError(Exception):
 
 class RunFailed(Exception):
     """Training could not go on."""
+
+
+class RunStopped(Exception):
+    """A run was stopped on request; it goes on by the same command."""
 
 
 @dataclass
@@ -63,6 +72,10 @@ class Root:
     rerun: bool = False
 
 
+# Chosen with group=member; experiment and debug are saved choices.
+GROUPS = ("model", "data", "schedule", "pruner", "optimizer", "trainer", "logger", "launcher", "experiment", "debug")
+GROUPS += ("claim",)
+
 ConfigStore.instance().store(name="schema", node=Root)
 
 
@@ -87,6 +100,9 @@ def check_root(config: DictConfig, typed: list[str]) -> None:
                 raise ConfigError(f"{name}={value}: must be at most {_LIMITS[type(number)]:.3g}, as computed with")
         except InterpolationResolutionError as error:
             raise ConfigError(f"{name}={value}: {first_line(error)}") from error
+    for key in known:
+        if key not in config or OmegaConf.is_missing(config, key):
+            raise ConfigError(f"{key}: is missing; it may be set, and not be removed")
     raw = OmegaConf.to_container(config.pruner, resolve=False)
     axes = str([node for node in raw.values() if isinstance(node, dict)])
     scalars = [key for key, node in raw.items() if not isinstance(node, dict)]
@@ -112,12 +128,12 @@ def build(config: DictConfig, key: str) -> Any:
         ConfigError: a number that is not finite, or whatever a constructor refuses.
     """
     node = OmegaConf.to_container(config[key], resolve=True)
-    _check_targets(key, node)
+    _check_targets(key, node)  # and what was checked is what is built, not what another resolving would give
     for name, value in flatten({key: node}):
         if isinstance(value, float) and not math.isfinite(value):
             raise ConfigError(f"{name}={value}: must be a finite number")
     try:
-        return hydra.utils.instantiate(config[key], _convert_="all")
+        return hydra.utils.instantiate({key: node}, _convert_="all")[key]
     except InstantiationException as error:
         cause = error.__cause__
         # Only these two come from what the user typed; anything else is a defect and keeps its traceback.
@@ -136,7 +152,8 @@ def _check_targets(name: str, node: Any) -> None:
     is called, in lists, too.
 
     Raises:
-        ConfigError: a target elsewhere, or one of Hydra's own keys that change what a target does.
+        ConfigError: a target elsewhere, one of Hydra's own keys that change what a target does, or a reference that
+            is still to be resolved.
     """
     if isinstance(node, dict):
         for key, value in node.items():
@@ -148,11 +165,15 @@ def _check_targets(name: str, node: Any) -> None:
     elif isinstance(node, list):
         for i, value in enumerate(node):
             _check_targets(f"{name}[{i}]", value)
+    elif isinstance(node, str) and "${" in node:  # it was escaped, and Hydra would resolve it once more
+        raise ConfigError(f"{name}={node}: a value must not hold ${{")
 
 
 def _check_target(name: str, target: Any) -> None:
     home = None
-    if str(target).split(".")[0] in TRUSTED:  # or else a look at it would already run what it imports
+    if (
+        re.fullmatch(r"\w+(\.\w+)+", str(target)) and target.split(".")[0] in TRUSTED
+    ):  # or else a look at it would already run what it imports
         with suppress(Exception):  # whatever a name that leads nowhere raises
             found = pkgutil.resolve_name(target)
             home = found.__module__ if inspect.isclass(found) else None
@@ -180,30 +201,59 @@ def redact(value: Any) -> Any:
     if isinstance(value, list):
         return [redact(item) for item in value]
     if isinstance(value, str):
-        for name, secret in os.environ.items():
-            if _SECRET.search(name) and len(secret) >= 8 and secret in value:
-                value = value.replace(secret, f"<{name}>")
+        for text, name in _secrets():
+            value = value.replace(text, f"<{name}>")
     return value
 
 
-def check_hydra_overrides(arguments: list[str]) -> None:
-    """Refuse overrides of Hydra's own settings that would run code before anything is checked.
+def say(text: str, file: TextIO | None = None, end: str = "\n") -> None:
+    """Print for people, secrets replaced; where nobody can be told, the work goes on all the same."""
+    with suppress(OSError):
+        print(redact(text), end=end, file=file, flush=True)
+
+
+def _secrets() -> list[tuple[str, str]]:
+    """Secret values of the environment with their names, the longest first; also as Python quotes them, and by line."""
+    named = [(name, value) for name, value in os.environ.items() if _SECRET.search(name)]
+    texts = {
+        (text, name)
+        for name, value in named
+        for text in (value, repr(value)[1:-1], *value.splitlines())
+        if len(text) >= 8
+    }
+    return sorted(texts, key=lambda pair: -len(pair[0]))
+
+
+def check_command_line(arguments: list[str]) -> None:
+    """Refuse what would run code, or read files elsewhere, before any configuration is there to be checked.
 
     Args:
-        arguments: the command line's.
+        arguments: of the command line.
 
     Raises:
-        ConfigError: neither launcher, sweeper, verbosity nor a directory; or a `_target_` there; or a pickle.
+        ConfigError: settings of Hydra's own but launcher, sweeper, verbosity and the sweep's directory; settings that
+            are put below them; members of groups that are paths; options that read another configuration or a pickle.
+        HydraException: not readable as overrides.
     """
-    for argument in arguments:
-        if argument.startswith("--e"):  # --experimental-rerun, or as much of it as suffices
-            raise ConfigError(f"{argument}: reads a pickle, which could run any code; give the overrides themselves")
-        key = argument.lstrip("+~").partition("=")[0]
-        if re.match(r"hydra[./@]", key) and (not _OWN_OF_HYDRA.fullmatch(key) or "_target_" in argument):
+    options = get_args_parser().parse_args(arguments)
+    for name in ("experimental_rerun", "config_path", "config_name"):
+        if getattr(options, name) is not None:
+            raise ConfigError(f"--{name.replace('_', '-')}: not here; --config-dir adds files of your own to conf/")
+    for override in OverridesParser.create().parse_overrides(options.overrides):
+        key, typed = override.key_or_group, redact(override.input_line)
+        value = override.input_line.partition("=")[2]
+        if "hydra" in re.split(r"[./]", key) and (
+            not _OWN_OF_HYDRA.fullmatch(key) or override.package is not None or "{" in value
+        ):
             raise ConfigError(
-                f"{redact(argument)}: of Hydra's own settings only launcher, sweeper, verbose, run.dir and sweep.dir "
-                "may be changed"
+                f"{typed}: of Hydra's own settings only launcher, sweeper, verbose and sweep.dir may be changed, to "
+                "plain values"
             )
+        if "hydra" in (override.package or "").split("."):
+            raise ConfigError(f"{typed}: nothing may be put below hydra")
+        # Also hydra/launcher and its like.
+        if ("/" in key or key in GROUPS) and re.search(r"\.\.|\$\{|(^|[\[,'\"])\s*/", value):
+            raise ConfigError(f"{typed}: must be a member of the group {key}, not a path; --config-dir adds members")
 
 
 def first_line(error: Exception) -> str:

@@ -21,6 +21,7 @@ from midstate.sensitivity import KINDS
 from midstate.sparsity import Pruner, Unrankable, checks, steps_of
 
 DEVICES = ("auto", "cpu", "cuda")
+MOST_THREADS = 1024  # what cannot be begun aborts the process
 PRECISIONS = ("auto", "fp32", "bf16")
 
 
@@ -52,7 +53,7 @@ class Trainer:
             checks.integer("max_steps_per_epoch", self.max_steps_per_epoch, 1)
         checks.one_of("device", self.device, DEVICES)
         if self.threads != "auto":
-            checks.integer("threads", self.threads, 1)
+            checks.integer("threads", self.threads, 1, MOST_THREADS)
         checks.boolean("probes", self.probes)
         checks.one_of("precision", self.precision, PRECISIONS)
         checks.boolean("channels_last", self.channels_last)

@@ -45,9 +45,14 @@ def enough_memory() -> Iterator[None]:
     try:
         yield
     except (MemoryError, RuntimeError) as error:
-        # torch has an error of its own for GPUs only.
-        if isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error):
+        if is_memory(error):
             raise RunFailed(
                 f"out of memory ({first_line(error)}); a smaller trainer.batch_size, network or image may help"
             ) from error
         raise
+
+
+def is_memory(error: BaseException) -> bool:
+    """Tell whether an error says that memory has run out; torch has a kind of its own for GPUs only."""
+    said = ("can't allocate memory", "Storage size calculation overflowed")
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or any(each in str(error) for each in said)

@@ -15,8 +15,8 @@ from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from midstate import counting, runs
-from midstate.config import ConfigError, build, check_root
-from midstate.data import Batches
+from midstate.config import ConfigError, build, check_root, redact
+from midstate.data import Augmentation, Batches, Images
 from midstate.engine import Session, Trainer
 from midstate.machine import fast_at_bfloat16, keep_freed_memory
 from midstate.models import checkpoint_identity, classifier_name, find_checkpoint, load_weights
@@ -25,7 +25,17 @@ from midstate.sparsity import Blocks, Budget, Direct, Method, Pruner, Sample, Sc
 
 log = logging.getLogger(__name__)
 SMALL_SCOPE = 0.1
-AXES = ("scope", "pattern", "criterion", "allocation", "path", "update", "estimator")
+# What each part must be able to do, wherever it comes from.
+KINDS = {"model": "create", "data": "load", "schedule": "window", "optimizer": "create", "trainer": "checkpoint_every"}
+AXES = {
+    "scope": "resolve",
+    "pattern": "mask",
+    "criterion": "score",
+    "allocation": "allocate",
+    "path": "masks",
+    "update": "resolve",
+    "estimator": "apply",
+}
 
 
 @dataclass
@@ -76,14 +86,17 @@ class Plan:
         """
         # As resolved: `auto` is decided.
         settings: Trainer = replace(self.parts["trainer"], precision=self.config["trainer"]["precision"])
-        torch.set_num_threads(self.config["trainer"]["threads"])
+        with user_errors("trainer.threads", ValueError, RuntimeError):
+            torch.set_num_threads(self.config["trainer"]["threads"])
         keep_freed_memory()
         seed, device = self.config["seed"], self.device
         with user_errors("data"):
             data = self.parts["data"].load().to(device)
         torch.manual_seed(seed_for(seed, "initialisation"))
-        with user_errors("model", ValueError, TypeError, RuntimeError, AssertionError):
+        _check_padding(self.parts["data"].augmentation, data)
+        with user_errors("model", Exception):  # what other libraries raise for their own arguments
             model = self.parts["model"].create(data.shape[0], data.num_classes).to(device)
+        with user_errors("model", ValueError, TypeError, RuntimeError, AssertionError):
             if "checkpoint" in self.parts:
                 load_weights(model, self.parts["checkpoint"])
             # A CPU's convolutions lay out weights anew anyhow, and groups of N:M are cut sooner as they are.
@@ -122,6 +135,11 @@ class Plan:
         probe = GapProbe(model, pruner, data.train, data.validation) if probing else None
         return Session(settings, data, model, uses, pruner, optimizer, rate, batches, probe)
 
+    @property
+    def again(self) -> str:
+        """How to go on with this run."""
+        return "the same command without rerun=true" if self.config["rerun"] else "the same command"
+
     def facts(self) -> dict[str, Any]:
         """What the summary says of the run whatever its end."""
         return {
@@ -153,7 +171,7 @@ def build_parts(config: DictConfig) -> dict[str, Any]:
     """Build what the groups name, and the method from the pruner's axes."""
     groups = ("model", "data", "schedule", "pruner", "optimizer", "trainer", "logger")
     parts = {key: build(config, key) for key in groups}
-    _check_axes(parts["pruner"])
+    _check_kinds(parts)
     with user_errors("pruner"):
         parts["method"] = Method(**{axis: parts["pruner"].get(axis) for axis in AXES})
     return parts
@@ -195,13 +213,19 @@ def _with_scheme_of_runs(config: DictConfig) -> tuple[DictConfig, str | None]:
     return found, runs.read_summary(file.parent)["config_hash"]
 
 
-def _check_axes(axes: dict[str, Any]) -> None:
-    """Refuse an axis whose file built nothing."""
-    for axis in AXES:
-        if isinstance(axes.get(axis), dict):
+def _check_kinds(parts: dict[str, Any]) -> None:
+    """Refuse what a file or an override builds nothing of, or something of another kind."""
+    for name, method in KINDS.items():
+        if not hasattr(parts[name], method):
+            raise ConfigError(f"{name}: builds no {name}; it needs a `_target_` of that kind")
+    if not isinstance(parts["data"].augmentation, Augmentation):
+        raise ConfigError(f"data.augmentation={parts['data'].augmentation}: must be midstate.data.Augmentation")
+    for axis, method in AXES.items():
+        part = parts["pruner"].get(axis)
+        if isinstance(part, dict) or (part is not None and not hasattr(part, method)):
             raise ConfigError(
-                f"pruner/{axis}: its file builds nothing; it needs `# @package pruner` as its very first line and a "
-                f"node `{axis}:` with a `_target_`"
+                f"pruner/{axis}: its file builds no {axis}; it needs `# @package pruner` as its very first line and a "
+                f"node `{axis}:` with a `_target_` of that kind"
             )
 
 
@@ -233,9 +257,19 @@ def user_errors(where: str, *kinds: type[Exception]) -> Iterator[None]:
 
 def _check_writable(directory: Path) -> None:
     """Refuse a directory that could not be made or written."""
+    if redact(str(directory)) != str(directory):
+        raise ConfigError(f"run_dir={redact(str(directory))}: must not tell a secret")
     existing = next(path for path in (directory, *directory.parents, Path.cwd()) if path.exists())
     if not existing.is_dir() or not os.access(existing, os.W_OK):
         raise ConfigError(f"run_dir={directory}: must be a directory that can be written; {existing} is not")
+
+
+def _check_padding(augmentation: Augmentation, data: Images) -> None:
+    if augmentation.crop_padding > min(data.shape[1:]):
+        raise ConfigError(
+            f"data.augmentation.crop_padding={augmentation.crop_padding}: must be at most the images' size, "
+            f"{min(data.shape[1:])}"
+        )
 
 
 def _warn_of_end(pruner: Pruner, total_steps: int) -> None:

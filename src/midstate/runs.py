@@ -81,19 +81,41 @@ def read_summary(directory: Path) -> dict[str, Any] | None:
         return None
     with _readable(path):
         summary = json.loads(path.read_text())
+        if not isinstance(summary, dict) or "status" not in summary:
+            raise ValueError("it is no run's")
     if summary.get("format", FORMAT) > FORMAT:
         raise ConfigError(f"{path}: is of format {summary['format']}, and {FORMAT} is the last that is known here")
     return summary
 
 
+def read_config(directory: Path) -> dict[str, Any] | None:
+    """Read config.yaml; None where there is none.
+
+    Raises:
+        ConfigError: it is damaged.
+    """
+    path = directory / "config.yaml"
+    if not path.is_file():
+        return None
+    with _readable(path):
+        config = OmegaConf.to_container(OmegaConf.load(path))
+        if not isinstance(config, dict):
+            raise ValueError("it is no configuration")
+    return config
+
+
+def is_run(config: dict[str, Any]) -> bool:
+    """Tell whether a configuration is one of a run, and not of something else."""
+    return all(isinstance(config.get(group), dict) for group in ("model", "data", "pruner")) and "seed" in config
+
+
 @contextmanager
 def _readable(path: Path) -> Iterator[None]:
-    """Say that a file which is always written whole has been damaged since."""
+    """Say that a file which is always written whole has been damaged since, or may not be read."""
     try:
         yield
-    except (ValueError, yaml.YAMLError) as error:
-        message = f"{path}: cannot be read ({first_line(error)}); rerun=true replaces the run"
-        raise ConfigError(message) from error
+    except (ValueError, OSError, yaml.YAMLError) as error:
+        raise ConfigError(f"{path}: cannot be read ({first_line(error)}); remove it, or choose another") from error
 
 
 def find_file(setting: str, place: str, file: str, config: dict[str, Any]) -> Path:
@@ -119,7 +141,7 @@ def find_file(setting: str, place: str, file: str, config: dict[str, Any]) -> Pa
         for run in [*sorted(path.glob(f"seed{seed}")), *sorted(path.glob(f"*/seed{seed}"))]
         if (read_summary(run) or {}).get("status") == "finished"
         and (run / file).is_file()
-        and _same_network_and_data(OmegaConf.to_container(OmegaConf.load(run / "config.yaml")), config)
+        and _same_network_and_data(read_config(run), config)
     ]
     if len(found) != 1:
         # The configuration, not the run: all seeds are then one.
@@ -131,7 +153,9 @@ def find_file(setting: str, place: str, file: str, config: dict[str, Any]) -> Pa
     return found[0] / file
 
 
-def _same_network_and_data(one: dict[str, Any], other: dict[str, Any]) -> bool:
+def _same_network_and_data(one: dict[str, Any] | None, other: dict[str, Any]) -> bool:
+    if one is None or not is_run(one):
+        return False
     own = ("checkpoint", "checkpoint_of")
     models = [{key: value for key, value in each["model"].items() if key not in own} for each in (one, other)]
     return models[0] == models[1] and one["data"] == other["data"]
@@ -158,12 +182,11 @@ def check_same_config(directory: Path, config: dict[str, Any], stored: dict[str,
     Raises:
         ConfigError: names what differs.
     """
-    path = directory / "config.yaml"
-    if stored is None and not path.is_file():
-        return
+    stored = stored or read_config(directory)
     if stored is None:
-        with _readable(path):
-            stored = OmegaConf.to_container(OmegaConf.load(path))
+        return
+    if not is_run(stored):
+        raise ConfigError(f"run_dir={directory}: its config.yaml is no run's; choose another directory")
     config = redact(config)
     if config_hash(stored) == config_hash(config) and stored["seed"] == config["seed"]:
         return

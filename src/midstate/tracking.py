@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from midstate.config import first_line
+from midstate.config import first_line, redact
 from midstate.files import write_atomically
 from midstate.sparsity import checks
 
@@ -81,13 +81,13 @@ class Wandb:
         import wandb
 
         run = wandb.init(
-            project=self.project,
-            group=self.group or group,
-            name=name,
+            project=redact(self.project),
+            group=redact(self.group or group),
+            name=redact(name),
             id=identity,
             resume="allow",
             job_type="train",
-            tags=self.tags,
+            tags=redact(self.tags),
             dir=str(directory),
             mode=mode,
             config=config,

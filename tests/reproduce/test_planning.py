@@ -104,6 +104,14 @@ def test_a_scale_that_a_claim_does_not_have_is_refused_by_name(tmp_path):
     assert (done.returncode, done.stderr) == (2, "configuration error: scale='paper': C2 has only quick, full\n")
 
 
+def test_a_damaged_summary_counts_as_unfinished(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    run = plan_runs(read_claims(["C10"]), "quick", 1)[0]
+    run.directory.mkdir(parents=True)
+    (run.directory / "summary.json").write_text('{"status": "fini')
+    assert not run.finished
+
+
 def test_a_dry_run_prints_what_would_be_run_and_runs_nothing(tmp_path):
     command = [sys.executable, str(ROOT / "scripts" / "reproduce.py"), "--only", "c5", "--seeds", "1", "--dry-run"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)

@@ -8,15 +8,17 @@ from typing import Any
 import torch
 
 from midstate.checkpoint import checkpoints, digest
+from midstate.files import PARTIAL
 
 CLOCK = ("seconds", "images_per_second", "wall_seconds")
 TABLES = ("metrics.csv", "probes.csv", "losses.csv")
 
 
 def differences(directory: Path, reference: Path) -> list[str]:
-    """Name what differs: weights, masks, optimizer, random states, tables, summary."""
+    """Name what differs: weights, masks, optimizer, random states, tables, summary; and what is left half written."""
     ours, theirs = _content(directory), _content(reference)
-    return [name for name in sorted({*ours, *theirs}) if ours.get(name) != theirs.get(name)]
+    partial = [str(path) for path in directory.rglob(f".*{PARTIAL}")]
+    return partial + [name for name in sorted({*ours, *theirs}) if ours.get(name) != theirs.get(name)]
 
 
 def _content(directory: Path) -> dict[str, Any]:

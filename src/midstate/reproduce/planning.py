@@ -13,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from midstate import runs
 from midstate.analysis.claims import Claim, read_claims
 from midstate.cli import CONF
-from midstate.config import check_root
+from midstate.config import ConfigError, check_root
 from midstate.plan import build_parts, resolve, runs_with_schemes
 
 log = logging.getLogger(__name__)
@@ -44,8 +44,11 @@ class PlannedRun:
 
     @property
     def finished(self) -> bool:
-        """Tell whether the run is there."""
-        summary = runs.read_summary(self.directory)
+        """Tell whether the run is there; one whose summary is damaged is not."""
+        try:
+            summary = runs.read_summary(self.directory)
+        except ConfigError:
+            return False
         return summary is not None and summary["status"] == "finished"
 
     @property

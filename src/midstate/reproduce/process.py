@@ -14,6 +14,8 @@ from multiprocessing import connection, get_context
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
+from tqdm import tqdm
+
 ROOT = Path(__file__).parents[3]
 IMPORTS = [
     "midstate.reproduce.server",  # first: it leaves the group
@@ -60,6 +62,7 @@ def _alive(pid: int) -> bool:
 
 def _train(arguments: list[str], log: Path) -> None:
     signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])  # which the server has blocked
+    tqdm.set_lock(threading.RLock())  # its own would be a semaphore that outlives a run that is killed
     with log.open("w") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)

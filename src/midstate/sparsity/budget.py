@@ -5,6 +5,7 @@ thousands of filters to a millionth of it, and where a layer has a hundred level
 """
 
 import logging
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
@@ -17,6 +18,7 @@ from midstate.sparsity.allocation import Allocation, Candidate, erk_densities, p
 from midstate.sparsity.criteria import of_inputs
 from midstate.sparsity.nm import Level
 from midstate.sparsity.patterns import Pattern
+from midstate.sparsity.selection import Unrankable
 
 log = logging.getLogger(__name__)
 SCORES = ("sensitivity", "weight_error", "erk", "owl", "random")
@@ -179,11 +181,14 @@ def solve(
 
     Raises:
         ValueError: no choice meets the limits.
+        Unrankable: a loss is not finite.
     """
     import numpy as np
     from scipy.optimize import LinearConstraint, milp
     from scipy.sparse import csr_array
 
+    if not all(math.isfinite(loss) for row in losses for loss in row):
+        raise Unrankable("measured losses are not finite numbers: they cannot be ranked")
     flat = np.concatenate([np.minimum.accumulate(np.asarray(row, dtype=float)) for row in losses])
     item = np.repeat(np.arange(len(losses)), [len(row) for row in losses])
     one_each = csr_array((np.ones(len(flat)), (item, np.arange(len(flat)))))
