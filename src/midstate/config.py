@@ -31,7 +31,6 @@ _OWN_OF_HYDRA = re.compile(
     r"hydra/(launcher|sweeper)|hydra\.launcher\.[a-z]\w*|hydra\.sweeper\.(?!params)[a-z]\w*|hydra\.(verbose|sweep\.dir)"
 )
 
-
 # What tensors and generators take.
 _LIMITS = {bool: 1, int: 2**63 - 1, float: 3.4e38}
 
@@ -171,9 +170,8 @@ def _check_targets(name: str, node: Any) -> None:
 
 def _check_target(name: str, target: Any) -> None:
     home = None
-    if (
-        re.fullmatch(r"\w+(\.\w+)+", str(target)) and target.split(".")[0] in TRUSTED
-    ):  # or else a look at it would already run what it imports
+    # Only names of ours are looked up: looking up another would already run what it imports.
+    if re.fullmatch(r"\w+(\.\w+)+", str(target)) and target.split(".")[0] in TRUSTED:
         with suppress(Exception):  # whatever a name that leads nowhere raises
             found = pkgutil.resolve_name(target)
             home = found.__module__ if inspect.isclass(found) else None

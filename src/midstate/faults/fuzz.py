@@ -32,10 +32,13 @@ SMALL = {
 # Large values of these are valid and only take long.
 SIZES = ("trainer.epochs", "trainer.batch_size", "trainer.max_steps_per_epoch", "data.size", "data.num_train")
 SIZES += ("data.num_eval", "data.train_placements", "data.eval_placements")
+# What is gone through one after another, and would never end.
+COUNTS = ("trainer.epochs", "data.num_fragments")
 # Data that would be fetched, servers that would be asked; what starts no run, or is for presets.
 LEFT_OUT = {"data": ("cifar10", "cifar100"), "launcher": ("pool",), "claim": None, "pruner/window": None}
 # Numbers at the edges, values of other types, times, references, quoting, paths.
-ODD = ("0", "-1", "1", "2", "4", "16", "4000000000", "1000000000000", "99999999999999999999", "0.5", "0.9", "1.5")
+HUGE = ("4000000000", "1000000000000", "99999999999999999999")
+ODD = (*HUGE, "0", "-1", "1", "2", "4", "16", "0.5", "0.9", "1.5")
 ODD += ("1e30", "1e-30", "1e39", "nan", "inf", "null", "true", "abc", "''", "[]", "{}", "[1,2]", "{a:1}", "é", "../up")
 ODD += ("1ep", "2it", "-1ep", "10it", "${seed}", "${nothing}")
 SECONDS = 120  # a run that takes longer hangs
@@ -65,7 +68,7 @@ def overrides(chance: random.Random) -> list[str]:
     settings = _settings(made)
     for _ in range(chance.randint(0, 3)):
         key = chance.choice(list(settings))
-        value = chance.choice(ODD)
+        value = chance.choice(ODD if key not in COUNTS else [odd for odd in ODD if odd not in HUGE])
         if key not in SIZES and chance.random() < 0.8:
             value = chance.choice([_near(settings[key], chance)] * 3 + [_any(settings, chance)])
         made.append(f"{key}x={value}" if chance.random() < 0.04 else f"{key}={value}")
