@@ -25,6 +25,12 @@ FOREIGN = (
     "midstate.runs.write_summary",  # ours, and no class
     "midstate.no_such_thing",
     "no such thing",
+    "midstate.models:CifarResNet",
+    "midstate",
+    0.9,
+    True,
+    None,
+    ["midstate.sparsity.NM"],
 )
 
 

@@ -171,7 +171,7 @@ def _check_targets(name: str, node: Any) -> None:
 def _check_target(name: str, target: Any) -> None:
     home = None
     # Only names of ours are looked up: looking up another would already run what it imports.
-    if re.fullmatch(r"\w+(\.\w+)+", str(target)) and target.split(".")[0] in TRUSTED:
+    if isinstance(target, str) and re.fullmatch(r"\w+(\.\w+)+", target) and target.split(".")[0] in TRUSTED:
         with suppress(Exception):  # whatever a name that leads nowhere raises
             found = pkgutil.resolve_name(target)
             home = found.__module__ if inspect.isclass(found) else None
