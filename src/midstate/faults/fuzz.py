@@ -79,10 +79,7 @@ def outcome(line: list[str], directory: Path) -> tuple[str, str]:
     """Run one command line: what came of it, and what it printed; a defect is neither finished nor refused cleanly."""
     log = directory.with_suffix(".log")
     process = start_train([*line, f"run_dir={directory}"], log)
-    process.join(SECONDS)
-    if process.is_alive():
-        process.kill()
-    status, text = exit_status(process), log.read_text()
+    status, text = exit_status(process, SECONDS), log.read_text()
     found = _judged(status, text, directory)
     shutil.rmtree(directory, ignore_errors=True)
     log.unlink()

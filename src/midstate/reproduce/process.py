@@ -42,9 +42,16 @@ def start_train(arguments: list[str], log: Path) -> BaseProcess:
     return process
 
 
-def exit_status(process: BaseProcess) -> int:
-    """Wait for a process and return its exit status, negative where a signal ended it; LOST where nobody can tell."""
-    connection.wait([process.sentinel])
+def exit_status(process: BaseProcess, seconds: float | None = None) -> int:
+    """Wait for a process and return its exit status, negative where a signal ended it; LOST where nobody can tell.
+
+    Args:
+        process: from `start_train`.
+        seconds: after which it is killed; None: never.
+    """
+    if not connection.wait([process.sentinel], seconds):
+        process.kill()
+        connection.wait([process.sentinel])
     with _lock:
         process.join()
     while process.exitcode == LOST and _alive(process.pid):  # the server is gone, the run is not
