@@ -3,15 +3,18 @@
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from midstate.bench.common import composed
+from midstate.checkpoint import checkpoints, digest
 
-__all__ = ["ROOT", "TINY", "composed", "start"]
+__all__ = ["ROOT", "TINY", "assert_checkpoints_whole", "begin", "composed", "start", "wait_for"]
 
 ROOT = Path(__file__).parents[1]
 
@@ -40,6 +43,29 @@ def start(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess]:
         )
 
     return run
+
+
+def begin(place: Path, *overrides: str, before: Sequence[str] = (), **options: Any) -> subprocess.Popen:
+    """Start `train.py` in `place` and leave it at work; `before` stands in front of the command."""
+    command = [*before, sys.executable, str(ROOT / "train.py"), *overrides]
+    return subprocess.Popen(command, cwd=place, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options)
+
+
+def wait_for(process: subprocess.Popen, happened: Callable[[], object]) -> None:
+    """Wait until something has happened, while the process is at work."""
+    deadline = time.monotonic() + 120
+    while not happened():
+        assert process.poll() is None, process.stderr.read()
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+
+
+def assert_checkpoints_whole(directory: Path) -> None:
+    """Every checkpoint of a run is what was written."""
+    for path in checkpoints(directory / "checkpoints"):
+        state = torch.load(path, weights_only=True)
+        state.pop("format")
+        assert state.pop("digest") == digest(state)
 
 
 @pytest.fixture(autouse=True)

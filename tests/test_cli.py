@@ -7,11 +7,10 @@ import re
 import signal
 import subprocess
 import sys
-import time
 
 import pytest
 import torch
-from conftest import ROOT, TINY, composed
+from conftest import ROOT, TINY, begin, composed, wait_for
 
 from midstate.checkpoint import checkpoints
 from midstate.run import run
@@ -110,18 +109,9 @@ def whole_run(tmp_path_factory):
     ("number", "status"), [(signal.SIGKILL, -signal.SIGKILL), (signal.SIGTERM, 75), (signal.SIGINT, 75)]
 )
 def test_an_interrupted_run_goes_on_to_the_same_bits(start, tmp_path, whole_run, number, status):
-    process = subprocess.Popen(
-        [sys.executable, str(ROOT / "train.py"), *RESUMED, "run_dir=broken"],
-        cwd=tmp_path,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    deadline = time.monotonic() + 120
-    while not (tmp_path / "broken" / "checkpoints" / "step-000000020.pt").exists():  # in the second epoch
-        assert process.poll() is None, process.stderr.read()
-        assert time.monotonic() < deadline
-        time.sleep(0.002)
+    process = begin(tmp_path, *RESUMED, "run_dir=broken")
+    second_epoch = tmp_path / "broken" / "checkpoints" / "step-000000020.pt"
+    wait_for(process, second_epoch.exists)
     process.send_signal(number)
     output, _ = process.communicate(timeout=60)
     assert process.returncode == status

@@ -4,12 +4,9 @@ import json
 import os
 import shutil
 import subprocess
-import sys
-import time
 
 import pytest
-import torch
-from conftest import ROOT, TINY, composed
+from conftest import TINY, assert_checkpoints_whole, begin, composed, wait_for
 
 from midstate import checkpoint
 from midstate.faults.compare import differences
@@ -47,23 +44,6 @@ def whole_run(tmp_path_factory):
     return directory
 
 
-def begin(directory, *overrides, before=()):
-    return subprocess.Popen(
-        [*before, sys.executable, str(ROOT / "train.py"), *JOB, *overrides, f"run_dir={directory}"],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-
-
-def wait_for(process, happened):
-    deadline = time.monotonic() + 120
-    while not happened():
-        assert process.poll() is None, process.stderr.read()
-        assert time.monotonic() < deadline
-        time.sleep(0.002)
-
-
 def has_checkpoints(directory):
     return lambda: len(checkpoint.checkpoints(directory / "checkpoints")) == 2
 
@@ -75,16 +55,13 @@ def assert_failed_and_whole(process, what, directory):
     assert "the same command goes on from there" in errors
     assert "Traceback" not in errors
     assert not [path for path in directory.rglob(".*") if path.name != ".lock"], "a temporary file is left"
-    for path in checkpoint.checkpoints(directory / "checkpoints"):
-        state = torch.load(path, weights_only=True)
-        state.pop("format")
-        assert state.pop("digest") == checkpoint.digest(state)
+    assert_checkpoints_whole(directory)
     if (directory / "summary.json").exists():
         assert json.loads((directory / "summary.json").read_text())["status"] in ("failed", "finished")
 
 
 def goes_on(directory, reference, before=()):
-    process = begin(directory, before=before)
+    process = begin(directory.parent, *JOB, f"run_dir={directory}", before=before)
     output, errors = process.communicate(timeout=120)
     assert process.returncode == 0, errors
     assert "going on from step" in output
@@ -93,7 +70,7 @@ def goes_on(directory, reference, before=()):
 
 def test_a_full_disk_stops_at_a_checkpoint_and_keeps_those_before(disk, whole_run):
     directory = disk("run", 2048)  # two checkpoints of 0.9 MiB; none beside them
-    process = begin(directory)
+    process = begin(directory.parent, *JOB, f"run_dir={directory}")
     assert_failed_and_whole(process, "a checkpoint", directory)
     assert len(checkpoint.checkpoints(directory / "checkpoints")) == 2
     assert mount("-o", "remount,size=16m", str(directory))
@@ -102,7 +79,7 @@ def test_a_full_disk_stops_at_a_checkpoint_and_keeps_those_before(disk, whole_ru
 
 def test_a_disk_that_others_fill_stops_at_a_table(disk, whole_run):
     directory = disk("run", 16384)
-    process = begin(directory, "trainer.checkpoint_every=8it")
+    process = begin(directory.parent, *JOB, "trainer.checkpoint_every=8it", f"run_dir={directory}")
     wait_for(process, has_checkpoints(directory))
     fill(directory)
     _, errors = process.communicate(timeout=120)
@@ -125,12 +102,12 @@ def fill(directory):
 
 def test_a_disk_without_any_room_is_said_at_once(disk):
     directory = disk("run", 4)
-    assert_failed_and_whole(begin(directory), "config.yaml", directory)
+    assert_failed_and_whole(begin(directory.parent, *JOB, f"run_dir={directory}"), "config.yaml", directory)
 
 
 def test_a_disk_that_becomes_read_only(disk, whole_run):
     directory = disk("run", 16384)
-    process = begin(directory)
+    process = begin(directory.parent, *JOB, f"run_dir={directory}")
     wait_for(process, has_checkpoints(directory))
     # Of a directory that holds an open file only a part can be made read-only from outside.
     part = str(directory / "checkpoints")
@@ -142,7 +119,7 @@ def test_a_disk_that_becomes_read_only(disk, whole_run):
     assert "(Read-only file system); what was written before is whole" in errors
     subprocess.run(["umount", part], check=True)
     assert mount("-o", "remount,ro", str(directory))
-    refused = begin(directory)
+    refused = begin(directory.parent, *JOB, f"run_dir={directory}")
     _, errors = refused.communicate(timeout=120)
     assert refused.returncode == 2
     assert "must be a directory that can be written" in errors
@@ -179,7 +156,7 @@ def test_a_directory_that_becomes_forbidden(tmp_path, whole_run):
     if plain and not shutil.which("setpriv"):
         pytest.skip("root is stopped by no permission, and setpriv is not installed")
     directory = tmp_path / "run"
-    process = begin(directory, before=plain)
+    process = begin(directory.parent, *JOB, f"run_dir={directory}", before=plain)
     wait_for(process, has_checkpoints(directory))
     (directory / "checkpoints").chmod(0o555)
     assert_failed_and_whole(process, "a checkpoint", directory)

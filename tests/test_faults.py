@@ -11,8 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
-import torch
-from conftest import ROOT, TINY
+from conftest import ROOT, TINY, assert_checkpoints_whole, begin, wait_for
 
 from midstate import checkpoint
 from midstate.faults import fuzz, kill
@@ -38,30 +37,16 @@ def test_any_command_line_trains_or_is_refused_in_one_message():
 @pytest.fixture
 def slow_run(tmp_path):
     """A run with its first checkpoint written, in the middle of its second step or a later one."""
-    process = subprocess.Popen(
-        [sys.executable, str(ROOT / "train.py"), *SLOW],
-        cwd=tmp_path,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    deadline = time.monotonic() + 120
-    while not list(tmp_path.glob("run/checkpoints/step-*.pt")):
-        assert process.poll() is None, process.stderr.read()
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    process = begin(tmp_path, *SLOW)
+    wait_for(process, lambda: list(tmp_path.glob("run/checkpoints/step-*.pt")))
     yield process
     process.kill()
     process.wait()
 
 
 def assert_checkpoints_are_whole(directory):
-    found = checkpoint.checkpoints(directory / "checkpoints")
-    assert found
-    for path in found:
-        state = torch.load(path, weights_only=True)
-        state.pop("format")
-        assert state.pop("digest") == checkpoint.digest(state)
+    assert checkpoint.checkpoints(directory / "checkpoints")
+    assert_checkpoints_whole(directory)
     assert not list((directory / "checkpoints").glob(".*"))
 
 
@@ -97,15 +82,11 @@ def summaries(place):
 
 
 def test_a_killed_worker_takes_its_pool_along_and_the_same_command_runs_what_is_missing(tmp_path, start):
-    command = [sys.executable, str(ROOT / "train.py"), *SWEEP]
-    process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-    deadline = time.monotonic() + 120
-    while not (set(summaries(tmp_path)) and list(tmp_path.glob("outputs/nm/*/seed[23]/checkpoints/step-*.pt"))):
-        assert process.poll() is None, process.stderr.read()
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    process = begin(tmp_path, *SWEEP)
+    begun = "outputs/nm/*/seed[23]/checkpoints/step-*.pt"
+    wait_for(process, lambda: summaries(tmp_path) and list(tmp_path.glob(begun)))
     before = summaries(tmp_path)
-    lock = next(tmp_path.glob("outputs/nm/*/seed[23]/checkpoints/step-*.pt")).parents[1] / ".lock"
+    lock = next(tmp_path.glob(begun)).parents[1] / ".lock"
     os.kill(json.loads(lock.read_text())["pid"], signal.SIGKILL)
     _, errors = process.communicate(timeout=120)
     assert process.returncode == 3
@@ -124,19 +105,9 @@ def test_a_killed_worker_takes_its_pool_along_and_the_same_command_runs_what_is_
 @pytest.mark.parametrize(("number", "group"), [(signal.SIGTERM, False), (signal.SIGINT, True), (signal.SIGUSR2, False)])
 def test_a_pool_that_is_asked_to_stop_saves_every_job_and_ends_with_75(tmp_path, start, number, group):
     long = (*SWEEP, "trainer.epochs=400", "trainer.checkpoint_every=400ep")
-    process = subprocess.Popen(
-        [sys.executable, str(ROOT / "train.py"), *long],
-        cwd=tmp_path,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
-    deadline = time.monotonic() + 120
-    while len([path for path in tmp_path.glob("outputs/nm/*/*/metrics.csv") if len(path.read_bytes()) > 200]) < 2:
-        assert process.poll() is None, process.stderr.read()
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    process = begin(tmp_path, *long, start_new_session=True)
+    tables = "outputs/nm/*/*/metrics.csv"
+    wait_for(process, lambda: sum(len(path.read_bytes()) > 200 for path in tmp_path.glob(tables)) == 2)
     (os.killpg if group else os.kill)(process.pid, number)
     output, errors = process.communicate(timeout=120)
     assert process.returncode == 75, errors
@@ -148,13 +119,9 @@ def test_a_pool_that_is_asked_to_stop_saves_every_job_and_ends_with_75(tmp_path,
 
 
 def test_a_stop_before_the_first_step_writes_nothing(tmp_path):
-    process = subprocess.Popen(
-        [sys.executable, str(ROOT / "train.py"), *SLOW], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    )
-    deadline = time.monotonic() + 60
-    while b"libtorch" not in Path(f"/proc/{process.pid}/maps").read_bytes():  # Hydra has composed, torch is imported
-        assert process.poll() is None
-        assert time.monotonic() < deadline
+    process = begin(tmp_path, *SLOW)
+    maps = Path(f"/proc/{process.pid}/maps")  # Hydra has composed where torch is imported
+    wait_for(process, lambda: b"libtorch" in maps.read_bytes())
     process.send_signal(signal.SIGTERM)
     process.communicate(timeout=60)
     assert process.returncode == 75

@@ -5,10 +5,9 @@ import os
 import signal
 import subprocess
 import sys
-import time
 
 import pytest
-from conftest import ROOT, TINY
+from conftest import TINY, begin, wait_for
 
 from midstate.config import ConfigError
 from midstate.locking import FILE, locked
@@ -54,14 +53,8 @@ def test_a_holder_without_a_name_is_refused_all_the_same(holder, tmp_path):
 
 def test_a_second_run_leaves_and_the_first_is_not_disturbed(start, tmp_path):
     job = ("pruner=nm", *TINY, "trainer.epochs=40", "run_dir=run")
-    first = subprocess.Popen(
-        [sys.executable, str(ROOT / "train.py"), *job], cwd=tmp_path, stdout=subprocess.PIPE, text=True
-    )
-    deadline = time.monotonic() + 60
-    while not list(tmp_path.glob("run/checkpoints/step-*.pt")):
-        assert first.poll() is None
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    first = begin(tmp_path, *job)
+    wait_for(first, lambda: list(tmp_path.glob("run/checkpoints/step-*.pt")))
     second = start(*job)
     assert second.returncode == 2
     assert f"in use by process {first.pid}" in second.stderr

@@ -4,12 +4,10 @@ import json
 import os
 import signal
 import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, TINY
+from conftest import TINY, begin, wait_for
 
 ONLINE = ("logger=wandb", "logger.mode=online", "pruner=nm", *TINY[:-1], "run_dir=run")
 KEY = "0123456789abcdef0123456789abcdef01234567"
@@ -44,18 +42,8 @@ def test_where_it_is_not_installed_that_is_said(start, tmp_path):
 
 def test_where_its_process_is_killed_training_goes_on(tmp_path):
     job = ("logger=wandb", "pruner=nm", *TINY[:-1], "trainer.max_steps_per_epoch=16", "run_dir=run")
-    process = subprocess.Popen(
-        [sys.executable, str(ROOT / "train.py"), *job],
-        cwd=tmp_path,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    deadline = time.monotonic() + 120
-    while not list(tmp_path.glob("run/checkpoints/step-*.pt")):
-        assert process.poll() is None, process.stderr.read()
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
+    process = begin(tmp_path, *job)
+    wait_for(process, lambda: list(tmp_path.glob("run/checkpoints/step-*.pt")))
     for child in children(process.pid):
         os.kill(child, signal.SIGKILL)
     output, errors = process.communicate(timeout=120)
