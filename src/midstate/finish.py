@@ -57,7 +57,7 @@ def finish(recorder: Recorder) -> dict[str, Any]:
             nominal,
             pruner.prunes_filters,
             session.uses,
-            tuple(session.data.train.images.shape[1:]),
+            session.data.shape,
         ),
         pattern_verified=verified,
         allocation=pruner.allocation_report(),

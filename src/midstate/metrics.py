@@ -13,9 +13,8 @@ def evaluate(model: nn.Module, split: Split) -> dict[str, float]:
     """Return mean `loss`, and `top1` and `top5` in percent, over a split; leaves the training mode as it was."""
     totals = torch.zeros(3, dtype=torch.float64)
     with evaluation(model):
-        for start in range(0, len(split), EVAL_BATCH):
-            labels = split.labels[start : start + EVAL_BATCH]
-            logits = model(split.images[start : start + EVAL_BATCH])
+        for images, labels in split.batches(EVAL_BATCH):
+            logits = model(images)
             ranked = logits.topk(min(5, logits.shape[1]), dim=1).indices == labels[:, None]
             totals += (
                 torch.stack([F.cross_entropy(logits, labels, reduction="sum"), ranked[:, 0].sum(), ranked.sum()])

@@ -16,7 +16,7 @@ from torch import nn
 
 from midstate import counting, runs
 from midstate.config import ConfigError, build, check_root, redact
-from midstate.data import Augmentation, Batches, Images
+from midstate.data import Augmentation, Images
 from midstate.engine import Session, Trainer
 from midstate.machine import fast_at_bfloat16, keep_freed_memory
 from midstate.models import checkpoint_identity, classifier_name, find_checkpoint, load_weights
@@ -102,15 +102,15 @@ class Plan:
             # A CPU's convolutions lay out weights anew anyhow, and groups of N:M are cut sooner as they are.
             if settings.channels_last and device.type == "cuda":
                 model = model.to(memory_format=torch.channels_last)
-            uses = counting.weight_uses(model, data.train.images[:2])  # also shows that model and images fit
+            uses = counting.weight_uses(model, data.train.first(2).images)  # also shows that model and images fit
         torch.manual_seed(seed_for(seed, "dropout"))
         if settings.batch_size > len(data.train):
             log.warning(
                 f"warning: trainer.batch_size={settings.batch_size}: there are only {len(data.train)} training images; "
                 "all of them are one batch"
             )
-        batches = Batches(
-            data.train, settings.batch_size, self.parts["data"].augmentation, seed, settings.max_steps_per_epoch
+        batches = data.train.training(
+            settings.batch_size, self.parts["data"].augmentation, seed, settings.max_steps_per_epoch
         )
         total_steps = settings.epochs * batches.steps_per_epoch
         first = data.train.first(NUM_IMAGES)

@@ -6,6 +6,7 @@ all arms of a comparison see the same batches.
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from itertools import islice
 
 import torch
 from torch import Generator, Tensor
@@ -24,6 +25,11 @@ class Split:
     def __len__(self) -> int:
         return len(self.labels)
 
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(channels, height, width) of one image."""
+        return tuple(self.images.shape[1:])
+
     def to(self, device: torch.device) -> "Split":
         """Move to a device."""
         return Split(self.images.to(device), self.labels.to(device))
@@ -31,6 +37,23 @@ class Split:
     def first(self, count: int) -> "Split":
         """The first `count` images (splits are shuffled when they are made)."""
         return Split(self.images[:count], self.labels[:count])
+
+    def batches(self, size: int, rank: int = 0, num_ranks: int = 1) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield all images in order, in batches; of several processes each takes every `num_ranks`-th batch."""
+        parts = zip(self.images.split(size), self.labels.split(size), strict=True)
+        return islice(parts, rank, None, num_ranks)
+
+    def training(
+        self,
+        batch_size: int,
+        augmentation: "Augmentation",
+        seed: int,
+        max_steps: int | None = None,
+        rank: int = 0,
+        num_ranks: int = 1,
+    ) -> "Batches":
+        """Return the training batches."""
+        return Batches(self, batch_size, augmentation, seed, max_steps, rank, num_ranks)
 
 
 @dataclass(frozen=True)
@@ -58,16 +81,13 @@ class Images:
                     f"the {name} split has labels from {low} to {high}; {self.num_classes} classes are 0 to "
                     f"{self.num_classes - 1}"
                 )
-            if images.shape[1:] != self.train.images.shape[1:]:
-                raise ValueError(
-                    f"the {name} split's images are {tuple(images.shape[1:])}, and those of training "
-                    f"{tuple(self.train.images.shape[1:])}"
-                )
+            if split.shape != self.shape:
+                raise ValueError(f"the {name} split's images are {split.shape}, and those of training {self.shape}")
 
     @property
     def shape(self) -> tuple[int, int, int]:
         """(channels, height, width) of one image."""
-        return tuple(self.train.images.shape[1:])
+        return self.train.shape
 
     def to(self, device: torch.device) -> "Images":
         """Move every split to a device."""
@@ -110,12 +130,23 @@ class Augmentation:
 
 
 class Batches:
-    """Shuffled, augmented training batches; the incomplete last batch of an epoch is left out."""
+    """Shuffled, augmented training batches; the incomplete last batch of an epoch is left out.
+
+    Of several processes each takes its part of every batch: together they see what one alone would.
+    """
 
     def __init__(
-        self, split: Split, batch_size: int, augmentation: Augmentation, seed: int, max_steps: int | None = None
+        self,
+        split: Split,
+        batch_size: int,
+        augmentation: Augmentation,
+        seed: int,
+        max_steps: int | None = None,
+        rank: int = 0,
+        num_ranks: int = 1,
     ) -> None:
         self.split, self.augmentation, self.seed = split, augmentation, seed
+        self.rank, self.num_ranks = rank, num_ranks
         self.batch_size = min(batch_size, len(split))
         whole = len(split) // self.batch_size
         self.steps_per_epoch = min(whole, max_steps or whole)
@@ -127,4 +158,10 @@ class Batches:
         for step in range(first_step, self.steps_per_epoch):
             chosen = order[step * self.batch_size : (step + 1) * self.batch_size]
             draws = Generator().manual_seed(seed_for(self.seed, "augmentation", epoch, step))
-            yield self.augmentation(self.split.images[chosen], draws), self.split.labels[chosen]
+            images = self.augmentation(self.split.images[chosen], draws)
+            yield part(images, self.rank, self.num_ranks), part(self.split.labels[chosen], self.rank, self.num_ranks)
+
+
+def part(batch: Tensor, rank: int, num_ranks: int) -> Tensor:
+    """Return a process's part of a batch."""
+    return batch.tensor_split(num_ranks)[rank]
