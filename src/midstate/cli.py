@@ -21,11 +21,13 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from midstate.config import ConfigError, RunFailed, RunStopped, check_command_line, first_line, flatten, near, say
-from midstate.stopping import stop_workers_on_signal
+from midstate.stopping import asked_within, stop_workers_on_signal
+from midstate.torchrun import local_rank
 
 EXIT_FINISHED, EXIT_BAD_CONFIG, EXIT_FAILED, EXIT_STOPPED = 0, 2, 3, 75
 EXIT_DEFECT = 1  # with a traceback
 EXIT_INTERRUPTED = 128 + signal.SIGINT  # as shells count
+PATIENCE = 10  # seconds
 _BARE = (ValueError, OSError, ArithmeticError, RecursionError, TypeError, AssertionError)
 CONF = Path(__file__).parents[2] / "conf"
 
@@ -80,20 +82,24 @@ def _status(main: Callable[[], None]) -> int:
 
 def _tell(error: BaseException) -> int:
     """Print what an error has to say to the user; return the status that goes with it."""
+    message, status = _message(error)
+    # Under torchrun the others have mostly found the same; when the first has said so, torchrun stops them.
+    if message and (status == EXIT_DEFECT or not local_rank() or not asked_within(PATIENCE)):
+        say(message, sys.stderr)
+    return status
+
+
+def _message(error: BaseException) -> tuple[str | None, int]:
     if isinstance(error, RunStopped):
-        return EXIT_STOPPED
+        return None, EXIT_STOPPED
     if isinstance(error, RunFailed):
-        say(f"run failed: {error}", sys.stderr)
-        return EXIT_FAILED
+        return f"run failed: {error}", EXIT_FAILED
     if isinstance(error, BrokenExecutor):  # joblib's, of the pool launcher
         lost = "a worker of the pool was killed, and its jobs with it; the same command runs what is not finished"
-        say(f"run failed: {lost} ({first_line(error)})", sys.stderr)
-        return EXIT_FAILED
+        return f"run failed: {lost} ({first_line(error)})", EXIT_FAILED
     if is_users(error):
-        say(f"configuration error: {explain(error)}", sys.stderr)
-        return EXIT_BAD_CONFIG
-    say("".join(traceback.format_exception(error)), sys.stderr)
-    return EXIT_DEFECT
+        return f"configuration error: {explain(error)}", EXIT_BAD_CONFIG
+    return "".join(traceback.format_exception(error)), EXIT_DEFECT
 
 
 @contextmanager

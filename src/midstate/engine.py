@@ -4,25 +4,19 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, NoReturn
+from typing import Any
 
-import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
-from torch.optim import Optimizer
 from tqdm import tqdm
 
-from midstate.config import RunFailed
-from midstate.data import Batches, Images
 from midstate.metrics import evaluate
-from midstate.optimizers import Rate
-from midstate.probes import GapProbe
 from midstate.sensitivity import KINDS
-from midstate.sparsity import Pruner, Unrankable, checks, steps_of
+from midstate.session import Session
+from midstate.sparsity import checks, steps_of
+from midstate.step import refresh, train_step
 
 DEVICES = ("auto", "cpu", "cuda")
 MOST_THREADS = 1024  # what cannot be begun aborts the process
-PRECISIONS = ("auto", "fp32", "bf16")
+PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 
 
 @dataclass(frozen=True)
@@ -42,6 +36,12 @@ class Trainer:
     sensitivity_kinds: list[str] = field(default_factory=lambda: list(KINDS))
     precision: str = "fp32"
     channels_last: bool = False
+    accumulate: int = 1
+    compile: bool = False
+    ema: float | None = None
+    mixup: float = 0.0
+    cutmix: float = 0.0
+    sync_batchnorm: bool = False
 
     def __post_init__(self) -> None:
         checks.integer("epochs", self.epochs, 1)
@@ -56,7 +56,15 @@ class Trainer:
             checks.integer("threads", self.threads, 1, MOST_THREADS)
         checks.boolean("probes", self.probes)
         checks.one_of("precision", self.precision, PRECISIONS)
-        checks.boolean("channels_last", self.channels_last)
+        for name in ("channels_last", "compile", "sync_batchnorm"):
+            checks.boolean(name, getattr(self, name))
+        checks.integer("accumulate", self.accumulate, 1)
+        if self.accumulate > self.batch_size:
+            raise ValueError(f"accumulate={self.accumulate}: must be at most batch_size={self.batch_size}")
+        if self.ema is not None:
+            checks.number("ema", self.ema, 0, 1)
+        for name in ("mixup", "cutmix"):
+            checks.number(name, getattr(self, name), 0)
         if self.sensitivity is not None:
             checks.number("sensitivity", self.sensitivity, 0, 1)
         for kind in checks.texts("sensitivity_kinds", self.sensitivity_kinds, ",".join(KINDS)):
@@ -65,67 +73,6 @@ class Trainer:
             raise ValueError(
                 f"checkpoint_every={self.checkpoint_every!r}: must be epochs such as '1ep' or steps such as '500it'"
             )
-
-
-@dataclass
-class Session:
-    """What a run is made of, and all that changes while it runs."""
-
-    settings: Trainer
-    data: Images
-    model: nn.Module
-    uses: dict[str, int]  # how often one image uses each weight of the plain model
-    pruner: Pruner
-    optimizer: Optimizer
-    rate: Rate
-    batches: Batches
-    probe: GapProbe | None
-    step: int = 0  # optimizer steps done
-    rows: list[dict[str, Any]] = field(default_factory=list)  # metrics.csv, one row an epoch
-    probe_rows: list[dict[str, Any]] = field(default_factory=list)  # probes.csv
-    losses: list[float] = field(default_factory=list)  # losses.csv, the training loss of every step
-    totals: dict[str, float] = field(default_factory=dict)  # sums over the epoch so far
-    epoch_gap: float | None = None  # the epoch's largest gap_bn so far
-
-    @property
-    def total_steps(self) -> int:
-        """Optimizer steps of the whole run."""
-        return self.settings.epochs * self.batches.steps_per_epoch
-
-    def check_finite(self) -> None:
-        """Raise RunFailed if a weight is not a finite number: the step after one with a finite loss may come to that.
-
-        Asked before a checkpoint, so that the last ones stay good.
-        """
-        for name, tensor in self.model.state_dict().items():
-            if not bool(tensor.isfinite().all()):
-                _diverged(self, f"{name} holds numbers that are not finite")
-
-    def state_dict(self) -> dict[str, Any]:
-        """All that a run needs to go on as if it had never stopped."""
-        return {
-            "model": self.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "pruner": self.pruner.state_dict(),
-            "probe": self.probe.state if self.probe else 0,
-            "rows": self.rows,
-            "probe_rows": self.probe_rows,
-            "losses": torch.tensor(self.losses, dtype=torch.float64),
-            "totals": self.totals,
-            "epoch_gap": self.epoch_gap,
-            "rng": torch.get_rng_state(),
-        }
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take back `state_dict` and the step beside it."""
-        self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.pruner.load_state_dict(state["pruner"])
-        if self.probe:
-            self.probe.state = state["probe"]
-        self.step, self.rows, self.probe_rows = state["step"], state["rows"], state["probe_rows"]
-        self.losses, self.totals, self.epoch_gap = state["losses"].tolist(), state["totals"], state["epoch_gap"]
-        torch.set_rng_state(state["rng"].cpu())
 
 
 def train(
@@ -185,7 +132,7 @@ def _train(
             total=steps_per_epoch,
             initial=first_step,
             leave=False,
-            disable=None,
+            disable=None if session.processes.first else True,
             unit="step",
         ) as bar:
             for images, labels in bar:
@@ -203,66 +150,17 @@ def _train(
     return True
 
 
-def train_step(session: Session, images: Tensor, labels: Tensor) -> None:
-    """One optimizer step: masks, learning rate, forward, backward, update."""
-    if session.pruner.due(session.step):
-        _refresh(session)
-    started = time.perf_counter()
-    for group in session.optimizer.param_groups:
-        group["lr"] = session.rate.at(session.step)
-    settings = session.settings
-    if settings.channels_last:
-        images = images.contiguous(memory_format=torch.channels_last)
-    with torch.autocast(images.device.type, torch.bfloat16, enabled=settings.precision == "bf16"):
-        logits = session.model(images)
-    loss = F.cross_entropy(logits.float(), labels, label_smoothing=settings.label_smoothing)
-    if not math.isfinite(loss.item()):
-        _diverged(session, f"the loss is {loss.item()}")
-    session.optimizer.zero_grad(set_to_none=True)
-    loss.backward()
-    session.pruner.before_step(session.optimizer)
-    if settings.clip_norm is not None:
-        norm = nn.utils.clip_grad_norm_(session.model.parameters(), settings.clip_norm).item()
-        if not math.isfinite(norm):  # clipped, it would be NaN in every weight
-            _diverged(session, f"the gradient's norm is {norm}")
-    session.optimizer.step()
-    session.pruner.after_step(session.optimizer)
-    session.step += 1
-    session.losses.append(loss.item())
-    correct = int((logits.argmax(1) == labels).sum())
-    seconds = time.perf_counter() - started
-    for name, value in (
-        ("loss", loss.item() * len(labels)),
-        ("correct", correct),
-        ("images", len(labels)),
-        ("seconds", seconds),
-    ):
-        session.totals[name] = session.totals.get(name, 0) + value
-
-
-def _refresh(session: Session) -> None:
-    """Measure the jump that the masks are about to make, if there is one, and refresh them."""
-    started = time.perf_counter()
-    try:
-        row = session.probe.before_refresh(session.step) if session.probe else None
-        session.pruner.refresh(session.step)
-    except Unrankable as error:
-        _diverged(session, str(error))
-    if row is not None:
-        session.probe_rows.append(row)
-        session.epoch_gap = row["gap_bn"] if session.epoch_gap is None else max(session.epoch_gap, row["gap_bn"])
-    session.totals["mask_seconds"] = session.totals.get("mask_seconds", 0) + time.perf_counter() - started
-
-
 def _close_epoch(session: Session) -> dict[str, Any]:
     """Refresh the masks, evaluate on validation, and make the epoch's row of metrics.csv."""
     pruner, totals = session.pruner, session.totals
     if pruner.open(session.step):
-        _refresh(session)
+        refresh(session)
     started = time.perf_counter()
-    validation = evaluate(session.model, session.data.validation)
+    session.synchronise()
+    with session.averaged():
+        validation = evaluate(session.model, session.data.validation, session.processes)
     if not math.isfinite(validation["loss"]):
-        _diverged(session, f"the validation loss is {validation['loss']}")
+        session.diverged(f"the validation loss is {validation['loss']}")
     row = {
         "epoch": len(session.rows) + 1,
         "step": session.step,
@@ -280,13 +178,6 @@ def _close_epoch(session: Session) -> dict[str, Any]:
     session.rows.append(row)
     session.totals, session.epoch_gap = {}, None
     return row
-
-
-def _diverged(session: Session, what: str) -> NoReturn:
-    raise RunFailed(
-        f"diverged: {what} at step {session.step} (epoch {len(session.rows) + 1}); "
-        "a smaller optimizer.lr, or trainer.clip_norm=1, may help"
-    )
 
 
 def _progress(session: Session) -> str:

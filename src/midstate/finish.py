@@ -6,12 +6,12 @@ from typing import Any
 
 from midstate import checkpoint, counting, metrics
 from midstate.config import RunFailed
-from midstate.engine import Session
 from midstate.files import write_atomically
 from midstate.plan import Plan
 from midstate.probes import NUM_IMAGES
 from midstate.recorder import Recorder
 from midstate.sensitivity import COLUMNS, sensitivities
+from midstate.session import Session
 from midstate.sparsity import Pruner
 from midstate.tracking import write_csv
 
@@ -25,49 +25,51 @@ def finish(recorder: Recorder) -> dict[str, Any]:
         RunFailed: the weights are not what was promised, or something cannot be written.
     """
     plan, session = recorder.plan, recorder.session
-    pruner, model = session.pruner, session.model
+    pruner, model, processes = session.pruner, session.model, session.processes
     targets, kept, nominal = pruner.targets(), pruner.kept(), pruner.nominal_densities()
+    session.take_average()
     pruner.finalise()
     verified = pruner.verify()
     if verified is False:
         raise RunFailed(_what_is_wrong(pruner))
-    with recorder.writing("the finished network"):
-        checkpoint.save_final(plan.directory / "checkpoints", model)
-        if scheme := pruner.scheme():
-            write_atomically(plan.directory / "scheme.json", scheme.encode())
-    test = metrics.evaluate(model, session.data.test)
-    with recorder.writing("sensitivity.csv"):
-        _measure_sensitivities(plan, session)
+
+    def write_network() -> None:
+        with recorder.writing("the finished network"):
+            checkpoint.save_final(plan.directory / "checkpoints", model)
+            if scheme := pruner.scheme():
+                write_atomically(plan.directory / "scheme.json", scheme.encode())
+
+    processes.agree(write_network)
+    test = metrics.evaluate(model, session.data.test, processes)
     layers = [
         {"name": layer.name, "shape": list(layer.weight.shape), "depth": layer.depth, "target": target, "kept": share}
         for layer, target, share in zip(pruner.layers, targets, kept, strict=True)
     ]
     states = pruner.states()
-    figures = draw(plan.directory, layers, states)
-    summary = recorder.summary(
-        "finished",
-        top1=test["top1"],
-        top5=test["top5"],
-        loss=test["loss"],
-        val_top1=session.rows[-1]["val/top1"],
-        top1_gap=session.probe_rows[-1]["gap_bn"] if session.probe_rows else None,
-        **counting.count(
-            model,
-            pruner.layers,
-            nominal,
-            pruner.prunes_filters,
-            session.uses,
-            session.data.shape,
-        ),
-        pattern_verified=verified,
-        allocation=pruner.allocation_report(),
-        flipflop=pruner.flipflop(),
-        layers=layers,
-        states=states,
-        images_per_second=sum(row["images_per_second"] for row in session.rows) / len(session.rows),
-    )
-    recorder.tracker.summarise(summary, figures)
-    return summary
+
+    def report() -> dict[str, Any]:
+        with recorder.writing("sensitivity.csv"):
+            _measure_sensitivities(plan, session)
+        figures = draw(plan.directory, layers, states)
+        summary = recorder.write_summary(
+            "finished",
+            top1=test["top1"],
+            top5=test["top5"],
+            loss=test["loss"],
+            val_top1=session.rows[-1]["val/top1"],
+            top1_gap=session.probe_rows[-1]["gap_bn"] if session.probe_rows else None,
+            **counting.count(model, pruner.layers, nominal, pruner.prunes_filters, session.uses, session.data.shape),
+            pattern_verified=verified,
+            allocation=pruner.allocation_report(),
+            flipflop=pruner.flipflop(),
+            layers=layers,
+            states=states,
+            images_per_second=sum(row["images_per_second"] for row in session.rows) / len(session.rows),
+        )
+        recorder.tracker.summarise(summary, figures)
+        return summary
+
+    return processes.agree(report)
 
 
 def draw(directory: Path, layers: list[dict[str, Any]], states: list[str]) -> list[Path]:

@@ -5,15 +5,22 @@ from torch import nn
 from torch.nn import functional as F
 
 from midstate.data import Split
+from midstate.processes import ALONE, Processes
 from midstate.sparsity.calibration import EVAL_BATCH, evaluation
 
 
 @torch.no_grad()
-def evaluate(model: nn.Module, split: Split) -> dict[str, float]:
-    """Return mean `loss`, and `top1` and `top5` in percent, over a split; leaves the training mode as it was."""
-    totals = torch.zeros(3, dtype=torch.float64)
+def evaluate(model: nn.Module, split: Split, processes: Processes = ALONE) -> dict[str, float]:
+    """Return mean `loss`, and `top1` and `top5` in percent, over a split; leaves the training mode as it was.
+
+    Args:
+        model: the same in all processes.
+        split: what to measure on.
+        processes: that share the work.
+    """
+    totals, num_images = torch.zeros(3, dtype=torch.float64), 0
     with evaluation(model):
-        for images, labels in split.batches(EVAL_BATCH):
+        for images, labels in split.batches(EVAL_BATCH, processes.rank, processes.size):
             logits = model(images)
             ranked = logits.topk(min(5, logits.shape[1]), dim=1).indices == labels[:, None]
             totals += (
@@ -21,5 +28,7 @@ def evaluate(model: nn.Module, split: Split) -> dict[str, float]:
                 .double()
                 .cpu()
             )
-    loss, top1, top5 = (totals / len(split)).tolist()
+            num_images += len(labels)
+    *totals, num_images = processes.sum([*totals.tolist(), num_images])
+    loss, top1, top5 = (total / num_images for total in totals)
     return {"loss": loss, "top1": 100 * top1, "top5": 100 * top5}

@@ -13,15 +13,20 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
+from torch.amp import GradScaler
 
 from midstate import counting, runs
 from midstate.config import ConfigError, build, check_root, redact
 from midstate.data import Augmentation, Images
-from midstate.engine import Session, Trainer
+from midstate.engine import Trainer
 from midstate.machine import fast_at_bfloat16, keep_freed_memory
+from midstate.mixing import Mixing
 from midstate.models import checkpoint_identity, classifier_name, find_checkpoint, load_weights
 from midstate.probes import NUM_IMAGES, GapProbe
+from midstate.processes import ALONE, Processes
+from midstate.session import Session
 from midstate.sparsity import Blocks, Budget, Direct, Method, Pruner, Sample, Scheme, seed_for, weight_layers
+from midstate.torchrun import local_rank, local_size, started_by_torchrun, world_size
 
 log = logging.getLogger(__name__)
 SMALL_SCOPE = 0.1
@@ -71,6 +76,8 @@ class Plan:
         if ".." in Path(name).parts or Path(name).is_absolute():
             raise ConfigError(f"{name}: the name of a run must not lead out of outputs/")
         identity = runs.config_hash(resolved)
+        if started_by_torchrun() and hydra.mode == RunMode.MULTIRUN:
+            raise ConfigError("torchrun: all its processes do one run together; start a multirun without it")
         if config.run_dir is not None and hydra.mode == RunMode.MULTIRUN:
             raise ConfigError(f"run_dir={config.run_dir}: the jobs of a multirun have a directory each; leave it out")
         directory = Path(config.run_dir or Path("outputs", name, identity, f"seed{config.seed}"))
@@ -78,8 +85,11 @@ class Plan:
         _warn_without_effect(typed, parts)
         return cls(resolved, parts, choices, name, directory, identity)
 
-    def prepare(self) -> Session:
+    def prepare(self, processes: Processes = ALONE) -> Session:
         """Load the data, make and attach everything; still nothing is written.
+
+        Args:
+            processes: that do the run together; each makes its own, and all are the same.
 
         Raises:
             ConfigError: the parts do not fit each other.
@@ -91,7 +101,9 @@ class Plan:
         keep_freed_memory()
         seed, device = self.config["seed"], self.device
         with user_errors("data"):
-            data = self.parts["data"].load().to(device)
+            recipe = self.parts["data"]
+            fetches = getattr(recipe, "download", False)
+            data = (processes.one_after_the_other(recipe.load) if fetches else recipe.load()).to(device)
         torch.manual_seed(seed_for(seed, "initialisation"))
         _check_padding(self.parts["data"].augmentation, data)
         with user_errors("model", Exception):  # what other libraries raise for their own arguments
@@ -102,16 +114,24 @@ class Plan:
             # A CPU's convolutions lay out weights anew anyhow, and groups of N:M are cut sooner as they are.
             if settings.channels_last and device.type == "cuda":
                 model = model.to(memory_format=torch.channels_last)
+            if settings.sync_batchnorm and processes.distributed:
+                model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
             uses = counting.weight_uses(model, data.train.first(2).images)  # also shows that model and images fit
-        torch.manual_seed(seed_for(seed, "dropout"))
+        torch.manual_seed(seed_for(seed, "dropout", *([processes.rank] if processes.rank else [])))
         if settings.batch_size > len(data.train):
             log.warning(
                 f"warning: trainer.batch_size={settings.batch_size}: there are only {len(data.train)} training images; "
                 "all of them are one batch"
             )
         batches = data.train.training(
-            settings.batch_size, self.parts["data"].augmentation, seed, settings.max_steps_per_epoch
+            settings.batch_size,
+            self.parts["data"].augmentation,
+            seed,
+            settings.max_steps_per_epoch,
+            processes.rank,
+            processes.size,
         )
+        _check_parts(settings, batches.batch_size, processes.size)
         total_steps = settings.epochs * batches.steps_per_epoch
         first = data.train.first(NUM_IMAGES)
         with user_errors("pruner and schedule"):
@@ -132,8 +152,23 @@ class Plan:
             optimizer = self.parts["optimizer"].create(model.parameters())
             rate = self.parts["optimizer"].rate(batches.steps_per_epoch, total_steps)
         probing = settings.probes and not pruner.method.dense
-        probe = GapProbe(model, pruner, data.train, data.validation) if probing else None
-        return Session(settings, data, model, uses, pruner, optimizer, rate, batches, probe)
+        forward = processes.parallel(model)
+        return Session(
+            settings,
+            data,
+            model,
+            uses,
+            pruner,
+            optimizer,
+            rate,
+            batches,
+            GapProbe(model, pruner, data.train, data.validation) if probing else None,
+            torch.compile(forward) if settings.compile else forward,
+            GradScaler(device.type, enabled=settings.precision == "fp16"),
+            Mixing.of(settings.mixup, settings.cutmix, data.num_classes, seed),
+            _moving_average(model, settings.ema),
+            processes,
+        )
 
     @property
     def again(self) -> str:
@@ -157,9 +192,10 @@ class Plan:
 
     @property
     def device(self) -> torch.device:
-        """Where the run computes."""
+        """Where the run computes; of several processes on a machine each has a GPU of its own."""
         name = self.config["trainer"]["device"]
-        return torch.device(name, self.config["machine"]["device_index"]) if name == "cuda" else torch.device(name)
+        index = local_rank() if started_by_torchrun() else self.config["machine"]["device_index"]
+        return torch.device(name, index) if name == "cuda" else torch.device(name)
 
 
 def typed_overrides() -> list[str]:
@@ -235,7 +271,15 @@ def _resolve_auto(resolved: dict[str, Any], embedded: bool) -> None:
     if trainer["device"] == "auto":
         trainer["device"] = "cuda" if torch.cuda.is_available() else "cpu"
     if trainer["threads"] == "auto":
-        trainer["threads"] = 1 if embedded else os.cpu_count()
+        trainer["threads"] = 1 if embedded else max(1, os.cpu_count() // local_size())
+    trainer["num_processes"] = world_size()
+    if trainer["device"] == "cuda" and local_size() > torch.cuda.device_count():
+        raise ConfigError(
+            f"torchrun: {local_size()} processes, and this machine has {torch.cuda.device_count()} CUDA devices; use "
+            "--nproc-per-node=gpu, or trainer.device=cpu"
+        )
+    if trainer["device"] != "cuda" and trainer["sync_batchnorm"]:
+        raise ConfigError("trainer.sync_batchnorm=true: torch has it for CUDA devices only; set it to false")
     if trainer["device"] == "cuda" and not 0 <= device_index < torch.cuda.device_count():
         raise ConfigError(
             f"trainer.device=cuda, machine.device_index={device_index}: this machine has {torch.cuda.device_count()} "
@@ -269,6 +313,27 @@ def _check_padding(augmentation: Augmentation, data: Images) -> None:
         raise ConfigError(
             f"data.augmentation.crop_padding={augmentation.crop_padding}: must be at most the images' size, "
             f"{min(data.shape[1:])}"
+        )
+
+
+def _moving_average(model: nn.Module, decay: float | None) -> Any:
+    if decay is None:
+        return None
+    from timm.utils import ModelEmaV3  # takes a second to import
+
+    return ModelEmaV3(model, decay)
+
+
+def _check_parts(settings: Trainer, batch_size: int, num_processes: int) -> None:
+    """Refuse a batch that cannot be shared: what each process averages must weigh the same."""
+    if batch_size % num_processes:
+        raise ConfigError(
+            f"trainer.batch_size={batch_size}: must be a multiple of the {num_processes} processes that share it"
+        )
+    if settings.accumulate > batch_size // num_processes:
+        raise ConfigError(
+            f"trainer.accumulate={settings.accumulate}: must be at most the {batch_size // num_processes} images that "
+            "a process has of each batch"
         )
 
 

@@ -1,4 +1,7 @@
-"""What a run writes while it goes on: tables, checkpoints, summary, and W&B beside them."""
+"""What a run writes while it goes on: tables, checkpoints, summary, and W&B beside them.
+
+Of several processes the first writes; the others wait, and fail where it fails.
+"""
 
 import logging
 import time
@@ -9,9 +12,9 @@ from typing import Any
 
 from midstate import checkpoint, runs
 from midstate.config import RunFailed, redact
-from midstate.engine import Session
 from midstate.plan import Plan
 from midstate.report import epoch_line
+from midstate.session import Session
 from midstate.tracking import Tracker
 
 log = logging.getLogger(__name__)
@@ -32,9 +35,13 @@ class Recorder:
         Raises:
             RunFailed: it cannot be written.
         """
-        with self.writing("config.yaml"):
-            runs.write_config(self.plan.directory, self.plan.config)
-        self.tracker.start(self._start_wandb)
+
+        def write() -> None:
+            with self.writing("config.yaml"):
+                runs.write_config(self.plan.directory, self.plan.config)
+            self.tracker.start(self._start_wandb)
+
+        self.session.processes.agree(write)
 
     def save(self) -> None:
         """Save a checkpoint.
@@ -50,19 +57,28 @@ class Recorder:
             "wall_seconds": self.wall_seconds(),
             **self.session.state_dict(),
         }
-        with self.writing("a checkpoint"):
-            checkpoint.save(self.plan.directory / "checkpoints", self.session.step, state)
+
+        def write() -> None:
+            with self.writing("a checkpoint"):
+                checkpoint.save(self.plan.directory / "checkpoints", self.session.step, state)
+
+        self.session.processes.agree(write)
 
     def end_of_epoch(self, row: dict[str, Any]) -> None:
         """Write the tables, log the row, print a line."""
         session = self.session
         self.tables()
-        kept = zip(session.pruner.layers, session.pruner.kept(), strict=True)
-        self.tracker.log({**row, **{f"kept/{layer.name}": share for layer, share in kept}})
+        if session.processes.first:
+            kept = zip(session.pruner.layers, session.pruner.kept(), strict=True)
+            self.tracker.log({**row, **{f"kept/{layer.name}": share for layer, share in kept}})
         log.info(epoch_line(row, session.settings.epochs, session.pruner.describe(session.step)))
 
     def summary(self, status: str, **more: Any) -> dict[str, Any]:
         """Write summary.json and return it."""
+        return self.session.processes.agree(lambda: self.write_summary(status, **more))
+
+    def write_summary(self, status: str, **more: Any) -> dict[str, Any]:
+        """Write summary.json and return it, without asking the other processes."""
         summary = {"status": status, **self.plan.facts(), **more, "wall_seconds": self.wall_seconds()}
         with self.writing("summary.json"):
             runs.write_summary(self.plan.directory, summary)
@@ -71,8 +87,12 @@ class Recorder:
     def tables(self) -> None:
         """Write the tables as they are now."""
         session = self.session
-        with self.writing("tables"):
-            self.tracker.tables(session.rows, session.probe_rows, session.losses)
+
+        def write() -> None:
+            with self.writing("tables"):
+                self.tracker.tables(session.rows, session.probe_rows, session.losses)
+
+        session.processes.agree(write)
 
     @contextmanager
     def writing(self, what: str) -> Iterator[None]:

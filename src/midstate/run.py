@@ -6,9 +6,10 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from typing import Any, NoReturn
 
+import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
@@ -17,15 +18,18 @@ from midstate import checkpoint, runs
 from midstate.cli import EXIT_FAILED, EXIT_FINISHED, EXIT_STOPPED
 from midstate.config import ConfigError, RunFailed, RunStopped, say
 from midstate.directory import check_own, clear, finished_before
-from midstate.engine import Session, train
+from midstate.engine import train
 from midstate.files import remove_partial
 from midstate.finish import draw, finish
 from midstate.locking import locked
 from midstate.machine import enough_memory
 from midstate.plan import Plan, typed_overrides, user_errors
+from midstate.processes import Processes, joined
 from midstate.recorder import Recorder
 from midstate.report import result_table
+from midstate.session import Session
 from midstate.stopping import listen_between_runs, stop_on_signal, stop_what_follows
+from midstate.torchrun import local_rank
 from midstate.tracking import Tracker
 
 log = logging.getLogger(__name__)
@@ -46,9 +50,12 @@ def run(config: DictConfig) -> float:
         with stop_on_signal() as stop_requested:
             if stop_requested():
                 _leave()
+            if local_rank():  # the first process of each machine speaks for all
+                logging.getLogger("midstate").setLevel(logging.ERROR)
             with user_errors("this cannot be read here", OSError):
                 plan = Plan.of(config)
-            return _run(plan, stop_requested)
+            with joined(plan.device) as processes:
+                return _run(plan, processes, lambda: processes.any(stop_requested()))
     except Exception as error:
         hydra = HydraConfig.get()
         if hydra.mode == RunMode.MULTIRUN:  # say it now: Hydra speaks of the first failing job only, at the end
@@ -65,39 +72,49 @@ def _is_worker() -> bool:
     return is_job and multiprocessing.current_process().name != "MainProcess"
 
 
-def _run(plan: Plan, stop_requested: Callable[[], bool]) -> float:
+def _run(plan: Plan, processes: Processes, stop_requested: Callable[[], bool]) -> float:
     rerun = plan.config["rerun"]
-    if rerun:
-        check_own(plan.directory)
-    summary = None if rerun else finished_before(plan.directory, plan.config)
+    summary = processes.agree(lambda: _finished(plan))
     if summary is None:
         with enough_memory(), user_errors("this cannot be read here", OSError):
-            session = plan.prepare()
+            session = plan.prepare(processes)
         if stop_requested():
             _leave()
-        with locked(plan.directory):
+        with ExitStack() as stack:
+            processes.agree(lambda: stack.enter_context(locked(plan.directory)))
             if rerun:
-                clear(plan.directory)
+                processes.agree(lambda: clear(plan.directory))
             else:
-                summary = finished_before(plan.directory, plan.config)  # by another process, meanwhile
+                summary = processes.agree(lambda: finished_before(plan.directory, plan.config))  # by another, meanwhile
             if summary is None:
                 return _execute(plan, session, stop_requested)
     log.info("finished before; rerun=true starts over")
-    if "states" in summary and not (plan.directory / "figures" / "schedule.svg").exists():  # the last to be drawn
-        draw(plan.directory, summary["layers"], summary["states"])
-    return _report(plan, summary)
+    if processes.first and "states" in summary and not (plan.directory / "figures" / "schedule.svg").exists():
+        draw(plan.directory, summary["layers"], summary["states"])  # that file is the last to be drawn
+    return _report(plan, processes, summary)
 
 
-def _report(plan: Plan, summary: dict[str, Any]) -> float:
+def _finished(plan: Plan) -> dict[str, Any] | None:
+    """The summary of the run, where it is finished and not to be done again."""
+    if not plan.config["rerun"]:
+        return finished_before(plan.directory, plan.config)
+    check_own(plan.directory)
+    return None
+
+
+def _report(plan: Plan, processes: Processes, summary: dict[str, Any]) -> float:
     # Printed, not logged: tools read the last line, whatever becomes of the logging's configuration.
-    say(result_table(summary))
-    say(f"run_dir: {plan.directory}")
+    if processes.first:
+        say(result_table(summary))
+        say(f"run_dir: {plan.directory}")
     return summary["val_top1"]
 
 
 def _execute(plan: Plan, session: Session, stop_requested: Callable[[], bool]) -> float:
     """Train and write the results; from here on files are written."""
-    remove_partial(plan.directory)
+    processes = session.processes
+    if processes.first:
+        remove_partial(plan.directory)
     with enough_memory():
         started = time.perf_counter() - _go_on(plan, session)
     recorder = Recorder(plan, session, Tracker(plan.directory), started)
@@ -115,24 +132,33 @@ def _execute(plan: Plan, session: Session, stop_requested: Callable[[], bool]) -
             summary = finish(recorder)
         exit_code = EXIT_FINISHED
     except RunFailed as error:
-        with suppress(RunFailed):  # the disk may be what failed
-            recorder.summary("failed", reason=str(error))
+        if processes.first:  # the others may be anywhere
+            with suppress(RunFailed):  # the disk may be what failed
+                recorder.write_summary("failed", reason=str(error))
         raise
     finally:
         recorder.tracker.finish(exit_code)
-    return _report(plan, summary)
+    return _report(plan, processes, summary)
 
 
 def _go_on(plan: Plan, session: Session) -> float:
     """Take back the last checkpoint, if there is one; the seconds spent until then."""
-    with user_errors("checkpoints", OSError):
-        saved = checkpoint.load_latest(plan.directory / "checkpoints", plan.device)
+    processes = session.processes
+    device = plan.device if processes.size == 1 else torch.device("cpu")  # from where the others take it
+    saved = processes.agree(lambda: _last_checkpoint(plan, device))
     if saved is None:
         return 0.0
-    _check_same_run(plan, saved)
     session.load_state_dict(saved)
     log.info(f"going on from step {session.step} of {session.total_steps}")
     return saved["wall_seconds"]
+
+
+def _last_checkpoint(plan: Plan, device: torch.device) -> dict[str, Any] | None:
+    with user_errors("checkpoints", OSError):
+        saved = checkpoint.load_latest(plan.directory / "checkpoints", device)
+    if saved is not None:
+        _check_same_run(plan, saved)
+    return saved
 
 
 def _leave() -> NoReturn:

@@ -42,6 +42,13 @@ NEUTRAL: dict[str, Any] = {
     "trainer.sensitivity_kinds": ["share", "params", "noise"],
     "trainer.precision": "fp32",
     "trainer.channels_last": False,
+    "trainer.accumulate": 1,
+    "trainer.compile": False,
+    "trainer.ema": None,
+    "trainer.mixup": 0.0,
+    "trainer.cutmix": 0.0,
+    "trainer.sync_batchnorm": False,
+    "trainer.num_processes": 1,
 }
 # What changes no result.
 IRRELEVANT = (

@@ -3,6 +3,7 @@
 import multiprocessing
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -62,3 +63,11 @@ def _handled(act: Callable[[], None]) -> Iterator[Callable[[], bool]]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def asked_within(seconds: float) -> bool:
+    """Wait for a request to stop, and tell whether one came."""
+    deadline = time.monotonic() + seconds
+    while not _outside.is_set() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return _outside.is_set()

@@ -18,7 +18,7 @@ from midstate.runs import git_commit
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
-    from midstate.engine import Session
+    from midstate.session import Session
 
 ROOT = Path(__file__).parents[3]
 

@@ -17,7 +17,8 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 
 from midstate.bench.common import prepared, timed, wait
-from midstate.engine import Session, train_step
+from midstate.session import Session
+from midstate.step import train_step
 
 # Data set and the network whose step it feeds.
 CASES = {

@@ -18,7 +18,8 @@ from torch.nn import functional as F
 from torch.nn.utils import parametrize
 
 from midstate.bench.common import prepared, timed
-from midstate.engine import Session, train_step
+from midstate.session import Session
+from midstate.step import train_step
 
 SETTINGS = {
     "fp32": (),

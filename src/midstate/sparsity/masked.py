@@ -2,8 +2,12 @@
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from midstate.sparsity.estimators import Estimator
+
+# 0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9 and 0x94D049BB133111EB as signed numbers
+_MIX = (-7046029254386353131, -4658895280553007687, -7723592293110705685)
 
 
 class Masked(nn.Module):
@@ -26,3 +30,15 @@ class Masked(nn.Module):
             return weight
         factor = self.mask.view(torch.uint8)  # 0 or 1; bytes become floats several times sooner than bools do
         return self.estimator.apply(weight, factor * self.scale if self.estimator.scales else factor)
+
+
+def digest(mask: Tensor) -> Tensor:
+    """A number, int64, that a bool mask of any shape has: where one weight differs surely another, else nearly so.
+
+    The sum of eight weights at a time, each such word times an odd number of its own, modulo 2^64.
+    """
+    words = F.pad(mask.flatten().view(torch.uint8), (0, -mask.numel() % 8)).view(torch.int64)
+    odd = torch.arange(1, len(words) + 1, device=mask.device) * _MIX[0]
+    for factor in _MIX[1:]:  # splitmix64's way to numbers that no pattern of differences cancels
+        odd = (odd ^ (odd >> 29)) * factor
+    return (words * (odd | 1)).sum()

@@ -11,7 +11,7 @@ from torch.optim import Optimizer
 
 from midstate.sparsity.allocation import compare_with_uniform
 from midstate.sparsity.calibration import Sample
-from midstate.sparsity.masked import Masked
+from midstate.sparsity.masked import Masked, digest
 from midstate.sparsity.method import Method
 from midstate.sparsity.nm import Level
 from midstate.sparsity.patterns import verify
@@ -89,6 +89,16 @@ class Pruner:
     def masks(self) -> list[Tensor]:
         """The current masks, one per layer in scope; empty when dense."""
         return [masked.mask for masked in self._masked]
+
+    @property
+    def measures(self) -> bool:
+        """Tell whether scores or allocations depend on activations or losses."""
+        method = self.method
+        return not method.dense and bool(method.criterion.observes or method.allocation.measures)
+
+    def digests(self) -> Tensor:
+        """One number a mask (L,), int64: equal where masks are, see `masked.digest`."""
+        return torch.stack([digest(mask) for mask in self.masks])
 
     def due(self, step: int) -> bool:
         """Tell whether `tick` would refresh the masks at `step`."""
