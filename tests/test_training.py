@@ -15,11 +15,11 @@ TRANSFORMER = (
     *("+model.arguments.depth=2", "+model.arguments.embed_dim=48", "+model.arguments.num_heads=3"),
     "optimizer=adamw",
 )
-SMALL = ("data.train_placements=1", "data.eval_placements=1", "logger=none", "trainer.probes=false")
 
 
 def session_of(*overrides):
-    return Plan.of(composed(*SMALL, *overrides)).prepare()
+    size = () if "data=fake" in overrides else ("data.train_placements=1", "data.eval_placements=1")
+    return Plan.of(composed(*size, "logger=none", "trainer.probes=false", *overrides)).prepare()
 
 
 def trained(*overrides, steps=8):

@@ -273,7 +273,7 @@ def _resolve_auto(resolved: dict[str, Any], embedded: bool) -> None:
     if trainer["threads"] == "auto":
         trainer["threads"] = 1 if embedded else max(1, os.cpu_count() // local_size())
     trainer["num_processes"] = world_size()
-    if trainer["device"] == "cuda" and local_size() > torch.cuda.device_count():
+    if trainer["device"] == "cuda" and started_by_torchrun() and local_size() > torch.cuda.device_count():
         raise ConfigError(
             f"torchrun: {local_size()} processes, and this machine has {torch.cuda.device_count()} CUDA devices; use "
             "--nproc-per-node=gpu, or trainer.device=cpu"
