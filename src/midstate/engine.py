@@ -114,6 +114,7 @@ class Session:
             "totals": self.totals,
             "epoch_gap": self.epoch_gap,
             "rng": torch.get_rng_state(),
+            **({} if self.data.skipped is None else {"skipped": dict(self.data.skipped)}),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -126,6 +127,8 @@ class Session:
         self.step, self.rows, self.probe_rows = state["step"], state["rows"], state["probe_rows"]
         self.losses, self.totals, self.epoch_gap = state["losses"].tolist(), state["totals"], state["epoch_gap"]
         torch.set_rng_state(state["rng"].cpu())
+        if self.data.skipped is not None:
+            self.data.skipped.update(state["skipped"])
 
 
 def train(

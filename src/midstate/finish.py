@@ -64,6 +64,7 @@ def finish(recorder: Recorder) -> dict[str, Any]:
         flipflop=pruner.flipflop(),
         layers=layers,
         states=states,
+        **({} if session.data.skipped is None else {"images_skipped": len(session.data.skipped)}),
         images_per_second=sum(row["images_per_second"] for row in session.rows) / len(session.rows),
     )
     recorder.tracker.summarise(summary, figures)

@@ -11,7 +11,7 @@ from midstate.sparsity.calibration import EVAL_BATCH, evaluation
 @torch.no_grad()
 def evaluate(model: nn.Module, split: Split) -> dict[str, float]:
     """Return mean `loss`, and `top1` and `top5` in percent, over a split; leaves the training mode as it was."""
-    totals = torch.zeros(3, dtype=torch.float64)
+    totals, count = torch.zeros(3, dtype=torch.float64), 0
     with evaluation(model):
         for images, labels in split.batches(EVAL_BATCH):
             logits = model(images)
@@ -21,5 +21,6 @@ def evaluate(model: nn.Module, split: Split) -> dict[str, float]:
                 .double()
                 .cpu()
             )
-    loss, top1, top5 = (totals / len(split)).tolist()
+            count += len(labels)  # of images in files some may be left out
+    loss, top1, top5 = (totals / count).tolist()
     return {"loss": loss, "top1": 100 * top1, "top5": 100 * top5}

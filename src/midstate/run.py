@@ -119,6 +119,7 @@ def _execute(plan: Plan, session: Session, stop_requested: Callable[[], bool]) -
             recorder.summary("failed", reason=str(error))
         raise
     finally:
+        session.batches.close()
         recorder.tracker.finish(exit_code)
     return _report(plan, summary)
 
