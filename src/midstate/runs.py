@@ -54,6 +54,7 @@ IRRELEVANT = (
     "trainer.checkpoint_every",
     "data.workers",  # of machine, as those who read files take them
     "data.prefetch",
+    "data.on_error",  # where `fail` finishes, `skip` has skipped nothing
     "model.checkpoint",  # what it holds counts, see Plan
     "pruner.scheme",
     "pruner.allocation.scheme",
