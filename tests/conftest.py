@@ -8,8 +8,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from midstate.bench.common import composed
 from midstate.checkpoint import checkpoints, digest
@@ -43,6 +45,23 @@ def start(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess]:
         )
 
     return run
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Images in folders: three classes that colour tells apart, 12 training and 5 test images each, of many sizes."""
+    root, draws = tmp_path / "images", np.random.default_rng(0)
+    for split, count in (("train", 12), ("val", 5)):
+        for name, colour in (("blue", (30, 30, 200)), ("green", (30, 200, 30)), ("red", (200, 30, 30))):
+            (root / split / name).mkdir(parents=True)
+            for index in range(count):
+                noisy = draws.normal(0, 20, (40 + index, 60 - index, 3)) + colour
+                image = Image.fromarray(noisy.clip(0, 255).astype(np.uint8))
+                image.save(root / split / name / f"{index:02}.jpg")
+    (root / "train/red/00.jpg").unlink()
+    image.convert("RGBA").save(root / "train/red/00.png")
+    Image.open(root / "train/red/01.jpg").convert("L").save(root / "train/red/01.jpg")
+    return root
 
 
 def begin(place: Path, *overrides: str, before: Sequence[str] = (), **options: Any) -> subprocess.Popen:

@@ -27,6 +27,7 @@ BESIDE = {
     "pruner/pattern=filter": ("pruner=filter",),
     **{f"pruner/window={name}": ("pruner=maxq",) for name in ("early", "late", "warm", "whole")},
     "pruner/criterion=geometric_median": ("pruner=filter",),
+    **{f"data/augmentation={name}": ("data=imagefolder",) for name in ("crops", "lighting", "timm")},
     "pruner/allocation=scheme": ("pruner.scheme=tests/scheme.json",),
 }
 

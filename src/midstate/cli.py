@@ -131,7 +131,7 @@ def explain(error: Exception) -> str:
     """The error in a few lines, with suggestions for what looks like a typo."""
     lines = [line for line in str(error).splitlines() if line.strip()]
     # Hydra ends with its search path and the way round its own check; neither helps somebody who mistyped a name.
-    noise = re.compile(r"Config search path|\s*provider|To append to your config use")
+    noise = re.compile(r"Config search path|To append to your default list|\s*provider|To append to your config use")
     message = "\n".join(line for line in lines if not noise.match(line))
     message = re.sub(r"Available options in '.*':\n\t", "available: ", message).replace("\n\t", ", ")
     message = "\n".join(message.splitlines()[:8])
@@ -150,6 +150,9 @@ def _suggest(typed: str) -> str:
     for path in CONF.glob("*/**/*.yaml"):
         members.setdefault(path.parent.relative_to(CONF).as_posix(), []).append(path.stem)
     group, _, member = typed.rpartition("/")
+    if typed in members:  # a group that only some members of the one above bring
+        owners = [name for name in members[group] if f"- {member}:" in (CONF / group / f"{name}.yaml").read_text()]
+        return f"; it goes with {group}={' or '.join(sorted(owners))}"
     if group in members:
         return near(member, members[group])
     prefix, _, last = typed.rpartition(".")

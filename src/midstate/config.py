@@ -52,6 +52,8 @@ class Machine:
     """What differs between machines and changes no result."""
 
     device_index: int = 0
+    workers: int | None = None
+    prefetch: int = 2
 
 
 @dataclass

@@ -135,7 +135,9 @@ def _train(
             disable=None if session.processes.first else True,
             unit="step",
         ) as bar:
+            waited = time.perf_counter()
             for images, labels in bar:
+                session.totals["seconds"] = session.totals.get("seconds", 0) + time.perf_counter() - waited
                 train_step(session, images, labels)
                 if not bar.disable:
                     bar.set_postfix_str(_progress(session), refresh=False)
@@ -144,6 +146,7 @@ def _train(
                     return False
                 if session.step % every == 0 and session.step % steps_per_epoch:
                     checkpoint()
+                waited = time.perf_counter()
         end_of_epoch(_close_epoch(session))
         if session.step % every == 0 or session.step == session.total_steps:
             checkpoint()

@@ -46,6 +46,7 @@ def finish(recorder: Recorder) -> dict[str, Any]:
         for layer, target, share in zip(pruner.layers, targets, kept, strict=True)
     ]
     states = pruner.states()
+    skipped = session.skipped()
 
     def report() -> dict[str, Any]:
         with recorder.writing("sensitivity.csv"):
@@ -64,6 +65,7 @@ def finish(recorder: Recorder) -> dict[str, Any]:
             flipflop=pruner.flipflop(),
             layers=layers,
             states=states,
+            **({} if skipped is None else {"images_skipped": len(skipped)}),
             images_per_second=sum(row["images_per_second"] for row in session.rows) / len(session.rows),
         )
         recorder.tracker.summarise(summary, figures)

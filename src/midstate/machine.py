@@ -1,6 +1,7 @@
 """What the machine offers, and how it treats memory that is freed."""
 
 import ctypes
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -37,10 +38,10 @@ def fast_at_bfloat16(device: torch.device) -> bool:
 
 @contextmanager
 def enough_memory() -> Iterator[None]:
-    """Say in a line that memory has run out, on the CPU or a GPU.
+    """Say in a line that memory has run out, on the CPU or a GPU, or that a process which reads images was killed.
 
     Raises:
-        RunFailed: it has.
+        RunFailed: it has, or was.
     """
     try:
         yield
@@ -48,6 +49,11 @@ def enough_memory() -> Iterator[None]:
         if is_memory(error):
             raise RunFailed(
                 f"out of memory ({first_line(error)}); a smaller trainer.batch_size, network or image may help"
+            ) from error
+        if re.match(r"DataLoader worker \(pid.* (is killed|exited)", str(error)):
+            raise RunFailed(
+                f"a process that reads images is gone ({first_line(error)}); where memory is short, machine.workers=0 "
+                "or a smaller machine.prefetch may help"
             ) from error
         raise
 

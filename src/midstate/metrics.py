@@ -28,7 +28,7 @@ def evaluate(model: nn.Module, split: Split, processes: Processes = ALONE) -> di
                 .double()
                 .cpu()
             )
-            num_images += len(labels)
+            num_images += len(labels)  # of images in files some may be left out
     *totals, num_images = processes.sum([*totals.tolist(), num_images])
     loss, top1, top5 = (total / num_images for total in totals)
     return {"loss": loss, "top1": 100 * top1, "top5": 100 * top5}

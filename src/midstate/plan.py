@@ -106,6 +106,7 @@ class Plan:
             data = (processes.one_after_the_other(recipe.load) if fetches else recipe.load()).to(device)
         torch.manual_seed(seed_for(seed, "initialisation"))
         _check_padding(self.parts["data"].augmentation, data)
+        pair = data.train.first(2)
         with user_errors("model", Exception):  # what other libraries raise for their own arguments
             model = self.parts["model"].create(data.shape[0], data.num_classes).to(device)
         with user_errors("model", ValueError, TypeError, RuntimeError, AssertionError):
@@ -116,7 +117,7 @@ class Plan:
                 model = model.to(memory_format=torch.channels_last)
             if settings.sync_batchnorm and processes.distributed:
                 model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
-            uses = counting.weight_uses(model, data.train.first(2).images)  # also shows that model and images fit
+            uses = counting.weight_uses(model, pair.images)  # also shows that model and images fit
         torch.manual_seed(seed_for(seed, "dropout", *([processes.rank] if processes.rank else [])))
         if settings.batch_size > len(data.train):
             log.warning(
@@ -254,8 +255,6 @@ def _check_kinds(parts: dict[str, Any]) -> None:
     for name, method in KINDS.items():
         if not hasattr(parts[name], method):
             raise ConfigError(f"{name}: builds no {name}; it needs a `_target_` of that kind")
-    if not isinstance(parts["data"].augmentation, Augmentation):
-        raise ConfigError(f"data.augmentation={parts['data'].augmentation}: must be midstate.data.Augmentation")
     for axis, method in AXES.items():
         part = parts["pruner"].get(axis)
         if isinstance(part, dict) or (part is not None and not hasattr(part, method)):
@@ -308,8 +307,8 @@ def _check_writable(directory: Path) -> None:
         raise ConfigError(f"run_dir={directory}: must be a directory that can be written; {existing} is not")
 
 
-def _check_padding(augmentation: Augmentation, data: Images) -> None:
-    if augmentation.crop_padding > min(data.shape[1:]):
+def _check_padding(augmentation: Any, data: Images) -> None:
+    if isinstance(augmentation, Augmentation) and augmentation.crop_padding > min(data.shape[1:]):
         raise ConfigError(
             f"data.augmentation.crop_padding={augmentation.crop_padding}: must be at most the images' size, "
             f"{min(data.shape[1:])}"

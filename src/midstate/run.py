@@ -137,6 +137,7 @@ def _execute(plan: Plan, session: Session, stop_requested: Callable[[], bool]) -
                 recorder.write_summary("failed", reason=str(error))
         raise
     finally:
+        session.batches.close()
         recorder.tracker.finish(exit_code)
     return _report(plan, processes, summary)
 

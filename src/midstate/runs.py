@@ -59,6 +59,9 @@ IRRELEVANT = (
     "launcher",
     "machine",
     "trainer.checkpoint_every",
+    "data.workers",  # of machine, as those who read files take them
+    "data.prefetch",
+    "data.on_error",  # where `fail` finishes, `skip` has skipped nothing
     "model.checkpoint",  # what it holds counts, see Plan
     "pruner.scheme",
     "pruner.allocation.scheme",
@@ -163,9 +166,10 @@ def find_file(setting: str, place: str, file: str, config: dict[str, Any]) -> Pa
 def _same_network_and_data(one: dict[str, Any] | None, other: dict[str, Any]) -> bool:
     if one is None or not is_run(one):
         return False
-    own = ("checkpoint", "checkpoint_of")
-    models = [{key: value for key, value in each["model"].items() if key not in own} for each in (one, other)]
-    return models[0] == models[1] and one["data"] == other["data"]
+    own, pair = ("checkpoint", "checkpoint_of"), (one, other)
+    models = [{key: value for key, value in each["model"].items() if key not in own} for each in pair]
+    data = [{key: value for key, value in each["data"].items() if f"data.{key}" not in IRRELEVANT} for each in pair]
+    return models[0] == models[1] and data[0] == data[1]
 
 
 def write_summary(directory: Path, summary: dict[str, Any]) -> None:

@@ -70,6 +70,12 @@ class Session:
             "a smaller optimizer.lr, or trainer.clip_norm=1, may help"
         )
 
+    def skipped(self) -> dict[str, str] | None:
+        """Damaged images that any process has left out, with the reason; None where no image lies in a file."""
+        if self.data.skipped is None:
+            return None
+        return {name: why for each in self.processes.gather(dict(self.data.skipped)) for name, why in each.items()}
+
     def synchronise(self) -> None:
         """Average over all processes what each measures on its own images: BatchNorm's running statistics.
 
@@ -106,6 +112,7 @@ class Session:
         """All that a run needs to go on as if it had never stopped; called by all processes."""
         self.synchronise()
         rng = self.processes.gather(torch.get_rng_state())
+        skipped = self.skipped()
         return {
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -119,6 +126,7 @@ class Session:
             "rng": rng if self.processes.size > 1 else rng[0],
             **({"scaler": self.scaler.state_dict()} if self.scaler.is_enabled() else {}),
             **({"ema": self.ema.module.state_dict()} if self.ema else {}),
+            **({} if skipped is None else {"skipped": skipped}),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -135,6 +143,8 @@ class Session:
         self.step, self.rows, self.probe_rows = state["step"], state["rows"], state["probe_rows"]
         self.losses, self.totals, self.epoch_gap = state["losses"].tolist(), state["totals"], state["epoch_gap"]
         rng = state["rng"]
+        if self.data.skipped is not None:
+            self.data.skipped.update(state["skipped"])
         torch.set_rng_state((rng if torch.is_tensor(rng) else rng[self.processes.rank]).cpu())
 
 

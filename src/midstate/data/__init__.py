@@ -1,9 +1,15 @@
-"""Data: each set is a small class with `load()`; what is loaded is plain tensors on one device."""
+"""Data: each set is a small class with `load()`; what is loaded is tensors on one device, or read from files."""
 
+from midstate.data.augmentations import Crops, Preparation, TimmAugmentation
 from midstate.data.cifar import CIFAR
 from midstate.data.clutter import Clutter
 from midstate.data.digits import Digits
 from midstate.data.fake import Fake
+from midstate.data.imagefolder import ImageFolder
 from midstate.data.loader import Augmentation, Batches, Images, Split
+from midstate.data.stored import Stored, StoredBatches
 
-__all__ = ["CIFAR", "Augmentation", "Batches", "Clutter", "Digits", "Fake", "Images", "Split"]
+__all__ = [
+    "CIFAR", "Augmentation", "Batches", "Clutter", "Crops", "Digits", "Fake", "ImageFolder", "Images", "Preparation",
+    "Split", "Stored", "StoredBatches", "TimmAugmentation",
+]  # fmt: skip

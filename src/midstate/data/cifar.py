@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 from torch import Generator, Tensor
 
-from midstate.data.loader import Augmentation, Images, Split
+from midstate.data.loader import Augmentation, Images, Split, check_augmentation
 from midstate.sparsity import checks
 
 
@@ -32,6 +32,7 @@ class CIFAR:
     embedded = False
 
     def __post_init__(self) -> None:
+        check_augmentation(self.augmentation)
         if self.num_classes not in (10, 100):
             raise ValueError(f"num_classes={self.num_classes!r}: must be 10 or 100")
         checks.text("root", self.root)

@@ -10,7 +10,7 @@ import torch
 from torch import Generator, Tensor
 
 from midstate.data.digits import source_splits
-from midstate.data.loader import Augmentation, Images, Split
+from midstate.data.loader import Augmentation, Images, Split, check_augmentation
 from midstate.sparsity import checks
 
 SOURCE_SIZE = 8
@@ -44,6 +44,7 @@ class Clutter:
     embedded = True
 
     def __post_init__(self) -> None:
+        check_augmentation(self.augmentation)
         checks.integer("size", self.size, SOURCE_SIZE)
         checks.integer("channels", self.channels, 1)
         checks.integer("num_fragments", self.num_fragments, 0)

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Generator, Tensor
 
-from midstate.data.loader import Augmentation, Images, Split
+from midstate.data.loader import Augmentation, Images, Split, check_augmentation
 from midstate.sparsity import checks
 
 # Shares of the source digits; the rest is for training.
@@ -54,6 +54,7 @@ class Digits:
     embedded = True
 
     def __post_init__(self) -> None:
+        check_augmentation(self.augmentation)
         checks.integer("seed", self.seed, 0)
 
     def load(self) -> Images:

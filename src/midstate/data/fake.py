@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Generator
 
-from midstate.data.loader import Augmentation, Images, Split
+from midstate.data.loader import Augmentation, Images, Split, check_augmentation
 from midstate.sparsity import checks
 
 
@@ -33,6 +33,7 @@ class Fake:
     embedded = True
 
     def __post_init__(self) -> None:
+        check_augmentation(self.augmentation)
         for name in ("size", "channels", "num_train", "num_eval"):
             checks.integer(name, getattr(self, name), 1)
         checks.integer("num_classes", self.num_classes, 2)

@@ -7,12 +7,16 @@ all arms of a comparison see the same batches.
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import islice
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Generator, Tensor
 from torch.nn import functional as F
 
 from midstate.sparsity import checks, seed_for
+
+if TYPE_CHECKING:
+    from midstate.data.stored import Stored
 
 
 @dataclass(frozen=True)
@@ -29,6 +33,20 @@ class Split:
     def shape(self) -> tuple[int, int, int]:
         """(channels, height, width) of one image."""
         return tuple(self.images.shape[1:])
+
+    @property
+    def skipped(self) -> None:
+        """Nothing is read from files later, so no image can be skipped."""
+
+    def check(self, name: str, num_classes: int) -> None:
+        """Refuse a split without an image, images without a label or the other way round, labels out of range.
+
+        Raises:
+            ValueError: says which.
+        """
+        if not len(self.images) or len(self.images) != len(self.labels):
+            raise ValueError(f"the {name} split has {len(self.images)} images and {len(self.labels)} labels")
+        check_labels(name, self.labels, num_classes)
 
     def to(self, device: torch.device) -> "Split":
         """Move to a device."""
@@ -65,22 +83,15 @@ class Images:
             from 0 to num_classes - 1, splits whose images differ in shape.
     """
 
-    train: Split
-    validation: Split
-    test: Split
+    train: "Split | Stored"
+    validation: "Split | Stored"
+    test: "Split | Stored"
     num_classes: int
 
     def __post_init__(self) -> None:
         for name in ("train", "validation", "test"):
-            images, labels = (split := getattr(self, name)).images, split.labels
-            if not len(images) or len(images) != len(labels):
-                raise ValueError(f"the {name} split has {len(images)} images and {len(labels)} labels")
-            low, high = (int(bound) for bound in labels.aminmax())
-            if low < 0 or high >= self.num_classes:
-                raise ValueError(
-                    f"the {name} split has labels from {low} to {high}; {self.num_classes} classes are 0 to "
-                    f"{self.num_classes - 1}"
-                )
+            split: Split | Stored = getattr(self, name)
+            split.check(name, self.num_classes)
             if split.shape != self.shape:
                 raise ValueError(f"the {name} split's images are {split.shape}, and those of training {self.shape}")
 
@@ -88,6 +99,11 @@ class Images:
     def shape(self) -> tuple[int, int, int]:
         """(channels, height, width) of one image."""
         return self.train.shape
+
+    @property
+    def skipped(self) -> dict[str, str] | None:
+        """Damaged images that were left out so far, with the reason; None where no image lies in a file."""
+        return self.train.skipped
 
     def to(self, device: torch.device) -> "Images":
         """Move every split to a device."""
@@ -160,6 +176,35 @@ class Batches:
             draws = Generator().manual_seed(seed_for(self.seed, "augmentation", epoch, step))
             images = self.augmentation(self.split.images[chosen], draws)
             yield part(images, self.rank, self.num_ranks), part(self.split.labels[chosen], self.rank, self.num_ranks)
+
+    def close(self) -> None:
+        """Nothing runs beside."""
+
+
+def check_augmentation(augmentation: object) -> None:
+    """Refuse what cannot augment a batch of images in memory.
+
+    Raises:
+        ValueError: says what is allowed.
+    """
+    if not isinstance(augmentation, Augmentation):
+        raise ValueError(
+            f"augmentation={augmentation!r}: must be midstate.data.Augmentation; data/augmentation is for images that "
+            "lie in files"
+        )
+
+
+def check_labels(name: str, labels: Tensor, num_classes: int) -> None:
+    """Refuse labels (N,) that are not from 0 to num_classes - 1.
+
+    Raises:
+        ValueError: says which there are.
+    """
+    low, high = (int(bound) for bound in labels.aminmax())
+    if low < 0 or high >= num_classes:
+        raise ValueError(
+            f"the {name} split has labels from {low} to {high}; {num_classes} classes are 0 to {num_classes - 1}"
+        )
 
 
 def part(batch: Tensor, rank: int, num_ranks: int) -> Tensor:

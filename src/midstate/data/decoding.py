@@ -1,0 +1,120 @@
+"""One image at a time, from a file to a tensor; this is what the processes of a DataLoader do.
+
+What is drawn for an image is a pure function of (seed, epoch, index), whoever draws it and whatever came before.
+"""
+
+import random
+import struct
+import warnings
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image, UnidentifiedImageError
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from midstate.config import first_line
+from midstate.sparsity import seed_for
+
+# What reading raises for a damaged file; an error with an errno is the disk's and not the image's.
+_UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, Image.DecompressionBombError)
+
+
+@dataclass(frozen=True)
+class Unreadable:
+    """An image that cannot be read.
+
+    Args:
+        name: its file.
+        reason: in a line.
+        damaged: the file itself is at fault, not the disk.
+    """
+
+    name: str
+    reason: str
+    damaged: bool
+
+
+@dataclass(frozen=True)
+class Decoder(Dataset):
+    """Decodes the images of a split that keys name.
+
+    A key is (None, position) for evaluation, and (epoch, position) for training: then what is drawn is seeded, and
+    the next image takes the place of one that cannot be read, if that is allowed.
+
+    Args:
+        source: of (PIL image, label), by index.
+        indices: (N,), int64: of the images of the split, by position.
+        transform: of a PIL image to a tensor.
+        seed: of the draws of training.
+        replace: let the next image take the place of a damaged one.
+    """
+
+    source: Any
+    indices: Tensor
+    transform: Callable[[Image.Image], Tensor]
+    seed: int = 0
+    replace: bool = False
+
+    def __getitem__(self, key: tuple[int | None, int]) -> tuple[Tensor | None, int, list[Unreadable]]:
+        """Return image (None: cannot be read), label, and what could not be read on the way."""
+        epoch, position = key
+        problems: list[Unreadable] = []
+        for offset in range(len(self.indices) if self.replace else 1):
+            image, label = self._read(int(self.indices[(position + offset) % len(self.indices)]), problems)
+            if image is not None:
+                seed = seed_for(self.seed, "augmentation", epoch, int(self.indices[position]))
+                with nullcontext() if epoch is None else seeded(seed):
+                    return self.transform(image), label, problems
+            if not problems[-1].damaged:
+                break
+        return None, -1, problems
+
+    def _read(self, index: int, problems: list[Unreadable]) -> tuple[Image.Image | None, int]:
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of damaged EXIF data, image by image
+                image, label = self.source[index]
+                return image.convert("RGB"), int(label)  # decodes it, if that is still to be done
+        except _UNREADABLE as error:
+            reason = "it is no image" if isinstance(error, UnidentifiedImageError) else first_line(error)
+            problems.append(Unreadable(name_of(self.source, index), reason, getattr(error, "errno", None) is None))
+            return None, -1
+
+
+def gather(items: Sequence[tuple[Tensor | None, int, list[Unreadable]]]) -> tuple[Tensor, Tensor, list[Unreadable]]:
+    """Stack what could be read: images (N, C, H, W), labels (N,), and what could not."""
+    read = [(image, label) for image, label, _ in items if image is not None]
+    images = torch.stack([image for image, _ in read]) if read else torch.empty(0)
+    labels = torch.tensor([label for _, label in read], dtype=torch.int64)
+    return images, labels, [problem for _, _, problems in items for problem in problems]
+
+
+def name_of(source: Any, index: int) -> str:
+    """Return the file of an image, or its index where the source does not tell."""
+    if hasattr(source, "samples"):  # torchvision's folders
+        return str(source.samples[index][0])
+    return str(source.name(index)) if hasattr(source, "name") else f"image {index}"
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Seed the generators that transforms draw from, Python's, NumPy's and torch's, and put them back afterwards.
+
+    Torch's own `manual_seed` would seed GPUs, too.
+    """
+    before = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.default_generator.manual_seed(seed)
+    try:
+        yield
+    finally:
+        random.setstate(before[0])
+        np.random.set_state(before[1])
+        torch.set_rng_state(before[2])

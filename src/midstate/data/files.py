@@ -1,0 +1,99 @@
+"""What all sets whose images lie in files have in common."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Generator, Tensor
+
+from midstate.data.augmentations import Crops, Preparation, TimmAugmentation
+from midstate.data.loader import Images
+from midstate.data.stored import Reading, Stored
+from midstate.sparsity import checks, seed_for
+
+
+@dataclass(frozen=True, kw_only=True)
+class Files:
+    """Settings of a set that is read from files.
+
+    Args:
+        augmentation: of training images.
+        root: folder of the set.
+        num_classes: labels run from 0 to num_classes - 1; None: as many as there are.
+        num_validation: training images held out for validation, where there is no split for it.
+        seed: of the held-out choice.
+        size: height and width of what the network sees.
+        resize: the shorter side before evaluation crops the centre.
+        mean: of each channel, of values from 0 to 1.
+        std: of each channel.
+        interpolation: bilinear or bicubic.
+        on_error: what becomes of a damaged image: fail, or skip.
+        workers: processes that decode; 0: none; None: one a core, 8 at most.
+        prefetch: batches that each holds ready.
+    """
+
+    augmentation: Crops | TimmAugmentation
+    root: str
+    num_classes: int | None = None
+    num_validation: int = 1000
+    seed: int = 0
+    size: int = 224
+    resize: int = 256
+    mean: Sequence[float] = (0.485, 0.456, 0.406)
+    std: Sequence[float] = (0.229, 0.224, 0.225)
+    interpolation: str = "bilinear"
+    on_error: str = "fail"
+    workers: int | None = None
+    prefetch: int = 2
+    embedded = False
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.augmentation, Crops | TimmAugmentation):
+            raise ValueError(
+                f"augmentation={self.augmentation!r}: must be one of data/augmentation (crops, lighting, timm)"
+            )
+        checks.text("root", self.root)
+        if self.num_classes is not None:
+            checks.integer("num_classes", self.num_classes, 2)
+        checks.integer("num_validation", self.num_validation, 1)
+        checks.integer("seed", self.seed, 0)
+        self._preparation(), self._reading()  # refuse what they cannot do
+
+    def _preparation(self) -> Preparation:
+        return Preparation(self.size, self.resize, self.mean, self.std, self.interpolation)
+
+    def _reading(self) -> Reading:
+        return Reading(self.on_error, self.workers, self.prefetch)
+
+    def _images(self, train: Any, validation: Any | None, test: Any, num_classes: int) -> Images:
+        """Make the splits of three sources; without one for validation some of training are held out.
+
+        Raises:
+            ValueError: nothing is left to train on, or timm does not know the augmentation.
+        """
+        preparation, reading = self._preparation(), self._reading()
+        self.augmentation.transform(preparation)
+        order = _order(len(train), self.seed, "train")
+        kept, held_out = order, _order(len(validation), self.seed, "validation") if validation else None
+        if validation is None:
+            if self.num_validation >= len(train):
+                raise ValueError(
+                    f"num_validation={self.num_validation}: must leave some of the {len(train)} training images"
+                )
+            held_out, kept, validation = order[: self.num_validation], order[self.num_validation :], train
+        splits = ((train, kept), (validation, held_out), (test, torch.arange(len(test))))
+        return Images(
+            *(Stored(source, indices, _labels(source, indices), preparation, reading) for source, indices in splits),
+            num_classes=num_classes,
+        )
+
+
+def _order(count: int, seed: int, name: str) -> Tensor:
+    """All indices in an order drawn from a seed, so that the first are a fair sample."""
+    return torch.randperm(count, generator=Generator().manual_seed(seed_for(seed, "order", name)))
+
+
+def _labels(source: Any, indices: Tensor) -> Tensor | None:
+    targets = getattr(source, "targets", None)
+    return None if targets is None else torch.as_tensor(targets, dtype=torch.int64)[indices]

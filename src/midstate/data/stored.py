@@ -1,0 +1,291 @@
+"""Splits whose images are decoded when they are asked for, by processes that run beside the training.
+
+They have the methods of `midstate.data.Split`, and the same promise: order and augmentation are pure functions of
+the seed, the epoch and the image, so that neither the number of processes nor a stop in between changes anything.
+"""
+
+import logging
+import os
+import signal
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Generator, Tensor
+from torch.utils.data import DataLoader
+
+from midstate.config import RunFailed
+from midstate.data.augmentations import Preparation
+from midstate.data.decoding import Decoder, Unreadable, gather
+from midstate.data.loader import check_labels, part
+from midstate.sparsity import checks, seed_for
+
+log = logging.getLogger(__name__)
+
+ON_ERROR = ("fail", "skip")
+MOST_WORKERS = 8  # without being asked for more
+PIECE = 50  # images of evaluation that a worker hands over at once: what waits is held in shared memory
+Key = tuple[int | None, int]
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How files are read, and which could not be; shared by the splits of a set.
+
+    Args:
+        on_error: what becomes of a damaged image: fail, or skip.
+        workers: processes that decode; 0: none, it is done between the steps; None: one a core, 8 at most.
+        prefetch: batches that each holds ready.
+        device: where the images go.
+        skipped: damaged images that were met, with the reason.
+    """
+
+    on_error: str = "fail"
+    workers: int | None = None
+    prefetch: int = 2
+    device: torch.device = torch.device("cpu")  # noqa: RUF009
+    skipped: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        checks.one_of("on_error", self.on_error, ON_ERROR)
+        if self.workers is not None:
+            checks.integer("workers", self.workers, 0)
+        checks.integer("prefetch", self.prefetch, 1)
+
+    def loader(self, decoder: Decoder, keys: Any, most: int | None = None, lasting: bool = False) -> DataLoader:
+        """Make a DataLoader of batches of keys.
+
+        Args:
+            decoder: of the images.
+            keys: iterable of lists of keys.
+            most: processes that are of use; None: any number.
+            lasting: keep the processes from one iteration to the next.
+        """
+        workers = cores() if self.workers is None else self.workers
+        workers = workers if most is None else min(workers, most)
+        return DataLoader(
+            decoder,
+            batch_sampler=keys,
+            num_workers=workers,
+            collate_fn=gather,
+            pin_memory=self.device.type == "cuda",
+            generator=Generator(),  # it draws a number each time, and the default one is training's
+            worker_init_fn=_outlive_signals if workers else None,
+            prefetch_factor=self.prefetch if workers else None,
+            persistent_workers=lasting and workers > 0,
+        )
+
+    def images(self, loader: DataLoader) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield batches of a loader, on the device.
+
+        Raises:
+            RunFailed: an image cannot be read.
+        """
+        for images, labels, problems in loader:
+            self._account(problems)
+            yield images.to(self.device, non_blocking=True), labels.to(self.device, non_blocking=True)
+
+    def _account(self, problems: Sequence[Unreadable]) -> None:
+        for problem in problems:
+            if not problem.damaged:
+                raise RunFailed(f"image {problem.name} cannot be read ({problem.reason})")
+            if self.on_error == "fail":
+                raise RunFailed(
+                    f"image {problem.name} cannot be read ({problem.reason}); data.on_error=skip goes on without it"
+                )
+            if problem.name not in self.skipped:
+                self.skipped[problem.name] = problem.reason
+                log.warning(f"warning: image {problem.name} cannot be read ({problem.reason}) and is skipped")
+
+
+@dataclass(frozen=True)
+class Stored:
+    """Images that lie in files, or wherever a source reads them from.
+
+    Args:
+        source: of (PIL image, label), by index.
+        indices: (N,), int64: the images of this split.
+        labels: (N,), int64; None where only decoding would tell.
+        preparation: from a file to a tensor.
+        reading: how files are read.
+    """
+
+    source: Any
+    indices: Tensor
+    labels: Tensor | None
+    preparation: Preparation
+    reading: Reading = field(default_factory=Reading)
+    _first: dict[int, Any] = field(default_factory=dict, repr=False, compare=False)
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(channels, height, width) of one image."""
+        return 3, self.preparation.size, self.preparation.size
+
+    @property
+    def skipped(self) -> dict[str, str]:
+        """Damaged images of the whole set that were met so far, with the reason."""
+        return self.reading.skipped
+
+    def check(self, name: str, num_classes: int) -> None:
+        """Refuse a split without an image, or with labels that are not from 0 to num_classes - 1.
+
+        Raises:
+            ValueError: says which.
+        """
+        if not len(self):
+            raise ValueError(f"the {name} split has no images")
+        if self.labels is not None:
+            check_labels(name, self.labels, num_classes)
+
+    def to(self, device: torch.device) -> "Stored":
+        """Let images go to a device."""
+        return replace(self, reading=replace(self.reading, device=device), _first={})
+
+    def first(self, count: int) -> Any:
+        """The first `count` images that can be read, decoded (splits are shuffled when they are made).
+
+        Raises:
+            RunFailed: an image cannot be read.
+        """
+        from midstate.data.loader import Split
+
+        if count not in self._first:  # asked for by pruner and probes alike, and not to be held twice
+            found, start, wanted = [], 0, min(count, len(self))
+            while wanted > 0 and start < len(self):
+                found += self._decoded([range(start, min(start + wanted, len(self)))])
+                start, wanted = start + wanted, min(count, len(self)) - sum(len(labels) for _, labels in found)
+            if not found:
+                raise RunFailed("no image of a split can be read")
+            self._first[count] = Split(*(torch.cat(parts) for parts in zip(*found, strict=True)))
+        return self._first[count]
+
+    def batches(self, size: int, rank: int = 0, num_ranks: int = 1) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield all images that can be read, in batches; of several processes each takes every `num_ranks`-th batch.
+
+        Raises:
+            RunFailed: an image cannot be read.
+        """
+        starts = range(rank * size, len(self), num_ranks * size)
+        some = not starts
+        for batch in self._decoded([range(start, min(start + size, len(self))) for start in starts]):
+            some = True
+            yield batch
+        if not some:
+            raise RunFailed("no image of a split can be read")
+
+    def training(
+        self,
+        batch_size: int,
+        augmentation: Any,
+        seed: int,
+        max_steps: int | None = None,
+        rank: int = 0,
+        num_ranks: int = 1,
+    ) -> "StoredBatches":
+        """Return the training batches."""
+        return StoredBatches(self, batch_size, augmentation, seed, max_steps, rank, num_ranks)
+
+    def _decoded(self, batches: Sequence[range]) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield batches of positions as evaluation sees them."""
+        pieces = [batch[start : start + PIECE] for batch in batches for start in range(0, len(batch), PIECE)]
+        decoder = Decoder(self.source, self.indices, self.preparation.evaluation())
+        keys = [[(None, position) for position in piece] for piece in pieces]
+        read = self.reading.images(self.reading.loader(decoder, keys, most=len(pieces) - 1))
+        for batch in batches:
+            found = [next(read) for _ in range(0, len(batch), PIECE)]
+            found = [pair for pair in found if len(pair[1])]
+            if found:
+                yield tuple(torch.cat(parts) for parts in zip(*found, strict=True))
+
+
+class _Keys:
+    """The batches of an epoch, as keys: order is a pure function of (seed, epoch)."""
+
+    def __init__(self, batches: "StoredBatches") -> None:
+        self.batches, self.epoch, self.first_step = batches, 0, 0
+
+    def __len__(self) -> int:
+        return self.batches.steps_per_epoch - self.first_step
+
+    def __iter__(self) -> Iterator[list[Key]]:
+        batches, size = self.batches, self.batches.batch_size
+        shuffle = Generator().manual_seed(seed_for(batches.seed, "order", self.epoch))
+        order = torch.randperm(len(batches.split), generator=shuffle)
+        for step in range(self.first_step, batches.steps_per_epoch):
+            chosen = part(order[step * size : (step + 1) * size], batches.rank, batches.num_ranks)
+            yield [(self.epoch, position) for position in chosen.tolist()]
+
+
+class StoredBatches:
+    """Shuffled, augmented training batches; the incomplete last batch of an epoch is left out.
+
+    The processes that decode are started once and go on over epochs, until `close`.
+    """
+
+    def __init__(
+        self,
+        split: Stored,
+        batch_size: int,
+        augmentation: Any,
+        seed: int,
+        max_steps: int | None = None,
+        rank: int = 0,
+        num_ranks: int = 1,
+    ) -> None:
+        self.split, self.augmentation, self.seed = split, augmentation, seed
+        self.rank, self.num_ranks = rank, num_ranks
+        self.batch_size = min(batch_size, len(split))
+        whole = len(split) // self.batch_size
+        self.steps_per_epoch = min(whole, max_steps or whole)
+        self._keys, self._loader = _Keys(self), None
+
+    def epoch(self, epoch: int, first_step: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield the batches of an epoch from `first_step` (counted within the epoch) on.
+
+        Raises:
+            RunFailed: an image cannot be read.
+        """
+        split, reading = self.split, self.split.reading
+        if self._loader is None:
+            transform = self.augmentation.transform(split.preparation)
+            decoder = Decoder(split.source, split.indices, transform, self.seed, reading.on_error == "skip")
+            self._loader = reading.loader(decoder, self._keys, lasting=True)
+        self._keys.epoch, self._keys.first_step = epoch, first_step
+        num_images = len(part(torch.arange(self.batch_size), self.rank, self.num_ranks))
+        whole = False
+        try:
+            for images, labels in reading.images(self._loader):
+                if len(labels) < num_images:
+                    raise RunFailed("no image of the train split can be read")
+                yield images, labels
+            whole = True
+        finally:
+            if not whole:  # what waits to be handed over is of no use any more
+                self.close()
+
+    def close(self) -> None:
+        """End the processes that decode; the next epoch starts them anew."""
+        if self._loader is not None and (iterator := self._loader._iterator) is not None:
+            iterator._shutdown_workers()
+        self._loader = None
+
+
+def cores() -> int:
+    """Processes that decode where nobody says how many: one a core that this process may use, 8 at most.
+
+    Of several processes of one run on a machine each takes its share.
+    """
+    available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    sharing = os.environ.get("LOCAL_WORLD_SIZE", "")  # torchrun's
+    return max(1, min(MOST_WORKERS, available // (int(sharing) if sharing.isdigit() and int(sharing) else 1)))
+
+
+def _outlive_signals(worker: int) -> None:
+    """A stop sent to the whole group is for the run, which finishes its step with the images that are on their way."""
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2):
+        signal.signal(number, signal.SIG_IGN)
