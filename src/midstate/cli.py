@@ -21,12 +21,17 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from midstate.config import ConfigError, RunFailed, RunStopped, check_command_line, first_line, flatten, near, say
-from midstate.stopping import stop_workers_on_signal
+from midstate.launchers import wait_for_submitted
+from midstate.stopping import is_stopping, stop_workers_on_signal
 
 EXIT_FINISHED, EXIT_BAD_CONFIG, EXIT_FAILED, EXIT_STOPPED = 0, 2, 3, 75
 EXIT_DEFECT = 1  # with a traceback
 EXIT_INTERRUPTED = 128 + signal.SIGINT  # as shells count
 _BARE = (ValueError, OSError, ArithmeticError, RecursionError, TypeError, AssertionError)
+# What launchers and sweepers raise of their own for a setting; a job's own error comes through Hydra's JobReturn.
+_PLUGINS = ("joblib", "hydra_plugins", "submitit", "ray", "optuna")
+# Members that bring a plugin of Hydra's, and the extra that installs it.
+_EXTRAS = {"submitit_slurm": "slurm", "submitit_local": "slurm", "ray": "ray", "optuna": "optuna"}
 CONF = Path(__file__).parents[2] / "conf"
 
 
@@ -89,11 +94,34 @@ def _tell(error: BaseException) -> int:
         lost = "a worker of the pool was killed, and its jobs with it; the same command runs what is not finished"
         say(f"run failed: {lost} ({first_line(error)})", sys.stderr)
         return EXIT_FAILED
+    if lost := _lost_job(error):
+        wait_for_submitted()
+        if not is_stopping():
+            say(f"run failed: {lost}", sys.stderr)
+        return EXIT_FAILED
     if is_users(error):
         say(f"configuration error: {explain(error)}", sys.stderr)
         return EXIT_BAD_CONFIG
     say("".join(traceback.format_exception(error)), sys.stderr)
     return EXIT_DEFECT
+
+
+def _lost_job(error: BaseException) -> str | None:
+    """What to say where a sweep has no result of a job, for its process is gone; None where that is not what happened."""
+    frames = _frames(error)
+    if ("submitit.core.core", "results") in frames:
+        return (
+            "a job of the sweep ended without a result; what it said is in .submitit below the sweep's directory, and "
+            f"the same command runs what is not finished ({first_line(error)})"
+        )
+    if ("ray._private.worker", "get") in frames:
+        return (
+            "a job of the sweep was lost, and those beside it stopped; the same command runs what is not finished "
+            f"({first_line(error)})"
+        )
+    if ("optuna.study.study", "best_trial") in frames:
+        return "no trial of the sweep has finished"
+    return None
 
 
 @contextmanager
@@ -113,12 +141,22 @@ def is_users(error: Exception) -> bool:
     if isinstance(error, ConfigError | HydraException | OmegaConfBaseException):
         return True
     # Hydra answers some overrides, such as group=null, with a bare error of its own; so do its launchers.
-    modules = [frame.f_globals.get("__name__", "") for frame, _ in traceback.walk_tb(error.__traceback__)]
+    frames = _frames(error)
+    last = frames[-1][0].split(".")[0]
+    if last == "submitit" or ("submitit.core.core", "map_array") in frames:  # no Slurm here, or what it refuses
+        return isinstance(error, (*_BARE, RuntimeError))
     return (
         isinstance(error, _BARE)
-        and "midstate.run" not in modules
-        and modules[-1].split(".")[0] in ("hydra", "omegaconf", "antlr4", "joblib", "hydra_plugins", "os", "pathlib")
+        and not any(module == "midstate.run" for module, _ in frames)
+        and frames[-1] != ("hydra.core.utils", "return_value")  # a job's, from another process
+        and last in ("hydra", "omegaconf", "antlr4", "os", "pathlib", *_PLUGINS)
     )
+
+
+def _frames(error: BaseException) -> list[tuple[str, str]]:
+    """Module and function of each frame that an error came through, its own last."""
+    walked = traceback.walk_tb(error.__traceback__)
+    return [(frame.f_globals.get("__name__", ""), frame.f_code.co_name) for frame, _ in walked]
 
 
 def explain(error: Exception) -> str:
@@ -131,6 +169,8 @@ def explain(error: Exception) -> str:
     message = "\n".join(message.splitlines()[:8])
     if isinstance(error, HydraException) and isinstance(error.__cause__, OmegaConfBaseException):
         message += f"\n{str(error.__cause__).splitlines()[0]}"
+    if (missing := re.search(r"Could not find 'hydra/\w+/(\w+)'", message)) and missing[1] in _EXTRAS:
+        return f"{missing[1]}: this needs a plugin of Hydra's that is not installed: pip install -e .[{_EXTRAS[missing[1]]}]"
     if message.startswith("LexerNoViableAltException"):
         return message.replace("LexerNoViableAltException", "not readable, put the value into quotes, name='\"value\"'")
     if typed := re.search(r"Could not (?:override|find|load) '([\w./@-]+)'", message):
