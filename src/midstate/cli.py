@@ -107,7 +107,7 @@ def _tell(error: BaseException) -> int:
 
 
 def _lost_job(error: BaseException) -> str | None:
-    """What to say where a sweep has no result of a job, for its process is gone; None where that is not what happened."""
+    """What to say where a sweep lacks the result of a job, or of all; None where that is not what happened."""
     frames = _frames(error)
     if ("submitit.core.core", "results") in frames:
         return (
@@ -170,7 +170,8 @@ def explain(error: Exception) -> str:
     if isinstance(error, HydraException) and isinstance(error.__cause__, OmegaConfBaseException):
         message += f"\n{str(error.__cause__).splitlines()[0]}"
     if (missing := re.search(r"Could not find 'hydra/\w+/(\w+)'", message)) and missing[1] in _EXTRAS:
-        return f"{missing[1]}: this needs a plugin of Hydra's that is not installed: pip install -e .[{_EXTRAS[missing[1]]}]"
+        extra = _EXTRAS[missing[1]]
+        return f"hydra's plugin for {missing[1]} is not installed: pip install -e '.[{extra}]'"
     if message.startswith("LexerNoViableAltException"):
         return message.replace("LexerNoViableAltException", "not readable, put the value into quotes, name='\"value\"'")
     if typed := re.search(r"Could not (?:override|find|load) '([\w./@-]+)'", message):

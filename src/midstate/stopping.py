@@ -16,12 +16,13 @@ _jobs_elsewhere: list[Callable[[], None]] = []  # how to ask jobs to stop that a
 
 
 class Requests:
-    """The signals that came so far; called, it tells whether to stop."""
+    """The signals that came so far, in `numbers`."""
 
     def __init__(self) -> None:
         self.numbers: list[int] = []
 
     def __call__(self) -> bool:
+        """Tell whether to stop."""
         return bool(self.numbers) or _outside.is_set()
 
 
