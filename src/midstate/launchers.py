@@ -40,6 +40,10 @@ class SubmititJobs(Callback):
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """In the sweep's process: pass a stop on to the jobs."""
         pass_on_to(_cancel_submitted)
+        # Ctrl-C reaches all processes of a terminal, and those that submitit starts here would kill their jobs unsaved.
+        # They inherit what this thread has blocked; another one takes the signal.
+        threading.Thread(target=threading.Event().wait, daemon=True).start()
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
 
     def on_job_start(self, config: DictConfig, **kwargs: Any) -> None:
         """In a job's process: do not pass over a SIGTERM before the run, as submitit would."""
