@@ -22,7 +22,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from midstate.config import ConfigError, RunFailed, RunStopped, check_command_line, first_line, flatten, near, say
 from midstate.launchers import wait_for_submitted
-from midstate.stopping import is_stopping, stop_workers_on_signal
+from midstate.stopping import is_first, is_stopping, stop_workers_on_signal
 
 EXIT_FINISHED, EXIT_BAD_CONFIG, EXIT_FAILED, EXIT_STOPPED = 0, 2, 3, 75
 EXIT_DEFECT = 1  # with a traceback
@@ -58,11 +58,16 @@ class _Ended(BaseException):
 
 @contextmanager
 def past_hydra() -> Iterator[None]:
-    """In a single run's job: let errors reach `command_line` as they are. In a sweep Hydra goes on past them."""
+    """Let errors reach `command_line` as they are, but in a sweep, where Hydra goes on past them.
+
+    A search would do so with a configuration that cannot run, too, over and over; where it is in this process, it ends.
+    """
     try:
         yield
     except (ConfigError, RunFailed) as error:
-        if HydraConfig.get().mode == RunMode.MULTIRUN:
+        config = HydraConfig.get()
+        searching = is_first() and config.runtime.choices["hydra/sweeper"] != "basic"
+        if config.mode == RunMode.MULTIRUN and not (searching and isinstance(error, ConfigError)):
             raise
         raise _Ended from error
 

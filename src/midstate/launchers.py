@@ -24,7 +24,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from midstate.config import RunStopped
-from midstate.stopping import SIGNALS, is_first, listen_between_runs, pass_on_to, stop_what_follows
+from midstate.stopping import SIGNALS, is_first, is_stopping, listen_between_runs, pass_on_to, stop_what_follows
 
 if TYPE_CHECKING:
     from submitit import Job
@@ -64,6 +64,17 @@ class RayJobs(Callback):
         """In a job's process: listen for a stop."""
         if _is_job(config):
             threading.Thread(target=_wait_for_request, daemon=True).start()
+
+
+class Search(Callback):
+    """For sweepers that go on past failed runs, as hydra/sweeper=optuna."""
+
+    def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
+        """In the sweep's process: do not pass a search that was stopped for one that has finished."""
+        from midstate.cli import EXIT_STOPPED  # which imports this module
+
+        if is_stopping():
+            raise SystemExit(EXIT_STOPPED)
 
 
 def queue_again(numbers: list[int]) -> None:
