@@ -21,7 +21,8 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from midstate.config import ConfigError, RunFailed, RunStopped, check_command_line, first_line, flatten, near, say
-from midstate.stopping import asked_within, stop_workers_on_signal
+from midstate.launchers import wait_for_submitted
+from midstate.stopping import asked_within, is_first, is_stopping, stop_workers_on_signal
 from midstate.torchrun import local_rank
 
 EXIT_FINISHED, EXIT_BAD_CONFIG, EXIT_FAILED, EXIT_STOPPED = 0, 2, 3, 75
@@ -29,6 +30,10 @@ EXIT_DEFECT = 1  # with a traceback
 EXIT_INTERRUPTED = 128 + signal.SIGINT  # as shells count
 PATIENCE = 10  # seconds
 _BARE = (ValueError, OSError, ArithmeticError, RecursionError, TypeError, AssertionError)
+# What launchers and sweepers raise of their own for a setting; a job's own error comes through Hydra's JobReturn.
+_PLUGINS = ("joblib", "hydra_plugins", "submitit", "ray", "optuna")
+# Members that bring a plugin of Hydra's, and the extra that installs it.
+_EXTRAS = {"submitit_slurm": "slurm", "submitit_local": "slurm", "ray": "ray", "optuna": "optuna"}
 CONF = Path(__file__).parents[2] / "conf"
 
 
@@ -55,11 +60,16 @@ class _Ended(BaseException):
 
 @contextmanager
 def past_hydra() -> Iterator[None]:
-    """In a single run's job: let errors reach `command_line` as they are. In a sweep Hydra goes on past them."""
+    """Let errors reach `command_line` as they are, but in a sweep, where Hydra goes on past them.
+
+    A search would do so with a configuration that cannot run, too, over and over; where it is in this process, it ends.
+    """
     try:
         yield
     except (ConfigError, RunFailed) as error:
-        if HydraConfig.get().mode == RunMode.MULTIRUN:
+        config = HydraConfig.get()
+        searching = is_first() and config.runtime.choices["hydra/sweeper"] != "basic"
+        if config.mode == RunMode.MULTIRUN and not (searching and isinstance(error, ConfigError)):
             raise
         raise _Ended from error
 
@@ -97,9 +107,30 @@ def _message(error: BaseException) -> tuple[str | None, int]:
     if isinstance(error, BrokenExecutor):  # joblib's, of the pool launcher
         lost = "a worker of the pool was killed, and its jobs with it; the same command runs what is not finished"
         return f"run failed: {lost} ({first_line(error)})", EXIT_FAILED
+    if lost := _lost_job(error):
+        wait_for_submitted()
+        return None if is_stopping() else f"run failed: {lost}", EXIT_FAILED
     if is_users(error):
         return f"configuration error: {explain(error)}", EXIT_BAD_CONFIG
     return "".join(traceback.format_exception(error)), EXIT_DEFECT
+
+
+def _lost_job(error: BaseException) -> str | None:
+    """What to say where a sweep lacks the result of a job, or of all; None where that is not what happened."""
+    frames = _frames(error)
+    if ("submitit.core.core", "results") in frames:
+        return (
+            "a job of the sweep ended without a result; what it said is in .submitit below the sweep's directory, and "
+            f"the same command runs what is not finished ({first_line(error)})"
+        )
+    if ("ray._private.worker", "get") in frames:
+        return (
+            "a job of the sweep was lost, and those beside it stopped; the same command runs what is not finished "
+            f"({first_line(error)})"
+        )
+    if ("optuna.study.study", "best_trial") in frames:
+        return "no trial of the sweep has finished"
+    return None
 
 
 @contextmanager
@@ -119,12 +150,22 @@ def is_users(error: Exception) -> bool:
     if isinstance(error, ConfigError | HydraException | OmegaConfBaseException):
         return True
     # Hydra answers some overrides, such as group=null, with a bare error of its own; so do its launchers.
-    modules = [frame.f_globals.get("__name__", "") for frame, _ in traceback.walk_tb(error.__traceback__)]
+    frames = _frames(error)
+    last = frames[-1][0].split(".")[0]
+    if last == "submitit" or ("submitit.core.core", "map_array") in frames:  # no Slurm here, or what it refuses
+        return isinstance(error, (*_BARE, RuntimeError))
     return (
         isinstance(error, _BARE)
-        and "midstate.run" not in modules
-        and modules[-1].split(".")[0] in ("hydra", "omegaconf", "antlr4", "joblib", "hydra_plugins", "os", "pathlib")
+        and not any(module == "midstate.run" for module, _ in frames)
+        and frames[-1] != ("hydra.core.utils", "return_value")  # a job's, from another process
+        and last in ("hydra", "omegaconf", "antlr4", "os", "pathlib", *_PLUGINS)
     )
+
+
+def _frames(error: BaseException) -> list[tuple[str, str]]:
+    """Module and function of each frame that an error came through, its own last."""
+    walked = traceback.walk_tb(error.__traceback__)
+    return [(frame.f_globals.get("__name__", ""), frame.f_code.co_name) for frame, _ in walked]
 
 
 def explain(error: Exception) -> str:
@@ -137,6 +178,9 @@ def explain(error: Exception) -> str:
     message = "\n".join(message.splitlines()[:8])
     if isinstance(error, HydraException) and isinstance(error.__cause__, OmegaConfBaseException):
         message += f"\n{str(error.__cause__).splitlines()[0]}"
+    if (missing := re.search(r"Could not find 'hydra/\w+/(\w+)'", message)) and missing[1] in _EXTRAS:
+        extra = _EXTRAS[missing[1]]
+        return f"hydra's plugin for {missing[1]} is not installed: pip install -e '.[{extra}]'"
     if message.startswith("LexerNoViableAltException"):
         return message.replace("LexerNoViableAltException", "not readable, put the value into quotes, name='\"value\"'")
     if typed := re.search(r"Could not (?:override|find|load) '([\w./@-]+)'", message):

@@ -26,9 +26,22 @@ from omegaconf.errors import InterpolationResolutionError
 TRUSTED = ("midstate", *filter(None, os.environ.get("MIDSTATE_TRUST", "").split(",")))
 
 _SECRET = re.compile(r"KEY|TOKEN|SECRET|PASSWORD", re.IGNORECASE)
-# Of Hydra's own settings: plain values for these; sweeper.params would be overrides that nobody has looked at.
-_OWN_OF_HYDRA = re.compile(
-    r"hydra/(launcher|sweeper)|hydra\.launcher\.[a-z]\w*|hydra\.sweeper\.(?!params)[a-z]\w*|hydra\.(verbose|sweep\.dir)"
+# Of Hydra's own settings: plain values for these. The others of launchers and sweepers would run something (setup,
+# python, runtime_env, custom_search_space), read pickles (submitit_folder, address, storage), put lines into a batch
+# script (additional_parameters), open ports, or be overrides that nobody has looked at (params).
+_OF_LAUNCHERS = {
+    "joblib": "n_jobs verbose timeout pre_dispatch batch_size max_nbytes",
+    "submitit": "name timeout_min cpus_per_task gpus_per_node mem_gb stderr_to_stdout partition qos comment constraint "
+    "exclude gres cpus_per_gpu gpus_per_task mem_per_gpu mem_per_cpu account signal_delay_s max_num_timeout "
+    "array_parallelism",
+    "ray": "ray.init.num_cpus ray.init.num_gpus ray.init.object_store_memory ray.init.log_to_driver "
+    "ray.remote.num_cpus ray.remote.num_gpus ray.remote.memory ray.remote.max_retries",
+}
+_OF_SWEEPERS = "max_batch_size n_trials n_jobs max_failure_rate study_name sampler.seed sampler.n_startup_trials"
+OWN_OF_HYDRA = (
+    *("hydra/launcher", "hydra/sweeper", "hydra.verbose", "hydra.sweep.dir"),
+    *(f"hydra.launcher.{name}" for names in _OF_LAUNCHERS.values() for name in names.split()),
+    *(f"hydra.sweeper.{name}" for name in _OF_SWEEPERS.split()),
 )
 
 # What tensors and generators take.
@@ -75,7 +88,7 @@ class Root:
 
 # Chosen with group=member; experiment and debug are saved choices.
 GROUPS = ("model", "data", "schedule", "pruner", "optimizer", "trainer", "logger", "launcher", "experiment", "debug")
-GROUPS += ("claim",)
+GROUPS += ("claim", "sweep")
 
 ConfigStore.instance().store(name="schema", node=Root)
 
@@ -243,11 +256,11 @@ def check_command_line(arguments: list[str]) -> None:
         key, typed = override.key_or_group, redact(override.input_line)
         value = override.input_line.partition("=")[2]
         if "hydra" in re.split(r"[./]", key) and (
-            not _OWN_OF_HYDRA.fullmatch(key) or override.package is not None or "{" in value
+            key not in OWN_OF_HYDRA or override.package is not None or "{" in value or not value.isprintable()
         ):
             raise ConfigError(
                 f"{typed}: of Hydra's own settings only launcher, sweeper, verbose and sweep.dir may be changed, to "
-                "plain values"
+                f"plain values{near(key, list(OWN_OF_HYDRA), cutoff=0.8)}; what else belongs to them is set in files"
             )
         if "hydra" in (override.package or "").split("."):
             raise ConfigError(f"{typed}: nothing may be put below hydra")

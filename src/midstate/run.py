@@ -21,6 +21,7 @@ from midstate.directory import check_own, clear, finished_before
 from midstate.engine import train
 from midstate.files import remove_partial
 from midstate.finish import draw, finish
+from midstate.launchers import queue_again
 from midstate.locking import locked
 from midstate.machine import enough_memory
 from midstate.plan import Plan, typed_overrides, user_errors
@@ -28,7 +29,7 @@ from midstate.processes import Processes, joined
 from midstate.recorder import Recorder
 from midstate.report import result_table
 from midstate.session import Session
-from midstate.stopping import listen_between_runs, stop_on_signal, stop_what_follows
+from midstate.stopping import is_first, listen_between_runs, stop_on_signal, stop_what_follows
 from midstate.torchrun import local_rank
 from midstate.tracking import Tracker
 
@@ -44,7 +45,7 @@ def run(config: DictConfig) -> float:
         SystemExit: stopped on request (status 75); the same command goes on from there.
         RunStopped: the same, in a process of its own that a sweep has for its jobs.
     """
-    if _is_worker():
+    if _is_worker() and multiprocessing.current_process().name != "MainProcess":  # joblib's: others have own handlers
         listen_between_runs()
     try:
         with stop_on_signal() as stop_requested:
@@ -58,6 +59,8 @@ def run(config: DictConfig) -> float:
                 return _run(plan, processes, lambda: processes.any(stop_requested()))
     except Exception as error:
         hydra = HydraConfig.get()
+        if isinstance(error, RunStopped):
+            queue_again(stop_requested.numbers)
         if hydra.mode == RunMode.MULTIRUN:  # say it now: Hydra speaks of the first failing job only, at the end
             if not isinstance(error, ConfigError | RunFailed | RunStopped):
                 say(traceback.format_exc(), sys.stderr)
@@ -68,8 +71,7 @@ def run(config: DictConfig) -> float:
 
 def _is_worker() -> bool:
     """Tell whether this is one of the processes that a sweep keeps for its jobs."""
-    is_job = HydraConfig.get().mode == RunMode.MULTIRUN
-    return is_job and multiprocessing.current_process().name != "MainProcess"
+    return HydraConfig.get().mode == RunMode.MULTIRUN and not is_first()
 
 
 def _run(plan: Plan, processes: Processes, stop_requested: Callable[[], bool]) -> float:

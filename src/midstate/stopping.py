@@ -1,23 +1,38 @@
 """Stopping on request: a signal sets a flag, the loop finishes its step and saves."""
 
 import multiprocessing
+import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2)
 
 _outside = threading.Event()  # a stop was requested of this process while it was not in a run
+_first: list[int] = []  # the process that a user started, and so none that a launcher begins
+_jobs_elsewhere: list[Callable[[], None]] = []  # how to ask jobs to stop that are no children of multiprocessing
+
+
+class Requests:
+    """The signals that came so far, in `numbers`."""
+
+    def __init__(self) -> None:
+        self.numbers: list[int] = []
+
+    def __call__(self) -> bool:
+        """Tell whether to stop."""
+        return bool(self.numbers) or _outside.is_set()
 
 
 @contextmanager
-def stop_on_signal() -> Iterator[Callable[[], bool]]:
-    """Yield a function that tells whether a stop was requested; a second SIGINT stops at once."""
-    with _handled(lambda: None) as requested:
-        yield lambda: requested() or _outside.is_set()
+def stop_on_signal() -> Iterator[Requests]:
+    """Yield what tells whether a stop was requested; a second SIGINT stops at once."""
+    requests = Requests()
+    with _handled(requests.numbers, lambda: None):
+        yield requests
 
 
 @contextmanager
@@ -28,26 +43,43 @@ def stop_workers_on_signal() -> Iterator[Callable[[], bool]]:
         _outside.set()
         for worker in multiprocessing.active_children():
             worker.terminate()  # a terminal has sent them SIGINT already, and a second would stop them at once
+        for ask in _jobs_elsewhere:  # not here: the signal may have come in the middle of what they use
+            threading.Thread(target=ask, daemon=True).start()
 
-    with _handled(pass_on) as requested:
-        yield requested
+    _first[:] = [os.getpid()]
+    numbers: list[int] = []
+    with _handled(numbers, pass_on):
+        yield lambda: bool(numbers)
+
+
+def is_first() -> bool:
+    """Tell whether this is the process that the user started, and not one that a launcher keeps for a sweep's jobs."""
+    return _first == [os.getpid()]
+
+
+def pass_on_to(ask: Callable[[], None]) -> None:
+    """In the process that a sweep was started as: have `ask` called, in a thread, when a stop is requested."""
+    _jobs_elsewhere.append(ask)
 
 
 def stop_what_follows() -> None:
-    """In a process that does one job after another: let none that follows begin."""
+    """In a process that does one job after another: let none that follows begin, and the one at work end."""
     _outside.set()
 
 
-def listen_between_runs() -> None:
-    """In a process that does one job after another: let a request that comes between two jobs count for the next."""
-    for number in SIGNALS:
+def is_stopping() -> bool:
+    """Tell whether a stop was requested of this process while it was not in a run."""
+    return _outside.is_set()
+
+
+def listen_between_runs(numbers: Iterable[signal.Signals] = SIGNALS) -> None:
+    """In a process that does a sweep's jobs: let a request that comes before a run, or between two, count for it."""
+    for number in numbers:
         signal.signal(number, lambda number, frame: _outside.set())
 
 
 @contextmanager
-def _handled(act: Callable[[], None]) -> Iterator[Callable[[], bool]]:
-    requested: list[int] = []
-
+def _handled(requested: list[int], act: Callable[[], None]) -> Iterator[None]:
     def request(number: int, frame: FrameType | None) -> None:
         if number == signal.SIGINT and signal.SIGINT in requested:
             raise KeyboardInterrupt
@@ -55,11 +87,11 @@ def _handled(act: Callable[[], None]) -> Iterator[Callable[[], bool]]:
         act()
 
     if threading.current_thread() is not threading.main_thread():  # only there may handlers be set
-        yield lambda: False
+        yield
         return
     before = {number: signal.signal(number, request) for number in SIGNALS}
     try:
-        yield lambda: bool(requested)
+        yield
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
@@ -68,6 +100,6 @@ def _handled(act: Callable[[], None]) -> Iterator[Callable[[], bool]]:
 def asked_within(seconds: float) -> bool:
     """Wait for a request to stop, and tell whether one came."""
     deadline = time.monotonic() + seconds
-    while not _outside.is_set() and time.monotonic() < deadline:
+    while not is_stopping() and time.monotonic() < deadline:
         time.sleep(0.05)
-    return _outside.is_set()
+    return is_stopping()
