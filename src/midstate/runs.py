@@ -42,6 +42,11 @@ NEUTRAL: dict[str, Any] = {
     "trainer.sensitivity_kinds": ["share", "params", "noise"],
     "trainer.precision": "fp32",
     "trainer.channels_last": False,
+    "optimizer.milestones": [],
+    "optimizer.factors": 0.1,
+    "optimizer.every": "1it",
+    "optimizer.weight_decay_1d": True,
+    "model.pretrained": False,
 }
 # What changes no result.
 IRRELEVANT = (
