@@ -161,7 +161,7 @@ def find_file(setting: str, place: str, file: str, config: dict[str, Any]) -> Pa
 def _same_network_and_data(one: dict[str, Any] | None, other: dict[str, Any]) -> bool:
     if one is None or not is_run(one):
         return False
-    own = ("checkpoint", "checkpoint_of")
+    own = ("checkpoint", "checkpoint_of", "pretrained")  # where weights come from
     models = [{key: value for key, value in each["model"].items() if key not in own} for each in (one, other)]
     return models[0] == models[1] and one["data"] == other["data"]
 
