@@ -86,14 +86,14 @@ class Bridge(Recipe):
     Args:
         name: as the library lists it.
         small_stem: see `adapt_stem`.
-        arguments: further keyword arguments of the model, such as {img_size: 32, patch_size: 4}.
+        arguments: further keyword arguments of the model, such as {img_size: 32, patch_size: 4}; None: none.
         pretrained: begin with the library's weights, downloaded unless they are in its cache. Where the data have
             another number of classes, the classifier is fresh.
     """
 
     name: str
     small_stem: bool = False
-    arguments: dict[str, Any] = field(default_factory=dict)
+    arguments: dict[str, Any] | None = field(default_factory=dict)
     pretrained: bool | str = False
 
     def __post_init__(self) -> None:
@@ -107,10 +107,14 @@ class Bridge(Recipe):
             raise ValueError(f"small_stem=True: would be a fresh layer before pretrained={self.pretrained} ones")
 
     @contextmanager
-    def _downloading(self) -> Iterator[None]:
-        """Say what to do where weights cannot be had."""
+    def _creating(self) -> Iterator[None]:
+        """Say what to do where a model does not take the arguments, or its weights cannot be had."""
         try:
             yield
+        except TypeError as error:
+            if "keyword argument" not in str(error):
+                raise
+            raise ValueError(f"arguments={self.arguments}: {error}; arguments=null for none") from error
         except OSError as error:  # of both libraries
             if not self.pretrained:
                 raise
@@ -145,8 +149,8 @@ class Torchvision(Bridge):
         if self.pretrained:  # with as many classes as they have
             weights = models.get_model_weights(self.name)["DEFAULT" if self.pretrained is True else self.pretrained]
             classes = {}
-        with self._downloading():
-            model = models.get_model(self.name, weights=weights, **classes, **self.arguments)
+        with self._creating():
+            model = models.get_model(self.name, weights=weights, **classes, **self.arguments or {})
         if self.small_stem:
             adapt_stem(model)
         first = weight_layers(model)[0]
@@ -183,13 +187,13 @@ class Timm(Bridge):
         """
         import timm
 
-        with self._downloading():
+        with self._creating():
             model = timm.create_model(
                 self.name,
                 pretrained=self.pretrained,
                 in_chans=in_channels,
                 num_classes=num_classes,
-                **self.arguments,
+                **self.arguments or {},
             )
         if self.small_stem:
             adapt_stem(model)
