@@ -1,59 +1,140 @@
 """Optimizers: torch's, with the learning rate as a pure function of the step."""
 
+import logging
 import math
-from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Any
 
 from torch import nn, optim
 
 from midstate.sparsity import checks, steps_of
 
-DECAYS = ("cosine", "constant")
+log = logging.getLogger(__name__)
+DECAYS = ("cosine", "constant", "steps")
+FACTOR = 0.1  # of each milestone, unless another is asked for
 
 
 @dataclass(frozen=True)
 class Rate:
-    """Learning rate over a run: a linear warm-up, then the decay to 0 at the end."""
+    """Learning rate over a run: a linear warm-up, then the decay.
+
+    Args:
+        lr: when warmed up.
+        decay: `cosine` (to 0 at the end), `constant`, or `steps`: times a factor from each of its steps on.
+        warmup_steps: optimizer steps of the warm-up.
+        total_steps: optimizer steps of the run.
+        factors: of `steps`, by the step from which they count.
+        every: steps from one setting of the rate to the next.
+    """
 
     lr: float
     decay: str
     warmup_steps: int
     total_steps: int
+    factors: dict[int, float] = field(default_factory=dict)
+    every: int = 1
 
     def at(self, step: int) -> float:
         """Learning rate of `step`, counted from 0."""
+        step -= step % self.every
         if step < self.warmup_steps:
-            return self.lr * (step + 1) / self.warmup_steps
+            return min(self.lr, self.lr * (step + self.every) / self.warmup_steps)
         if self.decay == "constant":
             return self.lr
+        if self.decay == "steps":
+            return self.lr * math.prod(factor for start, factor in self.factors.items() if step >= start)
         x = (step - self.warmup_steps) / max(1, self.total_steps - self.warmup_steps)
         return self.lr * (1 + math.cos(math.pi * x)) / 2
 
 
-class _WithRate:
-    """What the optimizers share: checks and the learning rate's course."""
+@dataclass(frozen=True, kw_only=True)
+class _Optimizer:
+    """What the optimizers share: the learning rate's course, and which parameters decay.
+
+    Args:
+        lr: learning rate, 0 or more.
+        weight_decay: 0 or more.
+        warmup: a share of the run, epochs or steps.
+        decay: see `Rate`.
+        milestones: of decay=steps: when the rate changes, each as `warmup` is written, in their order.
+        factors: of decay=steps: what the rate is multiplied by at each of them, one number or one for each.
+        every: how often the rate is set anew: steps ('1it') or epochs ('1ep').
+        weight_decay_1d: whether parameters of one dimension (biases, BatchNorm's) decay, too.
+    """
+
+    lr: float
+    weight_decay: float
+    warmup: float | str
+    decay: str
+    milestones: list[float | str] = field(default_factory=list)
+    factors: float | list[float] = FACTOR
+    every: str = "1it"
+    weight_decay_1d: bool = True
 
     def __post_init__(self) -> None:
         checks.number("lr", self.lr, 0)
         checks.number("weight_decay", self.weight_decay, 0)
         checks.one_of("decay", self.decay, DECAYS)
         steps_of("warmup", self.warmup, 1, 1)
+        if not isinstance(self.every, str) or steps_of("every", self.every, 1, 1) < 1:
+            raise ValueError(f"every={self.every!r}: must be steps such as '1it' or epochs such as '1ep'")
+        checks.boolean("weight_decay_1d", self.weight_decay_1d)
+        self._check_milestones()
+
+    def _check_milestones(self) -> None:
+        if not isinstance(self.milestones, list):
+            raise ValueError(f"milestones={self.milestones!r}: must be a list such as [30ep,60ep,90ep]")
+        for milestone in self.milestones:
+            steps_of("milestones", milestone, 1, 1)
+        several = isinstance(self.factors, list)
+        for factor in self.factors if several else [self.factors]:
+            checks.number("factors", factor, 0)
+        if self.decay != "steps":
+            for name, value, unused in (("milestones", self.milestones, []), ("factors", self.factors, FACTOR)):
+                if value != unused:
+                    raise ValueError(f"{name}={value!r}: only decay=steps reads it, and this is decay={self.decay}")
+        elif not self.milestones:
+            raise ValueError("milestones=[]: decay=steps needs one at least, such as [30ep,60ep,90ep]")
+        elif several and len(self.factors) != len(self.milestones):
+            raise ValueError(f"factors={self.factors}: must be one number, or one for each of {self.milestones}")
 
     def rate(self, steps_per_epoch: int, total_steps: int) -> Rate:
-        """Place the learning rate in a run."""
-        return Rate(self.lr, self.decay, steps_of("warmup", self.warmup, steps_per_epoch, total_steps), total_steps)
+        """Place the learning rate in a run.
+
+        Raises:
+            ValueError: milestones that do not come one after another.
+        """
+        starts = [steps_of("milestones", each, steps_per_epoch, total_steps) for each in self.milestones]
+        if any(later <= earlier for earlier, later in pairwise(starts)):
+            raise ValueError(f"milestones={self.milestones}: must come one after another; here they are steps {starts}")
+        if starts and starts[-1] >= total_steps:
+            log.warning(f"warning: optimizer.milestones={self.milestones}: some lie after the run's last step")
+        factors = self.factors if isinstance(self.factors, list) else [self.factors] * len(starts)
+        return Rate(
+            self.lr,
+            self.decay,
+            steps_of("warmup", self.warmup, steps_per_epoch, total_steps),
+            total_steps,
+            dict(zip(starts, factors, strict=True)) if self.decay == "steps" else {},
+            max(1, steps_of("every", self.every, steps_per_epoch, total_steps)),
+        )
+
+    def _groups(self, model: nn.Module) -> list[dict[str, Any]]:
+        """A model's parameters: in one group, or those of one dimension in a second that does not decay."""
+        parameters = list(model.parameters())
+        if self.weight_decay_1d:
+            return [{"params": parameters}]
+        groups = [{"params": [p for p in parameters if p.dim() > 1]}]
+        return [*groups, {"params": [p for p in parameters if p.dim() <= 1], "weight_decay": 0.0}]
 
 
-@dataclass(frozen=True)
-class SGD(_WithRate):
+@dataclass(frozen=True, kw_only=True)
+class SGD(_Optimizer):
     """Stochastic gradient descent with momentum; see torch.optim.SGD."""
 
-    lr: float
     momentum: float
     nesterov: bool
-    weight_decay: float
-    warmup: float | str
-    decay: str
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -62,29 +143,30 @@ class SGD(_WithRate):
         if self.nesterov and self.momentum == 0:
             raise ValueError("momentum=0: nesterov needs a momentum above 0, or set nesterov=false")
 
-    def create(self, parameters: Iterable[nn.Parameter]) -> optim.Optimizer:
-        """Make the optimizer; the loop sets its learning rate before every step."""
+    def create(self, model: nn.Module) -> optim.Optimizer:
+        """Make the optimizer of a model's parameters; the loop sets its learning rate before every step."""
         return optim.SGD(
-            parameters, lr=self.lr, momentum=self.momentum, nesterov=self.nesterov, weight_decay=self.weight_decay
+            self._groups(model),
+            lr=self.lr,
+            momentum=self.momentum,
+            nesterov=self.nesterov,
+            weight_decay=self.weight_decay,
         )
 
 
-@dataclass(frozen=True)
-class AdamW(_WithRate):
+@dataclass(frozen=True, kw_only=True)
+class AdamW(_Optimizer):
     """Adam with decoupled weight decay; see torch.optim.AdamW."""
 
-    lr: float
     beta1: float
     beta2: float
-    weight_decay: float
-    warmup: float | str
-    decay: str
 
     def __post_init__(self) -> None:
         super().__post_init__()
         checks.number("beta1", self.beta1, 0, 1 - 1e-9)
         checks.number("beta2", self.beta2, 0, 1 - 1e-9)
 
-    def create(self, parameters: Iterable[nn.Parameter]) -> optim.Optimizer:
-        """Make the optimizer; the loop sets its learning rate before every step."""
-        return optim.AdamW(parameters, lr=self.lr, betas=(self.beta1, self.beta2), weight_decay=self.weight_decay)
+    def create(self, model: nn.Module) -> optim.Optimizer:
+        """Make the optimizer of a model's parameters; the loop sets its learning rate before every step."""
+        betas = (self.beta1, self.beta2)
+        return optim.AdamW(self._groups(model), lr=self.lr, betas=betas, weight_decay=self.weight_decay)

@@ -150,7 +150,7 @@ class Plan:
         _warn_of_scope(pruner, model, uses)
         _warn_of_end(pruner, total_steps)
         with user_errors("optimizer"):
-            optimizer = self.parts["optimizer"].create(model.parameters())
+            optimizer = self.parts["optimizer"].create(model)
             rate = self.parts["optimizer"].rate(batches.steps_per_epoch, total_steps)
         probing = settings.probes and not pruner.method.dense
         forward = processes.parallel(model)

@@ -49,6 +49,11 @@ NEUTRAL: dict[str, Any] = {
     "trainer.cutmix": 0.0,
     "trainer.sync_batchnorm": False,
     "trainer.num_processes": 1,
+    "optimizer.milestones": [],
+    "optimizer.factors": 0.1,
+    "optimizer.every": "1it",
+    "optimizer.weight_decay_1d": True,
+    "model.pretrained": False,
 }
 # What changes no result.
 IRRELEVANT = (
@@ -166,7 +171,7 @@ def find_file(setting: str, place: str, file: str, config: dict[str, Any]) -> Pa
 def _same_network_and_data(one: dict[str, Any] | None, other: dict[str, Any]) -> bool:
     if one is None or not is_run(one):
         return False
-    own, pair = ("checkpoint", "checkpoint_of"), (one, other)
+    own, pair = ("checkpoint", "checkpoint_of", "pretrained"), (one, other)  # where weights come from
     models = [{key: value for key, value in each["model"].items() if key not in own} for each in pair]
     data = [{key: value for key, value in each["data"].items() if f"data.{key}" not in IRRELEVANT} for each in pair]
     return models[0] == models[1] and data[0] == data[1]

@@ -12,7 +12,7 @@ def cifar(blocks, shortcut="pad"):
 
 @pytest.mark.parametrize(
     ("blocks", "params", "macs"),
-    [(3, 0.27, 40.55), (5, 0.46, 68.9), (9, 0.85, 125.5)],
+    [(3, 0.27, 40.55), (5, 0.46, 68.9), (9, 0.85, 125.5), (18, 1.73, 252.9)],
 )
 def test_cifar_resnets_have_the_published_size(blocks, params, macs):
     """Parameters from arXiv 1512.03385, table 6; MACs (convolutions) as the SFP paper counts them."""
@@ -66,7 +66,7 @@ def test_small_stem_keeps_the_resolution():
 def test_what_cannot_be_adapted_is_refused():
     with pytest.raises(ValueError, match=r"cuts the image into \(16, 16\) patches"):
         Timm("vit_tiny_patch16_224", small_stem=True).create(3, 10)
-    with pytest.raises(ValueError, match="no convolution with a stride"):
+    with pytest.raises(ValueError, match=r"features.0, is no convolution with a stride; use small_stem=false"):
         Torchvision("vgg11", small_stem=True).create(3, 10)
 
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 from conftest import TINY, composed
 from omegaconf import OmegaConf
+from safetensors.torch import save_file
 
 from midstate.config import ConfigError
 from midstate.models import CifarResNet, find_checkpoint, load_weights
@@ -82,6 +83,43 @@ def test_weights_that_do_not_fit_are_refused(parent, tmp_path):
     broken.write_bytes(file.read_bytes()[:1000])
     with pytest.raises(ValueError, match="cannot be read as weights"):
         load_weights(CifarResNet([1, 1, 1], [16, 32, 64], "conv").create(1, 10), broken)
+
+
+def test_checkpoints_of_other_programs_load(tmp_path):
+    """Of DataParallel, torch.compile, both; of scripts that save more; of averaged weights; and safetensors."""
+    torch.manual_seed(0)
+    state = CifarResNet([1], [16], "conv").create(3, 10).state_dict()
+    named = {prefix: {prefix + name: value for name, value in state.items()} for prefix in ("module.", "_orig_mod.")}
+    both = {f"module._orig_mod.{name}": value for name, value in state.items()}
+    contents = {
+        "plain": state,
+        "parallel": {"state_dict": named["module."], "epoch": 3, "arch": "resnet8"},
+        "compiled": {"model": named["_orig_mod."], "optimizer": {"state": {}}},
+        "both": both,
+        "averaged": {"model_ema": {"n_averaged": torch.tensor(5), **named["module."]}},
+    }
+    for name, content in contents.items():
+        torch.save(content, tmp_path / f"{name}.pt")
+    save_file(state, tmp_path / "safe.safetensors")
+    for path in tmp_path.iterdir():
+        model = CifarResNet([1], [16], "conv").create(3, 10)
+        load_weights(model, path)
+        assert all(value.equal(state[name]) for name, value in model.state_dict().items()), path.name
+
+
+def test_another_classifier_is_refused_naming_the_tensor(tmp_path):
+    torch.save(CifarResNet([1], [16], "conv").create(3, 100).state_dict(), tmp_path / "a.pt")
+    with pytest.raises(ValueError, match=r"size mismatch for classifier.weight: .*\[100, 16\].*\[10, 16\]"):
+        load_weights(CifarResNet([1], [16], "conv").create(3, 10), tmp_path / "a.pt")
+
+
+@pytest.mark.parametrize("content", [{}, [1, 2], 3, {"model": {"a": 1}}, {1: 2}, {"state_dict": {}}])
+def test_what_is_no_state_dict_is_refused_in_one_short_line(content, tmp_path):
+    torch.save(content, tmp_path / "a.pt")
+    with pytest.raises(ValueError, match="does not fit this model") as error:
+        load_weights(CifarResNet([9, 9], [16, 32], "conv").create(3, 10), tmp_path / "a.pt")
+    assert len(str(error.value)) < 600
+    assert "\n" not in str(error.value)
 
 
 class Malicious:

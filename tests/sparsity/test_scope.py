@@ -3,6 +3,7 @@ import timm
 import torch
 import torchvision
 from torch import nn
+from torch.nn.utils import prune
 
 from midstate.models import classifier_name
 from midstate.sparsity import L1, NM, SRSTE, Direct, Method, Pruner, Schedule, Scope, Uniform, Update, weight_layers
@@ -87,6 +88,36 @@ def test_weight_standardised_convolutions_are_refused_by_name():
     model = timm.create_model("resnetv2_50x1_bit", num_classes=10)
     with pytest.raises(ValueError, match=r"stages.*weight-standardised convolution \(StdConv2d"):
         names(model)
+
+
+def test_scaled_standardised_convolutions_are_refused_by_name():
+    model = timm.create_model("nf_resnet26", num_classes=10)
+    with pytest.raises(ValueError, match=r"stages.*weight-standardised convolution \(ScaledStdConv2d"):
+        names(model)
+
+
+def test_a_shared_module_of_a_library_model_is_refused_by_name():
+    model = torchvision.models.resnet18()
+    model.layer1[1].conv1 = model.layer1[0].conv1
+    with pytest.raises(ValueError, match=r"layer1.0.conv1 shares its weight"):
+        names(model)
+
+
+@pytest.mark.parametrize(
+    "normalise",
+    [
+        nn.utils.parametrizations.weight_norm,
+        nn.utils.parametrizations.spectral_norm,
+        torch.nn.utils.spectral_norm,  # a hook
+        lambda module: prune.l1_unstructured(module, "weight", 0.5),
+    ],
+)
+def test_computed_weights_are_refused_by_name_unless_excluded(normalise):
+    model = torchvision.models.resnet18()
+    normalise(model.layer2[0].conv2)
+    with pytest.raises(ValueError, match=r"layer2.0.conv2 computes its weight from other tensors .*: exclude it"):
+        names(model)
+    assert len(names(model, Scope(exclude=("layer2.0.conv2",)))) == 18
 
 
 def test_depth_counts_every_weight_layer():

@@ -36,6 +36,8 @@ SIZES += ("data.num_eval", "data.train_placements", "data.eval_placements")
 COUNTS = ("trainer.epochs", "data.num_fragments")
 # Data that would be fetched, servers that would be asked; what starts no run, or is for presets.
 LEFT_OUT = {"data": ("cifar10", "cifar100"), "launcher": ("pool",), "claim": None, "pruner/window": None}
+LEFT_OUT |= {"experiment/paper": None}
+KEPT = ("run_dir", "logger.mode", "model.pretrained")
 # Numbers at the edges, values of other types, times, references, quoting, paths.
 HUGE = ("4000000000", "1000000000000", "99999999999999999999")
 ODD = (*HUGE, "0", "-1", "1", "2", "4", "16", "0.5", "0.9", "1.5")
@@ -120,7 +122,7 @@ def _settings(line: list[str]) -> dict[str, Any]:
         except (HydraException, OmegaConfBaseException):
             config = hydra.compose("train")
     known = flatten(OmegaConf.to_container(config, resolve=False))
-    return {key: value for key, value in known if key not in ("run_dir", "logger.mode")}
+    return {key: value for key, value in known if key not in KEPT}
 
 
 def _near(value: Any, chance: random.Random) -> str:

@@ -1,11 +1,14 @@
 """Bridges to torchvision and timm: any classification model by name, its stem adapted where asked."""
 
 import difflib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 from torch import nn
 
+from midstate.config import first_line
 from midstate.models.start import Recipe
 from midstate.sparsity import checks, weight_layers
 
@@ -31,11 +34,14 @@ def adapt_stem(model: nn.Module) -> None:
     first = weight_layers(model)[0]
     conv = first.module
     if not isinstance(conv, nn.Conv2d) or max(conv.stride) == 1:
-        raise ValueError(f"small_stem=True: the first layer, {first.name}, is no convolution with a stride")
+        raise ValueError(
+            f"small_stem=True: the first layer, {first.name}, is no convolution with a stride; "
+            "use small_stem=false, for it keeps small images as large as they are"
+        )
     if conv.stride == conv.kernel_size:
         raise ValueError(
-            f"small_stem=True: {first.name} cuts the image into {conv.kernel_size} patches; "
-            "give the model its image and patch size through `arguments` instead"
+            f"small_stem=True: {first.name} cuts the image into {conv.kernel_size} patches; use small_stem=false, "
+            "and give the model its image and patch size through `arguments` where it takes them"
         )
     _replace(
         model, first.name, nn.Conv2d(conv.in_channels, conv.out_channels, 3, padding=1, bias=conv.bias is not None)
@@ -51,6 +57,21 @@ def _replace(model: nn.Module, name: str, module: nn.Module) -> None:
     setattr(model.get_submodule(parent), child, module)
 
 
+def _like(layer: nn.Conv2d | nn.Linear, in_channels: int | None = None, out: int | None = None) -> nn.Module:
+    """A fresh layer as `layer`, but for its inputs or outputs."""
+    bias = layer.bias is not None
+    if isinstance(layer, nn.Linear):
+        return nn.Linear(layer.in_features, out or layer.out_features, bias=bias)
+    return nn.Conv2d(
+        in_channels or layer.in_channels,
+        out or layer.out_channels,
+        layer.kernel_size,
+        stride=layer.stride,
+        padding=layer.padding,
+        bias=bias,
+    )
+
+
 def _check_name(name: object, known: list[str], library: str) -> None:
     if name not in known:
         near = difflib.get_close_matches(str(name), known, n=3)
@@ -59,77 +80,121 @@ def _check_name(name: object, known: list[str], library: str) -> None:
 
 
 @dataclass(frozen=True)
-class Torchvision(Recipe):
-    """A classification model of torchvision.
+class Bridge(Recipe):
+    """What the recipes of both libraries have.
 
     Args:
-        name: as `torchvision.models.list_models` lists it.
+        name: as the library lists it.
         small_stem: see `adapt_stem`.
-        arguments: further keyword arguments of the model.
+        arguments: further keyword arguments of the model, such as {img_size: 32, patch_size: 4}; None: none.
+        pretrained: begin with the library's weights, downloaded unless they are in its cache. Where the data have
+            another number of classes, the classifier is fresh.
     """
 
     name: str
     small_stem: bool = False
-    arguments: dict[str, Any] = field(default_factory=dict)
+    arguments: dict[str, Any] | None = field(default_factory=dict)
+    pretrained: bool | str = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        checks.text("name", self.name)
+        checks.boolean("small_stem", self.small_stem)
+        self._check_library()
+        if self.pretrained and self.checkpoint is not None:
+            raise ValueError(f"pretrained={self.pretrained}: without effect beside a checkpoint; leave one of them out")
+        if self.pretrained and self.small_stem:
+            raise ValueError(f"small_stem=True: would be a fresh layer before pretrained={self.pretrained} ones")
+
+    @contextmanager
+    def _creating(self) -> Iterator[None]:
+        """Say what to do where a model does not take the arguments, or its weights cannot be had."""
+        try:
+            yield
+        except TypeError as error:
+            if "keyword argument" not in str(error):
+                raise
+            raise ValueError(f"arguments={self.arguments}: {error}; arguments=null for none") from error
+        except OSError as error:  # of both libraries
+            if not self.pretrained:
+                raise
+            raise ValueError(
+                f"pretrained={self.pretrained}: the weights of {self.name} are not in the library's cache and cannot "
+                f"be downloaded ({first_line(error)}); fetch the file elsewhere and use model.checkpoint=FILE"
+            ) from error
+
+
+class Torchvision(Bridge):
+    """A classification model of torchvision, named as `torchvision.models.list_models` lists it.
+
+    `pretrained` may also be the name of its weights, such as IMAGENET1K_V1; true stands for its best ones.
+    """
+
+    def _check_library(self) -> None:
         from torchvision import models
 
         _check_name(self.name, models.list_models(module=models), "torchvision")
-        checks.boolean("small_stem", self.small_stem)
+        if not isinstance(self.pretrained, bool):
+            checks.one_of("pretrained", self.pretrained, [each.name for each in models.get_model_weights(self.name)])
 
     def create(self, in_channels: int, num_classes: int) -> nn.Module:
-        """Build the network with fresh weights from torch's global generator."""
+        """Build the network; what is fresh of it is drawn from torch's global generator.
+
+        Raises:
+            ValueError: pretrained weights that cannot be had, or that read other images.
+        """
         from torchvision import models
 
-        model = models.get_model(self.name, weights=None, num_classes=num_classes, **self.arguments)
+        weights, classes = None, {"num_classes": num_classes}
+        if self.pretrained:  # with as many classes as they have
+            weights = models.get_model_weights(self.name)["DEFAULT" if self.pretrained is True else self.pretrained]
+            classes = {}
+        with self._creating():
+            model = models.get_model(self.name, weights=weights, **classes, **self.arguments or {})
         if self.small_stem:
             adapt_stem(model)
         first = weight_layers(model)[0]
-        conv = first.module
-        if conv.in_channels != in_channels:
-            _replace(
-                model,
-                first.name,
-                nn.Conv2d(
-                    in_channels,
-                    conv.out_channels,
-                    conv.kernel_size,
-                    stride=conv.stride,
-                    padding=conv.padding,
-                    bias=conv.bias is not None,
-                ),
-            )
+        if first.module.in_channels != in_channels:
+            if self.pretrained:
+                raise ValueError(
+                    f"pretrained={self.pretrained}: reads images of 3 channels, and these have {in_channels}"
+                )
+            _replace(model, first.name, _like(first.module, in_channels=in_channels))
+        if weights and len(weights.meta["categories"]) != num_classes:
+            classifier = classifier_name(model)
+            _replace(model, classifier, _like(model.get_submodule(classifier), out=num_classes))
         return model
 
 
-@dataclass(frozen=True)
-class Timm(Recipe):
-    """A model of timm.
+class Timm(Bridge):
+    """A model of timm, named as `timm.list_models` lists it; with a tag (resnet50.a1_in1k) it has those weights."""
 
-    Args:
-        name: as `timm.list_models` lists it.
-        small_stem: see `adapt_stem`.
-        arguments: further keyword arguments of the model, such as {img_size: 32, patch_size: 4}.
-    """
-
-    name: str
-    small_stem: bool = False
-    arguments: dict[str, Any] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
+    def _check_library(self) -> None:
         import timm
 
-        _check_name(self.name, timm.list_models(), "timm")
-        checks.boolean("small_stem", self.small_stem)
+        checks.boolean("pretrained", self.pretrained)
+        _check_name(self.name.partition(".")[0], timm.list_models(), "timm")
+        if "." in self.name:
+            _check_name(self.name, timm.list_pretrained(f"{self.name.partition('.')[0]}.*"), "timm")
+        if self.pretrained and not timm.is_model_pretrained(self.name):
+            raise ValueError(f"pretrained=True: timm has no weights of {self.name}")
 
     def create(self, in_channels: int, num_classes: int) -> nn.Module:
-        """Build the network with fresh weights from torch's global generator."""
+        """Build the network; what is fresh of it is drawn from torch's global generator.
+
+        Raises:
+            ValueError: pretrained weights that cannot be had.
+        """
         import timm
 
-        model = timm.create_model(self.name, in_chans=in_channels, num_classes=num_classes, **self.arguments)
+        with self._creating():
+            model = timm.create_model(
+                self.name,
+                pretrained=self.pretrained,
+                in_chans=in_channels,
+                num_classes=num_classes,
+                **self.arguments or {},
+            )
         if self.small_stem:
             adapt_stem(model)
         return model

@@ -3,6 +3,7 @@
 import hashlib
 from dataclasses import dataclass, field
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 import torch
@@ -10,6 +11,9 @@ from torch import nn
 
 from midstate.runs import find_file, read_summary
 from midstate.sparsity import checks
+
+NESTED = ("model", "state_dict", "model_ema", "state_dict_ema")  # where programs put the weights
+PREFIXES = ("module.", "_orig_mod.")  # of DataParallel and averaging; of torch.compile
 
 
 @dataclass(frozen=True)
@@ -43,21 +47,41 @@ def checkpoint_identity(path: Path, seed: int) -> str:
 
 
 def load_weights(model: nn.Module, path: Path) -> None:
-    """Load a file's weights, `final.pt` of a run or a plain state dict, into a plain model.
+    """Load a file's weights into a plain model: of `final.pt`, a plain state dict, or another program's checkpoint.
+
+    Of what holds more, the first of NESTED counts; all names may begin with PREFIXES.
 
     Raises:
         ValueError: the file is not readable as weights, or they do not fit the model.
     """
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        content = _read(path)
     except Exception as error:  # whatever damaged bytes lead to; code in them is refused and not run
         raise ValueError(f"checkpoint={str(path)!r}: cannot be read as weights ({_first_line(error)})") from error
     try:
-        model.load_state_dict(content.get("model", content))
-    except (RuntimeError, AttributeError) as error:
+        model.load_state_dict(_plain(content))
+    except (RuntimeError, AttributeError, TypeError) as error:
         raise ValueError(f"checkpoint={str(path)!r}: does not fit this model ({_first_line(error)})") from error
+
+
+def _read(path: Path) -> Any:
+    if path.suffix == ".safetensors":  # timm's
+        from safetensors.torch import load_file
+
+        return load_file(path)
+    return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def _plain(content: dict[str, Any]) -> dict[str, Any]:
+    """The state dict in a checkpoint, without what DataParallel, compile and averaging have added to its names."""
+    state = next((content[key] for key in NESTED if isinstance(content.get(key), dict)), content)
+    state = {name: value for name, value in state.items() if name != "n_averaged"}
+    while prefix := next((each for each in PREFIXES if state and all(name.startswith(each) for name in state)), ""):
+        state = {name.removeprefix(prefix): value for name, value in state.items()}
+    return state
 
 
 def _first_line(error: Exception) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[1] if len(lines) > 1 and lines[0].startswith("Error(s)") else (lines or [type(error).__name__])[0]
+    line = lines[1] if len(lines) > 1 and lines[0].startswith("Error(s)") else (lines or [type(error).__name__])[0]
+    return shorten(line, 300, placeholder=" ...")  # all the names of a network are no message

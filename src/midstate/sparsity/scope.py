@@ -11,7 +11,8 @@ from midstate.sparsity import checks
 from midstate.sparsity.patterns import Pattern
 
 INDIVISIBLE = ("skip", "pad", "error")
-SHORTCUTS = ("shortcut", "downsample")  # what model code calls the projection beside a residual block
+# What model code calls the projection beside a residual block; the last two are torchvision's RegNet and MaxViT.
+SHORTCUTS = ("shortcut", "downsample", ".proj.0", ".proj.1")
 
 
 @dataclass(frozen=True)
@@ -72,8 +73,7 @@ class Scope:
         skip_first: leave the first convolution (or patch embedding) dense.
         skip_classifier: leave the classifier dense.
         skip_depthwise: leave depthwise convolutions dense.
-        skip_shortcuts: leave the projections of shortcuts dense: 1x1 convolutions with `shortcut` or
-            `downsample` in their name.
+        skip_shortcuts: leave the projections of shortcuts dense: 1x1 convolutions with one of SHORTCUTS in their name.
         skip_linear: leave linear layers and attention projections dense.
         exclude: shell-style name patterns that stay dense, such as `layer1.*`.
         indivisible: what to do with layers whose input channels the pattern does not divide:
@@ -104,7 +104,7 @@ class Scope:
 
         Raises:
             ValueError: nothing in scope, an exclude pattern without a match, an indivisible layer under
-                `indivisible=error`, or a tensor that cannot be pruned (tied or weight-standardised).
+                `indivisible=error`, or a tensor that cannot be pruned (tied, computed or weight-standardised).
         """
         layers = weight_layers(model)
         if unmatched := [p for p in self.exclude if not any(fnmatchcase(layer.name, p) for layer in layers)]:
@@ -150,6 +150,11 @@ def _refuse_unprunable(layers: list[Layer], model: nn.Module) -> None:
     # remove_duplicate=False lists a shared module under each of its names.
     owners = Counter(id(p) for _, p in model.named_parameters(remove_duplicate=False))
     for layer in layers:
+        if not isinstance(layer.weight, nn.Parameter):
+            raise ValueError(
+                f"scope: {layer.name} computes its weight from other tensors (weight or spectral norm, for one); "
+                "what is zero there would not stay so: exclude it"
+            )
         if owners[id(layer.weight)] > 1:
             raise ValueError(
                 f"scope: {layer.name} shares its weight with another layer; tied tensors cannot be pruned: exclude it"
