@@ -10,7 +10,7 @@ import os
 import pkgutil
 import re
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, fields
 from typing import Any, TextIO
 
@@ -267,6 +267,15 @@ def check_command_line(arguments: list[str]) -> None:
         # Also hydra/launcher and its like.
         if ("/" in key or key in GROUPS) and re.search(r"\.\.|\$\{|(^|[\[,'\"])\s*/", value):
             raise ConfigError(f"{typed}: must be a member of the group {key}, not a path; --config-dir adds members")
+
+
+@contextmanager
+def user_errors(where: str, *kinds: type[Exception]) -> Iterator[None]:
+    """Turn what a part refuses into a ConfigError that says which part."""
+    try:
+        yield
+    except kinds or (ValueError,) as error:  # noqa: B030
+        raise ConfigError(f"{where}: {error}") from error
 
 
 def first_line(error: Exception) -> str:

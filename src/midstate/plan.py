@@ -2,9 +2,7 @@
 
 import logging
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,24 +10,18 @@ import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
-from torch import nn
-from torch.amp import GradScaler
 
-from midstate import counting, runs
-from midstate.config import ConfigError, build, check_root, redact
-from midstate.data import Augmentation, Images
-from midstate.engine import Trainer
-from midstate.machine import fast_at_bfloat16, keep_freed_memory
-from midstate.mixing import Mixing
-from midstate.models import checkpoint_identity, classifier_name, find_checkpoint, load_weights
-from midstate.probes import NUM_IMAGES, GapProbe
+from midstate import runs
+from midstate.config import ConfigError, build, check_root, redact, user_errors
+from midstate.machine import fast_at_bfloat16
+from midstate.models import checkpoint_identity, find_checkpoint
+from midstate.prepare import session_of
 from midstate.processes import ALONE, Processes
 from midstate.session import Session
-from midstate.sparsity import Blocks, Budget, Direct, Method, Pruner, Sample, Scheme, seed_for, weight_layers
+from midstate.sparsity import Blocks, Budget, Direct, Method, Scheme
 from midstate.torchrun import local_rank, local_size, started_by_torchrun, world_size
 
 log = logging.getLogger(__name__)
-SMALL_SCOPE = 0.1
 # What each part must be able to do, wherever it comes from.
 KINDS = {"model": "create", "data": "load", "schedule": "window", "optimizer": "create", "trainer": "checkpoint_every"}
 AXES = {
@@ -86,90 +78,8 @@ class Plan:
         return cls(resolved, parts, choices, name, directory, identity)
 
     def prepare(self, processes: Processes = ALONE) -> Session:
-        """Load the data, make and attach everything; still nothing is written.
-
-        Args:
-            processes: that do the run together; each makes its own, and all are the same.
-
-        Raises:
-            ConfigError: the parts do not fit each other.
-        """
-        # As resolved: `auto` is decided.
-        settings: Trainer = replace(self.parts["trainer"], precision=self.config["trainer"]["precision"])
-        with user_errors("trainer.threads", ValueError, RuntimeError):
-            torch.set_num_threads(self.config["trainer"]["threads"])
-        keep_freed_memory()
-        seed, device = self.config["seed"], self.device
-        with user_errors("data"):
-            recipe = self.parts["data"]
-            fetches = getattr(recipe, "download", False)
-            data = (processes.one_after_the_other(recipe.load) if fetches else recipe.load()).to(device)
-        torch.manual_seed(seed_for(seed, "initialisation"))
-        _check_padding(self.parts["data"].augmentation, data)
-        pair = data.train.first(2)
-        with user_errors("model", Exception):  # what other libraries raise for their own arguments
-            model = self.parts["model"].create(data.shape[0], data.num_classes).to(device)
-        with user_errors("model", ValueError, TypeError, RuntimeError, AssertionError):
-            if "checkpoint" in self.parts:
-                load_weights(model, self.parts["checkpoint"])
-            # A CPU's convolutions lay out weights anew anyhow, and groups of N:M are cut sooner as they are.
-            if settings.channels_last and device.type == "cuda":
-                model = model.to(memory_format=torch.channels_last)
-            if settings.sync_batchnorm and processes.distributed:
-                model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
-            uses = counting.weight_uses(model, pair.images)  # also shows that model and images fit
-        torch.manual_seed(seed_for(seed, "dropout", *([processes.rank] if processes.rank else [])))
-        if settings.batch_size > len(data.train):
-            log.warning(
-                f"warning: trainer.batch_size={settings.batch_size}: there are only {len(data.train)} training images; "
-                "all of them are one batch"
-            )
-        batches = data.train.training(
-            settings.batch_size,
-            self.parts["data"].augmentation,
-            seed,
-            settings.max_steps_per_epoch,
-            processes.rank,
-            processes.size,
-        )
-        _check_parts(settings, batches.batch_size, processes.size)
-        total_steps = settings.epochs * batches.steps_per_epoch
-        first = data.train.first(NUM_IMAGES)
-        with user_errors("pruner and schedule"):
-            pruner = Pruner(
-                model,
-                self.parts["method"],
-                self.parts["schedule"],
-                batches.steps_per_epoch,
-                total_steps,
-                seed_for(seed, "pruning"),
-                classifier_name(model),
-                uses,
-                Sample(first.images, first.labels),
-            )
-        _warn_of_scope(pruner, model, uses)
-        _warn_of_end(pruner, total_steps)
-        with user_errors("optimizer"):
-            optimizer = self.parts["optimizer"].create(model)
-            rate = self.parts["optimizer"].rate(batches.steps_per_epoch, total_steps)
-        probing = settings.probes and not pruner.method.dense
-        forward = processes.parallel(model)
-        return Session(
-            settings,
-            data,
-            model,
-            uses,
-            pruner,
-            optimizer,
-            rate,
-            batches,
-            GapProbe(model, pruner, data.train, data.validation) if probing else None,
-            torch.compile(forward) if settings.compile else forward,
-            GradScaler(device.type, enabled=settings.precision == "fp16"),
-            Mixing.of(settings.mixup, settings.cutmix, data.num_classes, seed),
-            _moving_average(model, settings.ema),
-            processes,
-        )
+        """Load the data, make and attach everything, see `prepare.session_of`; still nothing is written."""
+        return session_of(self, processes)
 
     @property
     def again(self) -> str:
@@ -289,15 +199,6 @@ def _resolve_auto(resolved: dict[str, Any], embedded: bool) -> None:
         trainer["precision"] = "bf16" if fast_at_bfloat16(device) else "fp32"
 
 
-@contextmanager
-def user_errors(where: str, *kinds: type[Exception]) -> Iterator[None]:
-    """Turn what a part refuses into a ConfigError that says which part."""
-    try:
-        yield
-    except kinds or (ValueError,) as error:  # noqa: B030
-        raise ConfigError(f"{where}: {error}") from error
-
-
 def _check_writable(directory: Path) -> None:
     """Refuse a directory that could not be made or written."""
     if redact(str(directory)) != str(directory):
@@ -305,59 +206,6 @@ def _check_writable(directory: Path) -> None:
     existing = next(path for path in (directory, *directory.parents, Path.cwd()) if path.exists())
     if not existing.is_dir() or not os.access(existing, os.W_OK):
         raise ConfigError(f"run_dir={directory}: must be a directory that can be written; {existing} is not")
-
-
-def _check_padding(augmentation: Any, data: Images) -> None:
-    if isinstance(augmentation, Augmentation) and augmentation.crop_padding > min(data.shape[1:]):
-        raise ConfigError(
-            f"data.augmentation.crop_padding={augmentation.crop_padding}: must be at most the images' size, "
-            f"{min(data.shape[1:])}"
-        )
-
-
-def _moving_average(model: nn.Module, decay: float | None) -> Any:
-    if decay is None:
-        return None
-    from timm.utils import ModelEmaV3  # takes a second to import
-
-    return ModelEmaV3(model, decay)
-
-
-def _check_parts(settings: Trainer, batch_size: int, num_processes: int) -> None:
-    """Refuse a batch that cannot be shared: what each process averages must weigh the same."""
-    if batch_size % num_processes:
-        raise ConfigError(
-            f"trainer.batch_size={batch_size}: must be a multiple of the {num_processes} processes that share it"
-        )
-    if settings.accumulate > batch_size // num_processes:
-        raise ConfigError(
-            f"trainer.accumulate={settings.accumulate}: must be at most the {batch_size // num_processes} images that "
-            "a process has of each batch"
-        )
-
-
-def _warn_of_end(pruner: Pruner, total_steps: int) -> None:
-    """Warn where the target is reached too late to train at it; soft methods mean to end so."""
-    method = pruner.method
-    if not method.dense and not method.estimator.trains_dense and pruner.window.stop == total_steps:
-        log.warning("warning: the schedule stops at the run's last step, so no step is trained at the target")
-
-
-def _warn_of_scope(pruner: Pruner, model: nn.Module, uses: dict[str, int]) -> None:
-    """Warn where little is pruned, where its cost is unknown, or where an allocation has no room."""
-    if unseen := [layer.name for layer in pruner.layers if layer.name not in uses]:
-        log.warning(f"warning: no pass through {', '.join(unseen)} was seen; their MACs are not counted")
-    prunable = sum(layer.weight.numel() for layer in pruner.layers)
-    share = prunable / sum(layer.weight.numel() for layer in weight_layers(model))
-    if share < SMALL_SCOPE:
-        log.warning(f"warning: only {100 * share:.2g} % of the weights are in scope; see pruner/scope")
-    method = pruner.method
-    if method.dense or method.allocation.uniform or method.allocation.own_budget:
-        return
-    if all(method.pattern.target(layer.weight.shape) == 1 for layer in pruner.layers):
-        log.warning(
-            f"warning: pruner/allocation has no effect: every layer is at its least level, {method.pattern.title}"
-        )
 
 
 def _warn_without_effect(overrides: list[str], parts: dict[str, Any]) -> None:

@@ -16,7 +16,7 @@ from omegaconf import DictConfig
 
 from midstate import checkpoint, runs
 from midstate.cli import EXIT_FAILED, EXIT_FINISHED, EXIT_STOPPED
-from midstate.config import ConfigError, RunFailed, RunStopped, say
+from midstate.config import ConfigError, RunFailed, RunStopped, say, user_errors
 from midstate.directory import check_own, clear, finished_before
 from midstate.engine import train
 from midstate.files import remove_partial
@@ -24,7 +24,7 @@ from midstate.finish import draw, finish
 from midstate.launchers import queue_again
 from midstate.locking import locked
 from midstate.machine import enough_memory
-from midstate.plan import Plan, typed_overrides, user_errors
+from midstate.plan import Plan, typed_overrides
 from midstate.processes import Processes, joined
 from midstate.recorder import Recorder
 from midstate.report import result_table

@@ -1,0 +1,193 @@
+"""From a plan to a session: data loaded, network, pruner and optimizer made and attached. Nothing is written yet."""
+
+import logging
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+from torch.amp import GradScaler
+
+from midstate import counting
+from midstate.config import ConfigError, user_errors
+from midstate.data import Augmentation, Batches, Images
+from midstate.machine import keep_freed_memory
+from midstate.mixing import Mixing
+from midstate.models import classifier_name, load_weights
+from midstate.probes import NUM_IMAGES, GapProbe
+from midstate.processes import Processes
+from midstate.session import Session
+from midstate.sparsity import Pruner, Sample, seed_for, weight_layers
+
+if TYPE_CHECKING:
+    from midstate.engine import Trainer
+    from midstate.plan import Plan
+
+log = logging.getLogger(__name__)
+SMALL_SCOPE = 0.1
+
+
+def session_of(plan: "Plan", processes: Processes) -> Session:
+    """Load the data, make and attach everything.
+
+    Args:
+        plan: checked and resolved.
+        processes: that do the run together; each makes its own, and all are the same.
+
+    Raises:
+        ConfigError: the parts do not fit each other.
+    """
+    # As resolved: `auto` is decided.
+    settings: Trainer = replace(plan.parts["trainer"], precision=plan.config["trainer"]["precision"])
+    with user_errors("trainer.threads", ValueError, RuntimeError):
+        torch.set_num_threads(plan.config["trainer"]["threads"])
+    keep_freed_memory()
+    seed = plan.config["seed"]
+    data = _load(plan, processes)
+    model, uses = _make_model(plan, settings, data, processes)
+    torch.manual_seed(seed_for(seed, "dropout", *([processes.rank] if processes.rank else [])))
+    batches = _make_batches(plan, settings, data, processes)
+    total_steps = settings.epochs * batches.steps_per_epoch
+    pruner = _attach(plan, model, uses, data, batches.steps_per_epoch, total_steps)
+    with user_errors("optimizer"):
+        optimizer = plan.parts["optimizer"].create(model)
+        rate = plan.parts["optimizer"].rate(batches.steps_per_epoch, total_steps)
+    probing = settings.probes and not pruner.method.dense
+    forward = processes.parallel(model)
+    return Session(
+        settings,
+        data,
+        model,
+        uses,
+        pruner,
+        optimizer,
+        rate,
+        batches,
+        GapProbe(model, pruner, data.train, data.validation) if probing else None,
+        torch.compile(forward) if settings.compile else forward,
+        GradScaler(plan.device.type, enabled=settings.precision == "fp16"),
+        Mixing.of(settings.mixup, settings.cutmix, data.num_classes, seed),
+        _moving_average(model, settings.ema),
+        processes,
+    )
+
+
+def _load(plan: "Plan", processes: Processes) -> Images:
+    recipe = plan.parts["data"]
+    with user_errors("data"):
+        fetches = getattr(recipe, "download", False)
+        data = (processes.one_after_the_other(recipe.load) if fetches else recipe.load()).to(plan.device)
+    augmentation = recipe.augmentation
+    if isinstance(augmentation, Augmentation) and augmentation.crop_padding > min(data.shape[1:]):
+        raise ConfigError(
+            f"data.augmentation.crop_padding={augmentation.crop_padding}: must be at most the images' size, "
+            f"{min(data.shape[1:])}"
+        )
+    return data
+
+
+def _make_model(
+    plan: "Plan", settings: "Trainer", data: Images, processes: Processes
+) -> tuple[nn.Module, dict[str, int]]:
+    """The network, with its first weights, and how often an image uses each of them."""
+    recipe, device = plan.parts["model"], plan.device
+    pair = data.train.first(2)
+
+    def create() -> nn.Module:
+        torch.manual_seed(seed_for(plan.config["seed"], "initialisation"))
+        return recipe.create(data.shape[0], data.num_classes).to(device)
+
+    with user_errors("model", Exception):  # what other libraries raise for their own arguments
+        fetches = getattr(recipe, "pretrained", False)
+        model = processes.one_after_the_other(create) if fetches else create()
+    with user_errors("model", ValueError, TypeError, RuntimeError, AssertionError):
+        if "checkpoint" in plan.parts:
+            load_weights(model, plan.parts["checkpoint"])
+        # A CPU's convolutions lay out weights anew anyhow, and groups of N:M are cut sooner as they are.
+        if settings.channels_last and device.type == "cuda":
+            model = model.to(memory_format=torch.channels_last)
+        if settings.sync_batchnorm and processes.distributed:
+            model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+        uses = counting.weight_uses(model, pair.images)  # also shows that model and images fit
+    return model, uses
+
+
+def _make_batches(plan: "Plan", settings: "Trainer", data: Images, processes: Processes) -> Batches:
+    if settings.batch_size > len(data.train):
+        log.warning(
+            f"warning: trainer.batch_size={settings.batch_size}: there are only {len(data.train)} training images; "
+            "all of them are one batch"
+        )
+    batches = data.train.training(
+        settings.batch_size,
+        plan.parts["data"].augmentation,
+        plan.config["seed"],
+        settings.max_steps_per_epoch,
+        processes.rank,
+        processes.size,
+    )
+    # What each process averages must weigh the same.
+    if batches.batch_size % processes.size:
+        raise ConfigError(
+            f"trainer.batch_size={batches.batch_size}: must be a multiple of the {processes.size} processes that share "
+            "it"
+        )
+    if settings.accumulate > (own := batches.batch_size // processes.size):
+        raise ConfigError(
+            f"trainer.accumulate={settings.accumulate}: must be at most the {own} images that a process has of each "
+            "batch"
+        )
+    return batches
+
+
+def _attach(
+    plan: "Plan", model: nn.Module, uses: dict[str, int], data: Images, steps_per_epoch: int, total_steps: int
+) -> Pruner:
+    first = data.train.first(NUM_IMAGES)
+    with user_errors("pruner and schedule"):
+        pruner = Pruner(
+            model,
+            plan.parts["method"],
+            plan.parts["schedule"],
+            steps_per_epoch,
+            total_steps,
+            seed_for(plan.config["seed"], "pruning"),
+            classifier_name(model),
+            uses,
+            Sample(first.images, first.labels),
+        )
+    _warn_of_scope(pruner, model, uses)
+    _warn_of_end(pruner, total_steps)
+    return pruner
+
+
+def _moving_average(model: nn.Module, decay: float | None) -> Any:
+    if decay is None:
+        return None
+    from timm.utils import ModelEmaV3  # takes a second to import
+
+    return ModelEmaV3(model, decay)
+
+
+def _warn_of_end(pruner: Pruner, total_steps: int) -> None:
+    """Warn where the target is reached too late to train at it; soft methods mean to end so."""
+    method = pruner.method
+    if not method.dense and not method.estimator.trains_dense and pruner.window.stop == total_steps:
+        log.warning("warning: the schedule stops at the run's last step, so no step is trained at the target")
+
+
+def _warn_of_scope(pruner: Pruner, model: nn.Module, uses: dict[str, int]) -> None:
+    """Warn where little is pruned, where its cost is unknown, or where an allocation has no room."""
+    if unseen := [layer.name for layer in pruner.layers if layer.name not in uses]:
+        log.warning(f"warning: no pass through {', '.join(unseen)} was seen; their MACs are not counted")
+    prunable = sum(layer.weight.numel() for layer in pruner.layers)
+    share = prunable / sum(layer.weight.numel() for layer in weight_layers(model))
+    if share < SMALL_SCOPE:
+        log.warning(f"warning: only {100 * share:.2g} % of the weights are in scope; see pruner/scope")
+    method = pruner.method
+    if method.dense or method.allocation.uniform or method.allocation.own_budget:
+        return
+    if all(method.pattern.target(layer.weight.shape) == 1 for layer in pruner.layers):
+        log.warning(
+            f"warning: pruner/allocation has no effect: every layer is at its least level, {method.pattern.title}"
+        )
