@@ -50,8 +50,8 @@ class Reading:
     def __post_init__(self) -> None:
         checks.one_of("on_error", self.on_error, ON_ERROR)
         if self.workers is not None:
-            checks.integer("workers", self.workers, 0)
-        checks.integer("prefetch", self.prefetch, 1)
+            checks.integer("workers", self.workers, 0, 1024)
+        checks.integer("prefetch", self.prefetch, 1, 1024)
 
     def loader(self, decoder: Decoder, keys: Any, most: int | None = None, lasting: bool = False) -> DataLoader:
         """Make a DataLoader of batches of keys.
