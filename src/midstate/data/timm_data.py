@@ -65,6 +65,8 @@ class TimmData(Files):
 
         try:
             data = create_dataset(self.name, root=self.root, split=split, download=self.download)
+        except ImportError as error:
+            raise ValueError(f"name={self.name!r}: needs a package that is not installed ({error})") from error
         except Exception as error:  # whatever other libraries raise for a name, a folder or a network
             raise ValueError(
                 f"name={self.name!r}, root={self.root!r}: timm cannot open split {split!r} ({first_line(error)}); "
