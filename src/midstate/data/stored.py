@@ -7,6 +7,7 @@ the seed, the epoch and the image, so that neither the number of processes nor a
 import logging
 import os
 import signal
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -74,6 +75,8 @@ class Reading:
             worker_init_fn=_outlive_signals if workers else None,
             prefetch_factor=self.prefetch if workers else None,
             persistent_workers=lasting and workers > 0,
+            # Said, for in the processes of a pool the default is one that only they can use.
+            multiprocessing_context=("fork" if sys.platform == "linux" else "spawn") if workers else None,
         )
 
     def images(self, loader: DataLoader) -> Iterator[tuple[Tensor, Tensor]]:
