@@ -15,6 +15,7 @@ from midstate.bench.common import ROOT, machine, rendered
 # With the usual number of repeats.
 COMMANDS = {
     "data": 7,
+    "files": 5,
     "first_run": 3,
     "gate": 5,
     "mask": 15,

@@ -54,6 +54,7 @@ NEUTRAL: dict[str, Any] = {
     "optimizer.every": "1it",
     "optimizer.weight_decay_1d": True,
     "model.pretrained": False,
+    "data.source": "digits",
 }
 # What changes no result.
 IRRELEVANT = (
@@ -75,14 +76,15 @@ IRRELEVANT = (
 
 def config_hash(config: dict[str, Any]) -> str:
     """Identify what a resolved configuration computes: 12 hex digits, the same for every seed."""
-    content = {
-        key: value
-        for key, value in flatten(config)
-        if not any(key == name or key.startswith(f"{name}.") for name in IRRELEVANT)
-        and not (key in NEUTRAL and NEUTRAL[key] == value)
-    }
+    content = {key: value for key, value in flatten(config) if _counts(key, value)}
     canonical = json.dumps({"numerics": NUMERICS, **content}, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(canonical.encode()).hexdigest()[:12]
+
+
+def _counts(key: str, value: Any) -> bool:
+    """Tell whether a setting is part of what a run is."""
+    irrelevant = any(key == name or key.startswith(f"{name}.") for name in IRRELEVANT)
+    return not irrelevant and not (key in NEUTRAL and NEUTRAL[key] == value)
 
 
 def read_summary(directory: Path) -> dict[str, Any] | None:
@@ -173,7 +175,7 @@ def _same_network_and_data(one: dict[str, Any] | None, other: dict[str, Any]) ->
         return False
     own, pair = ("checkpoint", "checkpoint_of", "pretrained"), (one, other)  # where weights come from
     models = [{key: value for key, value in each["model"].items() if key not in own} for each in pair]
-    data = [{key: value for key, value in each["data"].items() if f"data.{key}" not in IRRELEVANT} for each in pair]
+    data = [{key: value for key, value in each["data"].items() if _counts(f"data.{key}", value)} for each in pair]
     return models[0] == models[1] and data[0] == data[1]
 
 

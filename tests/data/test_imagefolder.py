@@ -26,15 +26,8 @@ def load(folder, **settings):
 
 def test_a_run_learns_and_skips_what_is_damaged(folder, start, tmp_path):
     truncate(folder / "val/green/03.jpg")
-    run = (
-        *RUN,
-        "trainer.epochs=5",
-        "trainer.probes=false",
-        "pruner=nm",
-        "pruner.n=4",
-        "run_dir=run",
-        "data/augmentation=lighting",
-    )
+    run = (*RUN, "trainer.epochs=5", "trainer.probes=false", "pruner=nm", "pruner.n=4", "run_dir=run")
+    run += ("data/augmentation=lighting",)
     failed = start(*run)
     assert failed.returncode == 3
     assert failed.stderr.count("green/03.jpg cannot be read") == failed.stderr.count("\n") == 1
@@ -47,6 +40,12 @@ def test_a_run_learns_and_skips_what_is_damaged(folder, start, tmp_path):
     summary = json.loads((tmp_path / "run/summary.json").read_text())
     assert (summary["status"], summary["data"], summary["images_skipped"]) == ("finished", "imagefolder", 2)
     assert summary["top1"] > 60  # by colour alone
+
+
+def test_the_runs_of_a_pool_have_processes_of_their_own(folder, start, tmp_path):
+    done = start("-m", *RUN, "trainer.epochs=1", "pruner=dense", "launcher=pool", "machine.workers=2", "seed=0,1")
+    assert done.returncode == 0, done.stderr
+    assert len(list(tmp_path.glob("outputs/*/*/seed*/summary.json"))) == 2
 
 
 @pytest.mark.parametrize(
@@ -101,7 +100,9 @@ def test_what_changes_no_result_is_no_part_of_a_run():
 def test_augmentation_of_files_is_not_for_data_in_memory(start):
     done = start("data=clutter", "data/augmentation=timm")
     assert done.returncode == 2
-    assert re.search(r"data/augmentation.*; it goes with data=imagefolder or imagenet", done.stderr), done.stderr
+    assert re.search(r"data/augmentation.*; it goes with data=imagefolder or imagenet or timm", done.stderr), (
+        done.stderr
+    )
 
 
 def test_augmentation_of_the_other_kind_is_refused():

@@ -7,9 +7,25 @@ from midstate.data.digits import Digits
 from midstate.data.fake import Fake
 from midstate.data.imagefolder import ImageFolder
 from midstate.data.loader import Augmentation, Batches, Images, Split
+from midstate.data.mnist5k import MNIST5k
 from midstate.data.stored import Stored, StoredBatches
+from midstate.data.timm_data import TimmData
 
 __all__ = [
-    "CIFAR", "Augmentation", "Batches", "Clutter", "Crops", "Digits", "Fake", "ImageFolder", "Images", "Preparation",
-    "Split", "Stored", "StoredBatches", "TimmAugmentation",
+    "CIFAR",
+    "Augmentation",
+    "Batches",
+    "Clutter",
+    "Crops",
+    "Digits",
+    "Fake",
+    "ImageFolder",
+    "Images",
+    "MNIST5k",
+    "Preparation",
+    "Split",
+    "Stored",
+    "StoredBatches",
+    "TimmAugmentation",
+    "TimmData",
 ]  # fmt: skip

@@ -11,9 +11,10 @@ from torch import Generator, Tensor
 
 from midstate.data.digits import source_splits
 from midstate.data.loader import Augmentation, Images, Split, check_augmentation
+from midstate.data.mnist5k import mnist5k_splits
 from midstate.sparsity import checks
 
-SOURCE_SIZE = 8
+SOURCE_SIZES = {"digits": 8, "mnist5k": 28}
 
 
 @dataclass(frozen=True)
@@ -22,14 +23,15 @@ class Clutter:
 
     Args:
         augmentation: of training batches.
-        size: height and width of the canvas, at least 8.
+        size: height and width of the canvas, at least that of a digit.
         channels: 1, or more: then every digit and fragment gets a random colour.
         num_fragments: patches of other digits an image.
-        fragment_size: height and width of a patch, 1..8.
+        fragment_size: height and width of a patch, at most that of a digit.
         noise: standard deviation of the Gaussian noise, in units of full ink.
         train_placements: images made of each training digit.
         eval_placements: images made of each validation and test digit.
         seed: of split and placement; the same for every run seed, so that all runs share one test set.
+        source: digits (8x8) or mnist5k (28x28).
     """
 
     augmentation: Augmentation
@@ -41,27 +43,33 @@ class Clutter:
     train_placements: int = 4
     eval_placements: int = 8
     seed: int = 0
+    source: str = "digits"
     embedded = True
 
     def __post_init__(self) -> None:
         check_augmentation(self.augmentation)
-        checks.integer("size", self.size, SOURCE_SIZE)
+        checks.one_of("source", self.source, SOURCE_SIZES)
+        digit = SOURCE_SIZES[self.source]
+        checks.integer("size", self.size, digit)
         checks.integer("channels", self.channels, 1)
         checks.integer("num_fragments", self.num_fragments, 0)
-        checks.integer("fragment_size", self.fragment_size, 1, SOURCE_SIZE)
+        checks.integer("fragment_size", self.fragment_size, 1, digit)
         checks.number("noise", self.noise, 0)
         checks.integer("train_placements", self.train_placements, 1)
         checks.integer("eval_placements", self.eval_placements, 1)
         checks.integer("seed", self.seed, 0)
 
     def load(self) -> Images:
-        """Generate the three splits, normalised by the training split's mean and deviation."""
+        """Generate the three splits, normalised by the training split's mean and deviation.
+
+        Raises:
+            ValueError: the source is not installed.
+        """
+        sources = source_splits if self.source == "digits" else mnist5k_splits
         placements = (self.train_placements, self.eval_placements, self.eval_placements)
         splits = [
             self._place(images, labels, count, Generator().manual_seed(self.seed + part))
-            for part, ((images, labels), count) in enumerate(
-                zip(source_splits(self.seed), placements, strict=True), start=1
-            )
+            for part, ((images, labels), count) in enumerate(zip(sources(self.seed), placements, strict=True), start=1)
         ]
         mean, std = splits[0].images.mean(), splits[0].images.std()
         splits = [Split((split.images - mean) / std, split.labels) for split in splits]

@@ -18,7 +18,11 @@ VALIDATION_SHARE, TEST_SHARE = 0.15, 0.25
 def source_splits(seed: int) -> list[tuple[Tensor, Tensor]]:
     """Return (images (N, 8, 8) in 0..1, labels (N,)) for train, validation and test, digits disjoint."""
     table = torch.from_numpy(_table())
-    images, labels = table[:, :-1].view(-1, 8, 8) / 16, table[:, -1].long()
+    return shares(table[:, :-1].view(-1, 8, 8) / 16, table[:, -1].long(), seed)
+
+
+def shares(images: Tensor, labels: Tensor, seed: int) -> list[tuple[Tensor, Tensor]]:
+    """Split images (N, ...) and labels (N,) at random into train, validation and test."""
     order = torch.randperm(len(labels), generator=Generator().manual_seed(seed))
     num_validation, num_test = int(len(labels) * VALIDATION_SHARE), int(len(labels) * TEST_SHARE)
     parts = order.split([len(labels) - num_validation - num_test, num_validation, num_test])

@@ -7,6 +7,7 @@ the seed, the epoch and the image, so that neither the number of processes nor a
 import logging
 import os
 import signal
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -50,8 +51,8 @@ class Reading:
     def __post_init__(self) -> None:
         checks.one_of("on_error", self.on_error, ON_ERROR)
         if self.workers is not None:
-            checks.integer("workers", self.workers, 0)
-        checks.integer("prefetch", self.prefetch, 1)
+            checks.integer("workers", self.workers, 0, 1024)
+        checks.integer("prefetch", self.prefetch, 1, 1024)
 
     def loader(self, decoder: Decoder, keys: Any, most: int | None = None, lasting: bool = False) -> DataLoader:
         """Make a DataLoader of batches of keys.
@@ -74,6 +75,8 @@ class Reading:
             worker_init_fn=_outlive_signals if workers else None,
             prefetch_factor=self.prefetch if workers else None,
             persistent_workers=lasting and workers > 0,
+            # Said, for in the processes of a pool the default is one that only they can use.
+            multiprocessing_context=("fork" if sys.platform == "linux" else "spawn") if workers else None,
         )
 
     def images(self, loader: DataLoader) -> Iterator[tuple[Tensor, Tensor]]:

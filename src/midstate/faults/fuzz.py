@@ -27,15 +27,16 @@ SHORT = ("trainer.epochs=1", "trainer.max_steps_per_epoch=2", "trainer.batch_siz
 SMALL = {
     "clutter": ("data.train_placements=1", "data.eval_placements=1"),
     "digits": (),
+    "mnist5k": (),
     "fake": ("data.num_train=64", "data.num_eval=16", "data.size=16"),
 }
 # Large values of these are valid and only take long.
 SIZES = ("trainer.epochs", "trainer.batch_size", "trainer.max_steps_per_epoch", "data.size", "data.num_train")
-SIZES += ("data.num_eval", "data.train_placements", "data.eval_placements")
+SIZES += ("data.num_eval", "data.resize", "data.train_placements", "data.eval_placements")
 # What is gone through one after another, and would never end.
 COUNTS = ("trainer.epochs", "data.num_fragments")
 # Data that would be fetched, servers that would be asked; what starts no run, or is for presets.
-LEFT_OUT = {"data": ("cifar10", "cifar100"), "launcher": ("pool",), "claim": None, "pruner/window": None}
+LEFT_OUT = {"data": ("cifar10", "cifar100", "timm"), "launcher": ("pool",), "claim": None, "pruner/window": None}
 LEFT_OUT |= {"experiment/paper": None}
 KEPT = ("run_dir", "logger.mode", "model.pretrained")
 # Numbers at the edges, values of other types, times, references, quoting, paths.
