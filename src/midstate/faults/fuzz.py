@@ -35,7 +35,8 @@ SIZES += ("data.num_eval", "data.train_placements", "data.eval_placements")
 # What is gone through one after another, and would never end.
 COUNTS = ("trainer.epochs", "data.num_fragments")
 # Data that would be fetched, servers that would be asked; what starts no run, or is for presets.
-LEFT_OUT = {"data": ("cifar10", "cifar100"), "launcher": ("pool",), "claim": None, "pruner/window": None}
+LEFT_OUT = {"data": ("cifar10", "cifar100"), "launcher": ("pool", "ray", "slurm", "slurm_local")}
+LEFT_OUT |= {"claim": None, "sweep": None, "pruner/window": None}
 # Numbers at the edges, values of other types, times, references, quoting, paths.
 HUGE = ("4000000000", "1000000000000", "99999999999999999999")
 ODD = (*HUGE, "0", "-1", "1", "2", "4", "16", "0.5", "0.9", "1.5")
