@@ -11,11 +11,15 @@ from conftest import ROOT, composed
 from midstate.config import ConfigError
 from midstate.plan import Plan
 
+# Launchers and searches are tried in their own tests.
+ELSEWHERE = ("launcher", "sweep")
 # Claims are not for train.py; experiments that begin with another's weights are composed in tests/reproduce.
 FILES = sorted(path for path in (ROOT / "conf").glob("*/**/*.yaml") if path.parent.name not in ("claim", "experiment"))
 GROUPS = sorted({path.parent.relative_to(ROOT / "conf").as_posix() for path in FILES})
 MEMBERS = [
-    (path.parent.relative_to(ROOT / "conf").as_posix(), path.stem) for path in FILES if path.parent.name != "launcher"
+    (path.parent.relative_to(ROOT / "conf").as_posix(), path.stem)
+    for path in FILES
+    if path.parent.name not in ELSEWHERE
 ]
 
 

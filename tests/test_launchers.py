@@ -64,7 +64,8 @@ def test_a_job_is_begun_again_and_ends_with_the_same_bits_and_another_fails(tmp_
     secret = "logger.tags=[${oc.env:MY_TOKEN}]"
     sweep = ("-m", f"launcher={launcher}", *JOB, saving, "logger=wandb", secret, f"optimizer.lr=0.1,{FAILS[13:]}")
     process = begin(tmp_path, *sweep, env=places)
-    wait_for(process, lambda: at_work(tmp_path, 0))
+    waited_for = "checkpoints/step-*.pt" if number == signal.SIGKILL else "metrics.csv"
+    wait_for(process, lambda: any(list(each.glob(waited_for)) for each in at_work(tmp_path, 0)))
     (directory,) = at_work(tmp_path, 0)
     before = holder(directory)
     os.kill(before, number)
