@@ -55,7 +55,7 @@ def test_a_search_goes_on_past_runs_that_diverge(start, tmp_path):
     assert done.returncode == 0, done.stderr
     assert sorted(summary["status"] for summary in runs_of(tmp_path).values()) == ["failed", "finished"]
     assert "failed: diverged" in done.stderr
-    assert "Best parameters: {'optimizer.lr': '0.05'}" in done.stdout
+    assert "Best parameters: {'optimizer.lr': 0.05}" in done.stdout
     none = start(*SEARCH, "optimizer.lr=1e30", "hydra.sweeper.n_trials=2")
     assert none.returncode == 3
     assert none.stderr.splitlines()[-1] == "run failed: no trial of the sweep has finished"
