@@ -12,11 +12,16 @@ from midstate.config import ConfigError
 from midstate.plan import Plan
 
 # Claims are not for train.py; experiments are composed in tests/reproduce and tests/test_papers.py.
-ELSEWHERE = ("claim", "experiment", "paper")
-FILES = sorted(path for path in (ROOT / "conf").glob("*/**/*.yaml") if path.parent.name not in ELSEWHERE)
+FILES = sorted(
+    path for path in (ROOT / "conf").glob("*/**/*.yaml") if path.parent.name not in ("claim", "experiment", "paper")
+)
+# Launchers and searches are tried in their own tests.
+ELSEWHERE = ("launcher", "sweep")
 GROUPS = sorted({path.parent.relative_to(ROOT / "conf").as_posix() for path in FILES})
 MEMBERS = [
-    (path.parent.relative_to(ROOT / "conf").as_posix(), path.stem) for path in FILES if path.parent.name != "launcher"
+    (path.parent.relative_to(ROOT / "conf").as_posix(), path.stem)
+    for path in FILES
+    if path.parent.name not in ELSEWHERE
 ]
 
 

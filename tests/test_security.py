@@ -89,6 +89,25 @@ def test_all_targets_are_checked_before_any_is_called(start, tmp_path):
         "+hydra.callbacks.mine={_target_:builtins.open}",
         "++hydra/callbacks=mine",
         "hydra.launcher._target_=builtins.open",
+        "hydra.launcher.setup=[touch written]",
+        "+hydra.launcher.python=touch",
+        "hydra.launcher.submitit_folder=/tmp/mine",
+        "+hydra.launcher.additional_parameters.wrap=touch",
+        "hydra.launcher.additional_parameters.requeue=false",
+        "hydra.launcher.partition='x\ntouch written'",  # a line of the batch script
+        "hydra.launcher.partition=${oc.env:HOME}",
+        "+hydra.launcher.ray.init.runtime_env.py_executable=touch",
+        "hydra.launcher.ray.init.address=elsewhere:6379",
+        "+hydra.launcher.ray.init._temp_dir=/tmp/mine",
+        "+hydra.launcher.ray.init.dashboard_host=0.0.0.0",
+        "+hydra.launcher.ray.remote.runtime_env=x",
+        "hydra.launcher.ray={init:{}}",
+        "hydra.sweeper.custom_search_space=os.system",
+        "hydra.sweeper.storage=redis://elsewhere",
+        "+hydra.sweeper.params.seed=1,2",
+        "hydra.sweeper.sampler._target_=os.system",
+        "hydra.sweeper.sampler=x",
+        "hydra/sweeper/sampler=random",
         "hydra.sweeper={_target_:builtins.open}",
         "hydra.searchpath=[file:///tmp]",
         "hydra.job.env_set.LD_PRELOAD=x",
@@ -143,6 +162,8 @@ def test_settings_of_hydra_that_are_harmless_are_left():
     check_command_line(
         ["-m", "hydra/launcher=joblib", "hydra.launcher.n_jobs=4", "hydra.verbose=true", "hydra.sweep.dir=../elsewhere"]
     )
+    check_command_line(["hydra.launcher.partition=gpu", "hydra.launcher.ray.init.num_cpus=2"])
+    check_command_line(["hydra.sweeper.n_trials=9", "hydra.sweeper.sampler.seed=1"])
 
 
 def test_a_callback_does_not_run(start, tmp_path):

@@ -24,12 +24,19 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from midstate.config import RunStopped
-from midstate.stopping import SIGNALS, is_first, is_stopping, listen_between_runs, pass_on_to, stop_what_follows
+from midstate.stopping import (
+    SECONDS,
+    SIGNALS,
+    is_first,
+    is_stopping,
+    listen_between_runs,
+    pass_on_to,
+    stop_what_follows,
+)
 
 if TYPE_CHECKING:
     from submitit import Job
 
-SECONDS = 0.5  # between two looks
 # Neither reports of use to Ray's makers, nor lines left out because another job said the same.
 RAY_SETTINGS = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_DEDUP_LOGS": "0"}
 

@@ -6,10 +6,14 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2)
+# What a sweep's process sends to those of a pool: it ends none that has no job yet, as SIGTERM would, and with it the
+# pool; and a terminal has sent them SIGINT already, a second of which would stop them at once.
+PASSED_ON = signal.SIGURG
+SECONDS = 0.5  # between two times of sending it, for the process of a job that has just begun misses the first
 
 _outside = threading.Event()  # a stop was requested of this process while it was not in a run
 _first: list[int] = []  # the process that a user started, and so none that a launcher begins
@@ -41,15 +45,23 @@ def stop_workers_on_signal() -> Iterator[Callable[[], bool]]:
 
     def pass_on() -> None:
         _outside.set()
-        for worker in multiprocessing.active_children():
-            worker.terminate()  # a terminal has sent them SIGINT already, and a second would stop them at once
-        for ask in _jobs_elsewhere:  # not here: the signal may have come in the middle of what they use
+        workers = [worker.pid for worker in multiprocessing.active_children()]
+        # In threads, for the signal may have come in the middle of what they use.
+        for ask in (lambda: _ask(workers), *_jobs_elsewhere):
             threading.Thread(target=ask, daemon=True).start()
 
     _first[:] = [os.getpid()]
     numbers: list[int] = []
     with _handled(numbers, pass_on):
         yield lambda: bool(numbers)
+
+
+def _ask(workers: list[int]) -> None:
+    while workers:
+        for worker in workers:
+            with suppress(ProcessLookupError):
+                os.kill(worker, PASSED_ON)
+        time.sleep(SECONDS)
 
 
 def is_first() -> bool:
@@ -72,7 +84,7 @@ def is_stopping() -> bool:
     return _outside.is_set()
 
 
-def listen_between_runs(numbers: Iterable[signal.Signals] = SIGNALS) -> None:
+def listen_between_runs(numbers: Iterable[signal.Signals] = (*SIGNALS, PASSED_ON)) -> None:
     """In a process that does a sweep's jobs: let a request that comes before a run, or between two, count for it."""
     for number in numbers:
         signal.signal(number, lambda number, frame: _outside.set())
@@ -89,7 +101,7 @@ def _handled(requested: list[int], act: Callable[[], None]) -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():  # only there may handlers be set
         yield
         return
-    before = {number: signal.signal(number, request) for number in SIGNALS}
+    before = {number: signal.signal(number, request) for number in (*SIGNALS, PASSED_ON)}
     try:
         yield
     finally:

@@ -36,8 +36,8 @@ SIZES += ("data.num_eval", "data.resize", "data.train_placements", "data.eval_pl
 # What is gone through one after another, and would never end.
 COUNTS = ("trainer.epochs", "data.num_fragments")
 # Data that would be fetched, servers that would be asked; what starts no run, or is for presets.
-LEFT_OUT = {"data": ("cifar10", "cifar100", "timm"), "launcher": ("pool",), "claim": None, "pruner/window": None}
-LEFT_OUT |= {"experiment/paper": None}
+LEFT_OUT = {"data": ("cifar10", "cifar100", "timm"), "launcher": ("pool", "ray", "slurm", "slurm_local")}
+LEFT_OUT |= {"claim": None, "sweep": None, "pruner/window": None, "experiment/paper": None}
 KEPT = ("run_dir", "logger.mode", "model.pretrained")
 # Numbers at the edges, values of other types, times, references, quoting, paths.
 HUGE = ("4000000000", "1000000000000", "99999999999999999999")
