@@ -206,7 +206,15 @@ def test_runs_of_a_recipe_lie_below_its_name_and_are_found_again(start, tmp_path
     assert later.parts["checkpoint"] == summary.parent / "checkpoints" / "final.pt"
 
 
-def test_a_mistyped_recipe_is_answered_with_the_nearest(start):
-    done = start("experiment=paper/maxk")
+@pytest.mark.parametrize(
+    ("typed", "answer"),
+    [
+        ("experiment=paper/maxk", "did you mean maxq"),
+        ("experiment/paper=maxq", "experiment/paper=maxq: write experiment=paper/maxq"),
+        ("+experiment/paper=maxq", "write experiment=paper/maxq"),
+    ],
+)
+def test_a_mistyped_recipe_is_answered_with_the_right_one(start, typed, answer):
+    done = start(typed)
     assert done.returncode == 2
-    assert "did you mean maxq" in done.stderr
+    assert answer in done.stderr
