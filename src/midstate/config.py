@@ -245,7 +245,8 @@ def check_command_line(arguments: list[str]) -> None:
 
     Raises:
         ConfigError: settings of Hydra's own but launcher, sweeper, verbosity and the sweep's directory; settings that
-            are put below them; members of groups that are paths; options that read another configuration or a pickle.
+            are put below them; members of groups that are paths; a folder of experiments typed as a group; options
+            that read another configuration or a pickle.
         HydraException: not readable as overrides.
     """
     options = get_args_parser().parse_args(arguments)
@@ -262,6 +263,8 @@ def check_command_line(arguments: list[str]) -> None:
                 f"{typed}: of Hydra's own settings only launcher, sweeper, verbose and sweep.dir may be changed, to "
                 f"plain values{near(key, list(OWN_OF_HYDRA), cutoff=0.8)}; what else belongs to them is set in files"
             )
+        if key.startswith("experiment/"):  # a folder, which Hydra takes for a group of its own
+            raise ConfigError(f"{typed}: write experiment={key.partition('/')[2]}/{redact(value)}")
         if "hydra" in (override.package or "").split("."):
             raise ConfigError(f"{typed}: nothing may be put below hydra")
         # Also hydra/launcher and its like.
