@@ -19,6 +19,7 @@ COMMANDS = {
     "first_run": 3,
     "gate": 5,
     "mask": 15,
+    "parallel": 15,
     "ranking": 5,
     "refresh": 30,
     "scaling": 7,
