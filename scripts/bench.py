@@ -1,6 +1,6 @@
 """Benchmarks: `python scripts/bench.py first_run`. Prints a table.
 
-With --json F also writes rows and machine, with --readme puts the table into README.md.
+With --json F also writes rows and machine, with --readme puts the table into README.md or docs/scale.md.
 """
 
 import argparse
@@ -27,6 +27,8 @@ COMMANDS = {
     "step": 25,
     "sweep": 1,
 }
+# Whose tables do not stand in README.md.
+PAGES = {"files": "docs/scale.md", "parallel": "docs/scale.md"}
 
 
 def main() -> None:
@@ -35,7 +37,7 @@ def main() -> None:
     parser.add_argument("command", choices=COMMANDS)
     parser.add_argument("--repeats", type=int, default=None, help="how often; default: " + str(COMMANDS))
     parser.add_argument("--json", type=Path, default=None, help="file for rows and machine")
-    parser.add_argument("--readme", action="store_true", help="put the table into README.md")
+    parser.add_argument("--readme", action="store_true", help="put the table into README.md, or docs/scale.md")
     arguments = parser.parse_args()
     benchmark = importlib.import_module(f"midstate.bench.{arguments.command}")
     result = {"machine": machine(), "rows": benchmark.measure(arguments.repeats or COMMANDS[arguments.command])}
@@ -45,7 +47,7 @@ def main() -> None:
         arguments.json.parent.mkdir(parents=True, exist_ok=True)
         arguments.json.write_text(json.dumps(result, indent=1) + "\n")
     if arguments.readme:
-        marks.put(ROOT / "README.md", f"bench:{arguments.command}", text)
+        marks.put(ROOT / PAGES.get(arguments.command, "README.md"), f"bench:{arguments.command}", text)
     if not all(row.get("holds", True) for row in result["rows"]):
         sys.exit("a limit is broken")
 
