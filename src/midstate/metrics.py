@@ -4,6 +4,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from midstate.config import RunFailed
 from midstate.data import Split
 from midstate.processes import ALONE, Processes
 from midstate.sparsity.calibration import EVAL_BATCH, evaluation
@@ -17,6 +18,9 @@ def evaluate(model: nn.Module, split: Split, processes: Processes = ALONE) -> di
         model: the same in all processes.
         split: what to measure on.
         processes: that share the work.
+
+    Raises:
+        RunFailed: there is no image that can be read.
     """
     totals, num_images = torch.zeros(3, dtype=torch.float64), 0
     with evaluation(model):
@@ -30,5 +34,7 @@ def evaluate(model: nn.Module, split: Split, processes: Processes = ALONE) -> di
             )
             num_images += len(labels)  # of images in files some may be left out
     *totals, num_images = processes.sum([*totals.tolist(), num_images])
+    if not num_images:
+        raise RunFailed("no image of a split can be read")
     loss, top1, top5 = (total / num_images for total in totals)
     return {"loss": loss, "top1": 100 * top1, "top5": 100 * top5}

@@ -10,12 +10,14 @@ import pytest
 import torch
 from conftest import begin, wait_for
 from PIL import Image
+from torch import nn
 from torchvision.transforms import functional
 
 from midstate.config import RunFailed
 from midstate.data import Crops, ImageFolder, Preparation, Split, Stored, TimmAugmentation
 from midstate.data.augmentations import Lighting
 from midstate.data.decoding import seeded
+from midstate.metrics import evaluate
 
 SMALL = ("data=imagefolder", "data.size=16", "data.resize=18", "data.num_validation=6", "model.widths=[16,16,16]")
 SMALL += ("trainer.batch_size=4", "trainer.threads=1", "trainer.probes=false", "logger=none")
@@ -126,6 +128,7 @@ def test_ranks_see_together_what_one_process_would(folder):
     assert [len(batches) for batches in evaluated] == [4, 4]
     for index, batch in enumerate(split.batches(4)):
         assert same(evaluated[index % 2][index // 2], batch)
+    assert list(split.batches(250, 1, 2)) == []  # fewer batches than processes
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -158,7 +161,7 @@ def test_nothing_that_can_be_read_is_said(folder):
     for file in [*(folder / "val").glob("*/*"), *(folder / "train").glob("*/*")]:
         truncate(file)
     data = images(folder, on_error="skip")
-    for read in (lambda: list(data.test.batches(4)), lambda: data.train.first(3)):
+    for read in (lambda: evaluate(nn.Flatten(), data.test), lambda: data.train.first(3)):
         with pytest.raises(RunFailed, match="no image of a split can be read"):
             read()
     with pytest.raises(RunFailed, match="no image of the train split can be read"):

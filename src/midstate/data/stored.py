@@ -174,12 +174,7 @@ class Stored:
             RunFailed: an image cannot be read.
         """
         starts = range(rank * size, len(self), num_ranks * size)
-        some = not starts
-        for batch in self._decoded([range(start, min(start + size, len(self))) for start in starts]):
-            some = True
-            yield batch
-        if not some:
-            raise RunFailed("no image of a split can be read")
+        yield from self._decoded([range(start, min(start + size, len(self))) for start in starts])
 
     def training(
         self,
@@ -198,7 +193,7 @@ class Stored:
         pieces = [batch[start : start + PIECE] for batch in batches for start in range(0, len(batch), PIECE)]
         decoder = Decoder(self.source, self.indices, self.preparation.evaluation())
         keys = [[(None, position) for position in piece] for piece in pieces]
-        read = self.reading.images(self.reading.loader(decoder, keys, most=len(pieces) - 1))
+        read = self.reading.images(self.reading.loader(decoder, keys, most=max(0, len(pieces) - 1)))
         for batch in batches:
             found = [next(read) for _ in range(0, len(batch), PIECE)]
             found = [pair for pair in found if len(pair[1])]
