@@ -9,7 +9,7 @@ from sklearn.datasets import load_digits
 from torch import Generator
 
 from midstate.data import CIFAR, Augmentation, Batches, Clutter, Digits, Fake, Images, Split
-from midstate.data.digits import _table, source_splits
+from midstate.data.sources import _digits, source_splits
 
 NONE = Augmentation(0, False)
 
@@ -28,13 +28,13 @@ def test_source_digits_are_disjoint_and_complete():
 
 def test_the_digits_are_those_of_scikit_learn_in_its_order():
     bunch = load_digits()
-    images, labels = torch.from_numpy(_table()).split([64, 1], dim=1)
+    images, labels = torch.from_numpy(_digits()).split([64, 1], dim=1)
     assert images.equal(torch.tensor(bunch.data, dtype=torch.float32))
     assert labels.flatten().tolist() == bunch.target.tolist()
 
 
 def test_digits_do_not_take_the_time_to_import_scikit_learn():
-    script = "import sys; from midstate.data.digits import _table; _table(); print('sklearn' in sys.modules)"
+    script = "import sys; from midstate.data.sources import _digits; _digits(); print('sklearn' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout == "False\n"
 

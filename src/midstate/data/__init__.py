@@ -7,7 +7,6 @@ from midstate.data.digits import Digits
 from midstate.data.fake import Fake
 from midstate.data.imagefolder import ImageFolder
 from midstate.data.loader import Augmentation, Batches, Images, Split
-from midstate.data.mnist5k import MNIST5k
 from midstate.data.stored import Stored, StoredBatches
 from midstate.data.timm_data import TimmData
 
@@ -21,7 +20,6 @@ __all__ = [
     "Fake",
     "ImageFolder",
     "Images",
-    "MNIST5k",
     "Preparation",
     "Split",
     "Stored",

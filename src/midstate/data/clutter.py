@@ -9,12 +9,9 @@ from dataclasses import dataclass
 import torch
 from torch import Generator, Tensor
 
-from midstate.data.digits import source_splits
 from midstate.data.loader import Augmentation, Images, Split, check_augmentation
-from midstate.data.mnist5k import mnist5k_splits
+from midstate.data.sources import SIZES, source_splits
 from midstate.sparsity import checks
-
-SOURCE_SIZES = {"digits": 8, "mnist5k": 28}
 
 
 @dataclass(frozen=True)
@@ -48,8 +45,8 @@ class Clutter:
 
     def __post_init__(self) -> None:
         check_augmentation(self.augmentation)
-        checks.one_of("source", self.source, SOURCE_SIZES)
-        digit = SOURCE_SIZES[self.source]
+        checks.one_of("source", self.source, SIZES)
+        digit = SIZES[self.source]
         checks.integer("size", self.size, digit)
         checks.integer("channels", self.channels, 1)
         checks.integer("num_fragments", self.num_fragments, 0)
@@ -65,11 +62,11 @@ class Clutter:
         Raises:
             ValueError: the source is not installed.
         """
-        sources = source_splits if self.source == "digits" else mnist5k_splits
+        sources = source_splits(self.seed, self.source)
         placements = (self.train_placements, self.eval_placements, self.eval_placements)
         splits = [
             self._place(images, labels, count, Generator().manual_seed(self.seed + part))
-            for part, ((images, labels), count) in enumerate(zip(sources(self.seed), placements, strict=True), start=1)
+            for part, ((images, labels), count) in enumerate(zip(sources, placements, strict=True), start=1)
         ]
         mean, std = splits[0].images.mean(), splits[0].images.std()
         splits = [Split((split.images - mean) / std, split.labels) for split in splits]

@@ -38,7 +38,7 @@ COUNTS = ("trainer.epochs", "data.num_fragments")
 # Data that would be fetched, servers that would be asked; what starts no run, or is for presets.
 LEFT_OUT = {"data": ("cifar10", "cifar100", "timm"), "launcher": ("pool", "ray", "slurm", "slurm_local")}
 LEFT_OUT |= {"claim": None, "sweep": None, "pruner/window": None, "experiment/paper": None}
-KEPT = ("run_dir", "logger.mode", "model.pretrained")
+KEPT = ("run_dir", "logger.mode", "model.pretrained", "trainer.compile")  # the last takes a minute
 # Numbers at the edges, values of other types, times, references, quoting, paths.
 HUGE = ("4000000000", "1000000000000", "99999999999999999999")
 ODD = (*HUGE, "0", "-1", "1", "2", "4", "16", "0.5", "0.9", "1.5")
