@@ -159,6 +159,7 @@ def _close_epoch(session: Session) -> dict[str, Any]:
     if pruner.open(session.step):
         refresh(session)
     started = time.perf_counter()
+    session.check_same("weights", *zip(*session.model.named_parameters(), strict=True))
     session.synchronise()
     with session.averaged():
         validation = evaluate(session.model, session.data.validation, session.processes)

@@ -16,6 +16,7 @@ from midstate.sparsity import Pruner
 from midstate.tracking import write_csv
 
 log = logging.getLogger(__name__)
+NAMED = 100  # images that a message names at most
 
 
 def finish(recorder: Recorder) -> dict[str, Any]:
@@ -47,6 +48,8 @@ def finish(recorder: Recorder) -> dict[str, Any]:
     ]
     states = pruner.states()
     skipped = session.skipped()
+    if skipped and processes.size > 1:  # of the others' nobody has heard yet
+        log.warning(f"warning: skipped {len(skipped)} images in all: {', '.join(sorted(skipped)[:NAMED])}")
 
     def report() -> dict[str, Any]:
         with recorder.writing("sensitivity.csv"):

@@ -36,10 +36,10 @@ class Mixing:
         from torchvision.transforms import v2  # takes a while to import
 
         ways = [
-            way(alpha=alpha, num_classes=self.num_classes)
+            way(alpha=float(alpha), num_classes=self.num_classes)
             for way, alpha in ((v2.MixUp, self.mixup), (v2.CutMix, self.cutmix))
             if alpha
         ]
         with torch.random.fork_rng(devices=[]):  # training's own draws stay as they are
-            torch.manual_seed(seed_for(self.seed, "mixing", step))
+            torch.default_generator.manual_seed(seed_for(self.seed, "mixing", step))  # GPUs' generators are left alone
             return v2.RandomChoice(ways)(images, labels)

@@ -95,11 +95,10 @@ def _make_model(
 
     def create() -> nn.Module:
         torch.manual_seed(seed_for(plan.config["seed"], "initialisation"))
-        return recipe.create(data.shape[0], data.num_classes).to(device)
+        with user_errors("model", Exception):  # what other libraries raise for their own arguments
+            return recipe.create(data.shape[0], data.num_classes).to(device)
 
-    with user_errors("model", Exception):  # what other libraries raise for their own arguments
-        fetches = getattr(recipe, "pretrained", False)
-        model = processes.one_after_the_other(create) if fetches else create()
+    model = processes.one_after_the_other(create) if getattr(recipe, "pretrained", False) else create()
     with user_errors("model", ValueError, TypeError, RuntimeError, AssertionError):
         if "checkpoint" in plan.parts:
             load_weights(model, plan.parts["checkpoint"])

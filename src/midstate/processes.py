@@ -5,10 +5,12 @@ sent anywhere.
 """
 
 import inspect
+import pickle
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any, TypeVar
 
 import torch
@@ -16,10 +18,21 @@ from torch import Tensor, distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from midstate.config import RunFailed, first_line
+from midstate.sparsity.masked import digest
 from midstate.torchrun import started_by_torchrun
 
 T = TypeVar("T")
-_LOST = ("onnection closed by peer", "onnection reset by peer", "Broken pipe", "NCCL", "ncclRemote")
+# What Gloo and NCCL say where another process is gone.
+_LOST = (
+    "onnection closed by peer",
+    "onnection reset by peer",
+    "Broken pipe",
+    "remote process exited",
+    "ncclRemoteError",
+)
+_LOST += ("Timed out waiting",)
+# The others wait so long for what the first does alone: fetching data, drawing, sending a record.
+TIMEOUT = timedelta(hours=2)
 
 
 @dataclass(frozen=True)
@@ -66,14 +79,15 @@ class Processes:
         if self.size == 1:
             return call()
         outcome: list[Any] = [None, None]
+        own: Exception | None = None
         if self.first:
             try:
                 outcome[0] = call()
             except Exception as error:
-                outcome[1] = error
+                own, outcome[1] = error, _sendable(error)
         distributed.broadcast_object_list(outcome)
         if outcome[1] is not None:
-            raise outcome[1]
+            raise own or outcome[1]
         return outcome[0]
 
     def one_after_the_other(self, call: Callable[[], T]) -> T:
@@ -93,10 +107,11 @@ class Processes:
         for tensor, part in zip(tensors, parts, strict=True):
             tensor.copy_(part.view(tensor.shape))
 
-    def differing(self, digests: Tensor) -> list[int]:
-        """Places (of a vector of int64) at which not all processes have the same number."""
-        if self.size == 1:
+    def differing(self, tensors: Sequence[Tensor]) -> list[int]:
+        """Places at which not all processes have the same tensor, told by numbers that depend on every bit."""
+        if self.size == 1 or not tensors:
             return []
+        digests = torch.stack([digest(tensor) for tensor in tensors])
         rows = [torch.empty_like(digests) for _ in range(self.size)]
         distributed.all_gather(rows, digests)
         return (torch.stack(rows) != digests).any(0).nonzero().flatten().tolist()
@@ -122,6 +137,15 @@ class Processes:
 ALONE = Processes()
 
 
+def _sendable(error: Exception) -> Exception:
+    """The error, or what it says, where it cannot be pickled."""
+    try:
+        pickle.loads(pickle.dumps(error))
+    except Exception:
+        return RuntimeError(f"{type(error).__name__}: {error}")
+    return error
+
+
 @contextmanager
 def joined(device: torch.device) -> Iterator[Processes]:
     """Join the processes that torchrun has started, for the time of the context; without torchrun, be alone.
@@ -137,12 +161,22 @@ def joined(device: torch.device) -> Iterator[Processes]:
         return
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    distributed.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
-    try:
+    distributed.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo", timeout=TIMEOUT)
+    with others_at_work():
         yield Processes(distributed.get_rank(), distributed.get_world_size(), True)
+    distributed.destroy_process_group()  # after an error it could wait for others, and the process ends anyhow
+
+
+@contextmanager
+def others_at_work() -> Iterator[None]:
+    """Say in a line that another process has ended.
+
+    Raises:
+        RunFailed: it has.
+    """
+    try:
+        yield
     except RuntimeError as error:
         if any(lost in str(error) for lost in _LOST):
             raise RunFailed(f"another process of this run has ended ({first_line(error)})") from error
         raise
-    finally:
-        distributed.destroy_process_group()

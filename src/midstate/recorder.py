@@ -49,6 +49,7 @@ class Recorder:
         Raises:
             RunFailed: the weights are not finite, or it cannot be written; those before stay as they are.
         """
+        self.session.synchronise()
         self.session.check_finite()
         state = {
             "config_hash": self.plan.hash,

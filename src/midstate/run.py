@@ -25,7 +25,7 @@ from midstate.launchers import queue_again
 from midstate.locking import locked
 from midstate.machine import enough_memory
 from midstate.plan import Plan, typed_overrides
-from midstate.processes import Processes, joined
+from midstate.processes import Processes, joined, others_at_work
 from midstate.recorder import Recorder
 from midstate.report import result_table
 from midstate.session import Session
@@ -76,6 +76,7 @@ def _is_worker() -> bool:
 
 def _run(plan: Plan, processes: Processes, stop_requested: Callable[[], bool]) -> float:
     rerun = plan.config["rerun"]
+    _check_same_plan(plan, processes)
     summary = processes.agree(lambda: _finished(plan))
     if summary is None:
         with enough_memory(), user_errors("this cannot be read here", OSError):
@@ -94,6 +95,17 @@ def _run(plan: Plan, processes: Processes, stop_requested: Callable[[], bool]) -
     if processes.first and "states" in summary and not (plan.directory / "figures" / "schedule.svg").exists():
         draw(plan.directory, summary["layers"], summary["states"])  # that file is the last to be drawn
     return _report(plan, processes, summary)
+
+
+def _check_same_plan(plan: Plan, processes: Processes) -> None:
+    """Refuse processes that would do different runs, or not the same steps of one."""
+    config = plan.config
+    own = (plan.hash, config["seed"], config["rerun"], config["trainer"]["checkpoint_every"])
+    if len(set(processes.gather(own))) > 1:
+        raise ConfigError(
+            "torchrun: its processes have different configurations; type the same command on every machine, and where "
+            "machines differ say trainer.device, trainer.threads and trainer.precision instead of auto"
+        )
 
 
 def _finished(plan: Plan) -> dict[str, Any] | None:
@@ -123,7 +135,7 @@ def _execute(plan: Plan, session: Session, stop_requested: Callable[[], bool]) -
     recorder.start()
     exit_code = EXIT_FAILED
     try:
-        with enough_memory():
+        with enough_memory(), others_at_work():
             recorder.tables()
             done = train(session, recorder.save, recorder.end_of_epoch, stop_requested)
             if not done or stop_requested():  # its last checkpoint is saved

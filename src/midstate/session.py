@@ -1,6 +1,6 @@
 """A session: what a run is made of, and all that changes while it runs."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -54,6 +54,15 @@ class Session:
         """Optimizer steps of the whole run."""
         return self.settings.epochs * self.batches.steps_per_epoch
 
+    @property
+    def device(self) -> torch.device:
+        """Where the model computes."""
+        return next(self.model.parameters()).device
+
+    @property
+    def _on_gpu(self) -> bool:
+        return self.device.type == "cuda"
+
     def check_finite(self) -> None:
         """Raise RunFailed if a weight is not a finite number: the step after one with a finite loss may come to that.
 
@@ -69,6 +78,14 @@ class Session:
             f"diverged: {what} at step {self.step} (epoch {len(self.rows) + 1}); "
             "a smaller optimizer.lr, or trainer.clip_norm=1, may help"
         )
+
+    def check_same(self, what: str, names: Sequence[str], tensors: Sequence[Tensor]) -> None:
+        """Raise RunFailed if the processes have not the same tensors: they would go on as several runs, none of them this."""
+        if differing := self.processes.differing(tensors):
+            raise RunFailed(
+                f"the {what} of {', '.join(names[i] for i in differing)} differ between processes at step {self.step}: "
+                "they have drifted apart; the last checkpoint is of before"
+            )
 
     def skipped(self) -> dict[str, str] | None:
         """Damaged images that any process has left out, with the reason; None where no image lies in a file."""
@@ -124,6 +141,7 @@ class Session:
             "totals": self.totals,
             "epoch_gap": self.epoch_gap,
             "rng": rng if self.processes.size > 1 else rng[0],
+            **({"device_rng": self.processes.gather(torch.cuda.get_rng_state(self.device))} if self._on_gpu else {}),
             **({"scaler": self.scaler.state_dict()} if self.scaler.is_enabled() else {}),
             **({"ema": self.ema.module.state_dict()} if self.ema else {}),
             **({} if skipped is None else {"skipped": skipped}),
@@ -146,6 +164,8 @@ class Session:
         if self.data.skipped is not None:
             self.data.skipped.update(state["skipped"])
         torch.set_rng_state((rng if torch.is_tensor(rng) else rng[self.processes.rank]).cpu())
+        if self._on_gpu and "device_rng" in state:
+            torch.cuda.set_rng_state(state["device_rng"][self.processes.rank].cpu(), self.device)
 
 
 def _statistics(model: nn.Module) -> list[Tensor]:

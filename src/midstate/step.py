@@ -8,7 +8,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from midstate.config import RunFailed
 from midstate.session import Session
 from midstate.sparsity import Unrankable
 
@@ -54,23 +53,12 @@ def refresh(session: Session) -> None:
         session.pruner.refresh(session.step)
     except Unrankable as error:
         session.diverged(str(error))
-    _compare_masks(session)
+    # Every process makes its own masks; before they are used, all must be the same.
+    session.check_same("masks", [layer.name for layer in session.pruner.layers], session.pruner.masks)
     if row is not None:
         session.probe_rows.append(row)
         session.epoch_gap = row["gap_bn"] if session.epoch_gap is None else max(session.epoch_gap, row["gap_bn"])
     session.totals["mask_seconds"] = session.totals.get("mask_seconds", 0) + time.perf_counter() - started
-
-
-def _compare_masks(session: Session) -> None:
-    """Every process makes its own masks; before they are used, all must be the same."""
-    if session.processes.size == 1:
-        return
-    if differing := session.processes.differing(session.pruner.digests()):
-        names = ", ".join(session.pruner.layers[i].name for i in differing)
-        raise RunFailed(
-            f"the masks of {names} differ between processes at step {session.step}: their weights must have drifted "
-            "apart; the last checkpoint is of before"
-        )
 
 
 def _forward_backward(session: Session, images: Tensor, labels: Tensor) -> tuple[float, int, int]:

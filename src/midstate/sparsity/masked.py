@@ -32,13 +32,14 @@ class Masked(nn.Module):
         return self.estimator.apply(weight, factor * self.scale if self.estimator.scales else factor)
 
 
-def digest(mask: Tensor) -> Tensor:
-    """A number, int64, that a bool mask of any shape has: where one weight differs surely another, else nearly so.
+def digest(tensor: Tensor) -> Tensor:
+    """A number, int64, that depends on every bit of a tensor: another for one that differs in a mask's one weight.
 
-    The sum of eight weights at a time, each such word times an odd number of its own, modulo 2^64.
+    The sum of eight bytes at a time, each such word times an odd number of its own, modulo 2^64.
     """
-    words = F.pad(mask.flatten().view(torch.uint8), (0, -mask.numel() % 8)).view(torch.int64)
-    odd = torch.arange(1, len(words) + 1, device=mask.device) * _MIX[0]
+    content = tensor.detach().contiguous().flatten().view(torch.uint8)
+    words = F.pad(content, (0, -len(content) % 8)).view(torch.int64)
+    odd = torch.arange(1, len(words) + 1, device=tensor.device) * _MIX[0]
     for factor in _MIX[1:]:  # splitmix64's way to numbers that no pattern of differences cancels
         odd = (odd ^ (odd >> 29)) * factor
     return (words * (odd | 1)).sum()

@@ -11,7 +11,7 @@ from torch.optim import Optimizer
 
 from midstate.sparsity.allocation import compare_with_uniform
 from midstate.sparsity.calibration import Sample
-from midstate.sparsity.masked import Masked, digest
+from midstate.sparsity.masked import Masked
 from midstate.sparsity.method import Method
 from midstate.sparsity.nm import Level
 from midstate.sparsity.patterns import verify
@@ -95,10 +95,6 @@ class Pruner:
         """Tell whether scores or allocations depend on activations or losses."""
         method = self.method
         return not method.dense and bool(method.criterion.observes or method.allocation.measures)
-
-    def digests(self) -> Tensor:
-        """One number a mask (L,), int64: equal where masks are, see `masked.digest`."""
-        return torch.stack([digest(mask) for mask in self.masks])
 
     def due(self, step: int) -> bool:
         """Tell whether `tick` would refresh the masks at `step`."""
