@@ -80,7 +80,7 @@ class Session:
         )
 
     def check_same(self, what: str, names: Sequence[str], tensors: Sequence[Tensor]) -> None:
-        """Raise RunFailed if the processes have not the same tensors: they would go on as several runs, none of them this."""
+        """Raise RunFailed if the processes have not the same tensors: they have become several runs."""
         if differing := self.processes.differing(tensors):
             raise RunFailed(
                 f"the {what} of {', '.join(names[i] for i in differing)} differ between processes at step {self.step}: "
