@@ -112,6 +112,23 @@ def test_what_cannot_be_shared_is_refused_once(tmp_path, overrides, message):
     assert not list(tmp_path.glob("outputs/*/*/seed*"))
 
 
+def test_processes_of_different_runs_are_refused(tmp_path):
+    script = tmp_path / "each_its_own.py"
+    script.write_text(f"""
+import os, runpy, sys
+if os.environ["RANK"] == "1":
+    sys.argv.append("optimizer.lr=3")
+sys.path.insert(0, {str(ROOT)!r})
+sys.argv[0] = {str(ROOT / "train.py")!r}
+runpy.run_path(sys.argv[0], run_name="__main__")
+""")
+    done = subprocess.run(
+        [*TORCHRUN, "2", "--standalone", str(script), *TINY], capture_output=True, text=True, timeout=180, cwd=tmp_path
+    )
+    assert done.stderr.count("configuration error: torchrun: its processes have different configurations") == 1
+    assert not (tmp_path / "outputs").exists()
+
+
 ASTRAY = """
 import sys, torch
 from midstate.bench.common import composed
@@ -151,6 +168,47 @@ def test_a_mask_that_goes_astray_ends_the_run(tmp_path):
     lines = sorted(line for line in done.stdout.splitlines() if line.startswith("rank"))
     assert [line[:15] for line in lines] == ["rank 0 step 3: ", "rank 1 step 3: "], done.stdout + done.stderr
     assert all("the masks of stages.1.0.conv1 differ between processes at step 3" in line for line in lines)
+
+
+LOST = """
+import io, os, sys, torch
+from urllib.error import HTTPError
+from midstate.config import RunFailed
+from midstate.processes import joined, others_at_work
+
+def refused():
+    raise HTTPError("x", 404, "not there", None, io.BytesIO())
+
+try:
+    with joined(torch.device("cpu")) as processes:
+        try:
+            processes.agree(refused)
+        except Exception as error:
+            print(processes.rank, type(error).__name__, str(error), flush=True)
+        weights = [torch.zeros(3), torch.full((2,), float(processes.rank))]
+        print(processes.rank, processes.differing(weights), processes.gather(processes.rank), flush=True)
+        processes.average(weights)
+        print(processes.rank, weights[1].tolist(), flush=True)
+        if processes.rank == 1:
+            os._exit(0)
+        processes.sum([1.0])
+except RunFailed as error:
+    print(0, error, flush=True)
+"""
+
+
+def test_what_the_first_is_refused_all_are_and_a_lost_process_is_told(tmp_path):
+    script = tmp_path / "lost.py"
+    script.write_text(LOST)
+    done = subprocess.run(
+        [*TORCHRUN, "2", "--standalone", str(script)], capture_output=True, text=True, timeout=180, cwd=tmp_path
+    )
+    lines = done.stdout.splitlines()
+    first, second = ([line[2:] for line in lines if line.startswith(rank)] for rank in "01")
+    assert first[0] == "HTTPError HTTP Error 404: not there"
+    assert second[0] == "RuntimeError HTTPError: HTTP Error 404: not there"
+    assert first[1:3] == second[1:3] == ["[1] [0, 1]", "[0.5, 0.5]"]
+    assert first[3].startswith("another process of this run has ended")
 
 
 def bools(numel: int, seed: int) -> torch.Tensor:

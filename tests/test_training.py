@@ -151,6 +151,15 @@ def test_mixup_by_hand():
     assert not torch.equal(other, mixed)
 
 
+def test_mixing_takes_whole_numbers_and_leaves_the_generators_of_gpus_alone(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", lambda seed: pytest.fail("seeded"))
+    images, labels = torch.arange(8.0).view(4, 1, 1, 2), torch.tensor([0, 1, 2, 1])
+    assert Mixing(1, 0, 3, seed=0)(images, labels, step=5)[0].equal(
+        Mixing(1.0, 0, 3, seed=0)(images, labels, step=5)[0]
+    )
+    Mixing(0, 10**12, 3, seed=0)(images, labels, step=5)
+
+
 def test_cutmix_takes_a_box_and_its_share_of_the_label():
     images = torch.stack([torch.full((1, 10, 10), float(i)) for i in range(4)])
     mixed, targets = Mixing(0, 1.0, 4, seed=0)(images, torch.arange(4), step=1)
