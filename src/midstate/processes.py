@@ -24,13 +24,9 @@ from midstate.torchrun import started_by_torchrun
 T = TypeVar("T")
 # What Gloo and NCCL say where another process is gone.
 _LOST = (
-    "onnection closed by peer",
-    "onnection reset by peer",
-    "Broken pipe",
-    "remote process exited",
-    "ncclRemoteError",
+    *("onnection closed by peer", "onnection reset by peer", "Broken pipe", "Timed out waiting"),
+    *("remote process exited", "ncclRemoteError"),
 )
-_LOST += ("Timed out waiting",)
 # The others wait so long for what the first does alone: fetching data, drawing, sending a record.
 TIMEOUT = timedelta(hours=2)
 
