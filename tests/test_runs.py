@@ -35,6 +35,24 @@ def test_identity_is_what_decides_the_numbers():
         assert hash_of(relevant) != reference, relevant
 
 
+def test_fetching_a_set_changes_no_identity():
+    of_old_runs = "fc672db87006"  # the default was counted before it was known to change nothing
+    cifar10 = ("data=cifar10", "trainer.threads=1")
+    assert hash_of(*cifar10) == hash_of(*cifar10, "data.download=false") == of_old_runs
+    assert hash_of("data=timm") == hash_of("data=timm", "data.download=true")
+
+
+def test_a_run_of_a_set_that_was_fetched_is_found(tmp_path):
+    config = composed("data=cifar10", "data.download=false")
+    (tmp_path / "seed0").mkdir()
+    runs.write_config(tmp_path / "seed0", OmegaConf.to_container(composed("data=cifar10"), resolve=True))
+    runs.write_summary(tmp_path / "seed0", {"status": "finished"})
+    found = runs.find_file(
+        "model.checkpoint", str(tmp_path), "summary.json", OmegaConf.to_container(config, resolve=True)
+    )
+    assert found == tmp_path / "seed0/summary.json"
+
+
 def test_a_field_added_later_at_its_neutral_value_keeps_old_identities():
     old = OmegaConf.to_container(composed(), resolve=True)
     new = {**old, "trainer": {**old["trainer"], "invented": "as before"}}

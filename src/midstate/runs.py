@@ -72,11 +72,13 @@ IRRELEVANT = (
     "pruner.scheme",
     "pruner.allocation.scheme",
 )
+# What changes no result but has counted from the first: it counts with one value, the one that results have.
+FIXED: dict[str, Any] = {"data.download": True}
 
 
 def config_hash(config: dict[str, Any]) -> str:
     """Identify what a resolved configuration computes: 12 hex digits, the same for every seed."""
-    content = {key: value for key, value in flatten(config) if _counts(key, value)}
+    content = {key: FIXED.get(key, value) for key, value in flatten(config) if _counts(key, value)}
     canonical = json.dumps({"numerics": NUMERICS, **content}, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(canonical.encode()).hexdigest()[:12]
 
@@ -175,7 +177,10 @@ def _same_network_and_data(one: dict[str, Any] | None, other: dict[str, Any]) ->
         return False
     own, pair = ("checkpoint", "checkpoint_of", "pretrained"), (one, other)  # where weights come from
     models = [{key: value for key, value in each["model"].items() if key not in own} for each in pair]
-    data = [{key: value for key, value in each["data"].items() if _counts(f"data.{key}", value)} for each in pair]
+    data = [
+        {key: FIXED.get(f"data.{key}", value) for key, value in each["data"].items() if _counts(f"data.{key}", value)}
+        for each in pair
+    ]
     return models[0] == models[1] and data[0] == data[1]
 
 
@@ -209,7 +214,7 @@ def check_same_config(directory: Path, config: dict[str, Any], stored: dict[str,
     if config_hash(stored) == config_hash(config) and stored["seed"] == config["seed"]:
         return
     old, new = dict(flatten(stored)), dict(flatten(config))
-    skipped = [name for name in IRRELEVANT if name != "seed"]
+    skipped = [name for name in (*IRRELEVANT, *FIXED) if name != "seed"]
     differing = [
         f"{key}: {old.get(key, 'absent')} there, {new.get(key, 'absent')} here"
         for key in sorted({*old, *new})

@@ -8,7 +8,7 @@ import torch
 from sklearn.datasets import load_digits
 from torch import Generator
 
-from midstate.data import CIFAR, Augmentation, Batches, Clutter, Digits, Fake, Images, Split
+from midstate.data import CIFAR, Augmentation, Batches, Clutter, Crops, Digits, Fake, Images, Split, TimmData
 from midstate.data.sources import _digits, source_splits
 
 NONE = Augmentation(0, False)
@@ -162,6 +162,26 @@ def test_images_and_labels_that_do_not_fit_are_refused(num_images, labels, class
         Images(bad, good, good, classes)
     with pytest.raises(ValueError, match="validation split's images"):
         Images(good, Split(torch.zeros(2, 3, 4, 4), torch.tensor([0, 1])), good, 3)
+
+
+@pytest.mark.parametrize("name", ["torch/cifar10", "torch/mnist", None])
+def test_a_refused_download_leaves_nothing(tmp_path, monkeypatch, name):
+    for kind in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"):
+        monkeypatch.setenv(kind, "http://127.0.0.1:1")  # where nobody answers
+    (tmp_path / "there").mkdir()
+    for root in ("new/data", "there"):
+        place = str(tmp_path / root)
+        timms = TimmData(augmentation=Crops(), name=name or "folder", root=place, download=True)
+        with pytest.raises(ValueError, match=r"could not be fetched|cannot open"):
+            (timms if name else CIFAR(NONE, 10, place)).load()
+    assert [entry.name for entry in tmp_path.rglob("*")] == ["there"]
+
+
+def test_the_home_folder_is_one_of_cifars(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    write_cifar10(tmp_path / "sets", 20)
+    with pytest.raises(ValueError, match="damaged"):
+        CIFAR(NONE, 10, "~/sets", download=False).load()
 
 
 def test_cifar_missing_or_damaged_is_said_in_one_sentence(tmp_path):

@@ -9,7 +9,7 @@ from conftest import composed
 from PIL import Image
 
 from midstate.config import ConfigError
-from midstate.data import Augmentation, Crops, ImageFolder
+from midstate.data import Augmentation, Crops, ImageFolder, TimmData
 from midstate.plan import Plan
 
 RUN = ("data=imagefolder", "data.root=images", "data.size=16", "data.resize=18", "data.num_validation=6")
@@ -59,7 +59,23 @@ def test_the_runs_of_a_pool_have_processes_of_their_own(folder, start, tmp_path)
             {},
             "red missing and pink only there$",
         ),
-        (lambda root: shutil.rmtree(root / "val/red"), {"validation": "val"}, "validation='val': .*red missing$"),
+        (lambda root: shutil.rmtree(copied(root) / "red"), {"validation": "copy"}, "validation='copy': .*red missing$"),
+        (
+            lambda root: None,
+            {"validation": "val"},
+            "test='val': 15 of its images are of validation='val', too, such as",
+        ),
+        (
+            lambda root: None,
+            {"test": "../images/train"},
+            "test='../images/train': 36 of its images are of train='train'",
+        ),
+        (
+            lambda root: shutil.move(root / "val", root / "train/a"),
+            {"test": "train/a"},
+            "test='train/a': 15 .* of train=",
+        ),
+        (lambda root: (root / "val/red/00.jpg").symlink_to(moved(root)), {}, "test='val': 1 of its images .*blue/00"),
         (lambda root: None, {"num_classes": 4}, "num_classes=4: .*train has 3"),
         (lambda root: None, {"num_validation": 36}, "num_validation=36: must leave some of the 36"),
         (lambda root: flatten(root / "val"), {}, "test='val': .*val holds images, and no folder for each class"),
@@ -70,6 +86,34 @@ def test_folders_that_cannot_be_used_are_refused(folder, change, settings, messa
     change(folder)
     with pytest.raises(ValueError, match=message):
         load(folder, **settings)
+
+
+def copied(root):
+    return shutil.copytree(root / "val", root / "copy")
+
+
+def moved(root):
+    (root / "val/red/00.jpg").unlink()
+    return root / "train/blue/00.jpg"
+
+
+@pytest.mark.parametrize("name", [None, "folder", "torch/folder"])
+def test_links_list_no_image_twice_and_hidden_folders_are_left_out(folder, name):
+    expected = load(folder).train.source.samples
+    (folder / "train/blue/again").symlink_to("..")
+    (folder / "train/green/once_more.jpg").symlink_to("03.jpg")
+    (folder / "train/.cache").mkdir()
+    shutil.copytree(folder / "val/red", folder / "train/.thumbnails")
+    shutil.copytree(folder / "val/red", folder / "train/red/.thumbnails")
+    settings = {"augmentation": Crops(), "root": str(folder), "num_validation": 6}
+    data = (ImageFolder(**settings) if name is None else TimmData(name=name, **settings)).load()
+    assert sorted(data.train.source.samples) == sorted(expected)
+    assert (len(data.train), len(data.validation), data.num_classes) == (30, 6, 3)
+
+
+def test_the_home_folder_may_be_written_short(folder, monkeypatch):
+    monkeypatch.setenv("HOME", str(folder.parent))
+    assert len(load("~/images").test) == 15
 
 
 def flatten(folder):

@@ -2,6 +2,7 @@
 
 import os
 import random
+import shutil
 import signal
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from torch import nn
 from torchvision.transforms import functional
 
 from midstate.config import RunFailed
-from midstate.data import Crops, ImageFolder, Preparation, Split, Stored, TimmAugmentation
+from midstate.data import Crops, ImageFolder, Preparation, Split, Stored, TimmAugmentation, TimmData
 from midstate.data.augmentations import Lighting
 from midstate.data.decoding import seeded
 from midstate.metrics import evaluate
@@ -65,7 +66,8 @@ def test_splits_are_shuffled_and_share_no_image(folder):
     assert data.train.labels[:10].unique().numel() == 3
     assert torch.equal(data.train.labels, torch.as_tensor(data.train.source.targets)[data.train.indices])
     assert not torch.equal(images(folder, seed=1).validation.indices, data.validation.indices)
-    again = images(folder, validation="val")
+    shutil.copytree(folder / "val", folder / "held_out")
+    again = images(folder, validation="held_out")
     assert (len(again.train), len(again.validation)) == (36, 15)
 
 
@@ -150,6 +152,22 @@ def test_a_damaged_image_is_named_or_skipped(folder, workers, caplog):
     assert [record.message.count("is skipped") for record in caplog.records] == [1, 1]
 
 
+@pytest.mark.parametrize("name", [None, "folder", "torch/folder"])
+def test_images_of_16_bits_are_scaled_and_others_that_have_not_8_refused(folder, name):
+    grey = np.full((20, 20), 257 * 100, dtype=np.uint16)
+    for file in (folder / "val").glob("*/*.jpg"):
+        file.unlink()
+        Image.fromarray(grey).save(file.with_suffix(".png"))
+    settings = {"mean": (0, 0, 0), "std": (1, 1, 1), "size": 16, "resize": 16, "num_validation": 6, "workers": 0}
+    settings |= {"root": str(folder), "augmentation": Crops()}
+    data = (ImageFolder(**settings) if name is None else TimmData(name=name, **settings)).load()
+    seen, _ = everything(data.test.batches(4))
+    assert torch.allclose(seen, torch.full_like(seen, 100 / 255))
+    Image.fromarray(grey.astype(np.float32)).save(folder / "val/red/02.png", format="TIFF")
+    with pytest.raises(RunFailed, match=r"red/02.png cannot be read \(mode F is not 8 bits a channel\); .*skip"):
+        list(data.test.batches(4))
+
+
 def test_a_file_that_is_gone_is_no_damaged_image(folder):
     data = images(folder, on_error="skip")
     (folder / "val/red/02.jpg").unlink()
@@ -206,6 +224,7 @@ def test_lighting_moves_all_pixels_along_the_principal_colours():
         (lambda: Preparation(20, 16, (0, 0, 0), (1, 1, 1)), "resize=16: must be a whole number, 20 or more"),
         (lambda: Preparation(20, 20, (0, 0), (1, 1, 1)), "mean=.*three numbers"),
         (lambda: Preparation(20, 20, (0, 0, 0), (1, 0, 1)), "std=0"),
+        (lambda: TimmAugmentation("rand-mxx"), "auto_augment='rand-mxx': must be rand and its numbers"),
         (lambda: TimmAugmentation("nonsense").transform(Preparation(8, 8, (0,) * 3, (1,) * 3)), "nonsense.*policy"),
         (lambda: Stored(None, torch.arange(0), None, None).check("test", 3), "test split has no images"),
     ],

@@ -1,5 +1,7 @@
 """timm's data sets by name, opened on disk."""
 
+import shutil
+
 import pytest
 import torch
 
@@ -24,6 +26,31 @@ def test_a_folder_is_the_same_as_torchvisions(folder, name):
     assert torch.equal(data.test.labels, ours.test.labels)
 
 
+@pytest.mark.parametrize("name", ["folder", "torch/image_folder"])
+def test_labels_mean_the_same_class_in_all_splits(folder, name):
+    shutil.copytree(folder / "val", folder / "one")
+    shutil.copytree(folder / "train", folder / "alone")
+    (folder / "one/red").rename(folder / "one/amber")
+    with pytest.raises(ValueError, match=r"validation='one': its classes .*'train': red missing and amber only there$"):
+        TimmData(name=name, root=str(folder), validation="one", **SETTINGS).load()
+    for place in ("alone", "val"):
+        shutil.rmtree(folder / place / "red")
+        shutil.rmtree(folder / place / "blue")
+    with pytest.raises(ValueError, match="'alone' holds one class, green; two are needed"):
+        TimmData(name=name, root=str(folder), train="alone", **SETTINGS).load()
+
+
+def test_labels_that_only_reading_tells_are_checked(folder, tmp_path):
+    for split in ("2021_train", "2021_valid"):
+        for number, colour in enumerate(("blue", "green", "red")):
+            place = tmp_path / f"plants/{split}/0000{number}_kingdom_phylum_class_order_family_genus_{colour}"
+            shutil.copytree(folder / "train" / colour, place)
+    settings = {"name": "torch/inat", "root": str(tmp_path / "plants"), **SETTINGS}
+    assert len(everything(TimmData(num_classes=3, **settings).load().test.batches(50))[1]) == 36
+    with pytest.raises(RunFailed, match=r"an image has label 2; data\.num_classes=2 allows 0 to 1"):
+        list(TimmData(num_classes=2, **settings).load().test.batches(50))
+
+
 def test_a_damaged_image_is_not_replaced_silently(folder):
     (folder / "val/red/02.jpg").write_text("no image")
     with pytest.raises(RunFailed, match=r"val/red/02.jpg cannot be read \(it is no image\)"):
@@ -36,7 +63,17 @@ def test_a_damaged_image_is_not_replaced_silently(folder):
         ({"name": "tfds/mnist"}, "name='tfds/mnist': is read as a stream"),
         ({"name": "torch/nothing"}, "timm cannot open split 'train' .*nothing"),
         ({"name": "torch/cifar10"}, "timm cannot open split 'train' .*download=true"),
-        ({"name": "folder", "root": "nowhere"}, "root='nowhere': timm cannot open"),
+        ({"name": "folder", "root": "nowhere"}, "root='nowhere': no such folder"),
+        ({"name": "folder", "train": "trian"}, "train='trian': no such folder in .*images; there are train, val$"),
+        ({"name": "torch/folder", "test": "test"}, "test='test': no such folder in .*images; there are train, val$"),
+        ({"name": "folder", "test": "train"}, "test='train': 36 of its images are of train='train', too"),
+        ({"name": "folder", "validation": "val"}, "test='validation': 15 of its images are of validation='val', too"),
+        ({"name": "imagefolder"}, "name='imagefolder': must be folder, or a name such as"),
+        ({"name": "other/set"}, "name='other/set': must be folder, or a name such as"),
+        ({"name": "torch/cifar10", "train": "trian"}, "train='trian': must be one of train, training"),
+        ({"name": "TORCH/MNIST", "test": "tset"}, "test='tset': must be one of test, validation, val"),
+        ({"name": "torch/mnist", "validation": "val"}, "validation='val': must be null"),
+        ({"name": "torch/imagenet", "validation": "val"}, "test='validation': .* must be different splits"),
         ({"name": "folder", "num_classes": 2}, "labels from 0 to 2; 2 classes"),
     ],
 )

@@ -3,6 +3,7 @@
 torchvision's transforms and timm are imported when a transform is built: start-up is to stay quick.
 """
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +14,8 @@ from torch import Tensor
 from midstate.sparsity import checks
 
 INTERPOLATIONS = ("bilinear", "bicubic")
+# timm leaves out silently what has no number.
+POLICY = re.compile(r"rand(-(t\w+|[a-z]+\d+(\.\d+)?))*")
 TORCHVISION_SCALE, TORCHVISION_RATIO = (0.08, 1.0), (3 / 4, 4 / 3)
 # Of the RGB values of ImageNet (Krizhevsky et al. 2012), as published in fb.resnet.torch; one column a direction.
 EIGENVALUES = (0.2175, 0.0188, 0.0045)
@@ -157,6 +160,10 @@ class TimmAugmentation:
     def __post_init__(self) -> None:
         if self.auto_augment is not None:
             checks.text("auto_augment", self.auto_augment)
+            if self.auto_augment.startswith("rand") and not POLICY.fullmatch(self.auto_augment):
+                raise ValueError(
+                    f"auto_augment={self.auto_augment!r}: must be rand and its numbers, such as rand-m9-mstd0.5-inc1"
+                )
         rising("scale", self.scale, 1.0)
         rising("ratio", self.ratio)
         checks.number("flip", self.flip, 0, 1)

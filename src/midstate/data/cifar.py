@@ -1,11 +1,14 @@
 """CIFAR-10 and CIFAR-100 through torchvision, held in memory; 5,000 training images are for validation."""
 
+import os
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Generator, Tensor
 
+from midstate.data.downloads import removing_what_is_empty
 from midstate.data.loader import Augmentation, Images, Split, check_augmentation
 from midstate.sparsity import checks
 
@@ -17,7 +20,7 @@ class CIFAR:
     Args:
         augmentation: of training batches.
         num_classes: 10 or 100.
-        root: folder that holds (or will hold) torchvision's files.
+        root: folder that holds (or will hold) torchvision's files; a leading ~ is the home folder.
         download: fetch what is missing.
         num_validation: training images held out for validation.
         seed: of the held-out choice.
@@ -67,13 +70,15 @@ class CIFAR:
         from torchvision import datasets
 
         kind = datasets.CIFAR10 if self.num_classes == 10 else datasets.CIFAR100
-        if not self.download and not Path(self.root).is_dir():
+        root = Path(os.path.expanduser(self.root))
+        if not self.download and not root.is_dir():
             raise ValueError(
                 f"root={self.root!r}: no such folder; put torchvision's {kind.__name__} files "
                 "there or set data.download=true"
             )
         try:
-            data = kind(self.root, train=train, download=self.download)
+            with removing_what_is_empty(root) if self.download else nullcontext():
+                data = kind(root, train=train, download=self.download)
         except (RuntimeError, OSError) as error:
             raise ValueError(
                 f"root={self.root!r}: {kind.__name__} is missing or damaged there and could not "

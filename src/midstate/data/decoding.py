@@ -80,11 +80,24 @@ class Decoder(Dataset):
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # of damaged EXIF data, image by image
                 image, label = self.source[index]
-                return image.convert("RGB"), int(label)  # decodes it, if that is still to be done
+                return to_rgb(image), int(label)  # decodes it, if that is still to be done
         except _UNREADABLE as error:
             reason = "it is no image" if isinstance(error, UnidentifiedImageError) else first_line(error)
             problems.append(Unreadable(name_of(self.source, index), reason, getattr(error, "errno", None) is None))
             return None, -1
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Return an image in RGB, 8 bits a channel; 16 bits of grey are scaled, where Pillow would clip them.
+
+    Raises:
+        ValueError: its pixels are whole or real numbers of 32 bits, of which nobody knows what white is.
+    """
+    if image.mode.startswith("I;16"):
+        image = Image.fromarray((np.asarray(image) / 257).round().astype(np.uint8))
+    elif image.mode in ("I", "F"):
+        raise ValueError(f"mode {image.mode} is not 8 bits a channel")
+    return image.convert("RGB")
 
 
 def gather(items: Sequence[tuple[Tensor | None, int, list[Unreadable]]]) -> tuple[Tensor, Tensor, list[Unreadable]]:

@@ -1,7 +1,9 @@
 """What all sets whose images lie in files have in common."""
 
+import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -60,6 +62,11 @@ class Files:
         checks.integer("seed", self.seed, 0)
         self._preparation(), self._reading()  # refuse what they cannot do
 
+    @property
+    def folder(self) -> Path:
+        """The root, of which a leading ~ is the home folder."""
+        return Path(os.path.expanduser(self.root))
+
     def _preparation(self) -> Preparation:
         return Preparation(self.size, self.resize, self.mean, self.std, self.interpolation)
 
@@ -72,7 +79,7 @@ class Files:
         Raises:
             ValueError: nothing is left to train on, or timm does not know the augmentation.
         """
-        preparation, reading = self._preparation(), self._reading()
+        preparation, reading = self._preparation(), replace(self._reading(), num_classes=num_classes)
         self.augmentation.transform(preparation)
         order = _order(len(train), self.seed, "train")
         kept, held_out = order, _order(len(validation), self.seed, "validation") if validation else None

@@ -2,19 +2,19 @@
 
 import os
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from midstate.data.files import Files
+from midstate.data.folders import FolderImages, check_splits, split_folder
 from midstate.data.loader import Images
 from midstate.sparsity import checks
-
-NAMED = 5  # folders that a message names at most
 
 
 @dataclass(frozen=True, kw_only=True)
 class ImageFolder(Files):
     """Folders root/SPLIT/CLASS/IMAGE; the classes are numbered in the order of their sorted names.
+
+    Folders whose name begins with a dot are left out.
 
     Args:
         train: folder of the training images.
@@ -37,25 +37,16 @@ class ImageFolder(Files):
         """List the files; none is read.
 
         Raises:
-            ValueError: a folder is missing or has no images, classes differ between the splits, or are not as many as
-                they should be.
+            ValueError: a folder is missing or has no images, splits share an image, classes differ between them, or
+                are not as many as they should be.
         """
-        if not Path(self.root).is_dir():
-            raise ValueError(f"root={self.root!r}: no such folder; it must hold folders of images, one a class")
-        train, test = self._source("train"), self._source("test")
-        validation = self._source("validation") if self.validation is not None else None
-        classes = train.classes
-        for name, source in (("validation", validation), ("test", test)):
-            if source is not None and source.classes != classes:
-                raise ValueError(
-                    f"{name}={getattr(self, name)!r}: its classes are not those of {self.train!r}: "
-                    + " and ".join(_differences(classes, source.classes))
-                )
-        if self.num_classes not in (None, len(classes)):
-            raise ValueError(f"num_classes={self.num_classes}: {Path(self.root, self.train)} has {len(classes)}")
-        if len(classes) < 2:
-            raise ValueError(f"root={self.root!r}: {self.train!r} holds one class, {classes[0]}; two are needed")
-        return self._images(train, validation, test, len(classes))
+        names = [name for name in ("train", "validation", "test") if getattr(self, name) is not None]
+        sources = {name: self._source(name) for name in names}
+        check_splits(self, sources)
+        num_classes = len(sources["train"].class_to_idx)
+        if self.num_classes not in (None, num_classes):
+            raise ValueError(f"num_classes={self.num_classes}: {sources['train'].folder} has {num_classes}")
+        return self._images(sources["train"], sources.get("validation"), sources["test"], num_classes)
 
     def _source(self, name: str) -> Any:
         """List the images of a split.
@@ -63,31 +54,14 @@ class ImageFolder(Files):
         Raises:
             ValueError: see `load`.
         """
-        from torchvision import datasets
+        from torchvision.datasets.folder import IMG_EXTENSIONS, is_image_file, make_dataset
 
-        folder = Path(self.root, getattr(self, name))
-        if not folder.is_dir():
-            there = sorted(entry.name for entry in os.scandir(self.root) if entry.is_dir())
-            raise ValueError(
-                f"{name}={getattr(self, name)!r}: no such folder in {self.root}; there are {_some(there) or 'none'}"
-            )
-        inside = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir())
+        folder = split_folder(self.folder, name, getattr(self, name))
+        inside = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and entry.name[0] != ".")
         if not inside:
-            plain = any(datasets.folder.is_image_file(entry.name) for entry in os.scandir(folder))
+            plain = any(is_image_file(entry.name) for entry in os.scandir(folder))
             what = "images, and no folder for each class" if plain else "no folders, one for each class"
             raise ValueError(f"{name}={getattr(self, name)!r}: {folder} holds {what}")
-        source = datasets.ImageFolder(str(folder), allow_empty=True)
-        if empty := sorted(set(inside) - {inside[label] for label in set(source.targets)}):
-            raise ValueError(f"{name}={getattr(self, name)!r}: no image in {folder} of {_some(empty)}")
-        return source
-
-
-def _differences(expected: list[str], found: list[str]) -> list[str]:
-    """Say which classes are missing and which are too many."""
-    missing, more = sorted(set(expected) - set(found)), sorted(set(found) - set(expected))
-    return [f"{_some(names)} {word}" for names, word in ((missing, "missing"), (more, "only there")) if names]
-
-
-def _some(names: list[str]) -> str:
-    rest = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
-    return ", ".join(names[:NAMED]) + rest
+        classes = {entry: number for number, entry in enumerate(inside)}
+        samples = make_dataset(str(folder), classes, IMG_EXTENSIONS, allow_empty=True)
+        return FolderImages(str(folder), samples, classes)

@@ -38,6 +38,7 @@ class Reading:
         on_error: what becomes of a damaged image: fail, or skip.
         workers: processes that decode; 0: none, it is done between the steps; None: one a core, 8 at most.
         prefetch: batches that each holds ready.
+        num_classes: labels must be from 0 to num_classes - 1; None: any.
         device: where the images go.
         skipped: damaged images that were met, with the reason.
     """
@@ -45,6 +46,7 @@ class Reading:
     on_error: str = "fail"
     workers: int | None = None
     prefetch: int = 2
+    num_classes: int | None = None
     device: torch.device = torch.device("cpu")  # noqa: RUF009
     skipped: dict[str, str] = field(default_factory=dict)
 
@@ -83,11 +85,20 @@ class Reading:
         """Yield batches of a loader, on the device.
 
         Raises:
-            RunFailed: an image cannot be read.
+            RunFailed: an image cannot be read, or has a label that is out of range.
         """
         for images, labels, problems in loader:
             self._account(problems)
+            self._check(labels)
             yield images.to(self.device, non_blocking=True), labels.to(self.device, non_blocking=True)
+
+    def _check(self, labels: Tensor) -> None:
+        """Refuse labels that could not be checked before, as only decoding tells them."""
+        wrong = [label for label in labels.tolist() if self.num_classes and not 0 <= label < self.num_classes]
+        if wrong:
+            raise RunFailed(
+                f"an image has label {wrong[0]}; data.num_classes={self.num_classes} allows 0 to {self.num_classes - 1}"
+            )
 
     def _account(self, problems: Sequence[Unreadable]) -> None:
         for problem in problems:

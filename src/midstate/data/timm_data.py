@@ -1,5 +1,6 @@
 """Any data set that timm opens by name and that has an index: folders, torchvision's sets, Hugging Face's."""
 
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -7,11 +8,19 @@ from PIL import Image
 from torch.utils.data import Dataset
 
 from midstate.config import first_line
+from midstate.data.decoding import to_rgb
+from midstate.data.downloads import removing_what_is_empty
 from midstate.data.files import Files
+from midstate.data.folders import FolderImages, check_splits, split_folder
 from midstate.data.loader import Images
 from midstate.sparsity import checks
 
 STREAMS = ("tfds", "wds", "hfids")
+FOLDERS = ("folder", "torch/folder", "torch/image_folder")
+# torchvision's sets of two splits, of which timm takes the second for any name that it does not know.
+TWO_SPLITS = tuple(f"torch/{name}" for name in ("cifar10", "cifar100", "mnist", "kmnist", "fashion_mnist", "qmnist"))
+# Names that timm takes for one split.
+SYNONYMS = ("train", "training"), ("val", "valid", "validation", "eval", "evaluation")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,39 +48,74 @@ class TimmData(Files):
         if self.validation is not None:
             checks.text("validation", self.validation)
         checks.boolean("download", self.download)
-        if self.name.partition("/")[0].lower() in STREAMS:
+        kind, _, rest = self.name.partition("/")
+        if kind.lower() in STREAMS:
             raise ValueError(
                 f"name={self.name!r}: is read as a stream; it must be a set with an index, such as folder, "
                 "torch/cifar10 or hfds/OWNER/NAME"
             )
+        if self.name != "folder" and not (rest and kind.lower() in ("torch", "hfds")):
+            raise ValueError(f"name={self.name!r}: must be folder, or a name such as torch/cifar10 or hfds/OWNER/NAME")
+        self._check_names()
+
+    def _check_names(self) -> None:
+        """Refuse names of splits of which timm would silently take another split, or the same one twice."""
+        if self._known_as in TWO_SPLITS:
+            checks.one_of("train", self.train, ("train", "training"))
+            checks.one_of("test", self.test, ("test", "validation", "val"))
+            if self.validation is not None:
+                raise ValueError(f"validation={self.validation!r}: must be null, {self.name} has no split for it")
+        elif self._known_as not in FOLDERS:
+            names = [name for name in (self.train, self.validation, self.test) if name is not None]
+            if len({_synonyms(name) for name in names}) < len(names):
+                raise ValueError(f"test={self.test!r}: train, validation and test must be different splits")
+
+    @property
+    def _known_as(self) -> str:
+        """The name as timm reads it."""
+        torchs = self.name.lower().startswith("torch/")
+        return f"torch/{self.name.split('/', 2)[-1]}".lower() if torchs else self.name
 
     def load(self) -> Images:
         """Open the splits; no image is read.
 
         Raises:
-            ValueError: timm cannot open or fetch the set, or it does not say how many classes it has.
+            ValueError: timm cannot open or fetch the set, it does not say how many classes it has, splits share an
+                image, or their classes differ.
         """
-        train, test = self._source(self.train), self._source(self.test)
-        validation = self._source(self.validation) if self.validation is not None else None
-        num_classes = self.num_classes
+        names = [name for name in ("train", "validation", "test") if getattr(self, name) is not None]
+        sources = {name: self._source(name) for name in names}
+        check_splits(self, sources)
+        num_classes, targets = self.num_classes, sources["train"].targets
         if num_classes is None:
-            if train.targets is None:
+            if targets is None:
                 raise ValueError("num_classes=None: this set does not tell; it must be set")
-            num_classes = max(2, max(train.targets) + 1)
-        return self._images(train, validation, test, num_classes)
+            num_classes = max(2, max(targets) + 1)
+        return self._images(sources["train"], sources.get("validation"), sources["test"], num_classes)
 
-    def _source(self, split: str) -> "_Source":
+    def _source(self, setting: str) -> Any:
         from timm.data import create_dataset
 
+        split, folder, options = getattr(self, setting), self.folder, {}
+        if self._known_as in FOLDERS:
+            folder = split_folder(folder, setting, split, _synonyms(split))
+            options = {"allow_empty": True} if self._known_as != "folder" else {}  # classes are checked here
         try:
-            data = create_dataset(self.name, root=self.root, split=split, download=self.download)
+            with removing_what_is_empty(folder) if self.download else nullcontext():
+                data = create_dataset(
+                    self.name, root=str(folder), split=split, search_split=False, download=self.download, **options
+                )
         except ImportError as error:
             raise ValueError(f"name={self.name!r}: needs a package that is not installed ({error})") from error
         except Exception as error:  # whatever other libraries raise for a name, a folder or a network
+            fetched = self.download or self._known_as in FOLDERS
             raise ValueError(
                 f"name={self.name!r}, root={self.root!r}: timm cannot open split {split!r} ({first_line(error)}); "
-                + ("put its files there" if self.download else "put its files there, or set data.download=true")
+                + ("put its files there" if fetched else "put its files there, or set data.download=true")
             ) from error
+        listing = data if hasattr(data, "samples") else getattr(data, "reader", None)
+        if hasattr(listing, "samples"):
+            return FolderImages(str(listing.root), listing.samples, listing.class_to_idx)
         return _Source(data)
 
 
@@ -81,6 +125,7 @@ class _Source(Dataset):
     def __init__(self, data: Any) -> None:
         self.data, self.reader = data, getattr(data, "reader", None)
         self.targets = _targets(data, self.reader)
+        self.class_to_idx = getattr(self.reader or data, "class_to_idx", None) or None
 
     def __len__(self) -> int:
         return len(self.data)
@@ -90,17 +135,20 @@ class _Source(Dataset):
             return self.data[index]
         stream, label = self.reader[index][:2]
         with stream:
-            return Image.open(stream).convert("RGB"), label
+            return to_rgb(Image.open(stream)), label
 
     def name(self, index: int) -> str:
         """Return the file of an image."""
         return f"image {index}" if self.reader is None else self.reader.filename(index, absolute=True)
 
 
+def _synonyms(split: str) -> tuple[str, ...]:
+    """Return all names that timm takes for a split."""
+    return next((names for names in SYNONYMS if split in names), (split,))
+
+
 def _targets(data: Any, reader: Any) -> list[int] | None:
     """Return the labels of all images, where that needs no image to be read."""
     if hasattr(data, "targets"):
         return [int(label) for label in data.targets]
-    if hasattr(reader, "samples"):
-        return [int(label) for _, label in reader.samples]
     return [int(label) for label in reader.iter_targets()] if hasattr(reader, "iter_targets") else None
