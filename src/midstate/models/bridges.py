@@ -13,16 +13,18 @@ from midstate.models.start import Recipe
 from midstate.sparsity import checks, weight_layers
 
 
-def classifier_name(model: nn.Module) -> str | None:
-    """Name of the module that makes the logits.
+def classifier_name(model: nn.Module) -> tuple[str, ...]:
+    """Names of the layers that make the logits: several where there are several heads, or a head of several layers.
 
     timm models say so themselves; of others it is the last convolution or linear layer.
     """
-    names = [layer.name for layer in weight_layers(model)]
-    if hasattr(model, "get_classifier"):
-        head = model.get_classifier()
-        return next((name for name, module in model.named_modules() if module is head and name in names), None)
-    return names[-1] if names else None
+    layers = weight_layers(model)
+    if not hasattr(model, "get_classifier"):
+        return tuple(layer.name for layer in layers[-1:])
+    heads = model.get_classifier()
+    heads = heads if isinstance(heads, tuple | list) else (heads,)
+    below = {module for head in heads if isinstance(head, nn.Module) for module in head.modules()}
+    return tuple(layer.name for layer in layers if layer.module in below)
 
 
 def adapt_stem(model: nn.Module) -> None:
@@ -161,7 +163,7 @@ class Torchvision(Bridge):
                 )
             _replace(model, first.name, _like(first.module, in_channels=in_channels))
         if weights and len(weights.meta["categories"]) != num_classes:
-            classifier = classifier_name(model)
+            (classifier,) = classifier_name(model)
             _replace(model, classifier, _like(model.get_submodule(classifier), out=num_classes))
         return model
 
