@@ -262,7 +262,7 @@ def test_bad_values_name_field_value_and_what_is_allowed(overrides, message):
         ("pruner.exclude=[layer9]", "exclude=['layer9']: matches no layer"),
         ("pruner.m=32 pruner.indivisible=error", "input channels not divisible by m=32"),
         ("data=cifar10 data.root=/nowhere data.download=false", "root='/nowhere': no such folder"),
-        ("model=torchvision model.name=vit_b_32 model.small_stem=false", "model: Wrong image height"),
+        ("model=torchvision model.name=vit_b_32 model.small_stem=false", "model.name=vit_b_32, data.size=16: AssertionError: Wrong image height"),
     ],
 )
 def test_parts_that_do_not_fit_each_other_are_refused(overrides, message):

@@ -60,6 +60,13 @@ def test_torchvisions_weights_with_their_own_classes_and_with_others(torch_home)
         bridge.create(1, 7)
 
 
+@pytest.mark.filterwarnings("ignore:The default weight initialization")
+@pytest.mark.parametrize("name", ["googlenet", "inception_v3"])
+def test_torchvisions_weights_without_their_auxiliary_heads(torch_home, name):
+    state = {key: value for key, value in stored(torch_home, name).items() if not key.startswith(("aux", "Aux"))}
+    assert equal(Torchvision(name, pretrained=True).create(3, 7), state, but={"fc.weight", "fc.bias"})
+
+
 def test_torchvisions_weights_by_name(torch_home):
     old = stored(torch_home, "mobilenet_v2", "IMAGENET1K_V1")
     with pytest.raises(ValueError, match=r"pretrained=True: .*cannot be downloaded .*use model.checkpoint=FILE"):

@@ -74,6 +74,14 @@ def _like(layer: nn.Conv2d | nn.Linear, in_channels: int | None = None, out: int
     )
 
 
+def _drop_auxiliary(model: nn.Module) -> None:
+    """Remove the heads of GoogLeNet and Inception that only training reads: networks here make one tensor of logits."""
+    for name in ("aux1", "aux2", "AuxLogits"):
+        if hasattr(model, name):
+            setattr(model, name, None)
+            model.aux_logits = False
+
+
 def _check_name(name: object, known: list[str], library: str) -> None:
     if name not in known:
         near = difflib.get_close_matches(str(name), known, n=3)
@@ -153,6 +161,7 @@ class Torchvision(Bridge):
             classes = {}
         with self._creating():
             model = models.get_model(self.name, weights=weights, **classes, **self.arguments or {})
+        _drop_auxiliary(model)
         if self.small_stem:
             adapt_stem(model)
         first = weight_layers(model)[0]
