@@ -232,6 +232,11 @@ def test_what_is_typed_and_has_no_effect_is_warned_of_once(overrides, message, c
         ("model=timm model.name=resnet_18", "model.name='resnet_18': timm has no model of that name; did you mean"),
         ("+foo=1", "foo: unknown key; known: model, data"),
         ("+pruner.ordr=inverse", "pruner.ordr=inverse: no axis of this pruner reads it; did you mean order?"),
+        (
+            "model=torchvision model.arguments=5",
+            "model.arguments=5: must be names with values such as {drop_rate: 0.1}",
+        ),
+        ("model=torchvision model.pretrained=null", "pretrained=None: must be true, false or one of IMAGENET1K_V1"),
         ("+data.foo=1", "data: got an unexpected keyword argument 'foo'"),
         ("optimizer.lr=1e39", "optimizer.lr=1e+39: must be at most 3.4e+38"),
         ("data.seed=99999999999999999999", "data.seed=99999999999999999999: must be at most 9.22e+18"),
@@ -262,7 +267,14 @@ def test_bad_values_name_field_value_and_what_is_allowed(overrides, message):
         ("pruner.exclude=[layer9]", "exclude=['layer9']: matches no layer"),
         ("pruner.m=32 pruner.indivisible=error", "input channels not divisible by m=32"),
         ("data=cifar10 data.root=/nowhere data.download=false", "root='/nowhere': no such folder"),
-        ("model=torchvision model.name=vit_b_32 model.small_stem=false", "model: Wrong image height"),
+        (
+            "model=timm +model.arguments={act_layer:foo}",
+            "'act_layer': 'foo'}: KeyError: 'foo'; arguments=null for none",
+        ),
+        (
+            "model=torchvision model.name=vit_b_32 model.small_stem=false",
+            "model.name=vit_b_32, data.size=16: AssertionError: Wrong image height",
+        ),
     ],
 )
 def test_parts_that_do_not_fit_each_other_are_refused(overrides, message):
@@ -281,6 +293,7 @@ def test_parts_that_do_not_fit_each_other_are_refused(overrides, message):
         ("optimzer.lr=1", "did you mean optimizer.lr?"),
         ("lr=0.1", "did you mean optimizer.lr?"),
         ("pruner=nm_step pruner.order=inverse", "order is a setting of pruner/path=blocks"),
+        ("model=timm model.arguments={drop_rate:0.1}", "arguments are added: +model.arguments.drop_rate=VALUE"),
         ("seed=abc", "could not be converted to Integer"),
         ("debug=null", "Config group override must be a string"),
         ("seed", "missing EQUAL"),
@@ -295,6 +308,16 @@ def test_the_command_line_answers_with_status_2_and_writes_nothing(start, tmp_pa
     assert "Traceback" not in done.stderr
     assert len(done.stderr.splitlines()) <= 8
     assert list(tmp_path.iterdir()) == []
+
+
+def test_arguments_of_a_model_are_typed_as_documented():
+    def identity(*overrides):
+        return Plan.of(composed("model=torchvision", "model.name=mobilenet_v2", *overrides))
+
+    plan = identity("model.arguments={dropout: 0.1}")
+    assert plan.parts["model"].arguments == {"dropout": 0.1}
+    assert plan.hash == identity("+model.arguments.dropout=0.1").hash
+    assert len({plan.hash, identity().hash, identity("model.arguments={}").hash}) == 2
 
 
 def test_help_shows_groups_and_examples_without_importing_torch(tmp_path):

@@ -183,6 +183,8 @@ def explain(error: Exception) -> str:
         return f"hydra's plugin for {missing[1]} is not installed: pip install -e '.[{extra}]'"
     if message.startswith("LexerNoViableAltException"):
         return message.replace("LexerNoViableAltException", "not readable, put the value into quotes, name='\"value\"'")
+    if added := re.search(r"full_key: (model\.arguments\.\S+)", str(error.__cause__)):
+        return f"{message}; further arguments are added: +{added[1]}=VALUE"
     if typed := re.search(r"Could not (?:override|find|load) '([\w./@-]+)'", message):
         message += _suggest(typed[1])
     return message

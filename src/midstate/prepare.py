@@ -13,7 +13,7 @@ from midstate.config import ConfigError, user_errors
 from midstate.data import Augmentation, Batches, Images
 from midstate.machine import keep_freed_memory
 from midstate.mixing import Mixing
-from midstate.models import classifier_name, load_weights
+from midstate.models import classifier_names, load_weights, try_training
 from midstate.probes import NUM_IMAGES, GapProbe
 from midstate.processes import Processes
 from midstate.session import Session
@@ -102,6 +102,9 @@ def _make_model(
     with user_errors("model", ValueError, TypeError, RuntimeError, AssertionError):
         if "checkpoint" in plan.parts:
             load_weights(model, plan.parts["checkpoint"])
+    name = f".name={recipe.name}" if hasattr(recipe, "name") else f"={plan.choices['model']}"
+    with user_errors(f"model{name}, data.size={data.shape[-1]}", ValueError, TypeError, RuntimeError, AssertionError):
+        try_training(model, pair.images, data.num_classes)
         # A CPU's convolutions lay out weights anew anyhow, and groups of N:M are cut sooner as they are.
         if settings.channels_last and device.type == "cuda":
             model = model.to(memory_format=torch.channels_last)
@@ -151,7 +154,7 @@ def _attach(
             steps_per_epoch,
             total_steps,
             seed_for(plan.config["seed"], "pruning"),
-            classifier_name(model),
+            classifier_names(model),
             uses,
             Sample(first.images, first.labels),
         )

@@ -54,6 +54,7 @@ NEUTRAL: dict[str, Any] = {
     "optimizer.every": "1it",
     "optimizer.weight_decay_1d": True,
     "model.pretrained": False,
+    "model.arguments": None,  # as {}, of which nothing is left
     "data.source": "digits",
 }
 # What changes no result.
@@ -176,7 +177,10 @@ def _same_network_and_data(one: dict[str, Any] | None, other: dict[str, Any]) ->
     if one is None or not is_run(one):
         return False
     own, pair = ("checkpoint", "checkpoint_of", "pretrained"), (one, other)  # where weights come from
-    models = [{key: value for key, value in each["model"].items() if key not in own} for each in pair]
+    models = [
+        {key: value for key, value in flatten(each["model"]) if key not in own and _counts(f"model.{key}", value)}
+        for each in pair
+    ]
     data = [
         {key: FIXED.get(f"data.{key}", value) for key, value in each["data"].items() if _counts(f"data.{key}", value)}
         for each in pair

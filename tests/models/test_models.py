@@ -76,6 +76,14 @@ def test_unknown_names_suggest(bridge):
         bridge("resnet_18")
 
 
+@pytest.mark.parametrize("bridge", [Torchvision, Timm])
+@pytest.mark.parametrize("name", ["checkpoint_path", "pretrained_cfg_overlay", "weights", "num_classes", "in_chans"])
+def test_arguments_bring_no_weights_and_contradict_no_data(bridge, name):
+    message = f"must not set {name}; use model.checkpoint, model.pretrained"
+    with pytest.raises(ValueError, match=message):
+        bridge("resnet18", arguments={name: None})
+
+
 def test_bad_recipes_are_refused():
     for arguments in (([1, 1], [16], "pad"), ([0], [16], "pad"), ([1], [16], "none"), ([1, 1], [32, 16], "pad")):
         with pytest.raises(ValueError, match=r"widths|blocks|shortcut"):

@@ -60,13 +60,20 @@ def test_torchvisions_weights_with_their_own_classes_and_with_others(torch_home)
         bridge.create(1, 7)
 
 
+@pytest.mark.filterwarnings("ignore:The default weight initialization")
+@pytest.mark.parametrize("name", ["googlenet", "inception_v3"])
+def test_torchvisions_weights_without_their_auxiliary_heads(torch_home, name):
+    state = {key: value for key, value in stored(torch_home, name).items() if not key.startswith(("aux", "Aux"))}
+    assert equal(Torchvision(name, pretrained=True).create(3, 7), state, but={"fc.weight", "fc.bias"})
+
+
 def test_torchvisions_weights_by_name(torch_home):
     old = stored(torch_home, "mobilenet_v2", "IMAGENET1K_V1")
     with pytest.raises(ValueError, match=r"pretrained=True: .*cannot be downloaded .*use model.checkpoint=FILE"):
         Torchvision("mobilenet_v2", pretrained=True).create(3, 1000)
     model = Torchvision("mobilenet_v2", pretrained="IMAGENET1K_V1").create(3, 10)
     assert equal(model, old, but={"classifier.1.weight", "classifier.1.bias"})
-    with pytest.raises(ValueError, match="must be one of IMAGENET1K_V1, IMAGENET1K_V2"):
+    with pytest.raises(ValueError, match="must be true, false or one of IMAGENET1K_V1, IMAGENET1K_V2"):
         Torchvision("mobilenet_v2", pretrained="IMAGENET1K_V3")
 
 
@@ -102,7 +109,7 @@ def test_a_tag_names_weights_and_is_checked():
         (Torchvision, {"pretrained": True, "checkpoint": "a.pt"}, "without effect beside a checkpoint"),
         (Torchvision, {"pretrained": True, "small_stem": True}, "would be a fresh layer before"),
         (Timm, {"pretrained": "a1_in1k"}, "pretrained='a1_in1k': must be true or false"),
-        (Torchvision, {"pretrained": 1}, "pretrained=1: must be one of"),
+        (Torchvision, {"pretrained": 1}, "pretrained=1: must be true, false or one of"),
     ],
 )
 def test_what_makes_no_sense_is_refused(bridge, settings, message):
@@ -126,6 +133,8 @@ def test_a_finetuning_finds_the_run_that_began_with_pretrained_weights(tmp_path)
     (run / "summary.json").write_text('{"status": "finished"}')
     (run / "config.yaml").write_text(str(config))
     later = {**config, "model": {"name": "resnet50", "pretrained": False, "checkpoint": str(tmp_path)}}
-    assert find_checkpoint(str(tmp_path), later) == run / "checkpoints" / "final.pt"
+    for none in ({}, {"arguments": {}}, {"arguments": None}):
+        found = find_checkpoint(str(tmp_path), {**later, "model": {**later["model"], **none}})
+        assert found == run / "checkpoints" / "final.pt"
     with pytest.raises(ValueError, match="holds no finished runs"):
         find_checkpoint(str(tmp_path), {**later, "model": {"name": "resnet18"}})

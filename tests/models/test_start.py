@@ -113,6 +113,26 @@ def test_another_classifier_is_refused_naming_the_tensor(tmp_path):
         load_weights(CifarResNet([1], [16], "conv").create(3, 10), tmp_path / "a.pt")
 
 
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [([1, 2], "holds a list; tensors by name"), (torch.zeros(3), "holds a Tensor;"), ({1: 2}, "holds 1 as a name;")],
+)
+def test_what_is_no_state_dict_is_told_what_is_needed(content, message, tmp_path):
+    torch.save(content, tmp_path / "a.pt")
+    with pytest.raises(ValueError, match=message):
+        load_weights(CifarResNet([1], [16], "conv").create(3, 10), tmp_path / "a.pt")
+
+
+@pytest.mark.parametrize("value", [torch.nan, -torch.inf])
+def test_weights_that_are_not_finite_are_refused_naming_the_tensor(value, tmp_path):
+    state = CifarResNet([1], [16], "conv").create(1, 10).state_dict()
+    state["stages.0.0.conv2.weight"][3, 2, 1, 0] = value
+    torch.save(state, tmp_path / "a.pt")
+    small = ("model.blocks=[1]", "model.widths=[16]", f"model.checkpoint={tmp_path / 'a.pt'}")
+    with pytest.raises(ConfigError, match=r"a.pt': stages.0.0.conv2.weight is not finite"):
+        Plan.of(composed(*SHORT, "pruner=dense", *small)).prepare()
+
+
 @pytest.mark.parametrize("content", [{}, [1, 2], 3, {"model": {"a": 1}}, {1: 2}, {"state_dict": {}}])
 def test_what_is_no_state_dict_is_refused_in_one_short_line(content, tmp_path):
     torch.save(content, tmp_path / "a.pt")

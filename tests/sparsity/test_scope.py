@@ -5,12 +5,12 @@ import torchvision
 from torch import nn
 from torch.nn.utils import prune
 
-from midstate.models import classifier_name
+from midstate.models import classifier_names
 from midstate.sparsity import L1, NM, SRSTE, Direct, Method, Pruner, Schedule, Scope, Uniform, Update, weight_layers
 
 
 def names(model, scope=None, pattern=None):
-    return [layer.name for layer in (scope or Scope()).resolve(model, classifier_name(model), pattern or NM(2, 4))]
+    return [layer.name for layer in (scope or Scope()).resolve(model, classifier_names(model), pattern or NM(2, 4))]
 
 
 def test_resnet18_has_all_but_stem_and_classifier():
@@ -53,9 +53,35 @@ def test_attention_is_really_pruned():
 
 
 def test_classifier_is_known_from_the_model_itself():
-    assert classifier_name(timm.create_model("mobilenetv1_100", num_classes=10)) == "classifier"
-    assert classifier_name(torchvision.models.squeezenet1_1()) == "classifier.1"  # a convolution
-    assert classifier_name(timm.create_model("resnet10t", num_classes=0)) is None
+    assert classifier_names(timm.create_model("mobilenetv1_100", num_classes=10)) == ("classifier",)
+    assert classifier_names(torchvision.models.squeezenet1_1()) == ("classifier.1",)  # a convolution
+    assert classifier_names(timm.create_model("resnet10t", num_classes=0)) == ()
+
+
+@pytest.mark.parametrize(
+    ("name", "heads"),
+    [
+        ("deit_tiny_distilled_patch16_224", ("head", "head_dist")),  # a tuple
+        ("levit_128s", ("head.linear", "head_dist.linear")),  # a tuple of modules that hold the layer
+        ("crossvit_tiny_240", ("head.0", "head.1")),  # a ModuleList
+        ("repvit_m1", ("head.head.l", "head.head_dist.l")),  # a module that holds both
+        ("caformer_s18", ("head.fc.fc1", "head.fc.fc2")),  # a perceptron
+    ],
+)
+def test_every_layer_of_a_classifier_with_several_stays_dense(name, heads):
+    with torch.device("meta"):
+        model = timm.create_model(name, num_classes=10)
+    assert classifier_names(model) == heads
+    everything = names(model, Scope(skip_classifier=False), NM(1, 1))
+    assert [each for each in everything if each not in names(model, pattern=NM(1, 1))] == list(heads)
+
+
+@pytest.mark.parametrize("classifier", ["2", ("1", "2")])
+def test_allocations_know_every_layer_of_the_classifier(classifier):
+    model = nn.Sequential(nn.Linear(4, 8), nn.Linear(8, 8), nn.Linear(8, 2))
+    method = Method(Scope(skip_classifier=False), NM(2, 4), L1(), Uniform(), Direct(), Update(), SRSTE())
+    pruner = Pruner(model, method, Schedule("one_shot", 0, 0), 1, 1, classifier=classifier)
+    assert [each.name for each in pruner._view.candidates() if each.is_classifier] == list(classifier)
 
 
 def test_exclude_by_pattern():

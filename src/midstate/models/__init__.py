@@ -1,9 +1,11 @@
 """Models: each entry is a small class with `create(in_channels, num_classes)`."""
 
-from midstate.models.bridges import Timm, Torchvision, classifier_name
+from midstate.models.bridges import Timm, Torchvision, classifier_names
 from midstate.models.cifar_resnet import CifarResNet
 from midstate.models.start import checkpoint_identity, find_checkpoint, load_weights
+from midstate.models.trial import try_training
 
 __all__ = [
-    "CifarResNet", "Timm", "Torchvision", "checkpoint_identity", "classifier_name", "find_checkpoint", "load_weights",
+    "CifarResNet", "Timm", "Torchvision", "checkpoint_identity", "classifier_names", "find_checkpoint", "load_weights",
+    "try_training",
 ]  # fmt: skip

@@ -13,16 +13,18 @@ from midstate.models.start import Recipe
 from midstate.sparsity import checks, weight_layers
 
 
-def classifier_name(model: nn.Module) -> str | None:
-    """Name of the module that makes the logits.
+def classifier_names(model: nn.Module) -> tuple[str, ...]:
+    """Names of the layers that make the logits: several where there are several heads, or a head of several layers.
 
     timm models say so themselves; of others it is the last convolution or linear layer.
     """
-    names = [layer.name for layer in weight_layers(model)]
-    if hasattr(model, "get_classifier"):
-        head = model.get_classifier()
-        return next((name for name, module in model.named_modules() if module is head and name in names), None)
-    return names[-1] if names else None
+    layers = weight_layers(model)
+    if not hasattr(model, "get_classifier"):
+        return tuple(layer.name for layer in layers[-1:])
+    heads = model.get_classifier()
+    heads = heads if isinstance(heads, tuple | list) else (heads,)
+    below = {module for head in heads if isinstance(head, nn.Module) for module in head.modules()}
+    return tuple(layer.name for layer in layers if layer.module in below)
 
 
 def adapt_stem(model: nn.Module) -> None:
@@ -72,11 +74,24 @@ def _like(layer: nn.Conv2d | nn.Linear, in_channels: int | None = None, out: int
     )
 
 
+def _drop_auxiliary(model: nn.Module) -> None:
+    """Remove the heads of GoogLeNet and Inception that only training reads: networks here make one tensor of logits."""
+    for name in ("aux1", "aux2", "AuxLogits"):
+        if hasattr(model, name):
+            setattr(model, name, None)
+            model.aux_logits = False
+
+
 def _check_name(name: object, known: list[str], library: str) -> None:
     if name not in known:
         near = difflib.get_close_matches(str(name), known, n=3)
         hint = f"; did you mean {', '.join(near)}?" if near else ""
         raise ValueError(f"name={name!r}: {library} has no model of that name{hint}")
+
+
+# Arguments of both libraries that bring weights past a run's identity, or are given by the data.
+RESERVED = ("pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "checkpoint_path", "cache_dir", "weights")
+RESERVED += ("weights_backbone", "num_classes", "in_chans", "features_only")
 
 
 @dataclass(frozen=True)
@@ -86,7 +101,8 @@ class Bridge(Recipe):
     Args:
         name: as the library lists it.
         small_stem: see `adapt_stem`.
-        arguments: further keyword arguments of the model, such as {img_size: 32, patch_size: 4}; None: none.
+        arguments: further keyword arguments of the model, such as {img_size: 32, patch_size: 4}, none of RESERVED;
+            None: none.
         pretrained: begin with the library's weights, downloaded unless they are in its cache. Where the data have
             another number of classes, the classifier is fresh.
     """
@@ -100,27 +116,39 @@ class Bridge(Recipe):
         super().__post_init__()
         checks.text("name", self.name)
         checks.boolean("small_stem", self.small_stem)
+        self._check_arguments()
         self._check_library()
         if self.pretrained and self.checkpoint is not None:
             raise ValueError(f"pretrained={self.pretrained}: without effect beside a checkpoint; leave one of them out")
         if self.pretrained and self.small_stem:
             raise ValueError(f"small_stem=True: would be a fresh layer before pretrained={self.pretrained} ones")
 
+    def _check_arguments(self) -> None:
+        given = {} if self.arguments is None else self.arguments
+        if not isinstance(given, dict) or not all(isinstance(name, str) for name in given):
+            raise ValueError(f"arguments={given!r}: must be names with values such as {{drop_rate: 0.1}}, or null")
+        if reserved := [name for name in RESERVED if name in given]:
+            raise ValueError(
+                f"arguments={given}: must not set {', '.join(reserved)}; use model.checkpoint, model.pretrained for "
+                "weights; classes and channels are those of the data"
+            )
+
     @contextmanager
     def _creating(self) -> Iterator[None]:
         """Say what to do where a model does not take the arguments, or its weights cannot be had."""
         try:
             yield
-        except TypeError as error:
-            if "keyword argument" not in str(error):
-                raise
-            raise ValueError(f"arguments={self.arguments}: {error}; arguments=null for none") from error
-        except OSError as error:  # of both libraries
-            if not self.pretrained:
+        except Exception as error:  # whatever models do with what they do not expect
+            if self.pretrained and isinstance(error, OSError):  # of both libraries
+                raise ValueError(
+                    f"pretrained={self.pretrained}: the weights of {self.name} are not in the library's cache and "
+                    f"cannot be downloaded ({first_line(error)}); fetch the file elsewhere and use "
+                    "model.checkpoint=FILE"
+                ) from error
+            if not self.arguments:
                 raise
             raise ValueError(
-                f"pretrained={self.pretrained}: the weights of {self.name} are not in the library's cache and cannot "
-                f"be downloaded ({first_line(error)}); fetch the file elsewhere and use model.checkpoint=FILE"
+                f"arguments={self.arguments}: {type(error).__name__}: {first_line(error)}; arguments=null for none"
             ) from error
 
 
@@ -134,8 +162,9 @@ class Torchvision(Bridge):
         from torchvision import models
 
         _check_name(self.name, models.list_models(module=models), "torchvision")
-        if not isinstance(self.pretrained, bool):
-            checks.one_of("pretrained", self.pretrained, [each.name for each in models.get_model_weights(self.name)])
+        names = [each.name for each in models.get_model_weights(self.name)]
+        if not isinstance(self.pretrained, bool) and self.pretrained not in names:
+            raise ValueError(f"pretrained={self.pretrained!r}: must be true, false or one of {', '.join(names)}")
 
     def create(self, in_channels: int, num_classes: int) -> nn.Module:
         """Build the network; what is fresh of it is drawn from torch's global generator.
@@ -151,6 +180,7 @@ class Torchvision(Bridge):
             classes = {}
         with self._creating():
             model = models.get_model(self.name, weights=weights, **classes, **self.arguments or {})
+        _drop_auxiliary(model)
         if self.small_stem:
             adapt_stem(model)
         first = weight_layers(model)[0]
@@ -161,7 +191,7 @@ class Torchvision(Bridge):
                 )
             _replace(model, first.name, _like(first.module, in_channels=in_channels))
         if weights and len(weights.meta["categories"]) != num_classes:
-            classifier = classifier_name(model)
+            (classifier,) = classifier_names(model)
             _replace(model, classifier, _like(model.get_submodule(classifier), out=num_classes))
         return model
 

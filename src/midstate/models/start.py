@@ -52,7 +52,7 @@ def load_weights(model: nn.Module, path: Path) -> None:
     Of what holds more, the first of NESTED counts; all names may begin with PREFIXES.
 
     Raises:
-        ValueError: the file is not readable as weights, or they do not fit the model.
+        ValueError: the file is not readable as weights, they do not fit the model, or are not finite.
     """
     try:
         content = _read(path)
@@ -62,6 +62,8 @@ def load_weights(model: nn.Module, path: Path) -> None:
         model.load_state_dict(_plain(content))
     except (RuntimeError, AttributeError, TypeError) as error:
         raise ValueError(f"checkpoint={str(path)!r}: does not fit this model ({_first_line(error)})") from error
+    if infinite := [name for name, value in model.state_dict().items() if not value.isfinite().all()]:
+        raise ValueError(f"checkpoint={str(path)!r}: {infinite[0]} is not finite; training from it would diverge")
 
 
 def _read(path: Path) -> Any:
@@ -72,9 +74,17 @@ def _read(path: Path) -> Any:
     return torch.load(path, map_location="cpu", weights_only=True)
 
 
-def _plain(content: dict[str, Any]) -> dict[str, Any]:
-    """The state dict in a checkpoint, without what DataParallel, compile and averaging have added to its names."""
+def _plain(content: Any) -> dict[str, Any]:
+    """The state dict in a checkpoint, without what DataParallel, compile and averaging have added to its names.
+
+    Raises:
+        TypeError: there is none.
+    """
+    if not isinstance(content, dict):
+        raise TypeError(f"it holds a {type(content).__name__}; tensors by name are needed, a state dict")
     state = next((content[key] for key in NESTED if isinstance(content.get(key), dict)), content)
+    if odd := [name for name in state if not isinstance(name, str)]:
+        raise TypeError(f"it holds {odd[0]!r} as a name; tensors by name are needed, a state dict")
     state = {name: value for name, value in state.items() if name != "n_averaged"}
     while prefix := next((each for each in PREFIXES if state and all(name.startswith(each) for name in state)), ""):
         state = {name.removeprefix(prefix): value for name, value in state.items()}

@@ -1,6 +1,6 @@
 """The pruner: a method attached to a model. The only part of `sparsity` that has state."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -17,6 +17,7 @@ from midstate.sparsity.nm import Level
 from midstate.sparsity.patterns import verify
 from midstate.sparsity.schedules import Schedule
 from midstate.sparsity.scheme import scheme_text
+from midstate.sparsity.scope import names_of
 from midstate.sparsity.view import View
 
 
@@ -36,7 +37,7 @@ class Pruner:
         steps_per_epoch: int,
         total_steps: int,
         seed: int = 0,
-        classifier: str | None = None,
+        classifier: str | Collection[str] | None = None,
         uses: Mapping[str, int] | None = None,
         sample: Sample | None = None,
     ) -> None:
@@ -49,7 +50,7 @@ class Pruner:
             steps_per_epoch: optimizer steps an epoch.
             total_steps: optimizer steps of the run.
             seed: of the random orders.
-            classifier: name of the classifier module, for the scope.
+            classifier: name of the classifier, or names of its layers, for scope and allocation.
             uses: multiply-accumulates of one weight on one image, by layer name; None: 1 each.
             sample: training images with labels, for what is measured; None: methods that measure are refused.
 
@@ -69,7 +70,8 @@ class Pruner:
         self.window = method.path.window(self.window)
         self.ticks = method.update.resolve(self.window, steps_per_epoch, total_steps)
         uses_of = [(uses or {}).get(layer.name, 1) for layer in self.layers]
-        self._view = View(model, method, self.layers, self._weights, self.masks, uses_of, classifier, seed, sample)
+        heads = names_of(classifier)
+        self._view = View(model, method, self.layers, self._weights, self.masks, uses_of, heads, seed, sample)
         self._view.try_measuring()
         method.allocation.check_layers(method.pattern, self._view.candidates())
         if method.allocation.refresh == "never":

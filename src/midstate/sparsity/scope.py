@@ -1,6 +1,7 @@
 """Scope: which tensors are pruned. A list of (module, tensor name), so that no tensor hides from it."""
 
 from collections import Counter
+from collections.abc import Collection
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
@@ -55,6 +56,11 @@ def weight_layers(model: nn.Module) -> list[Layer]:
     return layers
 
 
+def names_of(classifier: str | Collection[str] | None) -> frozenset[str]:
+    """A classifier's layers as a set, however they are given."""
+    return frozenset([classifier] if isinstance(classifier, str) else classifier or ())
+
+
 def _weight_names(module: nn.Module) -> tuple[str, ...]:
     if isinstance(module, nn.MultiheadAttention):
         if module.in_proj_weight is not None:
@@ -94,12 +100,14 @@ class Scope:
         checks.one_of("indivisible", self.indivisible, INDIVISIBLE)
         checks.texts("exclude", self.exclude, "layer1.*")
 
-    def resolve(self, model: nn.Module, classifier: str | None, pattern: Pattern | None) -> list[Layer]:
+    def resolve(
+        self, model: nn.Module, classifier: str | Collection[str] | None, pattern: Pattern | None
+    ) -> list[Layer]:
         """List the layers of `model` to prune.
 
         Args:
             model: a plain model, nothing attached.
-            classifier: name of its classifier module; None if it has none.
+            classifier: name of its classifier, or names of its layers; None if it has none.
             pattern: decides which shapes divide; None takes every shape.
 
         Raises:
@@ -109,6 +117,7 @@ class Scope:
         layers = weight_layers(model)
         if unmatched := [p for p in self.exclude if not any(fnmatchcase(layer.name, p) for layer in layers)]:
             raise ValueError(f"exclude={unmatched}: matches no layer of {[layer.name for layer in layers]}")
+        classifier = names_of(classifier)
         chosen = [layer for layer in layers if self._wanted(layer, layers, classifier)]
         _refuse_unprunable(chosen, model)
         if pattern is not None and chosen:
@@ -122,12 +131,12 @@ class Scope:
             raise ValueError(f"scope: no layer is left to prune of {[layer.name for layer in layers]}")
         return chosen
 
-    def _wanted(self, layer: Layer, layers: list[Layer], classifier: str | None) -> bool:
+    def _wanted(self, layer: Layer, layers: list[Layer], classifier: frozenset[str]) -> bool:
         module = layer.module
         depthwise = layer.is_conv and module.groups > 1 and module.weight.shape[1] == 1
         return not (
             (self.skip_first and layer is layers[0])
-            or (self.skip_classifier and layer.name == classifier)
+            or (self.skip_classifier and layer.name in classifier)
             or (self.skip_depthwise and depthwise)
             or (self.skip_linear and not layer.is_conv)
             or (self.skip_shortcuts and any(word in layer.name for word in SHORTCUTS) and _is_1x1(layer))

@@ -1,7 +1,7 @@
 """What the axes of a method see of a network: scores, candidates for allocations, places on a path."""
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from functools import cache, partial
 
@@ -33,7 +33,7 @@ class View:
     weights: Sequence[Tensor]
     masks: Sequence[Tensor]  # in force, of weights
     uses: Sequence[int]
-    classifier: str | None
+    classifier: Collection[str]  # names of its layers
     seed: int
     sample: Sample | None
     before_measuring: list[Callable[[], None]] = field(default_factory=list)  # called before each loss is measured
@@ -87,7 +87,7 @@ class View:
                 shape=self.weights[i].shape,
                 uses=self.uses[i],
                 is_first=layer.depth == 0,
-                is_classifier=layer.name == self.classifier,
+                is_classifier=layer.name in self.classifier,
                 weight=self.weights[i].detach(),
                 score=partial(self._joint_score, i, norms),
                 loss=partial(self._loss, i, norms),

@@ -1,0 +1,32 @@
+"""A first forward pass as training makes it, before anything is written."""
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from midstate.config import first_line
+
+
+@torch.no_grad()
+def try_training(model: nn.Module, images: Tensor, num_classes: int) -> None:
+    """Make one forward pass in training mode; model and generators are left as they were.
+
+    Args:
+        model: in training mode.
+        images: a batch (N, C, H, W); of one image BatchNorm may have nothing to measure.
+        num_classes: of the data.
+
+    Raises:
+        ValueError: the model does not take the images, or gives anything but logits (N, num_classes).
+    """
+    buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}  # BatchNorm writes to the copies
+    devices = [images.device] if images.device.type == "cuda" else []
+    with torch.random.fork_rng(devices):
+        try:
+            logits = functional_call(model, buffers, (images,))
+        except Exception as error:  # what other libraries raise where images do not fit
+            raise ValueError(f"{type(error).__name__}: {first_line(error)}") from error
+    expected = (len(images), num_classes)
+    if not isinstance(logits, Tensor) or logits.shape != expected:
+        found = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+        raise ValueError(f"in training the model gives {found}, where logits {expected} are needed")
