@@ -130,7 +130,7 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 
 
 ASTRAY = """
-import sys, torch
+import os, sys, torch
 from midstate.bench.common import composed
 from midstate.config import RunFailed
 from midstate.plan import Plan
@@ -148,7 +148,7 @@ with joined(plan.device) as processes:
         try:
             train_step(session, *batch)
         except RunFailed as error:
-            print(f"rank {processes.rank} step {step}: {error}", flush=True)
+            sys.stdout.write(f"rank {processes.rank} step {step}: {error}" + os.linesep)  # in one piece
             break
         assert step < 3
 """
@@ -176,6 +176,9 @@ from urllib.error import HTTPError
 from midstate.config import RunFailed
 from midstate.processes import joined, others_at_work
 
+def say(*words):  # in one piece, for two processes speak at once
+    sys.stdout.write(" ".join(map(str, (os.environ["RANK"], *words))) + os.linesep)
+
 def refused():
     raise HTTPError("x", 404, "not there", None, io.BytesIO())
 
@@ -184,16 +187,17 @@ try:
         try:
             processes.agree(refused)
         except Exception as error:
-            print(processes.rank, type(error).__name__, str(error), flush=True)
+            say(type(error).__name__, error)
         weights = [torch.zeros(3), torch.full((2,), float(processes.rank))]
-        print(processes.rank, processes.differing(weights), processes.gather(processes.rank), flush=True)
+        say(processes.differing(weights), processes.gather(processes.rank))
         processes.average(weights)
-        print(processes.rank, weights[1].tolist(), flush=True)
+        say(weights[1].tolist())
         if processes.rank == 1:
+            sys.stdout.flush()
             os._exit(0)
         processes.sum([1.0])
 except RunFailed as error:
-    print(0, error, flush=True)
+    say(error)
 """
 
 
