@@ -11,7 +11,8 @@ from torch import Generator, Tensor
 
 from midstate.data.augmentations import Crops, Preparation, TimmAugmentation
 from midstate.data.loader import Images
-from midstate.data.stored import Reading, Stored
+from midstate.data.reading import Reading
+from midstate.data.stored import Stored
 from midstate.sparsity import checks, seed_for
 
 
