@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from midstate.sparsity import checks, seed_for
 
 if TYPE_CHECKING:
-    from midstate.data.stored import Stored
+    from midstate.data.stored import Stored, StoredBatches
 
 
 @dataclass(frozen=True)
@@ -169,16 +169,22 @@ class Batches:
 
     def epoch(self, epoch: int, first_step: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield the batches of an epoch from `first_step` (counted within the epoch) on."""
-        shuffle = Generator().manual_seed(seed_for(self.seed, "order", epoch))
-        order = torch.randperm(len(self.split), generator=shuffle).to(self.split.labels.device)
-        for step in range(first_step, self.steps_per_epoch):
-            chosen = order[step * self.batch_size : (step + 1) * self.batch_size]
+        for step, positions in shuffled(self, epoch, first_step):
+            chosen = positions.to(self.split.labels.device)
             draws = Generator().manual_seed(seed_for(self.seed, "augmentation", epoch, step))
             images = self.augmentation(self.split.images[chosen], draws)
             yield part(images, self.rank, self.num_ranks), part(self.split.labels[chosen], self.rank, self.num_ranks)
 
     def close(self) -> None:
         """Nothing runs beside."""
+
+
+def shuffled(batches: "Batches | StoredBatches", epoch: int, first_step: int) -> Iterator[tuple[int, Tensor]]:
+    """Yield the steps of an epoch, each with the positions of its batch's images: a function of (seed, epoch)."""
+    generator = Generator().manual_seed(seed_for(batches.seed, "order", epoch))
+    order = torch.randperm(len(batches.split), generator=generator)
+    for step in range(first_step, batches.steps_per_epoch):
+        yield step, order[step * batches.batch_size : (step + 1) * batches.batch_size]
 
 
 def check_augmentation(augmentation: object) -> None:

@@ -9,14 +9,13 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
-from torch import Generator, Tensor
+from torch import Tensor
 
 from midstate.config import RunFailed
 from midstate.data.augmentations import Preparation
 from midstate.data.decoding import Decoder
-from midstate.data.loader import check_labels, part
+from midstate.data.loader import check_labels, part, shuffled
 from midstate.data.reading import Reading
-from midstate.sparsity import seed_for
 
 PIECE = 50  # images of evaluation that a worker hands over at once: what waits is held in shared memory
 Key = tuple[int | None, int]
@@ -122,7 +121,7 @@ class Stored:
 
 
 class _Keys:
-    """The batches of an epoch, as keys: order is a pure function of (seed, epoch)."""
+    """This process's part of the batches of an epoch, as keys."""
 
     def __init__(self, batches: "StoredBatches") -> None:
         self.batches, self.epoch, self.first_step = batches, 0, 0
@@ -131,11 +130,9 @@ class _Keys:
         return self.batches.steps_per_epoch - self.first_step
 
     def __iter__(self) -> Iterator[list[Key]]:
-        batches, size = self.batches, self.batches.batch_size
-        shuffle = Generator().manual_seed(seed_for(batches.seed, "order", self.epoch))
-        order = torch.randperm(len(batches.split), generator=shuffle)
-        for step in range(self.first_step, batches.steps_per_epoch):
-            chosen = part(order[step * size : (step + 1) * size], batches.rank, batches.num_ranks)
+        batches = self.batches
+        for _, positions in shuffled(batches, self.epoch, self.first_step):
+            chosen = part(positions, batches.rank, batches.num_ranks)
             yield [(self.epoch, position) for position in chosen.tolist()]
 
 
