@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from conftest import TINY, assert_checkpoints_whole, begin, composed, wait_for
 
-from midstate.config import OWN_OF_HYDRA
+from midstate.overrides import OWN_OF_HYDRA
 from midstate.run import run
 
 SECRET = "0123456789abcdef0123456789abcdef01234567"

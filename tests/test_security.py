@@ -5,7 +5,8 @@ import os
 import pytest
 from omegaconf import OmegaConf
 
-from midstate.config import ConfigError, build, check_command_line, redact
+from midstate.config import ConfigError, build, redact
+from midstate.overrides import check_command_line
 
 FOREIGN = (
     "builtins.open",

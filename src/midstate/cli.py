@@ -20,8 +20,9 @@ from hydra.types import RunMode
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from midstate.config import ConfigError, RunFailed, RunStopped, check_command_line, first_line, flatten, near, say
+from midstate.config import ConfigError, RunFailed, RunStopped, first_line, flatten, near, say
 from midstate.launchers import wait_for_submitted
+from midstate.overrides import check_command_line
 from midstate.stopping import asked_within, is_first, is_stopping, stop_workers_on_signal
 from midstate.torchrun import local_rank
 
