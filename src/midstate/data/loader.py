@@ -7,7 +7,7 @@ all arms of a comparison see the same batches.
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import islice
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Generator, Tensor
@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from midstate.sparsity import checks, seed_for
 
 if TYPE_CHECKING:
-    from midstate.data.stored import Stored, StoredBatches
+    from midstate.data.stored import Stored
 
 
 @dataclass(frozen=True)
@@ -145,17 +145,17 @@ class Augmentation:
         return images.contiguous()
 
 
-class Batches:
-    """Shuffled, augmented training batches; the incomplete last batch of an epoch is left out.
+class Shuffled:
+    """How training's images are cut into batches, in memory or from files; the incomplete last one is left out.
 
     Of several processes each takes its part of every batch: together they see what one alone would.
     """
 
     def __init__(
         self,
-        split: Split,
+        split: "Split | Stored",
         batch_size: int,
-        augmentation: Augmentation,
+        augmentation: Any,
         seed: int,
         max_steps: int | None = None,
         rank: int = 0,
@@ -167,24 +167,31 @@ class Batches:
         whole = len(split) // self.batch_size
         self.steps_per_epoch = min(whole, max_steps or whole)
 
+    def steps(self, epoch: int, first_step: int) -> Iterator[tuple[int, Tensor]]:
+        """Yield the steps of an epoch, each with the positions of its batch's images: a function of (seed, epoch)."""
+        generator = Generator().manual_seed(seed_for(self.seed, "order", epoch))
+        order = torch.randperm(len(self.split), generator=generator)
+        for step in range(first_step, self.steps_per_epoch):
+            yield step, order[step * self.batch_size : (step + 1) * self.batch_size]
+
+    def part(self, batch: Tensor) -> Tensor:
+        """Return this process's part of a batch."""
+        return batch.tensor_split(self.num_ranks)[self.rank]
+
+
+class Batches(Shuffled):
+    """Shuffled, augmented training batches of images in memory."""
+
     def epoch(self, epoch: int, first_step: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield the batches of an epoch from `first_step` (counted within the epoch) on."""
-        for step, positions in shuffled(self, epoch, first_step):
+        for step, positions in self.steps(epoch, first_step):
             chosen = positions.to(self.split.labels.device)
             draws = Generator().manual_seed(seed_for(self.seed, "augmentation", epoch, step))
             images = self.augmentation(self.split.images[chosen], draws)
-            yield part(images, self.rank, self.num_ranks), part(self.split.labels[chosen], self.rank, self.num_ranks)
+            yield self.part(images), self.part(self.split.labels[chosen])
 
     def close(self) -> None:
         """Nothing runs beside."""
-
-
-def shuffled(batches: "Batches | StoredBatches", epoch: int, first_step: int) -> Iterator[tuple[int, Tensor]]:
-    """Yield the steps of an epoch, each with the positions of its batch's images: a function of (seed, epoch)."""
-    generator = Generator().manual_seed(seed_for(batches.seed, "order", epoch))
-    order = torch.randperm(len(batches.split), generator=generator)
-    for step in range(first_step, batches.steps_per_epoch):
-        yield step, order[step * batches.batch_size : (step + 1) * batches.batch_size]
 
 
 def check_augmentation(augmentation: object) -> None:
@@ -211,8 +218,3 @@ def check_labels(name: str, labels: Tensor, num_classes: int) -> None:
         raise ValueError(
             f"the {name} split has labels from {low} to {high}; {num_classes} classes are 0 to {num_classes - 1}"
         )
-
-
-def part(batch: Tensor, rank: int, num_ranks: int) -> Tensor:
-    """Return a process's part of a batch."""
-    return batch.tensor_split(num_ranks)[rank]

@@ -14,7 +14,7 @@ from torch import Tensor
 from midstate.config import RunFailed
 from midstate.data.augmentations import Preparation
 from midstate.data.decoding import Decoder
-from midstate.data.loader import check_labels, part, shuffled
+from midstate.data.loader import Shuffled, check_labels
 from midstate.data.reading import Reading
 
 PIECE = 50  # images of evaluation that a worker hands over at once: what waits is held in shared memory
@@ -130,33 +130,18 @@ class _Keys:
         return self.batches.steps_per_epoch - self.first_step
 
     def __iter__(self) -> Iterator[list[Key]]:
-        batches = self.batches
-        for _, positions in shuffled(batches, self.epoch, self.first_step):
-            chosen = part(positions, batches.rank, batches.num_ranks)
-            yield [(self.epoch, position) for position in chosen.tolist()]
+        for _, positions in self.batches.steps(self.epoch, self.first_step):
+            yield [(self.epoch, position) for position in self.batches.part(positions).tolist()]
 
 
-class StoredBatches:
-    """Shuffled, augmented training batches; the incomplete last batch of an epoch is left out.
+class StoredBatches(Shuffled):
+    """Shuffled, augmented training batches of images in files.
 
     The processes that decode are started once and go on over epochs, until `close`.
     """
 
-    def __init__(
-        self,
-        split: Stored,
-        batch_size: int,
-        augmentation: Any,
-        seed: int,
-        max_steps: int | None = None,
-        rank: int = 0,
-        num_ranks: int = 1,
-    ) -> None:
-        self.split, self.augmentation, self.seed = split, augmentation, seed
-        self.rank, self.num_ranks = rank, num_ranks
-        self.batch_size = min(batch_size, len(split))
-        whole = len(split) // self.batch_size
-        self.steps_per_epoch = min(whole, max_steps or whole)
+    def __init__(self, split: Stored, *arguments: Any, **options: Any) -> None:
+        super().__init__(split, *arguments, **options)
         self._keys, self._loader = _Keys(self), None
 
     def epoch(self, epoch: int, first_step: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
@@ -171,7 +156,7 @@ class StoredBatches:
             decoder = Decoder(split.source, split.indices, transform, self.seed, reading.on_error == "skip")
             self._loader = reading.loader(decoder, self._keys, lasting=True)
         self._keys.epoch, self._keys.first_step = epoch, first_step
-        num_images = len(part(torch.arange(self.batch_size), self.rank, self.num_ranks))
+        num_images = len(self.part(torch.arange(self.batch_size)))
         whole = False
         try:
             for images, labels in reading.images(self._loader):
