@@ -28,7 +28,7 @@ def test_the_published_way_is_sr_ste():
 @pytest.mark.parametrize(("n", "m"), [(1, 4), (2, 4), (4, 8), (2, 16)])
 def test_rivals_make_the_masks_that_ours_makes(n, m):
     weights = [torch.randn(4, 2 * m, 3, 3), torch.randn(6, m)]
-    ours = [each.movedim(1, -1).reshape(-1, m) for each in mask._each(NM(n, m), weights)()]
+    ours = [each.movedim(1, -1).reshape(-1, m) for each in mask.each_mask(NM(n, m), weights)()]
     for name, way in mask._rivals(n, m, weights).items():
         for one, other in zip(ours, way(), strict=True):
             assert one.equal(other.bool()), name

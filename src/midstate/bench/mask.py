@@ -36,7 +36,7 @@ def measure(repeats: int) -> list[dict[str, Any]]:
     ]
     rows = []
     for n, m in PATTERNS:
-        ways = {"ours": _each(NM(n, m), weights), **_rivals(n, m, weights)}
+        ways = {"ours": each_mask(NM(n, m), weights), **_rivals(n, m, weights)}
         rows.append(_row(f"{n}:{m}", weights, ways, repeats))
     for name, way in _others(weights).items():
         rows.append(_row(name, weights, {"ours": way}, repeats))
@@ -61,7 +61,8 @@ def _row(name: str, weights: list[Tensor], ways: dict[str, Callable[[], Any]], r
     }
 
 
-def _each(pattern: NM, weights: list[Tensor]) -> Callable[[], Any]:
+def each_mask(pattern: NM, weights: list[Tensor]) -> Callable[[], Any]:
+    """Return what makes the masks of all weights, as training does."""
     places = [Place(weight, weight.abs, pattern.n, torch.empty(0), torch.Generator()) for weight in weights]
     return lambda: layer_masks(pattern, places, [pattern.n] * len(places))
 
