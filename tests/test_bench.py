@@ -20,8 +20,8 @@ def test_the_published_way_is_sr_ste():
     masked.pow(2).sum().backward()
     published, weight.grad = weight.grad, None
     estimator = SRSTE()
-    estimator.apply(weight, ours).pow(2).sum().backward()
-    estimator.before_step(weight, ours)
+    estimator.apply(weight, ours, {}).pow(2).sum().backward()
+    estimator.before_step(weight, ours, {})
     assert torch.allclose(published, weight.grad)
 
 

@@ -3,9 +3,10 @@
 `apply` is the weight that the layer uses. `before_step` and `after_step` run around the optimizer's
 step, on real gradients (after unscaling, before clipping), never inside an autograd Function: there a
 GradScaler would divide the decay away and accumulation would add it once per micro-batch. `refreshed`
-is called with every new mask.
+is called with every new mask. What an estimator keeps of a layer beside its mask is its `memory`.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -20,6 +21,7 @@ from midstate.sparsity.patterns import Pattern
 
 # What optimizers call the running mean of gradients (SGD; Adam and its kin).
 _MOMENTUM_KEYS = ("momentum_buffer", "exp_avg")
+Memory = Mapping[str, Tensor]  # by name
 
 
 class _StraightThrough(torch.autograd.Function):
@@ -43,10 +45,20 @@ class Estimator:
     def check(self, pattern: Pattern) -> None:
         """Raise ValueError if the estimator makes no sense for this pattern."""
 
-    def refreshed(self, weight: Tensor, mask: Tensor) -> None:
+    def memory(self, weight: Tensor, pattern: Pattern, level: Level | None) -> Memory:
+        """Tensors to keep of a layer beside its mask: parameters are trained, others are saved with the model.
+
+        Args:
+            weight: the layer's, (O, C) or (O, C, *K).
+            pattern: the method's.
+            level: the layer's target level; None where it is decided later.
+        """
+        return {"scale": torch.ones_like(weight, requires_grad=False)} if self.scales else {}
+
+    def refreshed(self, weight: Tensor, mask: Tensor, memory: Memory) -> None:
         """Act on the weights when their mask is refreshed."""
 
-    def before_step(self, weight: Tensor, mask: Tensor) -> Tensor | None:
+    def before_step(self, weight: Tensor, mask: Tensor, memory: Memory) -> Tensor | None:
         """Change the gradient; what is returned comes back in `after_step`."""
 
     def after_step(self, weight: Tensor, mask: Tensor, before: Tensor | None, optimizer: Optimizer) -> None:
@@ -61,11 +73,11 @@ class Hard(Estimator):
     clears their momentum.
     """
 
-    def apply(self, weight: Tensor, mask: Tensor) -> Tensor:
+    def apply(self, weight: Tensor, mask: Tensor, memory: Memory) -> Tensor:
         """weight * mask; autograd masks the gradient by itself."""
         return weight * mask
 
-    def before_step(self, weight: Tensor, mask: Tensor) -> Tensor:
+    def before_step(self, weight: Tensor, mask: Tensor, memory: Memory) -> Tensor:
         """Remember the weights."""
         return weight.detach().clone()
 
@@ -82,7 +94,7 @@ class Hard(Estimator):
 class STE(Estimator):
     """Straight-through (Bengio et al., arXiv 1308.3432): pruned weights get the full gradient."""
 
-    def apply(self, weight: Tensor, mask: Tensor) -> Tensor:
+    def apply(self, weight: Tensor, mask: Tensor, memory: Memory) -> Tensor:
         """weight * mask with the identity as its gradient."""
         return _StraightThrough.apply(weight, mask)
 
@@ -96,7 +108,7 @@ class SRSTE(STE):
     def __post_init__(self) -> None:
         checks.number("decay", self.decay, 0)
 
-    def before_step(self, weight: Tensor, mask: Tensor) -> None:
+    def before_step(self, weight: Tensor, mask: Tensor, memory: Memory) -> None:
         """Add the decay to the gradient of the pruned weights only."""
         if weight.grad is not None:
             pruned = (~mask).view(torch.uint8)  # bytes become floats several times sooner
@@ -121,15 +133,15 @@ class Soft(Estimator):
     def __post_init__(self) -> None:
         checks.boolean("mask_gradient", self.mask_gradient)
 
-    def apply(self, weight: Tensor, mask: Tensor) -> Tensor:
+    def apply(self, weight: Tensor, mask: Tensor, memory: Memory) -> Tensor:
         """weight * mask, in evaluation."""
         return weight * mask
 
-    def refreshed(self, weight: Tensor, mask: Tensor) -> None:
+    def refreshed(self, weight: Tensor, mask: Tensor, memory: Memory) -> None:
         """Zero what is pruned, once."""
         weight.detach().mul_(mask)
 
-    def before_step(self, weight: Tensor, mask: Tensor) -> None:
+    def before_step(self, weight: Tensor, mask: Tensor, memory: Memory) -> None:
         """Mask the gradient, if asked."""
         if self.mask_gradient and weight.grad is not None:
             weight.grad.mul_(mask)

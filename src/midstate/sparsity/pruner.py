@@ -63,7 +63,7 @@ class Pruner:
         self.levels: list[Level] | None = None  # of the target; None until the allocation has decided
         self._refreshed = -1  # the last step at which masks were refreshed
         self._weights = [layer.weight for layer in self.layers]
-        self._masked = [Masked(w, method.estimator) for w in self._weights if not method.dense]
+        self._masked: list[Masked] = []
         self._before: list[Tensor | None] = []
         if method.dense:
             return
@@ -71,12 +71,14 @@ class Pruner:
         self.ticks = method.update.resolve(self.window, steps_per_epoch, total_steps)
         uses_of = [(uses or {}).get(layer.name, 1) for layer in self.layers]
         heads = names_of(classifier)
-        self._view = View(model, method, self.layers, self._weights, self.masks, uses_of, heads, seed, sample)
+        self._view = View(model, method, self.layers, self._weights, self._masked, uses_of, heads, seed, sample)
         self._view.try_measuring()
         method.allocation.check_layers(method.pattern, self._view.candidates())
         if method.allocation.refresh == "never":
             self.levels = method.allocation.allocate(method.pattern, self._view.candidates())
         for i, layer in enumerate(self.layers):
+            memory = method.estimator.memory(self._weights[i], method.pattern, self.levels and self.levels[i])
+            self._masked.append(Masked(self._weights[i], method.estimator, memory))
             parametrize.register_parametrization(layer.module, layer.tensor_name, self._masked[i], unsafe=True)
             self._weights[i] = layer.module.parametrizations[layer.tensor_name].original
         self._epoch_masks = [mask.clone() for mask in self.masks]
@@ -119,7 +121,7 @@ class Pruner:
         self.set_masks(self.masks_at(self.window.progress(step), step))
         self._refreshed = step
         for weight, masked in zip(self._weights, self._masked, strict=True):
-            self.method.estimator.refreshed(weight, masked.mask)
+            self.method.estimator.refreshed(weight, masked.mask, masked.memory)
 
     @torch.no_grad()
     def masks_at(self, progress: float, step: int) -> list[Tensor]:
@@ -166,7 +168,7 @@ class Pruner:
         """Change gradients as the estimator says; call after unscaling and before clipping."""
         estimator = self.method.estimator
         self._before = [
-            estimator.before_step(weight, masked.mask)
+            estimator.before_step(weight, masked.mask, masked.memory)
             for weight, masked in zip(self._weights, self._masked, strict=False)
         ]
 

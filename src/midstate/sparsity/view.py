@@ -11,6 +11,7 @@ from midstate.sparsity import calibration
 from midstate.sparsity.allocation import Candidate
 from midstate.sparsity.calibration import Sample
 from midstate.sparsity.criteria import Seen
+from midstate.sparsity.masked import Masked
 from midstate.sparsity.method import Method
 from midstate.sparsity.nm import Level
 from midstate.sparsity.paths import Place
@@ -31,7 +32,7 @@ class View:
     method: Method
     layers: Sequence[Layer]
     weights: Sequence[Tensor]
-    masks: Sequence[Tensor]  # in force, of weights
+    masked: Sequence[Masked]  # one a layer once attached, and its mask in force
     uses: Sequence[int]
     classifier: Collection[str]  # names of its layers
     seed: int
@@ -55,8 +56,10 @@ class View:
     def places(self, levels: Sequence[Level], norms: Sequence[Tensor] | None, step: int) -> list[Place]:
         """The layers as a path sees them."""
         return [
-            Place(self.weights[i].detach(), partial(self._score, i, norms, level), level, mask, self._order(i, step))
-            for i, (level, mask) in enumerate(zip(levels, self.masks, strict=True))
+            Place(
+                self.weights[i].detach(), partial(self._score, i, norms, level), level, each.mask, self._order(i, step)
+            )
+            for i, (level, each) in enumerate(zip(levels, self.masked, strict=True))
         ]
 
     def swapped(self, masks: list[Tensor], step: int) -> list[Tensor]:
@@ -72,7 +75,9 @@ class View:
         pattern = self.method.pattern
         if self.method.update.regrow == "free" or pattern.name not in ("weight", "filter"):
             return levels
-        return [min(level, int(pattern.units(mask).sum())) for level, mask in zip(levels, self.masks, strict=True)]
+        return [
+            min(level, int(pattern.units(each.mask).sum())) for level, each in zip(levels, self.masked, strict=True)
+        ]
 
     def candidates(self, norms: Sequence[Tensor] | None = None) -> list[Candidate]:
         """The layers as an allocation sees them."""
@@ -102,7 +107,7 @@ class View:
         method = self.method
         seen = Seen(self._generator("criterion", i), level, norms[i] if norms else None)
         score = method.criterion.score(self.weights[i].detach(), method.pattern, seen)
-        return method.update.adjust(score, method.pattern.units(self.masks[i]))
+        return method.update.adjust(score, method.pattern.units(self.masked[i].mask))
 
     def _joint_score(self, i: int, norms: Sequence[Tensor] | None) -> Tensor:
         """Scores of layer i's units where layers are compared: what may not come back is worth nothing."""
@@ -119,7 +124,7 @@ class View:
         """Loss on the sample with layer i at a level and every other layer as it is."""
         for call in self.before_measuring:
             call()
-        mask, pattern = self.masks[i], self.method.pattern
+        mask, pattern = self.masked[i].mask, self.method.pattern
         before = mask.clone()
         mask.copy_(pattern.expand(pattern.mask(self._score(i, norms, level), level), mask.shape))
         loss = calibration.mean_loss(self.model, self.sample)
