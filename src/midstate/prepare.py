@@ -52,7 +52,7 @@ def session_of(plan: "Plan", processes: Processes) -> Session:
     with user_errors("optimizer"):
         optimizer = plan.parts["optimizer"].create(model)
         rate = plan.parts["optimizer"].rate(batches.steps_per_epoch, total_steps)
-    probing = settings.probes and not pruner.method.dense
+    probing = settings.probes and not pruner.method.dense and pruner.method.path.probed
     forward = processes.parallel(model)
     return Session(
         settings,

@@ -11,7 +11,8 @@ from midstate.sparsity import Filter, Pruner, Row, Sample, Schedule, Scope, Unra
 
 PRESETS = sorted({path.stem for path in (ROOT / "conf" / "pruner").glob("*.yaml")} - {"dense"})
 ALLOCATIONS = sorted(
-    {path.stem for path in (ROOT / "conf" / "pruner" / "allocation").glob("*.yaml")} - {"scheme", "uniform_plus"}
+    {path.stem for path in (ROOT / "conf" / "pruner" / "allocation").glob("*.yaml")}
+    - {"scheme", "uniform_plus", "domino"}
 )
 METHODS = [(f"pruner={preset}",) for preset in PRESETS]
 METHODS += [(f"pruner={p}", f"pruner/allocation={a}") for p in ("nm", "magnitude", "filter") for a in ALLOCATIONS]

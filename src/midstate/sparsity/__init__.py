@@ -4,7 +4,7 @@
 |------------|--------------------------------------------|-----------------------------------------------|
 | pattern    | what goes together, among which is ranked  | `patterns`, `nm`                              |
 | criterion  | which unit matters less                    | `criteria`                                    |
-| allocation | how much goes from each layer              | `allocation`, `ranking`, `budget`, `scheme`, `controls` |
+| allocation | how much goes from each layer              | `allocation`, `ranking`, `budget`, `domino`, ... |
 | path       | the intermediate states (中间态) on the way | `paths`, `nm_paths`                           |
 | schedule   | how far along the path at a given time     | `schedules`                                   |
 | update     | when a mask may change                     | `updates`                                     |
@@ -19,11 +19,12 @@ from midstate.sparsity.budget import Budget
 from midstate.sparsity.calibration import Sample
 from midstate.sparsity.controls import Collapsed, RandomShares, Reversed
 from midstate.sparsity.criteria import L1, L2, Criterion, GeometricMedian, Random, Seen, Wanda
+from midstate.sparsity.domino import Domino
 from midstate.sparsity.estimators import SRSTE, STE, ConstantScale, Estimator, Hard, MultiAxis, Soft
 from midstate.sparsity.method import Method
 from midstate.sparsity.multi_axis import multi_axis_mask
 from midstate.sparsity.nm import NM, nm_mask, verify_nm
-from midstate.sparsity.nm_paths import Blocks, StepN, block_nm_mask, step_n
+from midstate.sparsity.nm_paths import Blocks, Search, StepN, block_nm_mask, step_n
 from midstate.sparsity.paths import Density, Direct, Path, Place
 from midstate.sparsity.patterns import Filter, Pattern, Row, Weight, verify
 from midstate.sparsity.pruner import Pruner
@@ -37,9 +38,10 @@ from midstate.sparsity.view import seed_for
 
 __all__ = [
     "ERK", "L1", "L2", "LAMP", "NM", "SRSTE", "STE", "Allocation", "Blocks", "Budget", "Candidate", "Collapsed",
-    "ConstantScale", "Criterion", "Density", "Direct", "Estimator", "Filter", "GeometricMedian", "Global", "Hard",
-    "Layer", "Method", "MultiAxis", "Path", "Pattern", "Place", "Pruner", "Random", "RandomShares", "Reversed", "Row",
-    "Sample", "Schedule", "Scheme", "Scope", "Seen", "Soft", "StepN", "Uniform", "UniformPlus", "Unrankable",
-    "Update", "Wanda", "Weight", "Window", "block_nm_mask", "curve", "fit", "multi_axis_mask", "nm_mask",
-    "scheme_text", "seed_for", "step_n", "steps_of", "verify", "verify_nm", "weight_layers",
+    "ConstantScale", "Criterion", "Density", "Direct", "Domino", "Estimator", "Filter", "GeometricMedian",
+    "Global", "Hard", "Layer", "Method", "MultiAxis", "Path", "Pattern", "Place", "Pruner", "Random",
+    "RandomShares", "Reversed", "Row", "Sample", "Schedule", "Scheme", "Scope", "Search", "Seen", "Soft", "StepN",
+    "Uniform", "UniformPlus", "Unrankable", "Update", "Wanda", "Weight", "Window", "block_nm_mask", "curve",
+    "fit", "multi_axis_mask", "nm_mask", "scheme_text", "seed_for", "step_n", "steps_of", "verify", "verify_nm",
+    "weight_layers",
 ]  # fmt: skip

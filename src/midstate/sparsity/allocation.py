@@ -52,6 +52,7 @@ class Allocation:
     refresh: ClassVar[str] = "never"  # never: from shapes alone; once: when pruning begins; tick: at every refresh
     uniform: ClassVar[bool] = False  # whether every layer has one level
     own_budget: ClassVar[bool] = False  # whether the uniform allocation is no more than a comparison
+    searches: ClassVar[bool] = False  # whether training itself finds the levels, see `Domino`
     measures: ClassVar[bool] = False  # whether it may look at training images
     observes: str | None = None  # what else it looks at, as a criterion does
     by_filter: bool = False  # whether filters of one layer may have levels of their own

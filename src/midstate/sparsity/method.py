@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from midstate.sparsity.allocation import Allocation
 from midstate.sparsity.criteria import Criterion
 from midstate.sparsity.estimators import Estimator
-from midstate.sparsity.nm_paths import Blocks
+from midstate.sparsity.nm_paths import Blocks, Search
 from midstate.sparsity.paths import Path
 from midstate.sparsity.patterns import Pattern
 from midstate.sparsity.scope import Scope
@@ -45,6 +45,7 @@ class Method:
             raise ValueError(
                 f"per=filter gives filters of one layer different N's, and {other} needs one; use per=layer"
             )
+        self._check_search()
         if self.update.regrow == "never" and isinstance(self.path, Blocks) and self.path.rerank == "live":
             raise ValueError("regrow=never: rerank=live lets blocks turn dense again; use pruner.rerank=sticky")
         if self.pattern.name == "filter" and not self.scope.skip_classifier:
@@ -52,6 +53,14 @@ class Method:
                 "pattern=filter with skip_classifier=false: a class without its filter is never answered; "
                 "use pruner/scope=filters"
             )
+
+    def _check_search(self) -> None:
+        if self.allocation.searches != isinstance(self.path, Search):
+            raise ValueError(
+                "allocation=domino and path=search belong together: the one finds levels, the other puts them in force"
+            )
+        if self.allocation.searches and self.update.every != "1it":
+            raise ValueError(f"every={self.update.every!r}: allocation=domino follows every step; use pruner.every=1it")
 
     @property
     def dense(self) -> bool:

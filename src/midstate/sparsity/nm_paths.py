@@ -11,7 +11,7 @@ from midstate.sparsity import checks
 from midstate.sparsity.blocks import block_norms, masked_blocks, spread_blocks, stay_longest
 from midstate.sparsity.nm import NM, Level, grouped
 from midstate.sparsity.paths import Path, Place, layer_masks
-from midstate.sparsity.schedules import floor
+from midstate.sparsity.schedules import Window, floor
 
 GRANULARITIES = ("layer", "group")
 STEPS = ("single", "powers_of_two")
@@ -188,3 +188,32 @@ class Blocks(Path):
     def describe(self, pattern: NM, level: str, p: float) -> str:
         """The state in a few words."""
         return f"{level} on {100 * p:.0f} % of blocks"
+
+
+@dataclass(frozen=True)
+class Search(Path):
+    """Every layer at the N that a searching allocation has brought it down to; the schedule's curve is its time."""
+
+    patterns: ClassVar[tuple[str, ...]] = ("nm",)
+    refusal: ClassVar[str] = "path=search walks down the N of N:M, and pattern={pattern} has no N"
+    probed: bool = False  # its states are not known beforehand
+
+    def window(self, window: Window) -> Window:
+        """The schedule's own.
+
+        Raises:
+            ValueError: it has no time for a search.
+        """
+        if window.curve == "one_shot" or window.stop <= window.start:
+            raise ValueError(
+                "path=search: needs time between schedule.start and schedule.stop; use schedule=linear and a later stop"
+            )
+        return window
+
+    def masks(self, pattern: NM, places: Sequence[Place], p: float) -> list[Tensor]:
+        """The pattern at the levels found so far."""
+        return layer_masks(pattern, places, [place.level for place in places])
+
+    def describe(self, pattern: NM, level: str, p: float) -> str:
+        """The state in a few words."""
+        return level if p == 1 else f"{level}, {100 * p:.0f} % of the search's window"

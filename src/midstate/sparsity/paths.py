@@ -89,6 +89,7 @@ class Path:
     patterns: ClassVar[tuple[str, ...]] = ("weight", "row", "filter", "nm")
     refusal: ClassVar[str] = ""
     by_filter: bool = True  # whether filters of one layer may have levels of their own
+    probed: bool = True  # whether its states lie at known places, where gaps can be probed
     redraws: bool = False  # whether a random order is drawn anew at every refresh
 
     def check(self, pattern: Pattern) -> None:

@@ -11,6 +11,7 @@ from torch.optim import Optimizer
 
 from midstate.sparsity.allocation import compare_with_uniform
 from midstate.sparsity.calibration import Sample
+from midstate.sparsity.domino import Walk, press
 from midstate.sparsity.masked import Masked
 from midstate.sparsity.method import Method
 from midstate.sparsity.nm import Level
@@ -61,6 +62,8 @@ class Pruner:
         self.layers = method.scope.resolve(model, classifier, method.pattern)
         self.window = schedule.window(steps_per_epoch, total_steps)
         self.levels: list[Level] | None = None  # of the target; None until the allocation has decided
+        self._walks: list[Walk] | None = None  # of an allocation that searches
+        self._strengths: list[float] | None = None  # of its penalty at the coming step
         self._refreshed = -1  # the last step at which masks were refreshed
         self._weights = [layer.weight for layer in self.layers]
         self._masked: list[Masked] = []
@@ -118,6 +121,8 @@ class Pruner:
         """Refresh the masks from the present weights, as for an evaluation; no change once they are frozen."""
         if not self.open(step) or step == self._refreshed:  # at one step the weights are the same
             return
+        if self.method.allocation.searches and step >= self.window.start:
+            self._search(step)
         self.set_masks(self.masks_at(self.window.progress(step), step))
         self._refreshed = step
         for weight, masked in zip(self._weights, self._masked, strict=True):
@@ -143,6 +148,13 @@ class Pruner:
         if method.update.regrow == "never":
             masks = [mask & in_force for mask, in_force in zip(masks, self.masks, strict=True)]
         return self._view.swapped(masks, step) if method.update.forced_swaps else masks
+
+    def _search(self, step: int) -> None:
+        """Let an allocation that searches decide for this step."""
+        self._walks, self._strengths = self.method.allocation.search(
+            self.method.pattern, self._view.candidates(), self._walks, step, self.window.progress(step)
+        )
+        self.levels = [walk["level"] for walk in self._walks]
 
     def set_masks(self, masks: list[Tensor]) -> None:
         """Put masks in place, and the scales that go with them (the buffers stay the same tensors)."""
@@ -171,6 +183,9 @@ class Pruner:
             estimator.before_step(weight, masked.mask, masked.memory)
             for weight, masked in zip(self._weights, self._masked, strict=False)
         ]
+        for i, strength in enumerate(self._strengths or []):
+            press(self._weights[i], self.masks[i], strength)
+        self._strengths = None
 
     def after_step(self, optimizer: Optimizer) -> None:
         """Undo what the optimizer did against the estimator's rule; call after the optimizer's step."""
@@ -227,7 +242,7 @@ class Pruner:
             return "dense"
         pattern = self.method.pattern
         target = pattern.title if self.method.allocation.uniform else f"mixed {pattern.title}"
-        if self.method.allocation.own_budget:
+        if self.method.allocation.own_budget or self.method.allocation.searches:
             kept = sum(share * w.numel() for share, w in zip(self.targets(), self._weights, strict=True))
             target = f"{100 * kept / sum(w.numel() for w in self._weights):.3g} % of weights"
         return self.method.path.describe(pattern, target, progress)
@@ -289,6 +304,7 @@ class Pruner:
             "changes": self._changes,
             "levels": self.levels,
             "refreshed": self._refreshed,
+            **({"walks": self._walks} if self._walks else {}),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -298,3 +314,4 @@ class Pruner:
             self._changes = [changes.to(m.device) for changes, m in zip(state["changes"], self.masks, strict=True)]
             self.levels = state.get("levels", self.levels)  # checkpoints of uniform runs once held neither
             self._refreshed = state.get("refreshed", -1)
+            self._walks = state.get("walks")
