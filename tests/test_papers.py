@@ -78,6 +78,15 @@ PAPERS_BY_NAME = {
         {"pruner.pattern.n": 2, "pruner.pattern.m": 4, "pruner.update.until": 0, "model.pretrained": "IMAGENET1K_V1",
          "pruner.estimator._target_": "midstate.sparsity.Hard", "model.small_stem": False},
     ),
+    # DominoSearch's code: search/find_mix_from_dense_imagenet.py, devkit/sparse_ops
+    "domino_search": Paper(
+        "imagenet", "resnet50", 5, 64, 0.0, False, 0.0, {0: 0.01, 4: 0.01}, {0: 0, 2.5: 0.5, 5: 1}, 53, "conv1",
+        {"pruner.pattern.n": 2, "pruner.pattern.m": 16, "pruner.allocation.levels": None,
+         "pruner.allocation.ready": 0.75, "pruner.allocation.decide_every": 100, "pruner.allocation.press_every": 5, "pruner.allocation.strength": 0.1,
+         "pruner.allocation.double_from": 0.3, "pruner.allocation.double_every": 0.1,
+         "pruner.allocation.erk_share": 0.5, "pruner.update.every": "1it", "model.pretrained": "IMAGENET1K_V1",
+         "model.small_stem": False},
+    ),
     # SFP's code: scripts/cifar10_resnet.sh, pruning_cifar10_resnet.py; pruning_train.py
     "sfp": Paper(
         "cifar10", "resnet56", 200, 128, 0.9, True, 5e-4, SFP, {0: 1}, 55, "classifier",

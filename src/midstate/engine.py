@@ -99,6 +99,7 @@ def train(
     def between_measurements() -> None:
         if stop_requested():
             raise _Stopped
+        session.measuring.update()
 
     session.pruner.on_measuring(between_measurements)
     try:

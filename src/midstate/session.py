@@ -12,6 +12,7 @@ from torch.optim import Optimizer
 
 from midstate.config import RunFailed
 from midstate.data import Batches, Images
+from midstate.measuring import Measuring
 from midstate.mixing import Mixing
 from midstate.optimizers import Rate
 from midstate.probes import GapProbe
@@ -42,12 +43,16 @@ class Session:
     mixing: Mixing | None = None
     ema: "ModelEmaV3 | None" = None
     processes: Processes = ALONE
+    measuring: Measuring = field(init=False)
     step: int = 0  # optimizer steps done
     rows: list[dict[str, Any]] = field(default_factory=list)  # metrics.csv, one row an epoch
     probe_rows: list[dict[str, Any]] = field(default_factory=list)  # probes.csv
     losses: list[float] = field(default_factory=list)  # losses.csv, the training loss of every step
     totals: dict[str, float] = field(default_factory=dict)  # sums over the epoch so far
     epoch_gap: float | None = None  # the epoch's largest gap_bn so far
+
+    def __post_init__(self) -> None:
+        self.measuring = Measuring(shown=self.processes.first)
 
     @property
     def total_steps(self) -> int:

@@ -53,6 +53,8 @@ def refresh(session: Session) -> None:
         session.pruner.refresh(session.step)
     except Unrankable as error:
         session.diverged(str(error))
+    finally:
+        session.measuring.close()
     # Every process makes its own masks; before they are used, all must be the same.
     session.check_same("masks", [layer.name for layer in session.pruner.layers], session.pruner.masks)
     if row is not None:
