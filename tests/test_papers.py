@@ -82,7 +82,8 @@ PAPERS_BY_NAME = {
     "domino_search": Paper(
         "imagenet", "resnet50", 5, 64, 0.0, False, 0.0, {0: 0.01, 4: 0.01}, {0: 0, 2.5: 0.5, 5: 1}, 53, "conv1",
         {"pruner.pattern.n": 2, "pruner.pattern.m": 16, "pruner.allocation.levels": None,
-         "pruner.allocation.ready": 0.75, "pruner.allocation.decide_every": 100, "pruner.allocation.press_every": 5, "pruner.allocation.strength": 0.1,
+         "pruner.allocation.ready": 0.75, "pruner.allocation.decide_every": 100,
+         "pruner.allocation.press_every": 5, "pruner.allocation.strength": 0.1,
          "pruner.allocation.double_from": 0.3, "pruner.allocation.double_every": 0.1,
          "pruner.allocation.erk_share": 0.5, "pruner.update.every": "1it", "model.pretrained": "IMAGENET1K_V1",
          "model.small_stem": False},
