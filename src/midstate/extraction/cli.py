@@ -28,12 +28,12 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        description="Make a smaller network of a finished run: filters that pruning has emptied, and all that no longer "
-        "depends on the image, are removed, and what they had added is carried on as constants. Prints parameters and "
-        "multiply-accumulates (dense, as the run reported them, as they are left), how far the outputs differ on test "
-        "images and how long a pass takes, and writes the network.",
-        epilog="The file needs no code of this project: torch.export.load(FILE).module() takes batches of any number of "
-        "images, of the size of the run's. Zeros within filters that stay, such as those of N:M, are left as they are. "
+        description="Make a smaller network of a finished run: filters that pruning has emptied, and all else that "
+        "does not depend on the image any more, are removed; what they had added is carried on as constants. Prints "
+        "parameters and multiply-accumulates (dense, as the run reported them, as they are left), how far the outputs "
+        "differ on test images and how long a pass takes, and writes the network.",
+        epilog="The file needs no code of this project: torch.export.load(FILE).module() takes any number of images "
+        "of the size of the run's. Zeros within filters that stay, such as those of N:M, are left as they are. "
         "Exit status: 0 written, 2 nothing to extract there, 3 it could not be written.",
     )
     parser.add_argument("run", type=Path, help="its directory, such as outputs/filter/1a2b3c4d5e6f/seed0")

@@ -20,9 +20,10 @@ def extract(model: nn.Module, shape: tuple[int, ...]) -> fx.GraphModule:
     """Remove every filter that masks have emptied, and whatever else no longer depends on the image.
 
     What bias and BatchNorm left in the channels that go is a constant; it is carried into the layers that read it. The
-    outputs are those of `model` in evaluation mode, to rounding. No weight that is not zero is added or changed but for
-    biases that take a constant, so `counting.count` finds the `params_sparse` and `macs_sparse` of `model`: numbers
-    of parameters that are not zero. Zeros within filters that stay are left as they are.
+    outputs are those of `model` in evaluation mode, to rounding. The parameters that are not zero are as many as
+    `counting.count` reports of `model` as `params_sparse`, and their MACs its `macs_sparse`: no parameter is added, and
+    none becomes zero or ceases to be. Fewer they are only where a whole layer goes because nothing reads it any more,
+    or a layer is called again and reads nothing that lives. Zeros within filters that stay are left as they are.
 
     Args:
         model: a plain model, masks folded in; it is left as it was. Layers keep their names.
@@ -47,7 +48,9 @@ def extract(model: nn.Module, shape: tuple[int, ...]) -> fx.GraphModule:
         raise ValueError(f"{name} cannot be run on images of {tuple(shape)}: {first_line(error)}") from error
     kept = [(node, seen.kept(node)) for node in graph.graph.nodes]
     if all(index is None or len(index) == seen.size(node) for node, index in kept):
-        raise ValueError("nothing to remove: every channel depends on the image; zeros within filters stay where they are")
+        raise ValueError(
+            "nothing to remove: every channel depends on the image; zeros within filters stay where they are"
+        )
     network = Rewriter(seen).rewrite()
     _compare(name, network, deepcopy(model).double(), shape)
     return network.to(dtype).eval()
@@ -65,6 +68,6 @@ def _compare(name: str, network: nn.Module, model: nn.Module, shape: tuple[int, 
     difference, largest = float((found - expected).abs().max()), float(expected.abs().max())
     if not difference <= TOLERANCE * max(1.0, largest):
         raise ValueError(
-            f"{name} cannot be extracted: without its dead channels its outputs would differ by {difference:.3g}, where "
-            f"{largest:.3g} is the largest"
+            f"{name} cannot be extracted: without its dead channels its outputs would differ by {difference:.3g}, the "
+            f"largest being {largest:.3g}"
         )

@@ -1,4 +1,4 @@
-"""What is known of every value in a network before it is cut: which channels depend on the image, and what the others are."""
+"""What is known of a network's values before it is cut: which channels depend on the image, what the others are."""
 
 import operator
 from contextlib import suppress

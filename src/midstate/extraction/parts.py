@@ -1,4 +1,4 @@
-"""The few modules that an extracted network has and its original had not: no parameters, their constants are buffers."""
+"""The modules that an extracted network has and its original had not. None has parameters; constants are buffers."""
 
 from torch import Tensor, nn
 from torch.nn import functional as F

@@ -159,7 +159,9 @@ class Rewriter:
         dim, shape = self.seen.dim(node), self.seen.values[node].shape
         terms = [other for other in node.all_input_nodes if isinstance(self.seen.values[other], Tensor)]
         shapes = [self.seen.values[term].shape for term in terms]
-        if any(len(each) != len(shape) or self.seen.kept(term) is None for term, each in zip(terms, shapes, strict=True)):
+        if any(
+            len(each) != len(shape) or self.seen.kept(term) is None for term, each in zip(terms, shapes, strict=True)
+        ):
             return None
         if not any(each == shape and not self._is_dead(term) for term, each in zip(terms, shapes, strict=True)):
             return None

@@ -40,7 +40,10 @@ def extract_run(directory: Path, file: Path, batch_size: int = 64) -> str:
         RunFailed: the file cannot be written, or memory has run out.
     """
     summary, config = _read(directory)
-    torch.set_num_threads(config["trainer"]["threads"])
+    with user_errors(
+        f"{directory}: its config.yaml: trainer.threads", LookupError, TypeError, ValueError, RuntimeError
+    ):
+        torch.set_num_threads(config["trainer"]["threads"])
     keep_freed_memory()
     with enough_memory():
         model, data = _rebuild(directory, config)
@@ -100,8 +103,8 @@ def _check_reported(directory: Path, summary: dict[str, Any], found: dict[str, i
     for name in COUNTED:
         if name in summary and summary[name] != found[name]:
             raise ConfigError(
-                f"{directory}: its summary says {name}={summary[name]}, its weights {found[name]}; one of the files has "
-                "been changed, and rerun=true makes both anew"
+                f"{directory}: its summary says {name}={summary[name]}, its weights {found[name]}; one of them was "
+                "changed, and rerun=true makes both anew"
             )
 
 
@@ -131,8 +134,10 @@ def _table(summary: dict[str, Any], masked: dict[str, Any], small: dict[str, Any
     ]
     lines = ["| network | parameters | MACs an image |", "|---|---|---|"]
     lines += [f"| {name} | {params:,} | {macs:,} |" for name, params, macs in rows]
-    if rows[1][1:] != rows[2][1:]:
-        lines.append("reported and extracted differ: torch.fx does not see some layers as layers, so they are whole")
+    if any(more > less for more, less in zip(rows[2][1:], rows[1][1:], strict=True)):
+        lines.append("more than reported: some layers are whole, because torch.fx does not see them as layers")
+    elif rows[1][1:] != rows[2][1:]:
+        lines.append("less than reported: layers that nothing reads any more, or that read nothing, are not run")
     return [*lines, ""]
 
 
@@ -150,6 +155,6 @@ def _measured(model: nn.Module, network: nn.Module, images: Tensor) -> list[str]
     return [
         f"largest output difference: {float((expected - found).abs().max()):.2g}, where outputs reach "
         f"{float(expected.abs().max()):.3g} ({len(images)} test images)",
-        f"a pass of {len(images)} images: {1e3 * masked:.1f} ms masked, {1e3 * small:.1f} ms extracted, "
-        f"{masked / small:.2f} times faster",
+        f"a pass of {len(images)} images: {1e3 * masked:.1f} ms masked, {1e3 * small:.1f} ms extracted; "
+        f"speedup {masked / small:.2f}",
     ]
