@@ -143,6 +143,16 @@ def test_where_constants_vary_in_space_another_size_is_refused():
         small(torch.zeros(1, 3, 64, 64))
 
 
+def test_images_too_small_to_show_that_constants_vary_do_not_mislead():
+    torch.manual_seed(0)
+    depthwise = nn.Conv2d(2, 2, 3, padding=1, groups=2)
+    model = used(nn.Sequential(nn.Conv2d(1, 2, 1), depthwise, nn.AdaptiveAvgPool2d(1), nn.Conv2d(2, 2, 1)))
+    model[0].weight.data[1] = 0
+    small = extracted(model, (1, 1, 1))
+    with pytest.raises(ValueError, match="extract it for the other size"):
+        small(torch.zeros(1, 1, 5, 5))
+
+
 @pytest.mark.parametrize("shortcut", ["pad", "conv"])
 def test_channels_that_all_terms_of_a_residual_stream_have_lost_are_gone(shortcut):
     torch.manual_seed(0)

@@ -1,6 +1,5 @@
 """From an observed network to a smaller one: every node again, with the channels that depend on the image."""
 
-import math
 from collections import Counter
 
 import torch
@@ -194,7 +193,7 @@ class Rewriter:
         if kept is None:
             return self.made[node]
         if self._is_dead(node):
-            self.any_size = self.any_size and math.prod(self.seen.values[node].shape[2:]) == 1
+            self.any_size = False  # whole, and so as large as it is here
             return self._call("constants", Constants(self.seen.values[node][:1]), self._images())
         return self._arrange(node, self.seen.dim(node), torch.arange(self.seen.size(node), device=kept.device))
 
