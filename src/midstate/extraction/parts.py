@@ -61,7 +61,7 @@ class Constants(nn.Module):
 
 
 class Shift(nn.Module):
-    """Adds what a layer made of the constants that it read.
+    """Adds what a layer made of the constants that it read; in place, for nothing else reads the layer's output.
 
     Args:
         constants: (1, ...), broadcastable to the layer's output.
@@ -73,11 +73,11 @@ class Shift(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """The layer's output, shifted."""
-        return features + self.constants
+        return features.add_(self.constants)
 
 
 class BorderShift(nn.Module):
-    """Adds what a convolution made of constant channels: at the borders, where it also read zeros, something else.
+    """Adds, in place, what a convolution made of constant channels: less at the borders, where it also read zeros.
 
     Args:
         conv: the convolution whose padding and stride count.
@@ -93,7 +93,7 @@ class BorderShift(nn.Module):
         """The convolution's output, shifted, from it and from what the convolution read."""
         convolve = (F.conv1d, F.conv2d, F.conv3d)[self.kernel.dim() - 3]
         ones = inputs.new_ones((1, 1, *inputs.shape[2:]))
-        return features + convolve(ones, self.kernel, None, self.stride, self.padding, self.dilation)
+        return features.add_(convolve(ones, self.kernel, None, self.stride, self.padding, self.dilation))
 
 
 class FixedSize(nn.Module):
