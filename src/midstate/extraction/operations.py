@@ -56,13 +56,12 @@ def is_binary(node: Node) -> bool:
 
 def adds_channels(node: Node, seen: Observed) -> bool:
     """Tell whether a node only adds channels of zeros to what it reads, as option A's shortcuts do."""
-    if node.op != "call_function" or node.target is not F.pad or len(node.args) < 2:
+    if node.op != "call_function" or node.target is not F.pad or len(node.args) != 2 or node.kwargs:
         return False
-    source, padding = node.args[0], node.args[1]
-    alone = all(isinstance(size, int) for size in padding) and not node.kwargs and len(node.args) == 2
-    if not alone or len(padding) != 6 or any(padding[:4]) or padding[4] < 0 or padding[5] < 0:
+    source, padding = node.args
+    if len(padding) != 6 or any(padding[:4]) or not all(isinstance(size, int) and size >= 0 for size in padding):
         return False
-    return seen.dim(source) == 1 and seen.values[source].dim() == 4
+    return seen.kept(source) is not None and seen.dim(source) == 1 and seen.values[source].dim() == 4
 
 
 def flattened(node: Node, seen: Observed) -> Tensor | None:

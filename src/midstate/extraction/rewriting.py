@@ -73,7 +73,7 @@ class Rewriter:
     def _make(self, node: Node) -> Node:
         module, kept = self.seen.module(node), self.seen.kept(node)
         source = node.args[0] if node.args and isinstance(node.args[0], Node) else None
-        if kept is not None and node.target in self.seen.alive:
+        if source and kept is not None and node.target in self.seen.alive:
             if type(module) in _LAYERS:
                 return self._layer(node, module)
             if isinstance(module, _BatchNorm):
