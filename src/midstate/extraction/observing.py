@@ -24,10 +24,10 @@ _NOT_IN_PLACE = {
 
 
 class _Tracer(fx.Tracer):
-    """Takes every BatchNorm as a whole, other libraries' with an activation in them, too."""
+    """Takes every BatchNorm and linear layer as a whole, other libraries' (with an activation in them), too."""
 
     def is_leaf_module(self, module: nn.Module, name: str) -> bool:
-        return isinstance(module, _BatchNorm) or super().is_leaf_module(module, name)
+        return isinstance(module, _BatchNorm | nn.Linear) or super().is_leaf_module(module, name)
 
 
 def traced(model: nn.Module) -> fx.GraphModule:

@@ -13,7 +13,7 @@ from midstate.extraction.operations import adds_channels, flattened, is_binary, 
 from midstate.extraction.parts import Constants, FixedSize, Select, Spread
 from midstate.sparsity.criteria import of_inputs
 
-_LAYERS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
+_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)  # and no other library's: those pad or standardise in their own way
 
 
 class Rewriter:
@@ -74,7 +74,7 @@ class Rewriter:
         module, kept = self.seen.module(node), self.seen.kept(node)
         source = node.args[0] if node.args and isinstance(node.args[0], Node) else None
         if source and kept is not None and node.target in self.seen.alive:
-            if type(module) in _LAYERS:
+            if type(module) in _CONVOLUTIONS or isinstance(module, nn.Linear):
                 return self._layer(node, module)
             if isinstance(module, _BatchNorm):
                 return self._norm(node, module)
