@@ -183,6 +183,23 @@ def test_weights_handed_to_a_function_are_counted():
     assert uses["features.1.0.attn.qkv"] >= uses["features.1.0.mlp.0"] == 256
 
 
+class Viewing(nn.Module):
+    """Takes a view of a convolution's output, which must then lie in memory as convolutions leave it."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.head = nn.Conv2d(1, 2, 1), nn.Linear(8, 3)
+
+    def forward(self, x):
+        return self.head(self.conv(x).view(len(x), -1))
+
+
+def test_views_of_features_are_followed():
+    model = Viewing()
+    model.conv.weight.data[0] = 0
+    assert counting.alive_inputs(model, (1, 2, 2))["head"].tolist() == [False] * 4 + [True] * 4
+
+
 def test_half_precision_and_transposed_convolutions():
     model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ConvTranspose2d(8, 4, 2), nn.Flatten(), nn.Linear(16, 2)).bfloat16()
     layers = weight_layers(model)

@@ -147,7 +147,7 @@ def _trace(
         output = output.movedim(1, -1) if layer.is_conv else output
         alive = alive.view(len(alive), *[1] * (output.dim() - 2), -1).expand(output.shape)
         dyed = torch.zeros_like(output).masked_fill(alive, torch.nan)
-        return dyed.movedim(-1, 1) if layer.is_conv else dyed
+        return dyed.movedim(-1, 1).contiguous() if layer.is_conv else dyed  # models may take views of it
 
     def note(name: str, alive: Tensor) -> None:
         reached[name] = alive | reached[name] if name in reached else alive  # a module may be called more than once

@@ -46,7 +46,12 @@ def clear(directory: Path) -> None:
     check_own(directory)
     checkpoints = directory / "checkpoints"
     try:
-        _remove(directory / "summary.json", *checkpoints.glob("step-*.pt"), checkpoints / "final.pt")
+        _remove(
+            directory / "summary.json",
+            *checkpoints.glob("step-*.pt"),
+            checkpoints / "final.pt",
+            checkpoints / "extracted.pt2",
+        )
         _remove(*(directory / "figures" / name for name in FIGURES), *(directory / name for name in TABLES))
         with suppress(FileNotFoundError):
             shutil.rmtree(directory / "wandb")
