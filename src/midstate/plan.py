@@ -32,6 +32,7 @@ AXES = {
     "path": "masks",
     "update": "resolve",
     "estimator": "apply",
+    "penalty": "add",
 }
 
 
