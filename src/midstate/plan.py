@@ -64,6 +64,11 @@ class Plan:
             with user_errors("model"):
                 parts["checkpoint"] = find_checkpoint(checkpoint, resolved)
             resolved["model"]["checkpoint_of"] = checkpoint_identity(parts["checkpoint"], config.seed)
+        if (narrow := parts["pruner"].get("narrow")) is not None:
+            with user_errors("pruner"):
+                narrow.check(parts["model"])
+                if narrow.like is not None:
+                    parts["like"], resolved["pruner"]["like_of"] = narrow.find(resolved)
         choices = {key: str(value) for key, value in hydra.runtime.choices.items() if value is not None}
         name = choices.get("experiment", choices["pruner"])
         if ".." in Path(name).parts or Path(name).is_absolute():
@@ -166,7 +171,7 @@ def _check_kinds(parts: dict[str, Any]) -> None:
     for name, method in KINDS.items():
         if not hasattr(parts[name], method):
             raise ConfigError(f"{name}: builds no {name}; it needs a `_target_` of that kind")
-    for axis, method in AXES.items():
+    for axis, method in (*AXES.items(), ("narrow", "budget")):
         part = parts["pruner"].get(axis)
         if isinstance(part, dict) or (part is not None and not hasattr(part, method)):
             raise ConfigError(

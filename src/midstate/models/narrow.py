@@ -1,0 +1,273 @@
+"""Narrower dense networks: all widths times one factor, the largest at which a budget is not exceeded."""
+
+import logging
+import warnings
+from bisect import bisect_right
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from functools import cache
+from math import floor
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.modules.conv import _ConvNd
+
+from midstate.config import first_line
+from midstate.counting import weight_uses
+from midstate.models.bridges import classifier_names
+from midstate.models.cifar_resnet import CifarResNet
+from midstate.models.start import Recipe, made_by
+from midstate.runs import find_file, read_summary
+from midstate.sparsity import Layer, checks, weight_layers
+
+log = logging.getLogger(__name__)
+MATCHES = {"params": "params_sparse", "macs": "macs_sparse"}  # and what a summary calls it
+KNOWN = (_ConvNd, nn.Linear, _NormBase, nn.GroupNorm, nn.LayerNorm)  # what is made narrower
+
+
+@dataclass(frozen=True)
+class Narrow:
+    """How narrow: as small as a finished run's network is when cut out, or a share of the dense network.
+
+    Args:
+        like: a run's directory or its summary.json, or the directory of an experiment's runs, which stands for the
+            finished run of the same seed, network and data.
+        match: what must not exceed the budget: `params` or `macs`.
+        density: the budget as a share of the dense network's parameters or multiply-accumulates, above 0, to 1.
+    """
+
+    like: str | None
+    match: str
+    density: float | None
+
+    def __post_init__(self) -> None:
+        checks.one_of("match", self.match, MATCHES)
+        if (self.like is None) == (self.density is None):
+            raise ValueError(
+                "one of pruner.like=RUN (a finished run to be as small as) and pruner.density=SHARE (of the dense "
+                f"network) is needed, and {'none' if self.like is None else 'both'} given"
+            )
+        if self.like is not None:
+            checks.text("like", self.like)
+        elif checks.number("density", self.density, 0, 1) == 0:
+            raise ValueError("density=0: must be above 0; a network without weights is no network")
+
+    def check(self, recipe: Recipe) -> None:
+        """Raise ValueError if a recipe brings trained weights, or if what makes it narrower is not installed."""
+        for name in ("checkpoint", "pretrained"):
+            if value := getattr(recipe, name, None):
+                raise ValueError(f"model.{name}={value}: a narrower network has no trained weights; leave it out")
+        if not isinstance(recipe, CifarResNet):
+            _library()
+
+    def find(self, config: dict[str, Any]) -> tuple[Path, str]:
+        """Find the summary that `like` stands for.
+
+        Args:
+            config: the resolved configuration of the run that is to be as small.
+
+        Returns:
+            The file, and the identity of the run that it is of, the same on every machine.
+
+        Raises:
+            ValueError: there is none, several, or it is not finished.
+        """
+        of_run = Path(self.like, "summary.json")
+        path = of_run if of_run.is_file() else find_file("like", self.like, "summary.json", config)
+        self._count_in(path)
+        return path, made_by(read_summary(path.parent), config["seed"])
+
+    def budget(self, path: Path | None, wide: nn.Module, images: Tensor) -> int:
+        """Parameters, or multiply-accumulates an image, that must not be exceeded.
+
+        Args:
+            path: from `find`; None: the share of the dense network.
+            wide: that network.
+            images: (N, C, H, W).
+        """
+        if path is not None:
+            return self._count_in(path)
+        return floor(self.density * self.size(wide, images) + 1e-6)
+
+    def size(self, model: nn.Module, images: Tensor) -> int:
+        """Parameters of a dense network, or its multiply-accumulates an image."""
+        if self.match == "params":
+            return sum(parameter.numel() for parameter in model.parameters())
+        uses = weight_uses(model, images)
+        return sum(layer.weight.numel() * uses.get(layer.name, 0) for layer in weight_layers(model))
+
+    def _count_in(self, path: Path) -> int:
+        summary = read_summary(path.parent) if path.name == "summary.json" else None
+        if summary is None or summary["status"] != "finished" or MATCHES[self.match] not in summary:
+            raise ValueError(
+                f"like={self.like!r}: holds no summary of a finished run; give a run's directory, or outputs/NAME"
+            )
+        return summary[MATCHES[self.match]]
+
+
+@dataclass(frozen=True)
+class Sliced:
+    """Recipe of a network of a library, with the first channels of every layer only (of each of its groups).
+
+    Its first weights are slices of the wide network's, so their spread is that of wider layers.
+    """
+
+    wide: Recipe
+    share: Fraction  # of the channels of every layer, rounded down, one at least
+    images: Tensor  # (N, C, H, W), on which dependencies between layers are traced
+
+    def create(self, in_channels: int, num_classes: int) -> nn.Module:
+        """Build the wide network and cut.
+
+        Raises:
+            ValueError: it cannot be cut.
+        """
+        model = self.wide.create(in_channels, num_classes)
+        if self.share == 1:
+            return model
+        _refuse_unknown(model)
+        try:
+            with warnings.catch_warnings(action="ignore"):
+                _cut(model, self.share, self.images)
+                with torch.no_grad():
+                    model.eval()(self.images)
+        except Exception as error:  # whatever a network leads to that the library does not understand
+            raise _unsupported(model, first_line(error)) from error
+        return model.train()
+
+
+def narrowed(
+    recipe: Recipe, wide: nn.Module, narrow: Narrow, path: Path | None, images: Tensor, num_classes: int
+) -> tuple[Any, dict[str, Any]]:
+    """Find the widest network within the budget.
+
+    Args:
+        recipe: of the wide network.
+        wide: made by it.
+        narrow: how narrow.
+        path: from `Narrow.find`; None where it is a share.
+        images: (N, C, H, W), of the data.
+        num_classes: of the data.
+
+    Returns:
+        The recipe of the narrow network, and what it has found: `widths`, or `share` of all channels.
+
+    Raises:
+        ValueError: even the narrowest exceeds the budget, or the network cannot be made narrower.
+    """
+    factors, at = _choices(recipe, wide, images)
+
+    @cache
+    def size(factor: Fraction) -> int:
+        return narrow.size(at(factor).create(images.shape[1], num_classes), images)
+
+    budget = narrow.budget(path, wide, images)
+    place = bisect_right(factors, budget, key=size)
+    if place == 0:
+        raise ValueError(
+            f"{narrow.match}: {budget:,} are allowed, and the narrowest network, {_typed(at(factors[0]))}, has "
+            f"{size(factors[0]):,}"
+        )
+    best = at(factors[place - 1])
+    found = size(factors[place - 1])
+    log.info(
+        f"narrowed to {_typed(best)}: {found:,} {narrow.match}, at most {budget:,} wanted "
+        f"({100 * (found / budget - 1):+.2g} %)"
+    )
+    return best, _found(best)
+
+
+def _choices(
+    recipe: Recipe, wide: nn.Module, images: Tensor
+) -> tuple[list[Fraction], Callable[[Fraction], CifarResNet | Sliced]]:
+    """All factors at which a width changes, ascending, and the recipe at a factor."""
+    if isinstance(recipe, CifarResNet):
+        half = Fraction(1, 2)  # widths are rounded to the nearest
+        factors = {(each - half) / width for width in recipe.widths for each in range(1, width + 1)}
+        return sorted(factors), lambda factor: replace(
+            recipe, widths=[max(1, floor(width * factor + half)) for width in recipe.widths]
+        )
+    widths = {layer.weight.shape[0] for layer in weight_layers(wide)}
+    factors = {Fraction(each, width) for width in widths for each in range(1, width + 1)}
+    return sorted(factors), lambda factor: Sliced(recipe, factor, images)
+
+
+def _found(recipe: CifarResNet | Sliced) -> dict[str, Any]:
+    if isinstance(recipe, CifarResNet):
+        return {"widths": recipe.widths}
+    return {"share": float(recipe.share)}
+
+
+def _typed(recipe: CifarResNet | Sliced) -> str:
+    if isinstance(recipe, CifarResNet):
+        return f"model.widths={recipe.widths}".replace(" ", "")
+    return f"{100 * float(recipe.share):.4g} % of the channels of every layer"
+
+
+def _library() -> Any:
+    try:
+        import torch_pruning
+    except ImportError as error:
+        raise ValueError(
+            "narrower networks of torchvision and timm need torch-pruning, which is not installed: "
+            "pip install -e '.[narrow]'"
+        ) from error
+    return torch_pruning
+
+
+def _refuse_unknown(model: nn.Module) -> None:
+    """Raise ValueError where parameters lie outside of KNOWN: their channels would have to be guessed."""
+    for name, module in model.named_modules():
+        own = [key for key, _ in module.named_parameters(name, recurse=False)]
+        if "Attention" in type(module).__name__ or (own and not isinstance(module, KNOWN)):
+            raise _unsupported(model, f"{own[0] if own else name} of {type(module).__name__} is not understood")
+
+
+def _unsupported(model: nn.Module, why: str) -> ValueError:
+    return ValueError(
+        f"a narrower {type(model).__name__} cannot be made here ({why}); give its own settings for width, such as "
+        "model.arguments, with pruner=dense"
+    )
+
+
+def _cut(model: nn.Module, share: Fraction, images: Tensor) -> None:
+    """Keep the first channels of every layer, in place; logits stay."""
+    library = _library()
+
+    class First(library.importance.Importance):
+        """The first channels count most."""
+
+        def __call__(self, group: Any) -> Tensor:
+            return torch.arange(len(group[0].idxs), 0, -1.0)
+
+    def ratio(kept: float) -> float:
+        return 1 - kept - 1e-9  # what the library keeps, it rounds down
+
+    heads = classifier_names(model)
+    widths = {layer: layer.weight.shape[0] for layer in weight_layers(model) if layer.name not in heads}
+    groups = {layer: _groups(layer) for layer in widths}
+    # Of few channels one has to stay.
+    few = {
+        layer.module: ratio(groups[layer] / width) for layer, width in widths.items() if width * share < groups[layer]
+    }
+    library.pruner.BasePruner(
+        model,
+        images,
+        First(),
+        pruning_ratio=ratio(float(share)),
+        pruning_ratio_dict=few,
+        ignored_layers=[model.get_submodule(name) for name in heads],
+    ).step()
+    for layer, width in widths.items():
+        if layer.weight.shape[0] == width and width * (1 - share) >= max(groups.values()):
+            raise ValueError(f"{layer.name} keeps its width")
+
+
+def _groups(layer: Layer) -> int:
+    """Groups of a convolution that have to stay equally wide; those of a depthwise one can go."""
+    groups = layer.module.groups if layer.is_conv else 1
+    return 1 if groups == layer.weight.shape[0] else groups
