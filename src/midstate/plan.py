@@ -60,15 +60,15 @@ class Plan:
         config, scheme_of = _with_scheme_of_runs(config)
         parts = build_parts(config)
         resolved = resolve(config, parts, scheme_of)
-        if (checkpoint := parts["model"].checkpoint) is not None:
-            with user_errors("model"):
-                parts["checkpoint"] = find_checkpoint(checkpoint, resolved)
-            resolved["model"]["checkpoint_of"] = checkpoint_identity(parts["checkpoint"], config.seed)
         if (narrow := parts["pruner"].get("narrow")) is not None:
             with user_errors("pruner"):
                 narrow.check(parts["model"])
                 if narrow.like is not None:
                     parts["like"], resolved["pruner"]["like_of"] = narrow.find(resolved)
+        if (checkpoint := parts["model"].checkpoint) is not None:
+            with user_errors("model"):
+                parts["checkpoint"] = find_checkpoint(checkpoint, resolved)
+            resolved["model"]["checkpoint_of"] = checkpoint_identity(parts["checkpoint"], config.seed)
         choices = {key: str(value) for key, value in hydra.runtime.choices.items() if value is not None}
         name = choices.get("experiment", choices["pruner"])
         if ".." in Path(name).parts or Path(name).is_absolute():
