@@ -1,4 +1,7 @@
-"""Narrower dense networks: all widths times one factor, the largest at which a budget is not exceeded."""
+"""Narrower dense networks: all widths times one factor, the largest at which a budget is not exceeded.
+
+Recipes that have `widths` are given narrower ones; of other networks the first channels of every layer are kept.
+"""
 
 import logging
 import warnings
@@ -19,7 +22,6 @@ from torch.nn.modules.conv import _ConvNd
 from midstate.config import first_line
 from midstate.counting import weight_uses
 from midstate.models.bridges import classifier_names
-from midstate.models.cifar_resnet import CifarResNet
 from midstate.models.start import Recipe, made_by
 from midstate.runs import find_file, read_summary
 from midstate.sparsity import Layer, checks, weight_layers
@@ -61,7 +63,7 @@ class Narrow:
         for name in ("checkpoint", "pretrained"):
             if value := getattr(recipe, name, None):
                 raise ValueError(f"model.{name}={value}: a narrower network has no trained weights; leave it out")
-        if not isinstance(recipe, CifarResNet):
+        if not hasattr(recipe, "widths"):
             _library()
 
     def find(self, config: dict[str, Any]) -> tuple[Path, str]:
@@ -183,9 +185,9 @@ def narrowed(
 
 def _choices(
     recipe: Recipe, wide: nn.Module, images: Tensor
-) -> tuple[list[Fraction], Callable[[Fraction], CifarResNet | Sliced]]:
+) -> tuple[list[Fraction], Callable[[Fraction], Recipe | Sliced]]:
     """All factors at which a width changes, ascending, and the recipe at a factor."""
-    if isinstance(recipe, CifarResNet):
+    if hasattr(recipe, "widths"):
         half = Fraction(1, 2)  # widths are rounded to the nearest
         factors = {(each - half) / width for width in recipe.widths for each in range(1, width + 1)}
         return sorted(factors), lambda factor: replace(
@@ -196,14 +198,14 @@ def _choices(
     return sorted(factors), lambda factor: Sliced(recipe, factor, images)
 
 
-def _found(recipe: CifarResNet | Sliced) -> dict[str, Any]:
-    if isinstance(recipe, CifarResNet):
+def _found(recipe: Recipe | Sliced) -> dict[str, Any]:
+    if not isinstance(recipe, Sliced):
         return {"widths": recipe.widths}
     return {"share": float(recipe.share)}
 
 
-def _typed(recipe: CifarResNet | Sliced) -> str:
-    if isinstance(recipe, CifarResNet):
+def _typed(recipe: Recipe | Sliced) -> str:
+    if not isinstance(recipe, Sliced):
         return f"model.widths={recipe.widths}".replace(" ", "")
     return f"{100 * float(recipe.share):.4g} % of the channels of every layer"
 
