@@ -4,7 +4,6 @@ Recipes that have `widths` are given narrower ones; of other networks the first 
 """
 
 import logging
-import warnings
 from bisect import bisect_right
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -14,21 +13,16 @@ from math import floor
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _NormBase
-from torch.nn.modules.conv import _ConvNd
 
-from midstate.config import first_line
 from midstate.counting import weight_uses
-from midstate.models.bridges import classifier_names
+from midstate.models.sliced import Sliced, torch_pruning
 from midstate.models.start import Recipe, made_by
 from midstate.runs import find_file, read_summary
-from midstate.sparsity import Layer, checks, weight_layers
+from midstate.sparsity import checks, weight_layers
 
 log = logging.getLogger(__name__)
 MATCHES = {"params": "params_sparse", "macs": "macs_sparse"}  # and what a summary calls it
-KNOWN = (_ConvNd, nn.Linear, _NormBase, nn.GroupNorm, nn.LayerNorm)  # what is made narrower
 
 
 @dataclass(frozen=True)
@@ -64,7 +58,7 @@ class Narrow:
             if value := getattr(recipe, name, None):
                 raise ValueError(f"model.{name}={value}: a narrower network has no trained weights; leave it out")
         if not hasattr(recipe, "widths"):
-            _library()
+            torch_pruning()
 
     def find(self, config: dict[str, Any]) -> tuple[Path, str]:
         """Find the summary that `like` stands for.
@@ -109,37 +103,6 @@ class Narrow:
                 f"like={self.like!r}: holds no summary of a finished run; give a run's directory, or outputs/NAME"
             )
         return summary[MATCHES[self.match]]
-
-
-@dataclass(frozen=True)
-class Sliced:
-    """Recipe of a network of a library, with the first channels of every layer only (of each of its groups).
-
-    Its first weights are slices of the wide network's, so their spread is that of wider layers.
-    """
-
-    wide: Recipe
-    share: Fraction  # of the channels of every layer, rounded down, one at least
-    images: Tensor  # (N, C, H, W), on which dependencies between layers are traced
-
-    def create(self, in_channels: int, num_classes: int) -> nn.Module:
-        """Build the wide network and cut.
-
-        Raises:
-            ValueError: it cannot be cut.
-        """
-        model = self.wide.create(in_channels, num_classes)
-        if self.share == 1:
-            return model
-        _refuse_unknown(model)
-        try:
-            with warnings.catch_warnings(action="ignore"):
-                _cut(model, self.share, self.images)
-                with torch.no_grad():
-                    model.eval()(self.images)
-        except Exception as error:  # whatever a network leads to that the library does not understand
-            raise _unsupported(model, first_line(error)) from error
-        return model.train()
 
 
 def narrowed(
@@ -208,68 +171,3 @@ def _typed(recipe: Recipe | Sliced) -> str:
     if not isinstance(recipe, Sliced):
         return f"model.widths={recipe.widths}".replace(" ", "")
     return f"{100 * float(recipe.share):.4g} % of the channels of every layer"
-
-
-def _library() -> Any:
-    try:
-        import torch_pruning
-    except ImportError as error:
-        raise ValueError(
-            "narrower networks of torchvision and timm need torch-pruning, which is not installed: "
-            "pip install -e '.[narrow]'"
-        ) from error
-    return torch_pruning
-
-
-def _refuse_unknown(model: nn.Module) -> None:
-    """Raise ValueError where parameters lie outside of KNOWN: their channels would have to be guessed."""
-    for name, module in model.named_modules():
-        own = [key for key, _ in module.named_parameters(name, recurse=False)]
-        if "Attention" in type(module).__name__ or (own and not isinstance(module, KNOWN)):
-            raise _unsupported(model, f"{own[0] if own else name} of {type(module).__name__} is not understood")
-
-
-def _unsupported(model: nn.Module, why: str) -> ValueError:
-    return ValueError(
-        f"a narrower {type(model).__name__} cannot be made here ({why}); give its own settings for width, such as "
-        "model.arguments, with pruner=dense"
-    )
-
-
-def _cut(model: nn.Module, share: Fraction, images: Tensor) -> None:
-    """Keep the first channels of every layer, in place; logits stay."""
-    library = _library()
-
-    class First(library.importance.Importance):
-        """The first channels count most."""
-
-        def __call__(self, group: Any) -> Tensor:
-            return torch.arange(len(group[0].idxs), 0, -1.0)
-
-    def ratio(kept: float) -> float:
-        return 1 - kept - 1e-9  # what the library keeps, it rounds down
-
-    heads = classifier_names(model)
-    widths = {layer: layer.weight.shape[0] for layer in weight_layers(model) if layer.name not in heads}
-    groups = {layer: _groups(layer) for layer in widths}
-    # Of few channels one has to stay.
-    few = {
-        layer.module: ratio(groups[layer] / width) for layer, width in widths.items() if width * share < groups[layer]
-    }
-    library.pruner.BasePruner(
-        model,
-        images,
-        First(),
-        pruning_ratio=ratio(float(share)),
-        pruning_ratio_dict=few,
-        ignored_layers=[model.get_submodule(name) for name in heads],
-    ).step()
-    for layer, width in widths.items():
-        if layer.weight.shape[0] == width and width * (1 - share) >= max(groups.values()):
-            raise ValueError(f"{layer.name} keeps its width")
-
-
-def _groups(layer: Layer) -> int:
-    """Groups of a convolution that have to stay equally wide; those of a depthwise one can go."""
-    groups = layer.module.groups if layer.is_conv else 1
-    return 1 if groups == layer.weight.shape[0] else groups
