@@ -31,8 +31,12 @@ BESIDE = {
     "pruner/pattern=weight": ("pruner=magnitude",),
     "pruner/pattern=row": ("pruner=magnitude",),
     "pruner/pattern=filter": ("pruner=filter",),
-    **{f"pruner/window={name}": ("pruner=maxq",) for name in ("early", "late", "warm", "whole")},
+    **{f"pruner/window={name}": ("pruner=maxq",) for name in ("early", "half", "late", "warm", "whole")},
     "pruner/criterion=geometric_median": ("pruner=filter",),
+    "pruner/criterion=batchnorm_scale": ("pruner=filter",),
+    "pruner/estimator=hard_channels": ("pruner=filter",),
+    "pruner/penalty=batchnorm_l1": ("pruner=network_slimming",),
+    "pruner=dense_small": ("pruner.density=0.5",),
     **{f"data/augmentation={name}": ("data=imagefolder",) for name in ("crops", "lighting", "timm")},
     "pruner/allocation=scheme": ("pruner.scheme=tests/scheme.json",),
 }

@@ -107,6 +107,15 @@ PAPERS_BY_NAME = {
          "model.shortcut": "pad"},
         shape=CIFAR,
     ),
+    # Network Slimming's code: main.py, vggprune.py, models/vgg.py; trained twice for 160 epochs
+    "network_slimming": Paper(
+        "cifar10", "vgg19", 320, 64, 0.9, False, 1e-4,
+        {0: 0.1, 79: 0.1, 80: 0.01, 120: 0.001, 159: 0.001, 160: 0.1, 239: 0.1, 240: 0.01, 280: 0.001, 319: 0.001},
+        {0: 0, 159: 0, 160: 1, 319: 1}, 16, "classifier",
+        {"pruner.pattern.sparsity": 0.7, "pruner.penalty.strength": 1e-4, "pruner.allocation.normalise": "none",
+         "pruner.allocation.budget": "units", "pruner.update.regrow": "never", "model.gamma": 0.5},
+        shape=CIFAR,
+    ),
     # FPGM's code: scripts/pruning_cifar10.sh, scripts/pruning_imagenet_resnet.sh
     "fpgm": Paper(
         "cifar10", "resnet56", 200, 128, 0.9, True, 5e-4, {0: 0.1, 59: 0.1, 60: 0.02, 120: 0.004, 160: 0.0008}, {0: 1},

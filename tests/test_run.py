@@ -213,9 +213,13 @@ def test_a_found_scheme_is_used_again_by_any_path_and_its_content_is_part_of_the
     assert other.hash != again["config_hash"]
 
 
-@pytest.mark.parametrize("pruner", ["sfp", "global_filter", "maxq", "nm_mixed", "wanda", "domino"])
+# Interrupted behind the cut, and before it, under the penalty.
+SLIMMING = ("network_slimming", "network_slimming schedule.start=0.9")
+
+
+@pytest.mark.parametrize("pruner", ["sfp", "global_filter", "maxq", "nm_mixed", "wanda", "domino", *SLIMMING])
 def test_every_kind_of_state_survives_an_interruption(tmp_path, pruner):
-    arguments = (f"pruner={pruner}", "trainer.checkpoint_every=5it", "trainer.probes=false")
+    arguments = (*f"pruner={pruner}".split(), "trainer.checkpoint_every=5it", "trainer.probes=false")
     tiny(tmp_path / "whole", *arguments)
     tiny(tmp_path / "resumed", *arguments)
     saved = checkpoint.checkpoints(tmp_path / "resumed" / "checkpoints")

@@ -32,6 +32,7 @@ AXES = {
     "path": "masks",
     "update": "resolve",
     "estimator": "apply",
+    "penalty": "add",
 }
 
 
@@ -59,6 +60,11 @@ class Plan:
         config, scheme_of = _with_scheme_of_runs(config)
         parts = build_parts(config)
         resolved = resolve(config, parts, scheme_of)
+        if (narrow := parts["pruner"].get("narrow")) is not None:
+            with user_errors("pruner"):
+                narrow.check(parts["model"])
+                if narrow.like is not None:
+                    parts["like"], resolved["pruner"]["like_of"] = narrow.find(resolved)
         if (checkpoint := parts["model"].checkpoint) is not None:
             with user_errors("model"):
                 parts["checkpoint"] = find_checkpoint(checkpoint, resolved)
@@ -165,7 +171,7 @@ def _check_kinds(parts: dict[str, Any]) -> None:
     for name, method in KINDS.items():
         if not hasattr(parts[name], method):
             raise ConfigError(f"{name}: builds no {name}; it needs a `_target_` of that kind")
-    for axis, method in AXES.items():
+    for axis, method in (*AXES.items(), ("narrow", "budget")):
         part = parts["pruner"].get(axis)
         if isinstance(part, dict) or (part is not None and not hasattr(part, method)):
             raise ConfigError(

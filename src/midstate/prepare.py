@@ -5,15 +5,15 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.amp import GradScaler
 
-from midstate import counting
+from midstate import counting, runs
 from midstate.config import ConfigError, user_errors
 from midstate.data import Augmentation, Batches, Images
 from midstate.machine import keep_freed_memory
 from midstate.mixing import Mixing
-from midstate.models import classifier_names, load_weights, try_training
+from midstate.models import classifier_names, load_weights, narrowed, try_training
 from midstate.probes import NUM_IMAGES, GapProbe
 from midstate.processes import Processes
 from midstate.session import Session
@@ -92,6 +92,8 @@ def _make_model(
     """The network, with its first weights, and how often an image uses each of them."""
     recipe, device = plan.parts["model"], plan.device
     pair = data.train.first(2)
+    if plan.parts["pruner"].get("narrow") is not None:
+        recipe = _narrower(plan, pair.images, data.num_classes)
 
     def create() -> nn.Module:
         torch.manual_seed(seed_for(plan.config["seed"], "initialisation"))
@@ -112,6 +114,25 @@ def _make_model(
             model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
         uses = counting.weight_uses(model, pair.images)  # also shows that model and images fit
     return model, uses
+
+
+def _narrower(plan: "Plan", images: Tensor, num_classes: int) -> Any:
+    """The recipe of a narrower network; what it is goes into the configuration that is written."""
+    recipe, images = plan.parts["model"], images.cpu()
+    with user_errors("model", Exception):
+        wide = recipe.create(images.shape[1], num_classes)
+        try_training(wide, images, num_classes)
+    with user_errors("pruner"):
+        like = plan.parts.get("like")
+        recipe, found = narrowed(recipe, wide, plan.parts["pruner"]["narrow"], like, images, num_classes)
+    begun = None if plan.config["rerun"] else runs.read_config(plan.directory)
+    if begun and begun["model"].get("narrowed", found) != found:
+        raise ConfigError(
+            f"pruner.like={plan.config['pruner']['like']}: asks for {found}, and this run began with "
+            f"{begun['model']['narrowed']}; that run must have been made anew since. rerun=true starts over"
+        )
+    plan.config["model"]["narrowed"] = found
+    return recipe
 
 
 def _make_batches(plan: "Plan", settings: "Trainer", data: Images, processes: Processes) -> Batches:

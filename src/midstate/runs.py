@@ -70,6 +70,9 @@ IRRELEVANT = (
     "data.prefetch",
     "data.on_error",  # where `fail` finishes, `skip` has skipped nothing
     "model.checkpoint",  # what it holds counts, see Plan
+    "model.narrowed",  # what the pruner's settings have led to
+    "pruner.like",  # which run counts, see Plan
+    "pruner.narrow.like",
     "pruner.scheme",
     "pruner.allocation.scheme",
 )
@@ -178,7 +181,7 @@ def _same_network_and_data(one: dict[str, Any] | None, other: dict[str, Any]) ->
         return False
     own, pair = ("checkpoint", "checkpoint_of", "pretrained"), (one, other)  # where weights come from
     models = [
-        {key: value for key, value in flatten(each["model"]) if key not in own and _counts(f"model.{key}", value)}
+        {key: value for key, value in flatten(_as_built(each)) if key not in own and _counts(f"model.{key}", value)}
         for each in pair
     ]
     data = [
@@ -186,6 +189,13 @@ def _same_network_and_data(one: dict[str, Any] | None, other: dict[str, Any]) ->
         for each in pair
     ]
     return models[0] == models[1] and data[0] == data[1]
+
+
+def _as_built(config: dict[str, Any]) -> dict[str, Any]:
+    """A configuration's network; of a narrower one the widths that were found."""
+    model = config["model"]
+    found = model.get("narrowed") or {}
+    return {**{key: value for key, value in model.items() if key != "narrowed"}, **found}
 
 
 def write_summary(directory: Path, summary: dict[str, Any]) -> None:

@@ -102,7 +102,7 @@ def _update(session: Session) -> None:
     """The pruner's rules around the optimizer's step, on real gradients: unscaled, not yet clipped."""
     scaler, optimizer, clip_norm = session.scaler, session.optimizer, session.settings.clip_norm
     scaler.unscale_(optimizer)
-    session.pruner.before_step(optimizer)
+    session.pruner.before_step(optimizer, session.step)
     if clip_norm is not None:
         norm = nn.utils.clip_grad_norm_(session.model.parameters(), clip_norm).item()
         # Clipped, it would be NaN in every weight; in fp16 the scaler leaves such a step out.

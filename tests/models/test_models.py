@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from midstate.counting import weight_uses
-from midstate.models import CifarResNet, Timm, Torchvision
+from midstate.models import CifarResNet, CifarVGG, Timm, Torchvision
 from midstate.sparsity import weight_layers
 
 
@@ -22,6 +22,16 @@ def test_cifar_resnets_have_the_published_size(blocks, params, macs):
     assert sum(p.numel() for p in model.parameters()) / 1e6 == pytest.approx(params, abs=0.005)
     counted = sum(layer.weight.numel() * uses[layer.name] for layer in convolutions) / 1e6
     assert counted == pytest.approx(macs, rel=1e-3)
+
+
+def test_vgg_19_has_the_published_size():
+    """20.04M parameters, and 7.97e8 operations, two a MAC and some besides (arXiv 1708.06519, table 1)."""
+    model = CifarVGG([2, 2, 4, 4, 4], [64, 128, 256, 512, 512], 0.5).create(3, 10)
+    uses = weight_uses(model, torch.zeros(1, 3, 32, 32))
+    assert sum(p.numel() for p in model.parameters()) / 1e6 == pytest.approx(20.04, abs=0.005)
+    macs = sum(layer.weight.numel() * uses[layer.name] for layer in weight_layers(model))
+    assert 2 * macs / 1e8 == pytest.approx(7.97, abs=0.01)
+    assert all((norm.weight == 0.5).all() for norm in model.norms)
 
 
 def test_the_default_model():

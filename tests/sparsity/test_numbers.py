@@ -9,7 +9,9 @@ from torch.nn import functional as F
 from midstate.plan import build_parts
 from midstate.sparsity import Filter, Pruner, Row, Sample, Schedule, Scope, Unrankable, Weight, block_nm_mask, nm_mask
 
-PRESETS = sorted({path.stem for path in (ROOT / "conf" / "pruner").glob("*.yaml")} - {"dense"})
+# Network Slimming looks at no weights, see test_batchnorm.py.
+ELSEWHERE = {"dense", "dense_small", "network_slimming"}
+PRESETS = sorted({path.stem for path in (ROOT / "conf" / "pruner").glob("*.yaml")} - ELSEWHERE)
 ALLOCATIONS = sorted(
     {path.stem for path in (ROOT / "conf" / "pruner" / "allocation").glob("*.yaml")}
     - {"scheme", "uniform_plus", "domino"}

@@ -30,6 +30,7 @@ SMALL = {
     "mnist5k": (),
     "fake": ("data.num_train=64", "data.num_eval=16", "data.size=16"),
 }
+NEEDED = {"dense_small": ("pruner.density=0.5",)}  # what a preset does nothing without
 # Large values of these are valid and only take long.
 SIZES = ("trainer.epochs", "trainer.batch_size", "trainer.max_steps_per_epoch", "data.size", "data.num_train")
 SIZES += ("data.num_eval", "data.resize", "data.train_placements", "data.eval_placements")
@@ -67,7 +68,7 @@ def overrides(chance: random.Random) -> list[str]:
     if "experiment" not in chosen:
         chosen = {"model": "resnet8", "data": "fake", "logger": "none", **chosen}
     made = [f"{group}={member}" for group, member in chosen.items()]
-    made += [*SHORT, *SMALL.get(chosen.get("data"), ())]
+    made += [*SHORT, *SMALL.get(chosen.get("data"), ()), *NEEDED.get(chosen.get("pruner"), ())]
     settings = _settings(made)
     for _ in range(chance.randint(0, 3)):
         key = chance.choice(list(settings))

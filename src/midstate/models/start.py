@@ -42,6 +42,11 @@ def checkpoint_identity(path: Path, seed: int) -> str:
     summary = read_summary(path.parent.parent) if path.name == "final.pt" else None
     if summary is None:
         return hashlib.sha256(path.read_bytes()).hexdigest()[:12]
+    return made_by(summary, seed)
+
+
+def made_by(summary: dict[str, Any], seed: int) -> str:
+    """Say which run a summary is of, as seen by a run of a seed: alike for all seeds that use the one of their own."""
     same_seed = summary["seed"] == seed
     return summary["config_hash"] + ("" if same_seed else f"-seed{summary['seed']}")
 

@@ -10,6 +10,7 @@
 | update     | when a mask may change                     | `updates`                                     |
 | estimator  | what forward and backward see              | `estimators`                                  |
 | scope      | which tensors                              | `scope`                                       |
+| penalty    | what gradients gain before pruning begins  | `penalties`                                   |
 
 Only `Pruner` has state. This package imports torch, scipy where it solves, and nothing of the rest of midstate.
 """
@@ -18,15 +19,16 @@ from midstate.sparsity.allocation import ERK, Allocation, Candidate, Uniform, Un
 from midstate.sparsity.budget import Budget
 from midstate.sparsity.calibration import Sample
 from midstate.sparsity.controls import Collapsed, RandomShares, Reversed
-from midstate.sparsity.criteria import L1, L2, Criterion, GeometricMedian, Random, Seen, Wanda
+from midstate.sparsity.criteria import L1, L2, BatchNormScale, Criterion, GeometricMedian, Random, Seen, Wanda
 from midstate.sparsity.domino import Domino
-from midstate.sparsity.estimators import SRSTE, STE, ConstantScale, Estimator, Hard, MultiAxis, Soft
+from midstate.sparsity.estimators import SRSTE, STE, ConstantScale, Estimator, Hard, HardChannels, MultiAxis, Soft
 from midstate.sparsity.method import Method
 from midstate.sparsity.multi_axis import multi_axis_mask
 from midstate.sparsity.nm import NM, nm_mask, verify_nm
 from midstate.sparsity.nm_paths import Blocks, Search, StepN, block_nm_mask, step_n
 from midstate.sparsity.paths import Density, Direct, Path, Place
 from midstate.sparsity.patterns import Filter, Pattern, Row, Weight, verify
+from midstate.sparsity.penalties import BatchNormL1, Penalised, Penalty
 from midstate.sparsity.pruner import Pruner
 from midstate.sparsity.ranking import LAMP, Global
 from midstate.sparsity.schedules import Schedule, Window, curve, steps_of
@@ -37,11 +39,11 @@ from midstate.sparsity.updates import Update
 from midstate.sparsity.view import seed_for
 
 __all__ = [
-    "ERK", "L1", "L2", "LAMP", "NM", "SRSTE", "STE", "Allocation", "Blocks", "Budget", "Candidate", "Collapsed",
-    "ConstantScale", "Criterion", "Density", "Direct", "Domino", "Estimator", "Filter", "GeometricMedian",
-    "Global", "Hard", "Layer", "Method", "MultiAxis", "Path", "Pattern", "Place", "Pruner", "Random",
-    "RandomShares", "Reversed", "Row", "Sample", "Schedule", "Scheme", "Scope", "Search", "Seen", "Soft", "StepN",
-    "Uniform", "UniformPlus", "Unrankable", "Update", "Wanda", "Weight", "Window", "block_nm_mask", "curve",
-    "fit", "multi_axis_mask", "nm_mask", "scheme_text", "seed_for", "step_n", "steps_of", "verify", "verify_nm",
-    "weight_layers",
+    "ERK", "L1", "L2", "LAMP", "NM", "SRSTE", "STE", "Allocation", "BatchNormL1", "BatchNormScale", "Blocks",
+    "Budget", "Candidate", "Collapsed", "ConstantScale", "Criterion", "Density", "Direct", "Domino", "Estimator",
+    "Filter", "GeometricMedian", "Global", "Hard", "HardChannels", "Layer", "Method", "MultiAxis", "Path",
+    "Pattern", "Penalised", "Penalty", "Place", "Pruner", "Random", "RandomShares", "Reversed", "Row", "Sample",
+    "Schedule", "Scheme", "Scope", "Search", "Seen", "Soft", "StepN", "Uniform", "UniformPlus", "Unrankable",
+    "Update", "Wanda", "Weight", "Window", "block_nm_mask", "curve", "fit", "multi_axis_mask", "nm_mask",
+    "scheme_text", "seed_for", "step_n", "steps_of", "verify", "verify_nm", "weight_layers",
 ]  # fmt: skip

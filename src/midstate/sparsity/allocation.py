@@ -37,7 +37,9 @@ class Candidate:
     generator: Generator
 
     def cost(self, pattern: Pattern, level: Level, budget: str) -> int:
-        """What a level costs, in `params` or `macs`."""
+        """What a level costs, in `params`, `macs` or `units`."""
+        if budget == "units" and pattern.name == "filter":
+            return level
         return pattern.kept(self.shape, level) * (self.uses if budget == "macs" else 1)
 
 

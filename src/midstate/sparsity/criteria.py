@@ -1,7 +1,8 @@
 """Criteria: which unit matters less. Each is a pure function from a layer's weights to a score for each unit.
 
 Scores are 0 or more; the smallest go first. `observes` names what a criterion needs to see besides the
-weights; the pruner measures it on a fixed sample of training images before each refresh.
+weights: `input_norm`, which the pruner measures on a fixed sample of training images before each refresh, or
+`batchnorm`, whose BatchNorms it finds once.
 """
 
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ class Seen:
     generator: Generator  # the layer's own; the same draws at every refresh
     level: Level | None = None  # the layer's target level; None while it is being decided
     input_norm: Tensor | None = None  # (C,) root mean square of each input channel, where observed
+    gamma: Tensor | None = None  # (O,) of the BatchNorm that reads the layer, where observed
 
 
 class Criterion:
@@ -119,3 +121,22 @@ class GeometricMedian(Criterion):
         # The plain form: the faster one by matrix product loses the digits that tell near filters apart.
         distance = torch.cdist(filters, filters[stay], compute_mode="donot_use_mm_for_euclid_dist").sum(1)
         return torch.where(stay, distance, 0)
+
+
+@dataclass(frozen=True)
+class BatchNormScale(Criterion):
+    """|gamma| of the BatchNorm that reads a filter (Network Slimming, Liu et al., arXiv 1708.06519)."""
+
+    observes: ClassVar[str | None] = "batchnorm"
+
+    def check(self, pattern: Pattern, from_scores: bool) -> None:
+        """Filters only: a gamma belongs to one."""
+        if pattern.name != "filter":
+            raise ValueError(
+                f"criterion=batchnorm_scale has one score a filter, and pattern={pattern.name} prunes single weights: "
+                "use pruner/pattern=filter, or pruner/criterion=l1"
+            )
+
+    def score(self, weight: Tensor, pattern: Pattern, seen: Seen) -> Tensor:
+        """Scores (O,)."""
+        return seen.gamma.detach().abs()

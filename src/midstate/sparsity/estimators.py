@@ -41,6 +41,7 @@ class Estimator:
 
     trains_dense: ClassVar[bool] = False  # whether forward passes in training see the weights without masks
     scales: ClassVar[bool] = False  # whether kept weights are scaled; members add `scale`
+    whole_channels: ClassVar[bool] = False  # whether a filter's bias, gamma and beta are masked with it
 
     def check(self, pattern: Pattern) -> None:
         """Raise ValueError if the estimator makes no sense for this pattern."""
@@ -88,6 +89,21 @@ class Hard(Estimator):
         for key in _MOMENTUM_KEYS:
             if torch.is_tensor(state.get(key)):
                 state[key].mul_(mask.view(torch.uint8))  # several times sooner than by bools
+
+
+@dataclass(frozen=True)
+class HardChannels(Hard):
+    """As `Hard`, and with a pruned filter its bias, gamma and beta go the same way: its channel is 0, no constant."""
+
+    whole_channels: ClassVar[bool] = True
+
+    def check(self, pattern: Pattern) -> None:
+        """Filters only."""
+        if pattern.name != "filter":
+            raise ValueError(
+                f"estimator=hard_channels takes whole channels away, and pattern={pattern.name} prunes single weights: "
+                "use pruner/estimator=hard"
+            )
 
 
 @dataclass(frozen=True)

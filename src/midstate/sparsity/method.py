@@ -8,13 +8,14 @@ from midstate.sparsity.estimators import Estimator
 from midstate.sparsity.nm_paths import Blocks, Search
 from midstate.sparsity.paths import Path
 from midstate.sparsity.patterns import Pattern
+from midstate.sparsity.penalties import Penalty
 from midstate.sparsity.scope import Scope
 from midstate.sparsity.updates import Update
 
 
 @dataclass(frozen=True)
 class Method:
-    """The axes of a pruning method. A dense run has a scope and nothing else.
+    """The axes of a pruning method, and a penalty where it has one. A dense run has a scope and nothing else.
 
     Raises:
         ValueError: an axis is missing, or two make no sense together; the message says why.
@@ -27,11 +28,12 @@ class Method:
     path: Path | None = None
     update: Update | None = None
     estimator: Estimator | None = None
+    penalty: Penalty | None = None
 
     def __post_init__(self) -> None:
         axes = ("pattern", "criterion", "allocation", "path", "update", "estimator")
         missing = [axis for axis in axes if getattr(self, axis) is None]
-        if missing and len(missing) < len(axes):
+        if missing and (len(missing) < len(axes) or self.penalty):
             raise ValueError(f"pruner: {', '.join(missing)} missing; a method has all axes, dense only a scope")
         if missing:
             return
@@ -40,6 +42,8 @@ class Method:
         self.allocation.check(self.pattern)
         self.estimator.check(self.pattern)
         self.update.check(self.pattern)
+        if self.penalty:
+            self.penalty.check(self.pattern)
         if self.allocation.by_filter and (self.estimator.scales or not self.path.by_filter):
             other = "estimators of MaxQ" if self.estimator.scales else "granularity=group"
             raise ValueError(

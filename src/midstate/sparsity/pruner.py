@@ -10,12 +10,14 @@ from torch.nn.utils import parametrize
 from torch.optim import Optimizer
 
 from midstate.sparsity.allocation import compare_with_uniform
+from midstate.sparsity.batchnorm import Channels, needed_batchnorms
 from midstate.sparsity.calibration import Sample
 from midstate.sparsity.domino import Walk, press
 from midstate.sparsity.masked import Masked
 from midstate.sparsity.method import Method
 from midstate.sparsity.nm import Level
 from midstate.sparsity.patterns import verify
+from midstate.sparsity.penalties import Penalised
 from midstate.sparsity.schedules import Schedule
 from midstate.sparsity.scheme import scheme_text
 from midstate.sparsity.scope import names_of
@@ -68,13 +70,16 @@ class Pruner:
         self._weights = [layer.weight for layer in self.layers]
         self._masked: list[Masked] = []
         self._before: list[Tensor | None] = []
+        self._channels: Channels | None = None  # what goes beside the weights
         if method.dense:
             return
         self.window = method.path.window(self.window)
         self.ticks = method.update.resolve(self.window, steps_per_epoch, total_steps)
         uses_of = [(uses or {}).get(layer.name, 1) for layer in self.layers]
         heads = names_of(classifier)
-        self._view = View(model, method, self.layers, self._weights, self._masked, uses_of, heads, seed, sample)
+        norms = needed_batchnorms(model, method, self.layers, sample)
+        gammas = [None if norm is None else norm.weight for norm in norms]
+        self._view = View(model, method, self.layers, self._weights, self._masked, uses_of, heads, seed, sample, gammas)
         self._view.try_measuring()
         method.allocation.check_layers(method.pattern, self._view.candidates())
         if method.allocation.refresh == "never":
@@ -84,6 +89,8 @@ class Pruner:
             self._masked.append(Masked(self._weights[i], method.estimator, memory))
             parametrize.register_parametrization(layer.module, layer.tensor_name, self._masked[i], unsafe=True)
             self._weights[i] = layer.module.parametrizations[layer.tensor_name].original
+        if method.estimator.whole_channels:
+            self._channels = Channels(self.layers, norms, method.pattern, method.estimator)
         self._epoch_masks = [mask.clone() for mask in self.masks]
         self._changes = [torch.zeros_like(units, dtype=torch.uint8) for units in map(method.pattern.units, self.masks)]
 
@@ -101,7 +108,9 @@ class Pruner:
     def measures(self) -> bool:
         """Tell whether scores or allocations depend on activations or losses."""
         method = self.method
-        return not method.dense and bool(method.criterion.observes or method.allocation.measures)
+        if method.dense:
+            return False
+        return method.criterion.observes not in (None, "batchnorm") or method.allocation.measures
 
     def due(self, step: int) -> bool:
         """Tell whether `tick` would refresh the masks at `step`."""
@@ -164,6 +173,8 @@ class Pruner:
             if estimator.scales and self.levels is not None:
                 scale = estimator.scale(self._weights[i].detach(), mask, self.method.pattern, self.levels[i])
                 masked.scale.copy_(scale)
+        if self._channels:
+            self._channels.set_masks(masks)
 
     @contextmanager
     def masked_training(self) -> Iterator[None]:
@@ -176,8 +187,17 @@ class Pruner:
             for masked in self._masked:
                 masked.always = False
 
-    def before_step(self, optimizer: Optimizer) -> None:
-        """Change gradients as the estimator says; call after unscaling and before clipping."""
+    def before_step(self, optimizer: Optimizer, step: int | None = None) -> None:
+        """Change gradients as penalty and estimator say; call after unscaling and before clipping.
+
+        Args:
+            optimizer: that is about to step.
+            step: the step that it makes, from 0; methods with a penalty need it.
+        """
+        if self.method.penalty:
+            self.method.penalty.add(self._penalised(), step, self.window.progress(step))
+        if self._channels:
+            self._channels.before_step()
         estimator = self.method.estimator
         self._before = [
             estimator.before_step(weight, masked.mask, masked.memory)
@@ -192,6 +212,16 @@ class Pruner:
         for weight, masked, before in zip(self._weights, self._masked, self._before, strict=False):
             self.method.estimator.after_step(weight, masked.mask, before, optimizer)
         self._before = []
+        if self._channels:
+            self._channels.after_step(optimizer)
+
+    def _penalised(self) -> list[Penalised]:
+        view = self._view
+        gammas = view.gammas or [None] * len(self.layers)
+        return [
+            Penalised(weight, masked.mask, uses, gamma)
+            for weight, masked, uses, gamma in zip(self._weights, self._masked, view.uses, gammas, strict=True)
+        ]
 
     def kept(self) -> list[float]:
         """Share of each layer's weights in use under the current masks."""
@@ -253,6 +283,9 @@ class Pruner:
             for layer in self.layers if self._masked else []:
                 parametrize.remove_parametrizations(layer.module, layer.tensor_name, leave_parametrized=True)
         self._masked = []
+        if self._channels:
+            self._channels.finalise()
+            self._channels = None
 
     def verify(self) -> bool | None:
         """Tell whether the finalised weights are what was promised, layer by layer; None when dense."""

@@ -16,6 +16,7 @@ from midstate.sparsity.selection import count_largest, refuse_nan
 
 NORMALISERS = ("none", "mean")
 REFRESHES = ("once", "tick")
+COUNTED = (*BUDGETS, "units")
 CHUNK = 2**17  # weights whose sums in fp64 exist at a time
 TINY = torch.finfo(torch.float32).tiny  # instead of 0 below a fraction: a layer of zeros scores 0
 
@@ -29,7 +30,7 @@ class Global(Allocation):
             with different fan-in cannot be compared otherwise.
         refresh: `once`, when pruning begins; `tick`, at every refresh, so that units move between layers.
         min_density: share of its units that every layer keeps, and always one.
-        budget: what the budget counts, `params` or `macs`.
+        budget: what the budget counts, `params`, `macs` or `units` (filters, whatever their size; else weights).
     """
 
     normalise: str = "none"
@@ -41,7 +42,7 @@ class Global(Allocation):
         checks.one_of("normalise", self.normalise, NORMALISERS)
         checks.one_of("refresh", self.refresh, REFRESHES)
         checks.number("min_density", self.min_density, 0, 1)
-        checks.one_of("budget", self.budget, BUDGETS)
+        checks.one_of("budget", self.budget, COUNTED)
 
     def check_layers(self, pattern: Pattern, layers: Sequence[Candidate]) -> None:
         """Raise ValueError if the floor alone exceeds the budget."""

@@ -37,10 +37,12 @@ class View:
     classifier: Collection[str]  # names of its layers
     seed: int
     sample: Sample | None
+    gammas: Sequence[Tensor | None] = ()  # one a layer, of the BatchNorm that reads it, where the method observes it
     before_measuring: list[Callable[[], None]] = field(default_factory=list)  # called before each loss is measured
 
     def input_norms(self, observed: str | None) -> Sequence[Tensor] | None:
         """Input norms of all layers, where a criterion looks at them."""
+        observed = observed == "input_norm"
         return calibration.input_norms(self.model, self.layers, self.sample) if observed else None
 
     def try_measuring(self) -> None:
@@ -50,7 +52,7 @@ class View:
             return
         if self.sample is None:
             raise ValueError("this method measures on training images; give the pruner a sample")
-        if method.criterion.observes or method.allocation.observes:
+        if "input_norm" in (method.criterion.observes, method.allocation.observes):
             calibration.input_norms(self.model, self.layers, self.sample)
 
     def places(self, levels: Sequence[Level], norms: Sequence[Tensor] | None, step: int) -> list[Place]:
@@ -105,7 +107,8 @@ class View:
     def _score(self, i: int, norms: Sequence[Tensor] | None, level: Level | None) -> Tensor:
         """Scores of layer i's units, as they count beside the mask in force."""
         method = self.method
-        seen = Seen(self._generator("criterion", i), level, norms[i] if norms else None)
+        gamma = self.gammas[i] if self.gammas else None
+        seen = Seen(self._generator("criterion", i), level, norms[i] if norms else None, gamma=gamma)
         score = method.criterion.score(self.weights[i].detach(), method.pattern, seen)
         return method.update.adjust(score, method.pattern.units(self.masked[i].mask))
 

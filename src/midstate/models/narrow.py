@@ -1,0 +1,173 @@
+"""Narrower dense networks: all widths times one factor, the largest at which a budget is not exceeded.
+
+Recipes that have `widths` are given narrower ones; of other networks the first channels of every layer are kept.
+"""
+
+import logging
+from bisect import bisect_right
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from functools import cache
+from math import floor
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from midstate.counting import weight_uses
+from midstate.models.sliced import Sliced, torch_pruning
+from midstate.models.start import Recipe, made_by
+from midstate.runs import find_file, read_summary
+from midstate.sparsity import checks, weight_layers
+
+log = logging.getLogger(__name__)
+MATCHES = {"params": "params_sparse", "macs": "macs_sparse"}  # and what a summary calls it
+
+
+@dataclass(frozen=True)
+class Narrow:
+    """How narrow: as small as a finished run's network is when cut out, or a share of the dense network.
+
+    Args:
+        like: a run's directory or its summary.json, or the directory of an experiment's runs, which stands for the
+            finished run of the same seed, network and data.
+        match: what must not exceed the budget: `params` or `macs`.
+        density: the budget as a share of the dense network's parameters or multiply-accumulates, above 0, to 1.
+    """
+
+    like: str | None
+    match: str
+    density: float | None
+
+    def __post_init__(self) -> None:
+        checks.one_of("match", self.match, MATCHES)
+        if (self.like is None) == (self.density is None):
+            raise ValueError(
+                "one of pruner.like=RUN (a finished run to be as small as) and pruner.density=SHARE (of the dense "
+                f"network) is needed, and {'none' if self.like is None else 'both'} given"
+            )
+        if self.like is not None:
+            checks.text("like", self.like)
+        elif checks.number("density", self.density, 0, 1) == 0:
+            raise ValueError("density=0: must be above 0; a network without weights is no network")
+
+    def check(self, recipe: Recipe) -> None:
+        """Raise ValueError if a recipe brings trained weights, or if what makes it narrower is not installed."""
+        for name in ("checkpoint", "pretrained"):
+            if value := getattr(recipe, name, None):
+                raise ValueError(f"model.{name}={value}: a narrower network has no trained weights; leave it out")
+        if not hasattr(recipe, "widths"):
+            torch_pruning()
+
+    def find(self, config: dict[str, Any]) -> tuple[Path, str]:
+        """Find the summary that `like` stands for.
+
+        Args:
+            config: the resolved configuration of the run that is to be as small.
+
+        Returns:
+            The file, and the identity of the run that it is of, the same on every machine.
+
+        Raises:
+            ValueError: there is none, several, or it is not finished.
+        """
+        of_run = Path(self.like, "summary.json")
+        path = of_run if of_run.is_file() else find_file("like", self.like, "summary.json", config)
+        self._count_in(path)
+        return path, made_by(read_summary(path.parent), config["seed"])
+
+    def budget(self, path: Path | None, wide: nn.Module, images: Tensor) -> int:
+        """Parameters, or multiply-accumulates an image, that must not be exceeded.
+
+        Args:
+            path: from `find`; None: the share of the dense network.
+            wide: that network.
+            images: (N, C, H, W).
+        """
+        if path is not None:
+            return self._count_in(path)
+        return floor(self.density * self.size(wide, images) + 1e-6)
+
+    def size(self, model: nn.Module, images: Tensor) -> int:
+        """Parameters of a dense network, or its multiply-accumulates an image."""
+        if self.match == "params":
+            return sum(parameter.numel() for parameter in model.parameters())
+        uses = weight_uses(model, images)
+        return sum(layer.weight.numel() * uses.get(layer.name, 0) for layer in weight_layers(model))
+
+    def _count_in(self, path: Path) -> int:
+        summary = read_summary(path.parent) if path.name == "summary.json" else None
+        if summary is None or summary["status"] != "finished" or MATCHES[self.match] not in summary:
+            raise ValueError(
+                f"like={self.like!r}: holds no summary of a finished run; give a run's directory, or outputs/NAME"
+            )
+        return summary[MATCHES[self.match]]
+
+
+def narrowed(
+    recipe: Recipe, wide: nn.Module, narrow: Narrow, path: Path | None, images: Tensor, num_classes: int
+) -> tuple[Any, dict[str, Any]]:
+    """Find the widest network within the budget.
+
+    Args:
+        recipe: of the wide network.
+        wide: made by it.
+        narrow: how narrow.
+        path: from `Narrow.find`; None where it is a share.
+        images: (N, C, H, W), of the data.
+        num_classes: of the data.
+
+    Returns:
+        The recipe of the narrow network, and what it has found: `widths`, or `share` of all channels.
+
+    Raises:
+        ValueError: even the narrowest exceeds the budget, or the network cannot be made narrower.
+    """
+    factors, at = _choices(recipe, wide, images)
+
+    @cache
+    def size(factor: Fraction) -> int:
+        return narrow.size(at(factor).create(images.shape[1], num_classes), images)
+
+    budget = narrow.budget(path, wide, images)
+    place = bisect_right(factors, budget, key=size)
+    if place == 0:
+        raise ValueError(
+            f"{narrow.match}: {budget:,} are allowed, and the narrowest network, {_typed(at(factors[0]))}, has "
+            f"{size(factors[0]):,}"
+        )
+    best = at(factors[place - 1])
+    found = size(factors[place - 1])
+    log.info(
+        f"narrowed to {_typed(best)}: {found:,} {narrow.match}, at most {budget:,} wanted "
+        f"({100 * (found / budget - 1):+.2g} %)"
+    )
+    return best, _found(best)
+
+
+def _choices(
+    recipe: Recipe, wide: nn.Module, images: Tensor
+) -> tuple[list[Fraction], Callable[[Fraction], Recipe | Sliced]]:
+    """All factors at which a width changes, ascending, and the recipe at a factor."""
+    if hasattr(recipe, "widths"):
+        half = Fraction(1, 2)  # widths are rounded to the nearest
+        factors = {(each - half) / width for width in recipe.widths for each in range(1, width + 1)}
+        return sorted(factors), lambda factor: replace(
+            recipe, widths=[max(1, floor(width * factor + half)) for width in recipe.widths]
+        )
+    widths = {layer.weight.shape[0] for layer in weight_layers(wide)}
+    factors = {Fraction(each, width) for width in widths for each in range(1, width + 1)}
+    return sorted(factors), lambda factor: Sliced(recipe, factor, images)
+
+
+def _found(recipe: Recipe | Sliced) -> dict[str, Any]:
+    if not isinstance(recipe, Sliced):
+        return {"widths": recipe.widths}
+    return {"share": float(recipe.share)}
+
+
+def _typed(recipe: Recipe | Sliced) -> str:
+    if not isinstance(recipe, Sliced):
+        return f"model.widths={recipe.widths}".replace(" ", "")
+    return f"{100 * float(recipe.share):.4g} % of the channels of every layer"

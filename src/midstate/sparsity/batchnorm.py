@@ -1,0 +1,145 @@
+"""The BatchNorm that reads a layer, and what a filter has beside its weights: bias, gamma and beta."""
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.utils import parametrize
+from torch.optim import Optimizer
+
+from midstate.sparsity.calibration import Sample, evaluation
+from midstate.sparsity.estimators import Estimator
+from midstate.sparsity.masked import Masked
+from midstate.sparsity.method import Method
+from midstate.sparsity.patterns import Pattern
+from midstate.sparsity.scope import Layer
+
+NUM_IMAGES = 2
+
+
+@torch.no_grad()
+def batchnorms_of(model: nn.Module, layers: Sequence[Layer], sample: Sample) -> list[_BatchNorm | None]:
+    """Find the BatchNorm whose input is a layer's output itself, with nothing between.
+
+    Args:
+        model: in any mode; one forward pass is made in evaluation mode.
+        layers: of the model.
+        sample: its first images are used.
+
+    Returns:
+        One a layer; None where there is none of its own: its output goes elsewhere first, several read it, one reads
+        several layers, or it has no gamma.
+    """
+    outputs: dict[int, tuple[Tensor, int, int]] = {}  # by identity; kept alive, or another could take its place
+    pairs: list[tuple[int, _BatchNorm]] = []
+    num_calls: dict[_BatchNorm, int] = {}
+
+    def made(place: int, output: Tensor) -> None:
+        if isinstance(output, Tensor):  # of its version: an activation in place is something between, too
+            outputs[id(output)] = (output, output._version, place)
+
+    def read(norm: _BatchNorm, features: Tensor) -> None:
+        num_calls[norm] = num_calls.get(norm, 0) + 1
+        _, version, place = outputs.get(id(features), (None, None, None))
+        if version == features._version:
+            pairs.append((place, norm))
+
+    hooks = [
+        layer.module.register_forward_hook(lambda _, inputs, output, place=place: made(place, output))
+        for place, layer in enumerate(layers)
+    ]
+    norms = [module for module in model.modules() if isinstance(module, _BatchNorm) and module.affine]
+    hooks += [norm.register_forward_pre_hook(lambda norm, inputs: read(norm, inputs[0])) for norm in norms]
+    try:
+        with evaluation(model):
+            model(sample.images[:NUM_IMAGES])
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return [_own(place, layer, pairs, num_calls) for place, layer in enumerate(layers)]
+
+
+def _own(
+    place: int, layer: Layer, pairs: Sequence[tuple[int, _BatchNorm]], num_calls: dict[_BatchNorm, int]
+) -> _BatchNorm | None:
+    readers = [norm for each, norm in pairs if each == place]
+    fits = len(readers) == 1 and num_calls[readers[0]] == 1 and readers[0].num_features == layer.weight.shape[0]
+    return readers[0] if fits else None
+
+
+def needed_batchnorms(
+    model: nn.Module, method: Method, layers: Sequence[Layer], sample: Sample | None
+) -> list[_BatchNorm | None]:
+    """Find the BatchNorms of a method's layers, see `batchnorms_of`; none at all where it needs none.
+
+    Raises:
+        ValueError: there is no sample, or a layer has no BatchNorm of its own and criterion or penalty observe it.
+    """
+    observing = [part for part in (method.criterion, method.penalty) if part and part.observes == "batchnorm"]
+    if not (observing or method.estimator.whole_channels):
+        return []
+    if sample is None:
+        raise ValueError("this method looks for BatchNorms with training images; give the pruner a sample")
+    norms = batchnorms_of(model, layers, sample)
+    missing = [layer.name for layer, norm in zip(layers, norms, strict=True) if norm is None]
+    if observing and missing:
+        raise ValueError(
+            f"{type(observing[0]).__name__} needs a BatchNorm that reads the layer's output and nothing else; "
+            f"{', '.join(missing)} has none: exclude it, by pruner.exclude"
+        )
+    return norms
+
+
+class Channels:
+    """What a filter has beside its weights, masked with them: with a pruned filter its whole channel is gone.
+
+    Without this, BatchNorm's beta (or a bias) makes a constant of it.
+    """
+
+    def __init__(
+        self, layers: Sequence[Layer], norms: Sequence[_BatchNorm | None], pattern: Pattern, estimator: Estimator
+    ) -> None:
+        """Put masks of ones on the bias of every layer and on gamma and beta of its BatchNorm, where it has them."""
+        self.pattern, self.estimator = pattern, estimator
+        self._owners = list(_vectors(layers, norms))
+        self._masked = []
+        self._before: list[Tensor | None] = []
+        for _, module, name in self._owners:
+            masked = Masked(getattr(module, name), estimator)
+            parametrize.register_parametrization(module, name, masked, unsafe=True)
+            self._masked.append(masked)
+
+    def set_masks(self, masks: Sequence[Tensor]) -> None:
+        """Put the filters' masks in place, from those of the layers' weights."""
+        for (place, _, _), masked in zip(self._owners, self._masked, strict=True):
+            masked.mask.copy_(self.pattern.units(masks[place]))
+
+    def before_step(self) -> None:
+        """Do as with the weights."""
+        self._before = [self.estimator.before_step(*each) for each in self._each()]
+
+    def after_step(self, optimizer: Optimizer) -> None:
+        """Do as with the weights."""
+        for (vector, mask, _), before in zip(self._each(), self._before, strict=False):
+            self.estimator.after_step(vector, mask, before, optimizer)
+        self._before = []
+
+    def finalise(self) -> None:
+        """Fold the masks in and leave plain modules."""
+        for _, module, name in self._owners:
+            parametrize.remove_parametrizations(module, name, leave_parametrized=True)
+        self._owners, self._masked = [], []
+
+    def _each(self) -> Iterator[tuple[Tensor, Tensor, dict[str, Tensor]]]:
+        for (_, module, name), masked in zip(self._owners, self._masked, strict=True):
+            yield module.parametrizations[name].original, masked.mask, masked.memory
+
+
+def _vectors(layers: Sequence[Layer], norms: Sequence[_BatchNorm | None]) -> Iterator[tuple[int, nn.Module, str]]:
+    """Place of a layer, and a vector with an entry for each of its filters: its module and its name there."""
+    for place, (layer, norm) in enumerate(zip(layers, norms, strict=True)):
+        if layer.tensor_name == "weight" and layer.module.bias is not None:
+            yield place, layer.module, "bias"
+        if norm is not None:
+            yield from ((place, norm, "weight"), (place, norm, "bias"))
