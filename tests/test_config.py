@@ -31,8 +31,9 @@ BESIDE = {
     "pruner/pattern=weight": ("pruner=magnitude",),
     "pruner/pattern=row": ("pruner=magnitude",),
     "pruner/pattern=filter": ("pruner=filter",),
-    **{f"pruner/window={name}": ("pruner=maxq",) for name in ("early", "late", "warm", "whole")},
+    **{f"pruner/window={name}": ("pruner=maxq",) for name in ("early", "half", "late", "warm", "whole")},
     "pruner/criterion=geometric_median": ("pruner=filter",),
+    "pruner/estimator=candidates": ("pruner=lbc",),
     **{f"data/augmentation={name}": ("data=imagefolder",) for name in ("crops", "lighting", "timm")},
     "pruner/allocation=scheme": ("pruner.scheme=tests/scheme.json",),
 }
@@ -166,7 +167,13 @@ def test_what_a_preset_set_for_a_replaced_axis_goes_with_it():
 
 
 def test_presets_bring_their_window_and_what_is_typed_wins():
-    for pruner, start, stop in (("maxq", 0, 0.25), ("asfp", 0, 1.0), ("nm_mixed", 0.25, 0.25), ("wanda", 0.75, 0.75)):
+    for pruner, start, stop in (
+        ("maxq", 0, 0.25),
+        ("lbc", 0, 0.5),
+        ("asfp", 0, 1.0),
+        ("nm_mixed", 0.25, 0.25),
+        ("wanda", 0.75, 0.75),
+    ):
         schedule = Plan.of(composed(f"pruner={pruner}")).parts["schedule"]
         assert (schedule.start, schedule.stop) == (start, stop)
     assert Plan.of(composed("pruner=maxq", "schedule.stop=0.5")).parts["schedule"].stop == 0.5

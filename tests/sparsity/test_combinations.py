@@ -203,7 +203,7 @@ def test_every_layer_has_its_own_combinations(kind, tmp_path):
     model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 16), nn.Linear(16, 32), nn.Linear(32, 64), nn.Linear(64, 4))
     (tmp_path / "s.json").write_text('{"pattern": "nm", "m": 4, "levels": {"0": 4, "1": 3, "2": 2, "3": 1, "4": 0}}')
     pruner = lbc(model, allocation=ERK() if kind == "erk" else Scheme(str(tmp_path / "s.json")))
-    assert len(set(pruner.levels)) > 2
+    assert len(set(pruner.levels)) > 1
     for layer, level, masked in zip(pruner.layers, pruner.levels, pruner._masked, strict=True):
         count = {0: None, 1: 4, 2: 6, 3: 4, 4: None}[level]
         shape = masked.alpha.shape if "alpha" in masked.memory else None
