@@ -167,15 +167,10 @@ def test_what_a_preset_set_for_a_replaced_axis_goes_with_it():
 
 
 def test_presets_bring_their_window_and_what_is_typed_wins():
-    for pruner, start, stop in (
-        ("maxq", 0, 0.25),
-        ("lbc", 0, 0.5),
-        ("asfp", 0, 1.0),
-        ("nm_mixed", 0.25, 0.25),
-        ("wanda", 0.75, 0.75),
-    ):
+    windows = {"maxq": (0, 0.25), "lbc": (0, 0.5), "asfp": (0, 1.0), "nm_mixed": (0.25, 0.25), "wanda": (0.75, 0.75)}
+    for pruner, window in windows.items():
         schedule = Plan.of(composed(f"pruner={pruner}")).parts["schedule"]
-        assert (schedule.start, schedule.stop) == (start, stop)
+        assert (schedule.start, schedule.stop) == window
     assert Plan.of(composed("pruner=maxq", "schedule.stop=0.5")).parts["schedule"].stop == 0.5
     assert Plan.of(composed("pruner=maxq", "schedule=cubic")).parts["schedule"].curve == "cubic"
 

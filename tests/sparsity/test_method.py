@@ -130,16 +130,12 @@ def test_every_product_works_or_is_refused_with_a_reason(pattern):
 NEW_PATHS = [Fade(), Frames("sparsify"), Frames("fine"), Frames("densify"), Combinations()]
 NEW_ESTIMATORS = [SSTE(), Candidates()]
 NEW_WORKING = {
-    # fading under hard, ste, sr_ste; no new estimator; the two known estimators of N:M have no meaning either
-    "weight": 7 * 0 + 6 * 3,
+    "weight": 6 * 3,  # fading, under hard, ste and sr_ste
     "filter": 6 * 3,
-    # levels a layer: 6 allocations. Fading under all 6 but soft; frames and combinations under 6 and s_ste; candidates
-    # where levels are known beforehand (uniform, erk: uniform_plus has no first layer to spare); s_ste on the 5 old paths
-    "nm": 6 * (5 + 4 * 7 + 5)
-    + 3
-    # levels a filter: under 4 estimators; fading without soft, frames; s_ste on frames and 4 old paths
-    + (3 + 3 * 5)
-    + 4,
+    # Fading under all but soft and the new ones; frames and combinations under all but candidates; s_ste on five known
+    # paths; candidates where shapes alone decide levels. Where filters have levels of their own, no MaxQ, combinations
+    # or groups that step one by one.
+    "nm": 6 * (5 + 4 * 7 + 5) + 3 + (3 + 3 * 5 + 4),
 }
 NEW_REASONS = (*REASONS, "estimator=candidates", "estimator of S-STE", "per=filter", "path=")
 
