@@ -31,12 +31,18 @@ BESIDE = {
     "pruner/pattern=weight": ("pruner=magnitude",),
     "pruner/pattern=row": ("pruner=magnitude",),
     "pruner/pattern=filter": ("pruner=filter",),
-    **{f"pruner/window={name}": ("pruner=maxq",) for name in ("early", "half", "late", "warm", "whole")},
+    **{
+        f"pruner/window={name}": ("pruner=maxq",)
+        for name in ("early", "first_half", "late", "second_half", "warm", "whole")
+    },
     "pruner/criterion=geometric_median": ("pruner=filter",),
+    "pruner/allocation=domino": ("pruner=domino",),
+    "pruner/path=search": ("pruner=domino",),
     "pruner/criterion=batchnorm_scale": ("pruner=filter",),
     "pruner/estimator=hard_channels": ("pruner=filter",),
     "pruner/penalty=batchnorm_l1": ("pruner=network_slimming",),
     "pruner=dense_small": ("pruner.density=0.5",),
+    "pruner/estimator=candidates": ("pruner=lbc",),
     **{f"data/augmentation={name}": ("data=imagefolder",) for name in ("crops", "lighting", "timm")},
     "pruner/allocation=scheme": ("pruner.scheme=tests/scheme.json",),
 }
@@ -170,9 +176,10 @@ def test_what_a_preset_set_for_a_replaced_axis_goes_with_it():
 
 
 def test_presets_bring_their_window_and_what_is_typed_wins():
-    for pruner, start, stop in (("maxq", 0, 0.25), ("asfp", 0, 1.0), ("nm_mixed", 0.25, 0.25), ("wanda", 0.75, 0.75)):
+    windows = {"maxq": (0, 0.25), "lbc": (0, 0.5), "asfp": (0, 1.0), "nm_mixed": (0.25, 0.25), "wanda": (0.75, 0.75)}
+    for pruner, window in windows.items():
         schedule = Plan.of(composed(f"pruner={pruner}")).parts["schedule"]
-        assert (schedule.start, schedule.stop) == (start, stop)
+        assert (schedule.start, schedule.stop) == window
     assert Plan.of(composed("pruner=maxq", "schedule.stop=0.5")).parts["schedule"].stop == 0.5
     assert Plan.of(composed("pruner=maxq", "schedule=cubic")).parts["schedule"].curve == "cubic"
 
@@ -198,6 +205,7 @@ def test_runs_keep_the_identity_they_had(pruner):
         ("pruner=nm_block schedule=one_shot schedule.stop=0.5", "schedule.stop=0.5 has no effect: one_shot goes the"),
         ("pruner=nm schedule=cubic", "schedule=cubic has no effect: this pruner has no intermediate states"),
         ("pruner=nm_mixed pruner.spread=0.1", "pruner.spread=0.1 has no effect: only pruner.score=owl reads it"),
+        ("pruner=lbc pruner/criterion=random", "pruner/criterion=random has no effect: estimator=candidates ranks"),
         ("pruner.order=random pruner.rerank=sticky", "pruner.rerank=sticky has no effect: a fixed random order"),
     ],
 )

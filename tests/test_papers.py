@@ -71,6 +71,15 @@ PAPERS_BY_NAME = {
          "model.small_stem": False, "model.pretrained": False},
         rate_within_epoch=True, lighting=0.1,
     ),
+    # LBC's code: imagenet.py, utils/conv_type.py; cubic from 0 to the 60th of 120 epochs, five of warm-up
+    "lbc": Paper(
+        "imagenet", "resnet50", 120, 256, 0.9, False, 1e-4, {0: 0.002, 2.5: 0.052, 5: 0.1, 62.5: 0.05},
+        {0: 0, 15: 0.578125, 30: 0.875, 45: 0.984375, 60: 1, 119: 1}, 52, "conv1 fc",
+        {"pruner.pattern.n": 2, "pruner.pattern.m": 4, "pruner.update.every": "1it", "model.pretrained": False,
+         "pruner.path._target_": "midstate.sparsity.Combinations", "model.small_stem": False,
+         "pruner.estimator._target_": "midstate.sparsity.Candidates"},
+        rate_within_epoch=True, decayed="matrices", label_smoothing=0.1,
+    ),
     # apex.contrib.sparsity; references/classification of torchvision: times 0.1 every 30 of 90 epochs, 8 * 32 images
     "asp": Paper(
         "imagenet", "resnet50", 90, 256, 0.9, False, 1e-4, {0: 0.1, 29: 0.1, 30: 0.01, 60: 0.001, 89: 0.001}, {0: 1},

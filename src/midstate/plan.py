@@ -18,7 +18,7 @@ from midstate.models import checkpoint_identity, find_checkpoint
 from midstate.prepare import session_of
 from midstate.processes import ALONE, Processes
 from midstate.session import Session
-from midstate.sparsity import Blocks, Budget, Direct, Method, Scheme
+from midstate.sparsity import Blocks, Budget, Candidates, Direct, Method, Scheme
 from midstate.torchrun import local_rank, local_size, started_by_torchrun, world_size
 
 log = logging.getLogger(__name__)
@@ -235,6 +235,11 @@ def _warn_without_effect(overrides: list[str], parts: dict[str, Any]) -> None:
             isinstance(method.path, Blocks) and method.path.order == "random",
             ("pruner.rerank=",),
             "a fixed random order is never ranked again",
+        ),
+        (
+            isinstance(method.estimator, Candidates),
+            ("pruner/criterion=",),
+            "estimator=candidates ranks combinations by what it has learnt",
         ),
     ]
     warned = set()

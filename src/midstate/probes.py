@@ -40,11 +40,10 @@ class GapProbe:
         state = floor(self.num_jumps * self.pruner.window.progress(step))
         if state <= self.state:
             return None
-        in_force = [mask.clone() for mask in self.pruner.masks]
         # Both before either is set: what comes next may depend on what is in force.
         masks = [self.pruner.masks_at(each / self.num_jumps, step) for each in (self.state, state)]
-        last, first = map(self._accuracies, masks)
-        self.pruner.set_masks(in_force)
+        with self.pruner.trial():
+            last, first = map(self._accuracies, masks)
         row = {
             "step": step,
             "progress": state / self.num_jumps,

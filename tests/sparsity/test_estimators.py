@@ -223,4 +223,4 @@ def test_estimators_without_meaning_are_refused():
     with pytest.raises(ValueError, match="tau=0: must be"):
         MultiAxis(tau=0)
     with pytest.raises(ValueError, match="need one N a layer"):
-        MultiAxis().scale(WEIGHT, MASK, NM(2, 4), torch.tensor([2]))
+        MultiAxis().scale(WEIGHT, MASK, NM(2, 4), torch.tensor([2]), {})

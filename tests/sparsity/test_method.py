@@ -14,13 +14,18 @@ from midstate.sparsity import (
     LAMP,
     NM,
     SRSTE,
+    SSTE,
     STE,
     Blocks,
     Budget,
+    Candidates,
+    Combinations,
     ConstantScale,
     Density,
     Direct,
+    Fade,
     Filter,
+    Frames,
     GeometricMedian,
     Global,
     Hard,
@@ -119,6 +124,37 @@ def test_every_product_works_or_is_refused_with_a_reason(pattern):
         assert pruner.allocation_report()["params_slack"] >= 0
     assert worked == WORKING[pattern.name]
     assert all(any(reason in refusal for reason in REASONS) for refusal in refusals)
+
+
+# Of PGF, LBC and S-STE, under one criterion and in few networks: beside which other axes they work.
+NEW_PATHS = [Fade(), Frames("sparsify"), Frames("fine"), Frames("densify"), Combinations()]
+NEW_ESTIMATORS = [SSTE(), Candidates()]
+NEW_WORKING = {
+    "weight": 6 * 3,  # fading, under hard, ste and sr_ste
+    "filter": 6 * 3,
+    # Fading under all but soft and the new ones; frames and combinations under all but candidates; s_ste on five known
+    # paths; candidates where shapes alone decide levels. Where filters have levels of their own, no MaxQ, combinations
+    # or groups that step one by one.
+    "nm": 6 * (5 + 4 * 7 + 5) + 3 + (3 + 3 * 5 + 4),
+}
+NEW_REASONS = (*REASONS, "estimator=candidates", "estimator of S-STE", "per=filter", "path=")
+
+
+@pytest.mark.parametrize("pattern", [Weight(0.5), Filter(0.5), NM(2, 4)], ids=lambda p: p.name)
+def test_every_product_of_later_members_works_or_is_refused_with_a_reason(pattern):
+    scope = Scope(skip_first=False, skip_classifier=pattern.name == "filter")
+    products = [*itertools.product(NEW_PATHS, ESTIMATORS + NEW_ESTIMATORS), *itertools.product(PATHS, NEW_ESTIMATORS)]
+    worked, refusals = 0, []
+    for allocation, (path, estimator) in itertools.product(ALLOCATIONS, products):
+        try:
+            pruner = walk(Method(scope, pattern, L1(), allocation, path, Update(), estimator))
+        except ValueError as error:
+            refusals.append(str(error))
+            continue
+        worked += 1
+        assert pruner.verify(), (allocation, path, estimator)
+    assert worked == NEW_WORKING[pattern.name]
+    assert all(any(reason in refusal for reason in NEW_REASONS) for refusal in refusals)
 
 
 def test_half_a_method_is_refused():

@@ -17,7 +17,7 @@ from tqdm import tqdm
 from midstate.faults.compare import differences
 from midstate.reproduce.process import exit_status, start_train
 
-METHODS = ("nm_block", "nm_step", "maxq", "sfp")
+METHODS = ("nm_block", "nm_step", "maxq", "sfp", "lbc")
 KINDS = tuple((method, precision) for method in METHODS for precision in ("fp32", "bf16"))
 # Real digits, eight epochs of eight steps, a checkpoint in the middle of an epoch too.
 JOB = (

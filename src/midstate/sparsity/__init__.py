@@ -5,10 +5,10 @@
 | pattern    | what goes together, among which is ranked  | `patterns`, `nm`                              |
 | criterion  | which unit matters less                    | `criteria`                                    |
 | allocation | how much goes from each layer              | `allocation`, `ranking`, `budget`, `domino`, ... |
-| path       | the intermediate states (中间态) on the way | `paths`, `nm_paths`                           |
+| path       | the intermediate states (中间态) on the way | `paths`, `nm_paths`, `frames`, `combinations` |
 | schedule   | how far along the path at a given time     | `schedules`                                   |
 | update     | when a mask may change                     | `updates`                                     |
-| estimator  | what forward and backward see              | `estimators`                                  |
+| estimator  | what forward and backward see              | `estimators`, `scaling`, `candidates`         |
 | scope      | which tensors                              | `scope`                                       |
 | penalty    | what gradients gain before pruning begins  | `penalties`                                   |
 
@@ -18,19 +18,23 @@ Only `Pruner` has state. This package imports torch, scipy where it solves, and 
 from midstate.sparsity.allocation import ERK, Allocation, Candidate, Uniform, UniformPlus, fit
 from midstate.sparsity.budget import Budget
 from midstate.sparsity.calibration import Sample
+from midstate.sparsity.candidates import Candidates
+from midstate.sparsity.combinations import Combinations
 from midstate.sparsity.controls import Collapsed, RandomShares, Reversed
 from midstate.sparsity.criteria import L1, L2, BatchNormScale, Criterion, GeometricMedian, Random, Seen, Wanda
 from midstate.sparsity.domino import Domino
-from midstate.sparsity.estimators import SRSTE, STE, ConstantScale, Estimator, Hard, HardChannels, MultiAxis, Soft
+from midstate.sparsity.estimators import SRSTE, STE, Estimator, Hard, HardChannels, Soft
+from midstate.sparsity.frames import Frames
 from midstate.sparsity.method import Method
 from midstate.sparsity.multi_axis import multi_axis_mask
 from midstate.sparsity.nm import NM, nm_mask, verify_nm
 from midstate.sparsity.nm_paths import Blocks, Search, StepN, block_nm_mask, step_n
-from midstate.sparsity.paths import Density, Direct, Path, Place
+from midstate.sparsity.paths import Density, Direct, Fade, Path, Place
 from midstate.sparsity.patterns import Filter, Pattern, Row, Weight, verify
 from midstate.sparsity.penalties import BatchNormL1, Penalised, Penalty
 from midstate.sparsity.pruner import Pruner
 from midstate.sparsity.ranking import LAMP, Global
+from midstate.sparsity.scaling import SSTE, ConstantScale, MultiAxis
 from midstate.sparsity.schedules import Schedule, Window, curve, steps_of
 from midstate.sparsity.scheme import Scheme, scheme_text
 from midstate.sparsity.scope import Layer, Scope, weight_layers
@@ -39,11 +43,12 @@ from midstate.sparsity.updates import Update
 from midstate.sparsity.view import seed_for
 
 __all__ = [
-    "ERK", "L1", "L2", "LAMP", "NM", "SRSTE", "STE", "Allocation", "BatchNormL1", "BatchNormScale", "Blocks",
-    "Budget", "Candidate", "Collapsed", "ConstantScale", "Criterion", "Density", "Direct", "Domino", "Estimator",
-    "Filter", "GeometricMedian", "Global", "Hard", "HardChannels", "Layer", "Method", "MultiAxis", "Path",
-    "Pattern", "Penalised", "Penalty", "Place", "Pruner", "Random", "RandomShares", "Reversed", "Row", "Sample",
-    "Schedule", "Scheme", "Scope", "Search", "Seen", "Soft", "StepN", "Uniform", "UniformPlus", "Unrankable",
-    "Update", "Wanda", "Weight", "Window", "block_nm_mask", "curve", "fit", "multi_axis_mask", "nm_mask",
-    "scheme_text", "seed_for", "step_n", "steps_of", "verify", "verify_nm", "weight_layers",
+    "ERK", "L1", "L2", "LAMP", "NM", "SRSTE", "SSTE", "STE", "Allocation", "BatchNormL1", "BatchNormScale",
+    "Blocks", "Budget", "Candidate", "Candidates", "Collapsed", "Combinations", "ConstantScale", "Criterion",
+    "Density", "Direct", "Domino", "Estimator", "Fade", "Filter", "Frames", "GeometricMedian", "Global", "Hard",
+    "HardChannels", "Layer", "Method", "MultiAxis", "Path", "Pattern", "Penalised", "Penalty", "Place", "Pruner",
+    "Random", "RandomShares", "Reversed", "Row", "Sample", "Schedule", "Scheme", "Scope", "Search", "Seen",
+    "Soft", "StepN", "Uniform", "UniformPlus", "Unrankable", "Update", "Wanda", "Weight", "Window",
+    "block_nm_mask", "curve", "fit", "multi_axis_mask", "nm_mask", "scheme_text", "seed_for", "step_n",
+    "steps_of", "verify", "verify_nm", "weight_layers",
 ]  # fmt: skip

@@ -103,16 +103,16 @@ class Channels:
         """Put masks of ones on the bias of every layer and on gamma and beta of its BatchNorm, where it has them."""
         self.pattern, self.estimator = pattern, estimator
         self._owners = list(_vectors(layers, norms))
-        self._masked = []
+        self.masked = []
         self._before: list[Tensor | None] = []
         for _, module, name in self._owners:
             masked = Masked(getattr(module, name), estimator)
             parametrize.register_parametrization(module, name, masked, unsafe=True)
-            self._masked.append(masked)
+            self.masked.append(masked)
 
     def set_masks(self, masks: Sequence[Tensor]) -> None:
         """Put the filters' masks in place, from those of the layers' weights."""
-        for (place, _, _), masked in zip(self._owners, self._masked, strict=True):
+        for (place, _, _), masked in zip(self._owners, self.masked, strict=True):
             masked.mask.copy_(self.pattern.units(masks[place]))
 
     def before_step(self) -> None:
@@ -129,10 +129,10 @@ class Channels:
         """Fold the masks in and leave plain modules."""
         for _, module, name in self._owners:
             parametrize.remove_parametrizations(module, name, leave_parametrized=True)
-        self._owners, self._masked = [], []
+        self._owners, self.masked = [], []
 
     def _each(self) -> Iterator[tuple[Tensor, Tensor, dict[str, Tensor]]]:
-        for (_, module, name), masked in zip(self._owners, self._masked, strict=True):
+        for (_, module, name), masked in zip(self._owners, self.masked, strict=True):
             yield module.parametrizations[name].original, masked.mask, masked.memory
 
 

@@ -15,7 +15,6 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from midstate.sparsity import checks
-from midstate.sparsity.multi_axis import axis_scale
 from midstate.sparsity.nm import Level
 from midstate.sparsity.patterns import Pattern
 
@@ -42,6 +41,9 @@ class Estimator:
     trains_dense: ClassVar[bool] = False  # whether forward passes in training see the weights without masks
     scales: ClassVar[bool] = False  # whether kept weights are scaled; members add `scale`
     whole_channels: ClassVar[bool] = False  # whether a filter's bias, gamma and beta are masked with it
+    by_filter: ClassVar[bool] = True  # whether filters of one layer may have levels of their own
+    continuous: ClassVar[bool] = False  # whether kept weights come to 0 before they are pruned
+    learns_combinations: ClassVar[bool] = False  # whether it is about the states of path=combinations, and no others
 
     def check(self, pattern: Pattern) -> None:
         """Raise ValueError if the estimator makes no sense for this pattern."""
@@ -56,8 +58,8 @@ class Estimator:
         """
         return {"scale": torch.ones_like(weight, requires_grad=False)} if self.scales else {}
 
-    def refreshed(self, weight: Tensor, mask: Tensor, memory: Memory) -> None:
-        """Act on the weights when their mask is refreshed."""
+    def refreshed(self, weight: Tensor, mask: Tensor, memory: Memory, progress: float) -> None:
+        """Act on the weights when their mask is refreshed; at `progress` 1 it is the target's."""
 
     def before_step(self, weight: Tensor, mask: Tensor, memory: Memory) -> Tensor | None:
         """Change the gradient; what is returned comes back in `after_step`."""
@@ -153,7 +155,7 @@ class Soft(Estimator):
         """weight * mask, in evaluation."""
         return weight * mask
 
-    def refreshed(self, weight: Tensor, mask: Tensor, memory: Memory) -> None:
+    def refreshed(self, weight: Tensor, mask: Tensor, memory: Memory, progress: float) -> None:
         """Zero what is pruned, once."""
         weight.detach().mul_(mask)
 
@@ -161,42 +163,3 @@ class Soft(Estimator):
         """Mask the gradient, if asked."""
         if self.mask_gradient and weight.grad is not None:
             weight.grad.mul_(mask)
-
-
-@dataclass(frozen=True)
-class MultiAxis(SRSTE):
-    """MaxQ's soft multi-axis mask: kept weights times 1 + s (see `multi_axis_mask`), SR-STE's gradient and decay.
-
-    The gradient is neither masked nor scaled. `finalise` folds the factors into the weights.
-    """
-
-    tau: float = 1e-2
-    scales: ClassVar[bool] = True
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        checks.number("tau", self.tau, 1e-12)
-
-    def check(self, pattern: Pattern) -> None:
-        """N:M only: the axes' thresholds are its share (M-N)/M."""
-        if pattern.name != "nm":
-            raise ValueError(
-                f"estimator of MaxQ: its thresholds are shares of N:M, and pattern={pattern.name} has none; "
-                "use pruner/estimator=sr_ste"
-            )
-
-    def scale(self, weight: Tensor, mask: Tensor, pattern: Pattern, level: Level) -> Tensor:
-        """Factor on every weight."""
-        if isinstance(level, Tensor):
-            raise ValueError("estimator of MaxQ: its thresholds need one N a layer; use per=layer")
-        return axis_scale(weight, level, pattern.m, self.tau)
-
-
-@dataclass(frozen=True)
-class ConstantScale(MultiAxis):
-    """Control for `MultiAxis`: one constant a layer, the mean of its factors over the kept weights."""
-
-    def scale(self, weight: Tensor, mask: Tensor, pattern: Pattern, level: Level) -> Tensor:
-        """The same factor on every weight."""
-        soft = super().scale(weight, mask, pattern, level)
-        return soft[mask].mean().expand_as(soft) if mask.any() else soft

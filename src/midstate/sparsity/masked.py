@@ -47,7 +47,7 @@ class Masked(nn.Module):
         if self.training and self.estimator.trains_dense and not self.always:
             return weight
         factor = self.mask.view(torch.uint8)  # 0 or 1; bytes become floats several times sooner than bools do
-        factor = factor * self.scale if self.estimator.scales else factor
+        factor = factor * self.scale if "scale" in self._names else factor
         return self.estimator.apply(weight, factor, self.memory)
 
 

@@ -38,14 +38,15 @@ class Method:
         if missing:
             return
         self.path.check(self.pattern)
+        self.path.check_beside(self)
         self.criterion.check(self.pattern, self.allocation.refresh != "never")
         self.allocation.check(self.pattern)
         self.estimator.check(self.pattern)
         self.update.check(self.pattern)
         if self.penalty:
             self.penalty.check(self.pattern)
-        if self.allocation.by_filter and (self.estimator.scales or not self.path.by_filter):
-            other = "estimators of MaxQ" if self.estimator.scales else "granularity=group"
+        if self.allocation.by_filter and not (self.estimator.by_filter and self.path.by_filter):
+            other = self.path.one_level if self.estimator.by_filter else "estimators of MaxQ"
             raise ValueError(
                 f"per=filter gives filters of one layer different N's, and {other} needs one; use per=layer"
             )

@@ -70,6 +70,7 @@ class StepN(Path):
 
     granularity: str = "layer"
     steps: str = "single"
+    one_level: ClassVar[str] = "granularity=group"
     patterns: ClassVar[tuple[str, ...]] = ("nm",)
     refusal: ClassVar[str] = (
         "path=n steps the N of N:M, and pattern={pattern} has no N; use pruner/path=density or pruner/path=direct"

@@ -9,7 +9,7 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Generator, Tensor
@@ -18,6 +18,9 @@ from midstate.sparsity.nm import Level
 from midstate.sparsity.patterns import Pattern
 from midstate.sparsity.schedules import Window
 from midstate.sparsity.selection import NAN, Unrankable
+
+if TYPE_CHECKING:
+    from midstate.sparsity.method import Method
 
 log = logging.getLogger(__name__)
 
@@ -31,6 +34,7 @@ class Place:
     level: Level  # the target
     mask: Tensor  # of weights, in force now
     generator: Generator  # of the layer's random orders
+    alpha: Tensor | None = None  # of an estimator that learns combinations, (groups, combinations)
 
 
 def layer_masks(
@@ -90,12 +94,22 @@ class Path:
     refusal: ClassVar[str] = ""
     by_filter: bool = True  # whether filters of one layer may have levels of their own
     probed: bool = True  # whether its states lie at known places, where gaps can be probed
+    one_level: ClassVar[str] = ""  # where they may not: because of what
+    fades: ClassVar[bool] = False  # whether masks on the way hold factors, from 0 to 1, on weights that are all in use
     redraws: bool = False  # whether a random order is drawn anew at every refresh
 
     def check(self, pattern: Pattern) -> None:
         """Raise ValueError if the path makes no sense for this pattern."""
         if pattern.name not in self.patterns:
             raise ValueError(self.refusal.format(pattern=pattern.name))
+
+    def check_beside(self, method: "Method") -> None:
+        """Raise ValueError if the path makes no sense beside other axes of a method."""
+        if method.estimator.learns_combinations:
+            raise ValueError("estimator=candidates learns which combinations stay; use pruner/path=combinations")
+
+    def check_levels(self, pattern: Pattern, levels: Sequence[Level] | None) -> None:
+        """Raise ValueError if the path cannot lead to these target levels, one a layer; None: any may be asked for."""
 
     def window(self, window: Window) -> Window:
         """The window this path moves in; the schedule's own unless a path says otherwise."""
@@ -137,3 +151,41 @@ class Density(Path):
     def describe(self, pattern: Pattern, level: str, p: float) -> str:
         """The state in a few words."""
         return level if p == 1 else f"{100 * p:.0f} % of the way to {level}"
+
+
+@dataclass(frozen=True)
+class Fade(Path):
+    """Weights about to go count 1 - p times, those about to stay once: the mask decay of arXiv 2402.04744.
+
+    Which ones go is asked at every refresh, at the target's level. All are in use until the end, when they go at once;
+    so nothing has been pruned before, and what may not regrow, hysteresis and decay on pruned weights begin there.
+    """
+
+    fades: ClassVar[bool] = True
+
+    def check_beside(self, method: "Method") -> None:
+        """Estimators must see the factors, or have something pruned to measure by."""
+        super().check_beside(method)
+        if method.estimator.trains_dense:
+            raise ValueError("path=fade: training under estimator=soft never sees what fades; use pruner/estimator=ste")
+        if method.estimator.continuous:
+            raise ValueError(
+                "path=fade: estimator=s_ste shrinks weights by the largest pruned one, and nothing is pruned before "
+                "the end; use pruner/path=n, or pruner/estimator=ste"
+            )
+        if method.update.forced_swaps:
+            raise ValueError(
+                f"forced_swaps={method.update.forced_swaps}: exchanges pruned units, and path=fade prunes none before "
+                "the end; use another path"
+            )
+
+    def masks(self, pattern: Pattern, places: Sequence[Place], p: float) -> list[Tensor]:
+        """1 on what the target keeps and 1 - p elsewhere; at the end the masks themselves."""
+        masks = layer_masks(pattern, places, [place.level for place in places])
+        if p == 1:
+            return masks
+        return [torch.where(mask, 1.0, 1 - p).to(place.weight.dtype) for mask, place in zip(masks, places, strict=True)]
+
+    def describe(self, pattern: Pattern, level: str, p: float) -> str:
+        """The state in a few words."""
+        return level if p == 1 else f"{level}, the others at {100 * (1 - p):.0f} %"

@@ -84,8 +84,11 @@ class Pruner:
         method.allocation.check_layers(method.pattern, self._view.candidates())
         if method.allocation.refresh == "never":
             self.levels = method.allocation.allocate(method.pattern, self._view.candidates())
+        method.path.check_levels(method.pattern, self.levels)
         for i, layer in enumerate(self.layers):
             memory = method.estimator.memory(self._weights[i], method.pattern, self.levels and self.levels[i])
+            if method.path.fades:
+                memory = {"scale": torch.ones_like(self._weights[i], requires_grad=False), **memory}
             self._masked.append(Masked(self._weights[i], method.estimator, memory))
             parametrize.register_parametrization(layer.module, layer.tensor_name, self._masked[i], unsafe=True)
             self._weights[i] = layer.module.parametrizations[layer.tensor_name].original
@@ -132,17 +135,18 @@ class Pruner:
             return
         if self.method.allocation.searches and step >= self.window.start:
             self._search(step)
-        self.set_masks(self.masks_at(self.window.progress(step), step))
+        progress = self.window.progress(step)
+        self.set_masks(self.masks_at(progress, step))
         self._refreshed = step
         for weight, masked in zip(self._weights, self._masked, strict=True):
-            self.method.estimator.refreshed(weight, masked.mask, masked.memory)
+            self.method.estimator.refreshed(weight, masked.mask, masked.memory, progress)
 
     @torch.no_grad()
     def masks_at(self, progress: float, step: int) -> list[Tensor]:
         """Compute the masks that the present weights give at `progress`, without setting them.
 
         Allocations that decide from measurements do so when the first unit is to go, or at every call. Where
-        nothing may regrow, only what is in force now can be kept.
+        nothing may regrow, only what is in force now can be kept. On a path that fades, they hold factors.
         """
         method = self.method
         if progress == 0:
@@ -155,7 +159,7 @@ class Pruner:
         masks = method.path.masks(method.pattern, self._view.places(self.levels, norms, step), progress)
         masks = [method.pattern.expand(mask, w.shape) for mask, w in zip(masks, self._weights, strict=True)]
         if method.update.regrow == "never":
-            masks = [mask & in_force for mask, in_force in zip(masks, self.masks, strict=True)]
+            masks = [mask * in_force for mask, in_force in zip(masks, self.masks, strict=True)]
         return self._view.swapped(masks, step) if method.update.forced_swaps else masks
 
     def _search(self, step: int) -> None:
@@ -167,14 +171,29 @@ class Pruner:
 
     def set_masks(self, masks: list[Tensor]) -> None:
         """Put masks in place, and the scales that go with them (the buffers stay the same tensors)."""
-        estimator = self.method.estimator
+        estimator, fades = self.method.estimator, self.method.path.fades
         for i, (masked, mask) in enumerate(zip(self._masked, masks, strict=True)):
-            masked.mask.copy_(mask)
+            masked.mask.copy_(mask)  # whatever has a factor is in use
             if estimator.scales and self.levels is not None:
-                scale = estimator.scale(self._weights[i].detach(), mask, self.method.pattern, self.levels[i])
-                masked.scale.copy_(scale)
+                weight, level = self._weights[i].detach(), self.levels[i]
+                masked.scale.copy_(estimator.scale(weight, masked.mask, self.method.pattern, level, masked.memory))
+            elif fades:
+                masked.scale.fill_(1)
+            if fades:
+                masked.scale.mul_(mask)
         if self._channels:
             self._channels.set_masks(masks)
+
+    @contextmanager
+    def trial(self) -> Iterator[None]:
+        """Put masks and what goes with them back as they were before the context."""
+        every = [*self._masked, *(self._channels.masked if self._channels else [])]
+        before = [(buffer, buffer.clone()) for masked in every for buffer in masked.buffers()]
+        try:
+            yield
+        finally:
+            for buffer, saved in before:
+                buffer.copy_(saved)
 
     @contextmanager
     def masked_training(self) -> Iterator[None]:

@@ -59,7 +59,12 @@ class View:
         """The layers as a path sees them."""
         return [
             Place(
-                self.weights[i].detach(), partial(self._score, i, norms, level), level, each.mask, self._order(i, step)
+                self.weights[i].detach(),
+                partial(self._score, i, norms, level),
+                level,
+                each.mask,
+                self._order(i, step),
+                each.memory.get("alpha"),
             )
             for i, (level, each) in enumerate(zip(levels, self.masked, strict=True))
         ]
