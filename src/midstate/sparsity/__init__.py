@@ -7,7 +7,7 @@
 | allocation | how much goes from each layer              | `allocation`, `ranking`, `budget`, `scheme`, `controls` |
 | path       | the intermediate states (中间态) on the way | `paths`, `nm_paths`                           |
 | schedule   | how far along the path at a given time     | `schedules`                                   |
-| update     | when a mask may change                     | `updates`                                     |
+| update     | when a mask may change                     | `updates`, `drop_grow`                        |
 | estimator  | what forward and backward see              | `estimators`                                  |
 | scope      | which tensors                              | `scope`                                       |
 
@@ -19,7 +19,8 @@ from midstate.sparsity.budget import Budget
 from midstate.sparsity.calibration import Sample
 from midstate.sparsity.controls import Collapsed, RandomShares, Reversed
 from midstate.sparsity.criteria import L1, L2, Criterion, GeometricMedian, Random, Seen, Wanda
-from midstate.sparsity.estimators import SRSTE, STE, ConstantScale, Estimator, Hard, MultiAxis, Soft
+from midstate.sparsity.drop_grow import DropGrow
+from midstate.sparsity.estimators import SRSTE, STE, ConstantScale, DenseGradient, Estimator, Hard, MultiAxis, Soft
 from midstate.sparsity.method import Method
 from midstate.sparsity.multi_axis import multi_axis_mask
 from midstate.sparsity.nm import NM, nm_mask, verify_nm
@@ -37,9 +38,10 @@ from midstate.sparsity.view import seed_for
 
 __all__ = [
     "ERK", "L1", "L2", "LAMP", "NM", "SRSTE", "STE", "Allocation", "Blocks", "Budget", "Candidate", "Collapsed",
-    "ConstantScale", "Criterion", "Density", "Direct", "Estimator", "Filter", "GeometricMedian", "Global", "Hard",
-    "Layer", "Method", "MultiAxis", "Path", "Pattern", "Place", "Pruner", "Random", "RandomShares", "Reversed", "Row",
-    "Sample", "Schedule", "Scheme", "Scope", "Seen", "Soft", "StepN", "Uniform", "UniformPlus", "Unrankable",
-    "Update", "Wanda", "Weight", "Window", "block_nm_mask", "curve", "fit", "multi_axis_mask", "nm_mask",
-    "scheme_text", "seed_for", "step_n", "steps_of", "verify", "verify_nm", "weight_layers",
+    "ConstantScale", "Criterion", "DenseGradient", "Density", "Direct", "DropGrow", "Estimator", "Filter",
+    "GeometricMedian", "Global", "Hard", "Layer", "Method", "MultiAxis", "Path", "Pattern", "Place", "Pruner", "Random",
+    "RandomShares", "Reversed", "Row", "Sample", "Schedule", "Scheme", "Scope", "Seen", "Soft", "StepN", "Uniform",
+    "UniformPlus", "Unrankable", "Update", "Wanda", "Weight", "Window", "block_nm_mask", "curve", "fit",
+    "multi_axis_mask", "nm_mask", "scheme_text", "seed_for", "step_n", "steps_of", "verify", "verify_nm",
+    "weight_layers",
 ]  # fmt: skip

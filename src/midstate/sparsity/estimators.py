@@ -41,6 +41,8 @@ class Estimator:
 
     trains_dense: ClassVar[bool] = False  # whether forward passes in training see the weights without masks
     scales: ClassVar[bool] = False  # whether kept weights are scaled; members add `scale`
+    rests: ClassVar[bool] = False  # whether pruned weights stand still, without momentum
+    sees_pruned: ClassVar[bool] = False  # whether `memory` holds the last |gradient| of all weights, as `gradient`
 
     def check(self, pattern: Pattern) -> None:
         """Raise ValueError if the estimator makes no sense for this pattern."""
@@ -73,6 +75,8 @@ class Hard(Estimator):
     clears their momentum.
     """
 
+    rests: ClassVar[bool] = True
+
     def apply(self, weight: Tensor, mask: Tensor, memory: Memory) -> Tensor:
         """weight * mask; autograd masks the gradient by itself."""
         return weight * mask
@@ -88,6 +92,30 @@ class Hard(Estimator):
         for key in _MOMENTUM_KEYS:
             if torch.is_tensor(state.get(key)):
                 state[key].mul_(mask.view(torch.uint8))  # several times sooner than by bools
+
+
+@dataclass(frozen=True)
+class DenseGradient(Hard):
+    """As `Hard`, and the last gradient of every weight, pruned or not, is remembered: by it weights are grown."""
+
+    sees_pruned: ClassVar[bool] = True
+
+    def memory(self, weight: Tensor, pattern: Pattern, level: Level | None) -> Memory:
+        """`gradient`: magnitudes, a tensor like the weight."""
+        return {"gradient": torch.zeros_like(weight, requires_grad=False)}
+
+    def apply(self, weight: Tensor, mask: Tensor, memory: Memory) -> Tensor:
+        """weight * mask with the identity as its gradient."""
+        return _StraightThrough.apply(weight, mask)
+
+    def before_step(self, weight: Tensor, mask: Tensor, memory: Memory) -> Tensor:
+        """Remember the gradient and the weights, then mask the gradient."""
+        if weight.grad is not None:
+            magnitude = weight.grad.abs()
+            # What is not finite comes from a step that fp16's scaler leaves out.
+            memory["gradient"].copy_(torch.where(magnitude.isfinite(), magnitude, memory["gradient"]))
+            weight.grad.mul_(mask)
+        return super().before_step(weight, mask, memory)
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from midstate.sparsity.allocation import Allocation
 from midstate.sparsity.criteria import Criterion
+from midstate.sparsity.drop_grow import DropGrow
 from midstate.sparsity.estimators import Estimator
 from midstate.sparsity.nm_paths import Blocks
 from midstate.sparsity.paths import Path
@@ -25,7 +26,7 @@ class Method:
     criterion: Criterion | None = None
     allocation: Allocation | None = None
     path: Path | None = None
-    update: Update | None = None
+    update: Update | DropGrow | None = None
     estimator: Estimator | None = None
 
     def __post_init__(self) -> None:
@@ -40,6 +41,8 @@ class Method:
         self.allocation.check(self.pattern)
         self.estimator.check(self.pattern)
         self.update.check(self.pattern)
+        if isinstance(self.update, DropGrow):
+            self._check_exchange()
         if self.allocation.by_filter and (self.estimator.scales or not self.path.by_filter):
             other = "estimators of MaxQ" if self.estimator.scales else "granularity=group"
             raise ValueError(
@@ -51,6 +54,30 @@ class Method:
             raise ValueError(
                 "pattern=filter with skip_classifier=false: a class without its filter is never answered; "
                 "use pruner/scope=filters"
+            )
+
+    def _check_exchange(self) -> None:
+        """Raise ValueError where units cannot be dropped and grown as `DropGrow` says."""
+        update, estimator = self.update, self.estimator
+        if self.allocation.refresh == "tick":
+            raise ValueError(
+                "update=drop_grow leaves each layer as many weights as it has, and this allocation counts anew at "
+                "every refresh; use pruner.refresh=once, or pruner/update=live"
+            )
+        if isinstance(self.path, Blocks) and self.path.rerank == "live":
+            raise ValueError(
+                "update=drop_grow: rerank=live lets blocks turn dense again, with weights that are zero; "
+                "use pruner.rerank=sticky"
+            )
+        if update.grow == "gradient" and not estimator.sees_pruned:
+            raise ValueError(
+                "grow='gradient': needs the gradient of pruned weights, which is remembered by "
+                "pruner/estimator=dense_gradient alone; use it, or pruner.grow=random"
+            )
+        if not estimator.rests:
+            raise ValueError(
+                f"grow={update.grow!r}: grown weights begin at zero, and under this estimator pruned ones train on; "
+                "use pruner/estimator=hard or dense_gradient"
             )
 
     @property
