@@ -6,7 +6,7 @@ import subprocess
 import sys
 
 import pytest
-from conftest import ROOT, composed
+from conftest import ALONE, ROOT, composed
 
 from midstate.config import ConfigError
 from midstate.plan import Plan
@@ -32,6 +32,9 @@ BESIDE = {
     "pruner/pattern=row": ("pruner=magnitude",),
     "pruner/pattern=filter": ("pruner=filter",),
     **{f"pruner/window={name}": ("pruner=maxq",) for name in ("early", "late", "warm", "whole")},
+    "pruner/window=trained": ("pruner=maxq", "trainer.mode=train"),
+    "pruner=asp": ALONE["asp"],
+    "pruner/update=drop_grow": ("pruner=magnitude", "pruner/estimator=dense_gradient"),
     "pruner/criterion=geometric_median": ("pruner=filter",),
     **{f"data/augmentation={name}": ("data=imagefolder",) for name in ("crops", "lighting", "timm")},
     "pruner/allocation=scheme": ("pruner.scheme=tests/scheme.json",),

@@ -44,6 +44,8 @@ HUGE = ("4000000000", "1000000000000", "99999999999999999999")
 ODD = (*HUGE, "0", "-1", "1", "2", "4", "16", "0.5", "0.9", "1.5")
 ODD += ("1e30", "1e-30", "1e39", "nan", "inf", "null", "true", "abc", "''", "[]", "{}", "[1,2]", "{a:1}", "é", "../up")
 ODD += ("1ep", "2it", "-1ep", "10it", "${seed}", "${nothing}")
+# What begins with weights, and there are none.
+ALONE = {"asp": ("trainer.mode=train",)}
 SECONDS = 120  # a run that takes longer hangs
 
 
@@ -67,7 +69,7 @@ def overrides(chance: random.Random) -> list[str]:
     if "experiment" not in chosen:
         chosen = {"model": "resnet8", "data": "fake", "logger": "none", **chosen}
     made = [f"{group}={member}" for group, member in chosen.items()]
-    made += [*SHORT, *SMALL.get(chosen.get("data"), ())]
+    made += [*SHORT, *SMALL.get(chosen.get("data"), ()), *ALONE.get(chosen.get("pruner"), ())]
     settings = _settings(made)
     for _ in range(chance.randint(0, 3)):
         key = chance.choice(list(settings))
