@@ -28,6 +28,7 @@ from midstate.sparsity import (
     Scope,
     StepN,
     Uniform,
+    Update,
     Weight,
 )
 from midstate.sparsity.drop_grow import exchange_scores
@@ -217,6 +218,17 @@ def test_gradual_paths_prune_as_they_do_and_let_weights_come_back(pattern, path)
         probed = pruner.masks_at(0.25, step)[0]  # a probe may ask for a state that has gone by
         assert probed.float().mean() >= mask.float().mean() - 1e-6 or p < 0.25
     assert revived > 20
+
+
+def test_blocks_come_in_the_order_that_they_have_without_exchanges():
+    dense = []
+    for update in (DropGrow("1it", initial="criterion"), Update(regrow="never")):
+        model = network()
+        path = Blocks("random", rerank="sticky")
+        method = Method(Scope(), NM(1, 4), L1(), Uniform(), path, update, DenseGradient())
+        pruner = Pruner(model, method, Schedule("linear", 0, "12it"), 6, 24, classifier="5")
+        dense.append([mask.unflatten(1, (-1, 4)).sum(2) == 4 for (mask,) in wander(pruner, model, 13)])
+    assert all(map(torch.equal, *dense))
 
 
 def test_what_is_not_finite_is_not_remembered():
