@@ -16,7 +16,7 @@ from PIL import Image
 from midstate.bench.common import composed
 from midstate.checkpoint import checkpoints, digest
 
-__all__ = ["ROOT", "TINY", "assert_checkpoints_whole", "begin", "composed", "start", "wait_for"]
+__all__ = ["ALONE", "ROOT", "TINY", "assert_checkpoints_whole", "begin", "composed", "start", "wait_for"]
 
 ROOT = Path(__file__).parents[1]
 
@@ -28,6 +28,9 @@ TINY = (
     "trainer.max_steps_per_epoch=6",
     "logger=none",
 )
+
+# What a preset is to be given to run by itself, where no trained weights lie about.
+ALONE = {"asp": ("trainer.mode=train", "schedule.start=0.5"), "domino": ("trainer.mode=train",)}
 
 
 @pytest.fixture

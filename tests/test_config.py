@@ -6,7 +6,7 @@ import subprocess
 import sys
 
 import pytest
-from conftest import ROOT, composed
+from conftest import ALONE, ROOT, composed
 
 from midstate.config import ConfigError
 from midstate.plan import Plan
@@ -35,9 +35,12 @@ BESIDE = {
         f"pruner/window={name}": ("pruner=maxq",)
         for name in ("early", "first_half", "late", "second_half", "warm", "whole")
     },
+    "pruner/window=trained": ("pruner=maxq", "trainer.mode=train"),
+    **{f"pruner={name}": needed for name, needed in ALONE.items()},
+    "pruner/update=drop_grow": ("pruner=magnitude", "pruner/estimator=dense_gradient"),
     "pruner/criterion=geometric_median": ("pruner=filter",),
-    "pruner/allocation=domino": ("pruner=domino",),
-    "pruner/path=search": ("pruner=domino",),
+    "pruner/allocation=domino": ("pruner=domino", *ALONE["domino"]),
+    "pruner/path=search": ("pruner=domino", *ALONE["domino"]),
     "pruner/criterion=batchnorm_scale": ("pruner=filter",),
     "pruner/estimator=hard_channels": ("pruner=filter",),
     "pruner/penalty=batchnorm_l1": ("pruner=network_slimming",),

@@ -184,7 +184,7 @@ SMALL = ("data.num_train=4", "data.num_eval=2", "trainer.batch_size=2", "trainer
 @pytest.mark.parametrize("name", PAPERS_BY_NAME)
 def test_what_is_built_is_what_was_published_and_trains(name):
     paper = PAPERS_BY_NAME[name]
-    from_scratch = ["model.pretrained=false"] if "model.pretrained" in paper.settings else []
+    from_scratch = ["model.pretrained=false", "trainer.mode=train"] if "model.pretrained" in paper.settings else []
     plan = Plan.of(paper_with_fake_data(name, *SMALL, *from_scratch))
     assert plan.name == f"paper/{name}"
     assert plan.directory.parts[:3] == ("outputs", "paper", name)

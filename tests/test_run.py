@@ -6,7 +6,7 @@ import math
 
 import pytest
 import torch
-from conftest import ROOT, TINY, composed
+from conftest import ALONE, ROOT, TINY, composed
 from omegaconf import OmegaConf
 
 from midstate import checkpoint, engine
@@ -179,12 +179,12 @@ def test_probes_do_not_touch_training(block_run, tmp_path):
     assert same(final_state(directory)["model"], final_state(tmp_path)["model"])
 
 
-PRESETS = sorted(path.stem for path in (ROOT / "conf" / "pruner").glob("*.yaml") if path.stem != "dense")
+PRESETS = sorted({path.stem for path in (ROOT / "conf" / "pruner").glob("*.yaml")} - {"dense", "dense_small"})
 
 
 @pytest.mark.parametrize("pruner", PRESETS)
 def test_every_preset_ends_at_its_target(tmp_path, pruner):
-    summary = tiny(tmp_path, f"pruner={pruner}", "trainer.probes=false")
+    summary = tiny(tmp_path, f"pruner={pruner}", *ALONE.get(pruner, ()), "trainer.probes=false")
     assert summary["pattern_verified"] is True
     assert math.isfinite(summary["loss"])
     assert all(layer["kept"] == pytest.approx(layer["target"]) for layer in summary["layers"])
@@ -215,9 +215,25 @@ def test_a_found_scheme_is_used_again_by_any_path_and_its_content_is_part_of_the
 
 # Interrupted behind the cut, and before it, under the penalty.
 SLIMMING = ("network_slimming", "network_slimming schedule.start=0.9")
+# Of those that drop and grow, an exchange is due just where the run goes on.
+DOMINO = "domino trainer.mode=train"
+EXCHANGE = "pruner.every=5it pruner.until=1.0 pruner.drop_fraction=1"
 
 
-@pytest.mark.parametrize("pruner", ["sfp", "global_filter", "maxq", "nm_mixed", "wanda", "domino", *SLIMMING])
+@pytest.mark.parametrize(
+    "pruner",
+    [
+        "sfp",
+        "global_filter",
+        "maxq",
+        "nm_mixed",
+        "wanda",
+        "domino trainer.mode=train",
+        *SLIMMING,
+        f"rigl {EXCHANGE}",
+        f"set {EXCHANGE}",
+    ],
+)
 def test_every_kind_of_state_survives_an_interruption(tmp_path, pruner):
     arguments = (*f"pruner={pruner}".split(), "trainer.checkpoint_every=5it", "trainer.probes=false")
     tiny(tmp_path / "whole", *arguments)

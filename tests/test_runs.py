@@ -18,6 +18,7 @@ IRRELEVANT = (
     "rerun=true",
     "run_dir=elsewhere",
     "trainer.checkpoint_every=3it",
+    "trainer.mode=train",
     "trainer.threads=1",  # what auto resolves to with embedded data
 )
 

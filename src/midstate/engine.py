@@ -16,6 +16,7 @@ from midstate.step import refresh, train_step
 
 DEVICES = ("auto", "cpu", "cuda")
 MOST_THREADS = 1024  # what cannot be begun aborts the process
+MODES = ("train", "finetune")
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 
 
@@ -42,6 +43,7 @@ class Trainer:
     mixup: float = 0.0
     cutmix: float = 0.0
     sync_batchnorm: bool = False
+    mode: str = "train"
 
     def __post_init__(self) -> None:
         checks.integer("epochs", self.epochs, 1)
@@ -51,6 +53,7 @@ class Trainer:
             checks.number("clip_norm", self.clip_norm, 1e-12)
         if self.max_steps_per_epoch is not None:
             checks.integer("max_steps_per_epoch", self.max_steps_per_epoch, 1)
+        checks.one_of("mode", self.mode, MODES)
         checks.one_of("device", self.device, DEVICES)
         if self.threads != "auto":
             checks.integer("threads", self.threads, 1, MOST_THREADS)

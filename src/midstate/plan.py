@@ -59,6 +59,7 @@ class Plan:
         check_root(config, typed)
         config, scheme_of = _with_scheme_of_runs(config)
         parts = build_parts(config)
+        _check_trained(parts)
         resolved = resolve(config, parts, scheme_of)
         if (narrow := parts["pruner"].get("narrow")) is not None:
             with user_errors("pruner"):
@@ -164,6 +165,17 @@ def _with_scheme_of_runs(config: DictConfig) -> tuple[DictConfig, str | None]:
         file = runs.find_file("scheme", place, "scheme.json", OmegaConf.to_container(config, resolve=True))
     found = OmegaConf.merge(config, {"pruner": {"scheme": str(file)}})
     return found, runs.read_summary(file.parent)["config_hash"]
+
+
+def _check_trained(parts: dict[str, Any]) -> None:
+    """Refuse to finetune a network that begins untrained."""
+    model = parts["model"]
+    if parts["trainer"].mode == "finetune" and model.checkpoint is None and not getattr(model, "pretrained", False):
+        raise ConfigError(
+            "trainer.mode=finetune: begins from trained weights, and there are none; give them by "
+            "model.checkpoint=outputs/dense (a file, or the runs of a dense experiment) or model.pretrained=true, or "
+            "train dense first in the same run: trainer.mode=train schedule.start=0.5"
+        )
 
 
 def _check_kinds(parts: dict[str, Any]) -> None:

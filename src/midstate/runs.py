@@ -24,6 +24,7 @@ NUMERICS = 1
 _ADDED_TO_AXES = {
     "skip_shortcuts": ("scope", False),
     "skip_linear": ("scope", False),
+    "multiples": ("scope", None),
     "granularity": ("path", "layer"),
     "steps": ("path", "single"),
     "rank": ("path", "layer"),
@@ -66,6 +67,7 @@ IRRELEVANT = (
     "launcher",
     "machine",
     "trainer.checkpoint_every",
+    "trainer.mode",  # it asks for weights to begin with, and those count
     "data.workers",  # of machine, as those who read files take them
     "data.prefetch",
     "data.on_error",  # where `fail` finishes, `skip` has skipped nothing

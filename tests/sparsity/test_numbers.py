@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from conftest import ROOT, composed
+from conftest import ALONE, ROOT, composed
 from torch import nn
 from torch.nn import functional as F
 
@@ -16,7 +16,7 @@ ALLOCATIONS = sorted(
     {path.stem for path in (ROOT / "conf" / "pruner" / "allocation").glob("*.yaml")}
     - {"scheme", "uniform_plus", "domino"}
 )
-METHODS = [(f"pruner={preset}",) for preset in PRESETS]
+METHODS = [(f"pruner={preset}", *ALONE.get(preset, ())) for preset in PRESETS]
 METHODS += [(f"pruner={p}", f"pruner/allocation={a}") for p in ("nm", "magnitude", "filter") for a in ALLOCATIONS]
 METHODS += [("pruner=nm_mixed", f"pruner.score={score}") for score in ("weight_error", "erk", "owl", "random")]
 METHODS += [("pruner=maxq", "pruner/estimator=constant_scale")]

@@ -30,7 +30,8 @@ SMALL = {
     "mnist5k": (),
     "fake": ("data.num_train=64", "data.num_eval=16", "data.size=16"),
 }
-NEEDED = {"dense_small": ("pruner.density=0.5",)}  # what a preset does nothing without
+# What a preset does nothing without: a size, or, where it begins with weights, that there are none.
+NEEDED = {"dense_small": ("pruner.density=0.5",), "asp": ("trainer.mode=train",), "domino": ("trainer.mode=train",)}
 # Large values of these are valid and only take long.
 SIZES = ("trainer.epochs", "trainer.batch_size", "trainer.max_steps_per_epoch", "data.size", "data.num_train")
 SIZES += ("data.num_eval", "data.resize", "data.train_placements", "data.eval_placements")

@@ -7,7 +7,7 @@
 | allocation | how much goes from each layer              | `allocation`, `ranking`, `budget`, `domino`, ... |
 | path       | the intermediate states (中间态) on the way | `paths`, `nm_paths`, `frames`, `combinations` |
 | schedule   | how far along the path at a given time     | `schedules`                                   |
-| update     | when a mask may change                     | `updates`                                     |
+| update     | when a mask may change                     | `updates`, `drop_grow`                        |
 | estimator  | what forward and backward see              | `estimators`, `scaling`, `candidates`         |
 | scope      | which tensors                              | `scope`                                       |
 | penalty    | what gradients gain before pruning begins  | `penalties`                                   |
@@ -23,7 +23,8 @@ from midstate.sparsity.combinations import Combinations
 from midstate.sparsity.controls import Collapsed, RandomShares, Reversed
 from midstate.sparsity.criteria import L1, L2, BatchNormScale, Criterion, GeometricMedian, Random, Seen, Wanda
 from midstate.sparsity.domino import Domino
-from midstate.sparsity.estimators import SRSTE, STE, Estimator, Hard, HardChannels, Soft
+from midstate.sparsity.drop_grow import DropGrow
+from midstate.sparsity.estimators import SRSTE, STE, DenseGradient, Estimator, Hard, HardChannels, Soft
 from midstate.sparsity.frames import Frames
 from midstate.sparsity.method import Method
 from midstate.sparsity.multi_axis import multi_axis_mask
@@ -45,10 +46,10 @@ from midstate.sparsity.view import seed_for
 __all__ = [
     "ERK", "L1", "L2", "LAMP", "NM", "SRSTE", "SSTE", "STE", "Allocation", "BatchNormL1", "BatchNormScale",
     "Blocks", "Budget", "Candidate", "Candidates", "Collapsed", "Combinations", "ConstantScale", "Criterion",
-    "Density", "Direct", "Domino", "Estimator", "Fade", "Filter", "Frames", "GeometricMedian", "Global", "Hard",
-    "HardChannels", "Layer", "Method", "MultiAxis", "Path", "Pattern", "Penalised", "Penalty", "Place", "Pruner",
-    "Random", "RandomShares", "Reversed", "Row", "Sample", "Schedule", "Scheme", "Scope", "Search", "Seen",
-    "Soft", "StepN", "Uniform", "UniformPlus", "Unrankable", "Update", "Wanda", "Weight", "Window",
-    "block_nm_mask", "curve", "fit", "multi_axis_mask", "nm_mask", "scheme_text", "seed_for", "step_n",
-    "steps_of", "verify", "verify_nm", "weight_layers",
+    "DenseGradient", "Density", "Direct", "Domino", "DropGrow", "Estimator", "Fade", "Filter", "Frames",
+    "GeometricMedian", "Global", "Hard", "HardChannels", "Layer", "Method", "MultiAxis", "Path", "Pattern",
+    "Penalised", "Penalty", "Place", "Pruner", "Random", "RandomShares", "Reversed", "Row", "Sample", "Schedule",
+    "Scheme", "Scope", "Search", "Seen", "Soft", "StepN", "Uniform", "UniformPlus", "Unrankable", "Update",
+    "Wanda", "Weight", "Window", "block_nm_mask", "curve", "fit", "multi_axis_mask", "nm_mask", "scheme_text",
+    "seed_for", "step_n", "steps_of", "verify", "verify_nm", "weight_layers",
 ]  # fmt: skip

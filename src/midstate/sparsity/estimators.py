@@ -44,6 +44,8 @@ class Estimator:
     by_filter: ClassVar[bool] = True  # whether filters of one layer may have levels of their own
     continuous: ClassVar[bool] = False  # whether kept weights come to 0 before they are pruned
     learns_combinations: ClassVar[bool] = False  # whether it is about the states of path=combinations, and no others
+    rests: ClassVar[bool] = False  # whether pruned weights stand still, without momentum
+    sees_pruned: ClassVar[bool] = False  # whether `memory` holds the last |gradient| of all weights, as `gradient`
 
     def check(self, pattern: Pattern) -> None:
         """Raise ValueError if the estimator makes no sense for this pattern."""
@@ -76,6 +78,8 @@ class Hard(Estimator):
     clears their momentum.
     """
 
+    rests: ClassVar[bool] = True
+
     def apply(self, weight: Tensor, mask: Tensor, memory: Memory) -> Tensor:
         """weight * mask; autograd masks the gradient by itself."""
         return weight * mask
@@ -106,6 +110,30 @@ class HardChannels(Hard):
                 f"estimator=hard_channels takes whole channels away, and pattern={pattern.name} prunes single weights: "
                 "use pruner/estimator=hard"
             )
+
+
+@dataclass(frozen=True)
+class DenseGradient(Hard):
+    """As `Hard`, and the last gradient of every weight, pruned or not, is remembered: by it weights are grown."""
+
+    sees_pruned: ClassVar[bool] = True
+
+    def memory(self, weight: Tensor, pattern: Pattern, level: Level | None) -> Memory:
+        """`gradient`: magnitudes, a tensor like the weight."""
+        return {"gradient": torch.zeros_like(weight, requires_grad=False)}
+
+    def apply(self, weight: Tensor, mask: Tensor, memory: Memory) -> Tensor:
+        """weight * mask with the identity as its gradient."""
+        return _StraightThrough.apply(weight, mask)
+
+    def before_step(self, weight: Tensor, mask: Tensor, memory: Memory) -> Tensor:
+        """Remember the gradient and the weights, then mask the gradient."""
+        if weight.grad is not None:
+            magnitude = weight.grad.abs()
+            # What is not finite comes from a step that fp16's scaler leaves out.
+            memory["gradient"].copy_(torch.where(magnitude.isfinite(), magnitude, memory["gradient"]))
+            weight.grad.mul_(mask)
+        return super().before_step(weight, mask, memory)
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from midstate.sparsity.allocation import Allocation
 from midstate.sparsity.criteria import Criterion
+from midstate.sparsity.drop_grow import DropGrow
 from midstate.sparsity.estimators import Estimator
 from midstate.sparsity.nm_paths import Blocks, Search
 from midstate.sparsity.paths import Path
@@ -26,7 +27,7 @@ class Method:
     criterion: Criterion | None = None
     allocation: Allocation | None = None
     path: Path | None = None
-    update: Update | None = None
+    update: Update | DropGrow | None = None
     estimator: Estimator | None = None
     penalty: Penalty | None = None
 
@@ -43,6 +44,8 @@ class Method:
         self.allocation.check(self.pattern)
         self.estimator.check(self.pattern)
         self.update.check(self.pattern)
+        if isinstance(self.update, DropGrow):
+            self._check_exchange()
         if self.penalty:
             self.penalty.check(self.pattern)
         if self.allocation.by_filter and not (self.estimator.by_filter and self.path.by_filter):
@@ -66,6 +69,32 @@ class Method:
             )
         if self.allocation.searches and self.update.every != "1it":
             raise ValueError(f"every={self.update.every!r}: allocation=domino follows every step; use pruner.every=1it")
+
+    def _check_exchange(self) -> None:
+        """Raise ValueError where units cannot be dropped and grown as `DropGrow` says."""
+        update, estimator = self.update, self.estimator
+        if self.allocation.refresh == "tick":
+            raise ValueError(
+                "update=drop_grow leaves each layer as many weights as it has, and this allocation counts anew at "
+                "every refresh; use pruner.refresh=once, or pruner/update=live"
+            )
+        if isinstance(self.path, Blocks) and self.path.rerank == "live":
+            raise ValueError(
+                "update=drop_grow: rerank=live lets blocks turn dense again, with weights that are zero; "
+                "use pruner.rerank=sticky"
+            )
+        if self.path.fades:
+            raise ValueError("update=drop_grow: path=fade has all weights in use until its end; use pruner/path=direct")
+        if update.grow == "gradient" and not estimator.sees_pruned:
+            raise ValueError(
+                "grow='gradient': needs the gradient of pruned weights, which is remembered by "
+                "pruner/estimator=dense_gradient alone; use it, or pruner.grow=random"
+            )
+        if not estimator.rests:
+            raise ValueError(
+                f"grow={update.grow!r}: grown weights begin at zero, and under this estimator pruned ones train on; "
+                "use pruner/estimator=hard or dense_gradient"
+            )
 
     @property
     def dense(self) -> bool:

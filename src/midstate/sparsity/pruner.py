@@ -125,13 +125,13 @@ class Pruner:
             self.refresh(step)
 
     def open(self, step: int) -> bool:
-        """Tell whether masks may still change at `step`."""
+        """Tell whether `refresh` may change the masks for an evaluation at `step`."""
         return not self.method.dense and self.ticks.open(step)
 
     @torch.no_grad()
     def refresh(self, step: int) -> None:
-        """Refresh the masks from the present weights, as for an evaluation; no change once they are frozen."""
-        if not self.open(step) or step == self._refreshed:  # at one step the weights are the same
+        """Refresh the masks from the present weights, for training or an evaluation; no change once they are frozen."""
+        if not (self.due(step) or self.open(step)) or step == self._refreshed:  # at one step the weights are the same
             return
         if self.method.allocation.searches and step >= self.window.start:
             self._search(step)
@@ -140,6 +140,8 @@ class Pruner:
         self._refreshed = step
         for weight, masked in zip(self._weights, self._masked, strict=True):
             self.method.estimator.refreshed(weight, masked.mask, masked.memory, progress)
+            if self.method.update.from_zero:
+                weight.detach().mul_(masked.mask)
 
     @torch.no_grad()
     def masks_at(self, progress: float, step: int) -> list[Tensor]:
@@ -156,10 +158,13 @@ class Pruner:
             self.levels = self._view.attainable(
                 method.allocation.allocate(method.pattern, self._view.candidates(norms))
             )
-        masks = method.path.masks(method.pattern, self._view.places(self.levels, norms, step), progress)
+        places = self._view.places(self.levels, norms, step)
+        masks = method.path.masks(method.pattern, places, progress)
         masks = [method.pattern.expand(mask, w.shape) for mask, w in zip(masks, self._weights, strict=True)]
         if method.update.regrow == "never":
             masks = [mask * in_force for mask, in_force in zip(masks, self.masks, strict=True)]
+        if share := method.update.exchanged(self.ticks.elapsed(step)):
+            return method.path.masks(method.pattern, self._view.exchanging(places, masks, share, step), progress)
         return self._view.swapped(masks, step) if method.update.forced_swaps else masks
 
     def _search(self, step: int) -> None:

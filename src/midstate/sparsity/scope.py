@@ -84,6 +84,8 @@ class Scope:
         exclude: shell-style name patterns that stay dense, such as `layer1.*`.
         indivisible: what to do with layers whose input channels the pattern does not divide:
             skip (leave dense), pad (the partial last group of r channels keeps ceil(n*r/m)) or error.
+        multiples: numbers of which a layer's outputs and inputs (sizes 0 and 1 of its weight) must be multiples, or
+            it stays dense: what hardware asks for; None: any.
     """
 
     skip_first: bool = True
@@ -93,12 +95,15 @@ class Scope:
     skip_linear: bool = False
     exclude: tuple[str, ...] = ()
     indivisible: str = "skip"
+    multiples: tuple[int, int] | None = None
 
     def __post_init__(self) -> None:
         for name in ("skip_first", "skip_classifier", "skip_depthwise", "skip_shortcuts", "skip_linear"):
             checks.boolean(name, getattr(self, name))
         checks.one_of("indivisible", self.indivisible, INDIVISIBLE)
         checks.texts("exclude", self.exclude, "layer1.*")
+        if self.multiples is not None:
+            _check_multiples(self.multiples)
 
     def resolve(
         self, model: nn.Module, classifier: str | Collection[str] | None, pattern: Pattern | None
@@ -141,6 +146,7 @@ class Scope:
             or (self.skip_linear and not layer.is_conv)
             or (self.skip_shortcuts and any(word in layer.name for word in SHORTCUTS) and _is_1x1(layer))
             or any(fnmatchcase(layer.name, p) for p in self.exclude)
+            or any(size % each for size, each in zip(layer.weight.shape, self.multiples or (), strict=False))
         )
 
     def _divisible(self, layers: list[Layer], pattern: Pattern) -> list[Layer]:
@@ -149,6 +155,15 @@ class Scope:
             names = {layer.name: tuple(layer.weight.shape) for layer in indivisible}
             raise ValueError(f"indivisible='error': input channels not divisible by m={pattern.m} in {names}")
         return layers if self.indivisible == "pad" else [layer for layer in layers if layer not in indivisible]
+
+
+def _check_multiples(multiples: object) -> None:
+    if not isinstance(multiples, list | tuple) or len(multiples) != 2:
+        raise ValueError(
+            f"multiples={multiples!r}: must be two numbers, for outputs and inputs, such as [8,16]; or null"
+        )
+    for each in multiples:
+        checks.integer("multiples", each, 1)
 
 
 def _is_1x1(layer: Layer) -> bool:

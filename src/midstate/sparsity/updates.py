@@ -1,6 +1,7 @@
 """Updates: when a mask may change."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Generator, Tensor
@@ -13,60 +14,30 @@ REGROW = ("free", "never")
 
 
 @dataclass(frozen=True)
-class Update:
-    """Refresh masks every `every`, up to `until` (null: to the end).
+class Timed:
+    """What every update has: refreshes every `every`, up to `until` (null: to the end).
 
-    Besides, a refresh is forced at the window's start and stop and before each evaluation.
+    Besides, a refresh is forced at the window's start and stop. Members add `check` and `adjust`.
 
     Args:
         every: steps ('100it') or epochs ('1ep').
         until: a share of the run, epochs or steps; masks are frozen afterwards.
-        regrow: `free`, the scores are always live and what was pruned may come back; `never`, it may not.
-        hysteresis: a unit in use counts (1 + hysteresis) times its score, so that near ties do not flip.
-        forced_swaps: share of each layer's units in use that every refresh exchanges for pruned ones, at random:
-            a control, to see what flipping alone does.
     """
 
     every: str = "1it"
     until: float | str | None = None
-    regrow: str = "free"
-    hysteresis: float = 0.0
-    forced_swaps: float = 0.0
+    live: ClassVar[bool] = True  # whether each evaluation refreshes the masks as well
+    from_zero: ClassVar[bool] = False  # whether what is pruned is zeroed, so that it comes back as zero
 
     def __post_init__(self) -> None:
         if not isinstance(self.every, str) or steps_of("every", self.every, 1, 1) < 1:
             raise ValueError(f"every={self.every!r}: must be steps such as '1it' or epochs such as '1ep'")
         if self.until is not None:
             steps_of("until", self.until, 1, 1)
-        checks.one_of("regrow", self.regrow, REGROW)
-        checks.number("hysteresis", self.hysteresis, 0)
-        checks.number("forced_swaps", self.forced_swaps, 0, 1)
 
-    def check(self, pattern: Pattern) -> None:
-        """Raise ValueError where units cannot be exchanged freely."""
-        if self.forced_swaps and pattern.name not in ("weight", "filter"):
-            raise ValueError(
-                f"forced_swaps={self.forced_swaps}: exchanges units of a whole layer, and pattern={pattern.name} "
-                "ranks them in groups; use pruner/pattern=weight or filter"
-            )
-
-    def adjust(self, score: Tensor, in_use: Tensor) -> Tensor:
-        """Scores as the masks in force let them count: `in_use` marks the units now kept."""
-        if self.hysteresis:
-            score = torch.where(in_use, (1 + self.hysteresis) * score, score)
-        return score if self.regrow == "free" else torch.where(in_use, score, -1)
-
-    def swap(self, in_use: Tensor, generator: Generator) -> Tensor:
-        """Exchange units in use for pruned ones at random; the fraction of a unit is one more with that chance."""
-        flat = in_use.flatten()
-        kept, pruned = flat.nonzero().flatten(), (~flat).nonzero().flatten()
-        wanted = self.forced_swaps * len(kept)
-        count = int(wanted + torch.rand((), generator=generator).item())
-        count = min(count, len(kept), len(pruned))
-        swapped = flat.clone()
-        for side, now in ((kept, False), (pruned, True)):
-            swapped[side[torch.randperm(len(side), generator=generator)[:count].to(side.device)]] = now
-        return swapped.view(in_use.shape)
+    def exchanged(self, elapsed: float) -> float:
+        """Share of each layer's units in use that a refresh exchanges, at a share of the time up to `until`."""
+        return 0.0
 
     def resolve(self, window: Window, steps_per_epoch: int, total_steps: int) -> "Ticks":
         """Place the update in a run.
@@ -83,7 +54,61 @@ class Update:
                     f"until={self.until!r}: masks would freeze at step {until}, before the "
                     f"schedule's stop (step {window.stop}), short of the target"
                 )
-        return Ticks(every, until, frozenset((window.start, window.stop)))
+        return Ticks(every, until, window.start, window.stop, self.live)
+
+
+@dataclass(frozen=True)
+class Update(Timed):
+    """Masks follow the live scores, and each evaluation refreshes them as well.
+
+    Args:
+        regrow: `free`, the scores are always live and what was pruned may come back; `never`, it may not.
+        hysteresis: a unit in use counts (1 + hysteresis) times its score, so that near ties do not flip.
+        forced_swaps: share of each layer's units in use that every refresh exchanges for pruned ones, at random:
+            a control, to see what flipping alone does.
+    """
+
+    regrow: str = "free"
+    hysteresis: float = 0.0
+    forced_swaps: float = 0.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        checks.one_of("regrow", self.regrow, REGROW)
+        checks.number("hysteresis", self.hysteresis, 0)
+        checks.number("forced_swaps", self.forced_swaps, 0, 1)
+
+    def check(self, pattern: Pattern) -> None:
+        """Raise ValueError where units cannot be exchanged freely."""
+        if self.forced_swaps and pattern.name not in ("weight", "filter"):
+            raise ValueError(
+                f"forced_swaps={self.forced_swaps}: exchanges units of a whole layer, and pattern={pattern.name} "
+                "ranks them in groups; use pruner/pattern=weight or filter"
+            )
+
+    def adjust(self, score: Tensor, in_use: Tensor, generator: Generator | None) -> Tensor:
+        """Scores as the masks in force let them count.
+
+        Args:
+            score: of a layer's units.
+            in_use: marks the units now kept.
+            generator: source of a layer's first units where they are drawn; None where layers are compared.
+        """
+        if self.hysteresis:
+            score = torch.where(in_use, (1 + self.hysteresis) * score, score)
+        return score if self.regrow == "free" else torch.where(in_use, score, -1)
+
+    def swap(self, in_use: Tensor, generator: Generator) -> Tensor:
+        """Exchange units in use for pruned ones at random; the fraction of a unit is one more with that chance."""
+        flat = in_use.flatten()
+        kept, pruned = flat.nonzero().flatten(), (~flat).nonzero().flatten()
+        wanted = self.forced_swaps * len(kept)
+        count = int(wanted + torch.rand((), generator=generator).item())
+        count = min(count, len(kept), len(pruned))
+        swapped = flat.clone()
+        for side, now in ((kept, False), (pruned, True)):
+            swapped[side[torch.randperm(len(side), generator=generator)[:count].to(side.device)]] = now
+        return swapped.view(in_use.shape)
 
 
 @dataclass(frozen=True)
@@ -92,12 +117,21 @@ class Ticks:
 
     every: int
     until: int
-    forced: frozenset[int]
+    start: int  # of the window, and its stop: there a refresh is forced
+    stop: int
+    live: bool = True  # whether each evaluation refreshes the masks as well
 
     def due(self, step: int) -> bool:
         """Tell whether masks are refreshed before the forward pass of `step`."""
-        return self.open(step) and (step % self.every == 0 or step in self.forced)
+        return step <= self.until and (step % self.every == 0 or self._forced(step))
 
     def open(self, step: int) -> bool:
-        """Tell whether masks may still change at `step`."""
-        return step <= self.until
+        """Tell whether masks are refreshed for an evaluation at `step`."""
+        return step <= self.until and (self.live or self._forced(step))
+
+    def elapsed(self, step: int) -> float:
+        """Share of the time from the window's start to `until` that has gone by, 0..1."""
+        return min(1.0, max(0.0, (step - self.start) / max(1, self.until - self.start)))
+
+    def _forced(self, step: int) -> bool:
+        return step in (self.start, self.stop)

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache, partial
 
 from torch import Generator, Tensor, nn
@@ -11,6 +11,7 @@ from midstate.sparsity import calibration
 from midstate.sparsity.allocation import Candidate
 from midstate.sparsity.calibration import Sample
 from midstate.sparsity.criteria import Seen
+from midstate.sparsity.drop_grow import exchange_scores
 from midstate.sparsity.masked import Masked
 from midstate.sparsity.method import Method
 from midstate.sparsity.nm import Level
@@ -69,6 +70,26 @@ class View:
             for i, (level, each) in enumerate(zip(levels, self.masked, strict=True))
         ]
 
+    def exchanging(self, places: Sequence[Place], masks: Sequence[Tensor], share: float, step: int) -> list[Place]:
+        """The places again, scored so that a share of the units in use gives way to pruned ones.
+
+        Args:
+            places: of all layers.
+            masks: what their paths keep of what is in force.
+            share: of each layer's units in use, 0..1; a layer that was dense until now exchanges none.
+            step: of which random growth is a function.
+        """
+        update = self.method.update
+
+        def score(i: int) -> Tensor:
+            place, each = places[i], self.masked[i]
+            growth = update.growth(each.mask, each.memory, self._generator("growth", i, step))
+            return exchange_scores(masks[i], place.score(), growth, 0.0 if place.mask.all() else share)
+
+        return [
+            replace(place, score=partial(score, i), generator=self._order(i, step)) for i, place in enumerate(places)
+        ]
+
     def swapped(self, masks: list[Tensor], step: int) -> list[Tensor]:
         """Masks after the update's forced swaps, the same for every call at one step."""
         pattern, update = self.method.pattern, self.method.update
@@ -115,7 +136,8 @@ class View:
         gamma = self.gammas[i] if self.gammas else None
         seen = Seen(self._generator("criterion", i), level, norms[i] if norms else None, gamma=gamma)
         score = method.criterion.score(self.weights[i].detach(), method.pattern, seen)
-        return method.update.adjust(score, method.pattern.units(self.masked[i].mask))
+        first = None if level is None else self._generator("initial", i)
+        return method.update.adjust(score, method.pattern.units(self.masked[i].mask), first)
 
     def _joint_score(self, i: int, norms: Sequence[Tensor] | None) -> Tensor:
         """Scores of layer i's units where layers are compared: what may not come back is worth nothing."""
