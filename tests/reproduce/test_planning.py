@@ -10,7 +10,7 @@ from midstate.analysis.claims import read_claims
 from midstate.plan import Plan
 from midstate.reproduce.planning import identity, plan_runs, with_parents
 
-QUICK = 640  # runs at most
+QUICK = 660  # runs at most
 
 
 @pytest.fixture(scope="module")

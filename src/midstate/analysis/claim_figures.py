@@ -277,8 +277,8 @@ def _c8(claim: Claim, tables: Tables) -> Figure:
 
 def _c9(claim: Claim, tables: Tables) -> Figure:
     arms = {
-        "c8_n_1of16": "n", "c9_n_dithered": "n dithered", "c9_blocks_staircase": "blocks, n's staircase",
-        "c10_default": "blocks",
+        "c8_n_1of16": "n", "c9_n_dithered": "n dithered", "c9_n_s_ste": "n, soft thresholds",
+        "c9_blocks_staircase": "blocks, n's staircase", "c10_default": "blocks",
     }  # fmt: skip
     return _gaps(tables, arms, "gap_max", "largest gap of the ramp (points)")
 
