@@ -42,7 +42,8 @@ def test_the_worked_examples_run_as_they_stand(tmp_path):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(body)
         assert path.suffix == {"python": ".py", "yaml": ".yaml"}[kind]
-    path, trust, *command = shlex.split(re.search(r"```bash\n(.*?)\n```", DOCS.partition("## Adding your own")[2], re.DOTALL)[1])
+    typed = re.search(r"```bash\n(.*?)\n```", DOCS.partition("## Adding your own")[2], re.DOTALL)[1]
+    path, trust, *command = shlex.split(typed)
     assert (path, trust) == ("PYTHONPATH=.", "MIDSTATE_TRUST=my_methods")
     assert command[:2] == ["python", "train.py"]
     done = subprocess.run(
