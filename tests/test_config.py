@@ -354,6 +354,7 @@ def test_help_shows_groups_and_examples_without_importing_torch(tmp_path):
     [
         ("pruner=nm pruner/allocation=erk", "pruner/allocation has no effect: every layer is at its least level, 1:16"),
         ("pruner=filter model=timm", "only 0.058 % of the weights are in scope; see pruner/scope"),
+        ("pruner=network_slimming schedule.start=0", "pruner/penalty has no effect: units go before the first step"),
     ],
 )
 def test_what_hardly_prunes_or_has_no_room_is_warned_of(overrides, message, caplog):

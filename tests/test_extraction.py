@@ -1,6 +1,7 @@
 """Extracted networks compute what the masked ones do, and have what the count said they would."""
 
 import json
+import os
 import pickle
 import re
 import shutil
@@ -9,6 +10,7 @@ import sys
 from copy import deepcopy
 
 import pytest
+import timm
 import torch
 import torchvision
 from conftest import ROOT, TINY, composed
@@ -234,6 +236,43 @@ def test_it_is_a_module_like_others():
     assert_same(small, again, (3, 16, 16), 0)
 
 
+class Sizes(nn.Module):
+    """Asks how many channels there are, and joins what another function gives as one."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.head = nn.Conv2d(3, 8, 3, padding=1), nn.Linear(8, 5)
+
+    def forward(self, x):
+        x = torch.relu(self.conv(x))
+        x = torch.cat(tensors=[torch.cat(torch.chunk(x, 2, 1), 1)], dim=1)
+        return self.head(x.mean((2, 3))) * x.size(-3) + x.mean((2, 3)).size(-1)
+
+
+def test_how_many_channels_there_were_is_still_known():
+    torch.manual_seed(0)
+    extracted(masked(used(Sizes()), 0.5), (3, 6, 6))
+
+
+def test_layers_whose_weights_are_handed_to_a_function_are_counted():
+    torch.manual_seed(0)
+    swin = torchvision.models.SwinTransformer([4, 4], 8, [2], [2], [2, 2], num_classes=10)
+    extracted(masked(used(swin)), (3, 8, 8))
+
+
+def test_convolutions_of_other_libraries_are_whole_and_counted():
+    """As of tf_efficientnet: they look at the image's size, which torch.fx cannot."""
+    torch.manual_seed(0)
+    same = timm.layers.Conv2dSame(6, 4, 3, stride=2)
+    model = masked(used(nn.Sequential(nn.Conv2d(3, 6, 3), nn.ReLU(), same, nn.Flatten(), nn.Linear(16, 5))), 0.5)
+    small = extract(model, (3, 6, 6))
+    assert_same(model, small, (3, 6, 6))
+    whole, found = counted(model, (3, 6, 6)), counted(small, (3, 6, 6))
+    assert small.get_submodule("2").weight.shape == (4, 6, 3, 3)
+    assert found["params_nonzero"] > whole["params_sparse"]
+    assert found["macs_sparse"] == whole["macs_sparse"]
+
+
 class Branching(nn.Module):
     """Looks at its input's values."""
 
@@ -358,3 +397,13 @@ def test_nothing_dead_other_places_and_full_disks(finished, tmp_path, capsys):
     (tmp_path / "file").touch()
     assert main([str(finished), f"--output={tmp_path / 'file' / 'a.pt2'}"]) == 3
     assert "a.pt2: cannot be written (" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["", "checkpoints", "checkpoints/final.pt", "new/network", "a.pt2"])
+def test_nothing_but_an_extracted_network_is_replaced(finished, tmp_path, name, capsys):
+    copied = shutil.copytree(finished, tmp_path / "run")
+    os.mkfifo(copied / "a.pt2")  # as /dev/null, no file that may be replaced
+    before = {path: path.stat().st_ino for path in copied.rglob("*")}
+    assert main([str(copied), f"--output={copied / name}"]) == 2
+    assert re.search(r"--output=.*: must be a file whose name ends in \.pt2$", capsys.readouterr().err.strip())
+    assert {path: path.stat().st_ino for path in copied.rglob("*")} == before

@@ -181,6 +181,7 @@ def _attach(
         )
     _warn_of_scope(pruner, model, uses)
     _warn_of_end(pruner, total_steps)
+    _warn_of_start(pruner)
     return pruner
 
 
@@ -197,6 +198,14 @@ def _warn_of_end(pruner: Pruner, total_steps: int) -> None:
     method = pruner.method
     if not method.dense and not method.estimator.trains_dense and pruner.window.stop == total_steps:
         log.warning("warning: the schedule stops at the run's last step, so no step is trained at the target")
+
+
+def _warn_of_start(pruner: Pruner) -> None:
+    """Warn where a penalty has no step to act in; without it, gammas are all alike unless a checkpoint brings them."""
+    if pruner.method.penalty and pruner.window.start == 0:
+        log.warning(
+            "warning: pruner/penalty has no effect: units go before the first step; schedule.start leaves it time"
+        )
 
 
 def _warn_of_scope(pruner: Pruner, model: nn.Module, uses: dict[str, int]) -> None:

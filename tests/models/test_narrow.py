@@ -128,6 +128,13 @@ def test_a_run_as_small_as_a_pruned_one(pruned, match, counted, tmp_path):
     assert all(torch.equal(value, states[1][name]) for name, value in states[0].items())
 
 
+def test_a_run_larger_than_the_whole_network_is_no_measure(pruned, tmp_path):
+    wide = (*SHORT, "pruner=dense_small", "model.widths=[4,8,16]", f"run_dir={tmp_path / 'run'}")
+    with pytest.raises(ConfigError, match=r"its [\d,]+ params are more than the [\d,]+ of the whole network"):
+        run(composed(*wide, f"pruner.like={pruned / 'abc' / 'seed0'}"))
+    assert not (tmp_path / "run").exists()
+
+
 def test_it_goes_on_after_an_interruption_and_only_as_it_began(pruned, tmp_path):
     shutil.copytree(pruned, tmp_path / "filter")
     like = (*SHORT, "pruner=dense_small", f"pruner.like={tmp_path / 'filter'}", f"run_dir={tmp_path / 'run'}")

@@ -12,6 +12,7 @@ from torch.nn.modules.conv import _ConvNd
 
 from midstate import counting
 from midstate.config import first_line
+from midstate.sparsity import weight_layers
 
 NUM_IMAGES = 2  # so that the batch can be told from channels
 CLOSE = 1e-9  # relative, in double precision
@@ -24,10 +25,10 @@ _NOT_IN_PLACE = {
 
 
 class _Tracer(fx.Tracer):
-    """Takes every BatchNorm and linear layer as a whole, other libraries' (with an activation in them), too."""
+    """Takes every BatchNorm, convolution and linear layer as a whole, other libraries' (that do more in them), too."""
 
     def is_leaf_module(self, module: nn.Module, name: str) -> bool:
-        return isinstance(module, _BatchNorm | nn.Linear) or super().is_leaf_module(module, name)
+        return isinstance(module, _BatchNorm | _ConvNd | nn.Linear) or super().is_leaf_module(module, name)
 
 
 def traced(model: nn.Module) -> fx.GraphModule:
@@ -54,7 +55,21 @@ def traced(model: nn.Module) -> fx.GraphModule:
             node.update_kwarg("inplace", False)
         if node.op == "call_method" and node.target.endswith("_") and not node.target.endswith("__"):
             raise ValueError(f"{type(model).__name__} cannot be extracted: {node.name} works in place")
-    return fx.GraphModule(model, graph)
+    return with_layers(model, graph)
+
+
+def with_layers(root: nn.Module, graph: fx.Graph) -> fx.GraphModule:
+    """A graph with the modules it uses; layers whose weights are handed to functions stay layers, and are counted.
+
+    Args:
+        root: that has them.
+        graph: of it.
+    """
+    module, layers = fx.GraphModule(root, graph), {layer.module for layer in weight_layers(root)}
+    for name in dict.fromkeys(node.target.rpartition(".")[0] for node in graph.nodes if node.op == "get_attr"):
+        if name and (layer := root.get_submodule(name)) in layers:
+            module.set_submodule(name, layer)
+    return module
 
 
 class _Recorder(nn.Module):

@@ -46,7 +46,9 @@ def treats_channels_alone(node: Node, seen: Observed) -> bool:
         return True
     if _one_of(node, module, _SPATIAL, _SPATIAL_FUNCTIONS, ()) or _is_spatial_pad(node):
         return before.dim() == 4 and dim == 1
-    return _is_slice_of_others(node, dim) or _is_mean_of_others(node, before.dim(), dim) or _is_batch_size(node, dim)
+    if _is_slice_of_others(node, dim) or _is_mean_of_others(node, before.dim(), dim):
+        return True
+    return _is_size_of_others(node, before.dim(), dim)
 
 
 def is_binary(node: Node) -> bool:
@@ -116,10 +118,10 @@ def _is_mean_of_others(node: Node, num_dims: int, dim: int) -> bool:
     return all(each % num_dims > dim for each in dims)
 
 
-def _is_batch_size(node: Node, dim: int) -> bool:
+def _is_size_of_others(node: Node, num_dims: int, dim: int) -> bool:
     """Sizes, of which only those are asked for that are the same with fewer channels."""
     if node.op == "call_method" and node.target == "size" and len(node.args) > 1:
-        return node.args[1] != dim
+        return node.args[1] % num_dims != dim
     whole = (node.op == "call_method" and node.target == "size") or (
         node.op == "call_function" and node.target is getattr and node.args[1] == "shape"
     )

@@ -8,7 +8,7 @@ from torch.fx import Node
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from midstate.extraction.cutting import Cut, Response, cut_layer, cut_norm, response
-from midstate.extraction.observing import Observed
+from midstate.extraction.observing import Observed, with_layers
 from midstate.extraction.operations import adds_channels, flattened, is_binary, treats_channels_alone
 from midstate.extraction.parts import Constants, FixedSize, Select, Spread
 from midstate.sparsity.criteria import of_inputs
@@ -55,7 +55,7 @@ class Rewriter:
             self.root.set_submodule(name, module)
         if not self.any_size:
             self._fix_size()
-        network = fx.GraphModule(self.root, self.graph)
+        network = with_layers(self.root, self.graph)
         network.graph.eliminate_dead_code()
         network.graph.lint()
         network.delete_all_unused_submodules()
@@ -174,8 +174,10 @@ class Rewriter:
 
     def _cat(self, node: Node) -> Node | None:
         """Tensors side by side; of each its own channels of the result."""
-        sources, dim = node.args[0], node.args[1] if len(node.args) > 1 else node.kwargs.get("dim", 0)
-        kept = self.seen.kept(node)
+        sources, kept = node.args[0] if node.args else None, self.seen.kept(node)
+        if not isinstance(sources, list | tuple):  # what another function gives as one
+            return None
+        dim = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim", 0)
         if dim % self.seen.values[node].dim() != self.seen.dim(node) or None in map(self.seen.kept, sources):
             return None
         pieces, start = [], 0

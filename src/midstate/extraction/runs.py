@@ -20,6 +20,7 @@ from midstate.models import load_weights
 from midstate.sparsity import weight_layers
 
 REPEATS = 15  # of a timed pass
+SUFFIX = ".pt2"  # as torch.export wants it
 COUNTED = ("params_sparse", "macs_sparse")
 
 
@@ -35,10 +36,13 @@ def extract_run(directory: Path, file: Path, batch_size: int = 64) -> str:
         What is to be told: a table, and where the network lies.
 
     Raises:
-        ConfigError: there is no finished run, nothing dead in it, or a network that cannot be extracted.
+        ConfigError: there is no finished run, nothing dead in it, or a network that cannot be extracted; or `file` is
+            something else than an extracted network.
         RunFailed: the file cannot be written, or memory has run out.
     """
     summary, config = _read(directory)
+    if file.suffix != SUFFIX or (file.exists() and not file.is_file()):  # it would replace a result, or a device
+        raise ConfigError(f"--output={file}: must be a file whose name ends in {SUFFIX}")
     with user_errors(
         f"{directory}: its config.yaml: trainer.threads", LookupError, TypeError, ValueError, RuntimeError
     ):
@@ -134,7 +138,7 @@ def _table(summary: dict[str, Any], masked: dict[str, Any], small: dict[str, Any
     lines = ["| network | parameters | MACs an image |", "|---|---|---|"]
     lines += [f"| {name} | {params:,} | {macs:,} |" for name, params, macs in rows]
     if any(more > less for more, less in zip(rows[2][1:], rows[1][1:], strict=True)):
-        lines.append("more than reported: some layers are whole, because torch.fx does not see them as layers")
+        lines.append("more than reported: some layers are whole, those that other libraries have made their own way")
     elif rows[1][1:] != rows[2][1:]:
         lines.append("less than reported: layers that nothing reads any more, or that read nothing, are not run")
     return [*lines, ""]

@@ -122,7 +122,7 @@ def narrowed(
         The recipe of the narrow network, and what it has found: `widths`, or `share` of all channels.
 
     Raises:
-        ValueError: even the narrowest exceeds the budget, or the network cannot be made narrower.
+        ValueError: even the narrowest exceeds the budget, the wide one is smaller, or cannot be made narrower.
     """
     factors, at = _choices(recipe, wide, images)
 
@@ -130,7 +130,12 @@ def narrowed(
     def size(factor: Fraction) -> int:
         return narrow.size(at(factor).create(images.shape[1], num_classes), images)
 
-    budget = narrow.budget(path, wide, images)
+    budget, whole = narrow.budget(path, wide, images), narrow.size(wide, images)
+    if budget > whole:
+        raise ValueError(
+            f"like={narrow.like!r}: its {budget:,} {narrow.match} are more than the {whole:,} of the whole network; it "
+            "is a run of a larger one, or of larger images"
+        )
     place = bisect_right(factors, budget, key=size)
     if place == 0:
         raise ValueError(
