@@ -193,18 +193,21 @@ def test_a_search_walks_down_monotonously_and_meets_its_budget():
     assert pruner.verify()
 
 
-def test_a_search_goes_on_from_its_state_to_the_same_bits():
+@pytest.mark.parametrize("after_an_evaluation", [False, True])
+def test_a_search_goes_on_from_its_state_to_the_same_bits(after_an_evaluation):
     whole, halves = network(), network()
     pruner = attached(whole)
     trained(whole, pruner, range(60))
     first = attached(halves)
-    trained(halves, first, range(30))
+    trained(halves, first, range(20))
+    if after_an_evaluation:  # it searches for step 20, which has a penalty
+        first.refresh(20)
     state, weights = copy.deepcopy(first.state_dict()), copy.deepcopy(halves.state_dict())
     again = network()
     second = attached(again)
     again.load_state_dict(weights)
     second.load_state_dict(state)
-    trained(again, second, range(30, 60))
+    trained(again, second, range(20, 60))
     assert second.levels == pruner.levels
     assert all(torch.equal(one, other) for one, other in zip(whole.parameters(), again.parameters(), strict=True))
 

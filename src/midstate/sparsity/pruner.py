@@ -361,7 +361,8 @@ class Pruner:
             "changes": self._changes,
             "levels": self.levels,
             "refreshed": self._refreshed,
-            **({"walks": self._walks} if self._walks else {}),
+            # An epoch's last evaluation has searched for the step to come, and that one does not search again.
+            **({"walks": self._walks, "strengths": self._strengths} if self._walks else {}),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -371,4 +372,4 @@ class Pruner:
             self._changes = [changes.to(m.device) for changes, m in zip(state["changes"], self.masks, strict=True)]
             self.levels = state.get("levels", self.levels)  # checkpoints of uniform runs once held neither
             self._refreshed = state.get("refreshed", -1)
-            self._walks = state.get("walks")
+            self._walks, self._strengths = state.get("walks"), state.get("strengths")
