@@ -22,6 +22,7 @@ from midstate.sparsity import (
     Scope,
     Uniform,
     Update,
+    Weight,
     nm_mask,
 )
 from midstate.sparsity.combinations import combinations_of, in_groups, out_of_groups
@@ -260,6 +261,7 @@ def test_too_many_combinations_are_refused_before_any_is_made(tmp_path):
     ("overrides", "message"),
     [
         ({"path": Direct()}, "estimator=candidates learns which combinations stay; use pruner/path=combinations"),
+        ({"path": Direct(), "pattern": Weight(0.5)}, "use pruner/path=combinations beside pruner/pattern=nm"),
         ({"allocation": Global()}, "this allocation decides later how many stay"),
         ({"allocation": Budget("weight_error"), "estimator": STE()}, None),
         ({"allocation": Budget("random", per="filter"), "estimator": STE()}, "path=combinations needs one; use per="),

@@ -106,7 +106,10 @@ class Path:
     def check_beside(self, method: "Method") -> None:
         """Raise ValueError if the path makes no sense beside other axes of a method."""
         if method.estimator.learns_combinations:
-            raise ValueError("estimator=candidates learns which combinations stay; use pruner/path=combinations")
+            beside = "" if method.pattern.name == "nm" else " beside pruner/pattern=nm"
+            raise ValueError(
+                f"estimator=candidates learns which combinations stay; use pruner/path=combinations{beside}"
+            )
 
     def check_levels(self, pattern: Pattern, levels: Sequence[Level] | None) -> None:
         """Raise ValueError if the path cannot lead to these target levels, one a layer; None: any may be asked for."""
