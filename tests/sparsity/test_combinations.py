@@ -257,6 +257,14 @@ def test_too_many_combinations_are_refused_before_any_is_made(tmp_path):
     lbc(model, NM(2, 16))  # 7.5
 
 
+def test_nothing_is_cut_before_a_step_in_which_it_could_learn():
+    for schedule in (Schedule("one_shot", 0, 1.0), Schedule("cubic", 0, 0)):
+        with pytest.raises(ValueError, match="would keep the first combination of every group, before a step in which"):
+            lbc(nn.Linear(8, 4), schedule=schedule)
+        lbc(nn.Linear(8, 4), schedule=schedule, estimator=STE())
+    lbc(nn.Linear(8, 4), schedule=Schedule("one_shot", "1it", 1.0))
+
+
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [

@@ -93,7 +93,7 @@ class Path:
     patterns: ClassVar[tuple[str, ...]] = ("weight", "row", "filter", "nm")
     refusal: ClassVar[str] = ""
     by_filter: bool = True  # whether filters of one layer may have levels of their own
-    probed: bool = True  # whether its states lie at known places, where gaps can be probed
+    probed: ClassVar[bool] = True  # whether its states lie at known places, where gaps can be probed
     one_level: ClassVar[str] = ""  # where they may not: because of what
     fades: ClassVar[bool] = False  # whether masks on the way hold factors, from 0 to 1, on weights that are all in use
     redraws: bool = False  # whether a random order is drawn anew at every refresh

@@ -74,6 +74,7 @@ class Pruner:
         if method.dense:
             return
         self.window = method.path.window(self.window)
+        method.estimator.check_window(self.window)
         self.ticks = method.update.resolve(self.window, steps_per_epoch, total_steps)
         uses_of = [(uses or {}).get(layer.name, 1) for layer in self.layers]
         heads = names_of(classifier)
