@@ -22,6 +22,7 @@ from midstate.sparsity import (
     Scope,
     Uniform,
     Update,
+    Weight,
     nm_mask,
 )
 from midstate.sparsity.combinations import combinations_of, in_groups, out_of_groups
@@ -256,10 +257,19 @@ def test_too_many_combinations_are_refused_before_any_is_made(tmp_path):
     lbc(model, NM(2, 16))  # 7.5
 
 
+def test_nothing_is_cut_before_a_step_in_which_it_could_learn():
+    for schedule in (Schedule("one_shot", 0, 1.0), Schedule("cubic", 0, 0)):
+        with pytest.raises(ValueError, match="would keep the first combination of every group, before a step in which"):
+            lbc(nn.Linear(8, 4), schedule=schedule)
+        lbc(nn.Linear(8, 4), schedule=schedule, estimator=STE())
+    lbc(nn.Linear(8, 4), schedule=Schedule("one_shot", "1it", 1.0))
+
+
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
         ({"path": Direct()}, "estimator=candidates learns which combinations stay; use pruner/path=combinations"),
+        ({"path": Direct(), "pattern": Weight(0.5)}, "use pruner/path=combinations beside pruner/pattern=nm"),
         ({"allocation": Global()}, "this allocation decides later how many stay"),
         ({"allocation": Budget("weight_error"), "estimator": STE()}, None),
         ({"allocation": Budget("random", per="filter"), "estimator": STE()}, "path=combinations needs one; use per="),

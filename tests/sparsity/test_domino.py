@@ -108,6 +108,14 @@ def test_at_the_windows_end_what_is_missing_is_forced_where_least_is(caplog):
     assert [each["level"] for each in Domino().advance(NM(3, 4), [far, near], big, 1.0)] == [4, 2]
 
 
+def test_of_equally_near_layers_none_is_forced_down_while_others_stay_where_they_were():
+    """Under uniform 2:8, which has a quarter of 32 weights: halving both twice meets it exactly."""
+    few, many = torch.ones(2, 8), torch.arange(16.0).view(2, 8) + 1
+    walks = [walk(8, thresholds=((5.0,), (5.0,))), walk(8, thresholds=((0.1,), (0.1,)))]  # the first is readier
+    down = Domino(levels=[1, 2, 4]).advance(NM(2, 8), [layer(many), layer(few)], walks, 1.0)
+    assert [each["level"] for each in down] == [2, 2]
+
+
 def test_multiply_accumulates_are_a_budget_of_their_own():
     """Uniform 2:4 costs 8 * 10 / 2 + 8 / 2 = 44 of 88; in weights it keeps 8 of 16."""
     dear, cheap = layer(WEIGHT, "dear", 10), layer(torch.full((1, 8), 0.5), "cheap", 1)
@@ -193,18 +201,21 @@ def test_a_search_walks_down_monotonously_and_meets_its_budget():
     assert pruner.verify()
 
 
-def test_a_search_goes_on_from_its_state_to_the_same_bits():
+@pytest.mark.parametrize("after_an_evaluation", [False, True])
+def test_a_search_goes_on_from_its_state_to_the_same_bits(after_an_evaluation):
     whole, halves = network(), network()
     pruner = attached(whole)
     trained(whole, pruner, range(60))
     first = attached(halves)
-    trained(halves, first, range(30))
+    trained(halves, first, range(20))
+    if after_an_evaluation:  # it searches for step 20, which has a penalty
+        first.refresh(20)
     state, weights = copy.deepcopy(first.state_dict()), copy.deepcopy(halves.state_dict())
     again = network()
     second = attached(again)
     again.load_state_dict(weights)
     second.load_state_dict(state)
-    trained(again, second, range(30, 60))
+    trained(again, second, range(20, 60))
     assert second.levels == pruner.levels
     assert all(torch.equal(one, other) for one, other in zip(whole.parameters(), again.parameters(), strict=True))
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from midstate.sparsity.combinations import combinations_of, in_groups, remaining
 from midstate.sparsity.estimators import Estimator, Memory
 from midstate.sparsity.nm import NM
+from midstate.sparsity.schedules import Window
 
 
 class _Candidates(torch.autograd.Function):
@@ -41,6 +42,14 @@ class Candidates(Estimator):
     """
 
     learns_combinations: ClassVar[bool] = True
+
+    def check_window(self, window: Window) -> None:
+        """There must be a step to learn in."""
+        if window.stop == 0:
+            raise ValueError(
+                f"stop=0 (curve {window.curve}): estimator=candidates would keep the first combination of every group, "
+                "before a step in which any could learn; use schedule=cubic, or a later schedule.start"
+            )
 
     def memory(self, weight: Tensor, pattern: NM, level: int) -> Memory:
         """alpha, the combinations it weighs, and 1 while it is learning; nothing where there is one combination."""

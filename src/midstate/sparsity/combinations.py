@@ -73,6 +73,11 @@ class Combinations(Path):
             raise ValueError(
                 "indivisible='pad': path=combinations needs whole groups, and partial ones are others; use skip"
             )
+        if method.update.from_zero:
+            raise ValueError(
+                "update=drop_grow ranks weights, one by one, and path=combinations the sums of several; "
+                "use pruner/path=direct, or pruner/update=live"
+            )
         if not method.estimator.learns_combinations:
             return
         if method.allocation.refresh != "never":

@@ -192,11 +192,15 @@ class Domino(Allocation):
         return sum(layer.cost(pattern, level, self.budget) for layer, level in zip(layers, levels, strict=True))
 
     def _force(self, pattern: NM, walks: list[Walk], shares: Sequence[float]) -> None:
-        """Bring down the layer that has the smallest share to go to its next level; of equals, the readiest."""
+        """Bring down the layer that has the smallest share to go to its next level.
+
+        Of equals the one at the highest level goes first, so that none comes down to the least while others stay where
+        they were; then the readiest.
+        """
         levels = self._levels(pattern)
         nearest = min(
             (i for i, walk in enumerate(walks) if walk["level"] > levels[0]),
-            key=lambda i: (walks[i]["walked"] / _next(levels, walks[i]["level"]), -shares[i]),
+            key=lambda i: (walks[i]["walked"] / _next(levels, walks[i]["level"]), -walks[i]["level"], -shares[i]),
         )
         level = _next(levels, walks[nearest]["level"])
         walks[nearest].update(level=level, walked=level)

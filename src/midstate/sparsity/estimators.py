@@ -17,6 +17,7 @@ from torch.optim import Optimizer
 from midstate.sparsity import checks
 from midstate.sparsity.nm import Level
 from midstate.sparsity.patterns import Pattern
+from midstate.sparsity.schedules import Window
 
 # What optimizers call the running mean of gradients (SGD; Adam and its kin).
 _MOMENTUM_KEYS = ("momentum_buffer", "exp_avg")
@@ -49,6 +50,9 @@ class Estimator:
 
     def check(self, pattern: Pattern) -> None:
         """Raise ValueError if the estimator makes no sense for this pattern."""
+
+    def check_window(self, window: Window) -> None:
+        """Raise ValueError if the path leaves the estimator no time for what it does."""
 
     def memory(self, weight: Tensor, pattern: Pattern, level: Level | None) -> Memory:
         """Tensors to keep of a layer beside its mask: parameters are trained, others are saved with the model.

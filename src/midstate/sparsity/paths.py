@@ -93,7 +93,7 @@ class Path:
     patterns: ClassVar[tuple[str, ...]] = ("weight", "row", "filter", "nm")
     refusal: ClassVar[str] = ""
     by_filter: bool = True  # whether filters of one layer may have levels of their own
-    probed: bool = True  # whether its states lie at known places, where gaps can be probed
+    probed: ClassVar[bool] = True  # whether its states lie at known places, where gaps can be probed
     one_level: ClassVar[str] = ""  # where they may not: because of what
     fades: ClassVar[bool] = False  # whether masks on the way hold factors, from 0 to 1, on weights that are all in use
     redraws: bool = False  # whether a random order is drawn anew at every refresh
@@ -106,7 +106,10 @@ class Path:
     def check_beside(self, method: "Method") -> None:
         """Raise ValueError if the path makes no sense beside other axes of a method."""
         if method.estimator.learns_combinations:
-            raise ValueError("estimator=candidates learns which combinations stay; use pruner/path=combinations")
+            beside = "" if method.pattern.name == "nm" else " beside pruner/pattern=nm"
+            raise ValueError(
+                f"estimator=candidates learns which combinations stay; use pruner/path=combinations{beside}"
+            )
 
     def check_levels(self, pattern: Pattern, levels: Sequence[Level] | None) -> None:
         """Raise ValueError if the path cannot lead to these target levels, one a layer; None: any may be asked for."""

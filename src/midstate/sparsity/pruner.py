@@ -74,6 +74,7 @@ class Pruner:
         if method.dense:
             return
         self.window = method.path.window(self.window)
+        method.estimator.check_window(self.window)
         self.ticks = method.update.resolve(self.window, steps_per_epoch, total_steps)
         uses_of = [(uses or {}).get(layer.name, 1) for layer in self.layers]
         heads = names_of(classifier)
@@ -361,7 +362,8 @@ class Pruner:
             "changes": self._changes,
             "levels": self.levels,
             "refreshed": self._refreshed,
-            **({"walks": self._walks} if self._walks else {}),
+            # An epoch's last evaluation has searched for the step to come, and that one does not search again.
+            **({"walks": self._walks, "strengths": self._strengths} if self._walks else {}),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -371,4 +373,4 @@ class Pruner:
             self._changes = [changes.to(m.device) for changes, m in zip(state["changes"], self.masks, strict=True)]
             self.levels = state.get("levels", self.levels)  # checkpoints of uniform runs once held neither
             self._refreshed = state.get("refreshed", -1)
-            self._walks = state.get("walks")
+            self._walks, self._strengths = state.get("walks"), state.get("strengths")
