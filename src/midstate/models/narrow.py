@@ -14,12 +14,14 @@ from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
+from tqdm import tqdm
 
 from midstate.counting import weight_uses
 from midstate.models.sliced import Sliced, torch_pruning
 from midstate.models.start import Recipe, made_by
 from midstate.runs import find_file, read_summary
 from midstate.sparsity import checks, weight_layers
+from midstate.torchrun import local_rank
 
 log = logging.getLogger(__name__)
 MATCHES = {"params": "params_sparse", "macs": "macs_sparse"}  # and what a summary calls it
@@ -125,9 +127,11 @@ def narrowed(
         ValueError: even the narrowest exceeds the budget, the wide one is smaller, or cannot be made narrower.
     """
     factors, at = _choices(recipe, wide, images)
+    bar = tqdm(desc="looking for widths", unit="network", leave=False, disable=True if local_rank() else None)
 
     @cache
     def size(factor: Fraction) -> int:
+        bar.update()  # of a large network each takes seconds
         return narrow.size(at(factor).create(images.shape[1], num_classes), images)
 
     budget, whole = narrow.budget(path, wide, images), narrow.size(wide, images)
@@ -136,7 +140,8 @@ def narrowed(
             f"like={narrow.like!r}: its {budget:,} {narrow.match} are more than the {whole:,} of the whole network; it "
             "is a run of a larger one, or of larger images"
         )
-    place = bisect_right(factors, budget, key=size)
+    with bar:
+        place = bisect_right(factors, budget, key=size)
     if place == 0:
         raise ValueError(
             f"{narrow.match}: {budget:,} are allowed, and the narrowest network, {_typed(at(factors[0]))}, has "
