@@ -86,7 +86,7 @@ def test_probes_change_nothing(name):
 
 def test_learnt_combinations_are_averaged_clipped_and_decayed_like_any_matrix():
     session = session_of("lbc", "trainer.ema=0.5", "trainer.clip_norm=1", "optimizer.weight_decay_1d=false")
-    alpha = session.pruner._masked[0].alpha
+    alpha = session.pruner._attached.masked[0].alpha
     decayed, _ = session.optimizer.param_groups  # those of one dimension are in the second
     assert any(parameter is alpha for parameter in decayed["params"])
     train(session, 2)

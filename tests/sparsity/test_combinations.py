@@ -136,7 +136,7 @@ def trained(model, pruner, steps, optimizer=None, first=0):
     for step in range(first, steps):
         torch.manual_seed(step)
         pruner.tick(step)
-        left.append(int(pruner._masked[0].alpha.count_nonzero(1).max()))
+        left.append(int(pruner._attached.masked[0].alpha.count_nonzero(1).max()))
         optimizer.zero_grad()
         model(torch.randn(8, 8)).square().mean().backward()
         pruner.before_step(optimizer)
@@ -155,13 +155,13 @@ def test_removal_follows_the_curve_and_ends_at_one_combination_for_good():
     masks = [mask.clone() for mask in pruner.masks]
     assert all((in_groups(mask, 4).sum(1) == 2).all() for mask in masks)
     trained(model, pruner, 15, first=10)
-    for masked in pruner._masked:
+    for masked in pruner._attached.masked:
         masked.alpha.data.normal_()
     pruner.tick(15)
     assert all(torch.equal(mask, before) for mask, before in zip(pruner.masks, masks, strict=True))
     model.zero_grad()
     model(torch.randn(8, 8)).square().mean().backward()
-    assert not pruner._masked[0].alpha.grad.any()
+    assert not pruner._attached.masked[0].alpha.grad.any()
 
 
 def test_the_finished_model_is_plain_and_obeys_the_pattern():
@@ -205,7 +205,7 @@ def test_every_layer_has_its_own_combinations(kind, tmp_path):
     (tmp_path / "s.json").write_text('{"pattern": "nm", "m": 4, "levels": {"0": 4, "1": 3, "2": 2, "3": 1, "4": 0}}')
     pruner = lbc(model, allocation=ERK() if kind == "erk" else Scheme(str(tmp_path / "s.json")))
     assert len(set(pruner.levels)) > 1
-    for layer, level, masked in zip(pruner.layers, pruner.levels, pruner._masked, strict=True):
+    for layer, level, masked in zip(pruner.layers, pruner.levels, pruner._attached.masked, strict=True):
         count = {0: None, 1: 4, 2: 6, 3: 4, 4: None}[level]
         shape = masked.alpha.shape if "alpha" in masked.memory else None
         assert shape == (count and (layer.weight.numel() // 4, count))

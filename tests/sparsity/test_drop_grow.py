@@ -302,3 +302,10 @@ def test_products_without_meaning_are_refused_with_the_reason(axes, message):
 def test_bad_values_are_refused(settings, message):
     with pytest.raises(ValueError, match=message):
         DropGrow(**settings)
+
+
+@pytest.mark.parametrize(("every", "warned"), [("17it", False), ("18it", True), ("100it", True)])
+def test_a_run_too_short_for_any_exchange_is_warned_of(every, warned, caplog):
+    """TINY has 24 steps, and `until` is three quarters of them: 18."""
+    Plan.of(composed(*TINY, "pruner=set", f"pruner.every={every}")).prepare()
+    assert ("no weight will change place" in caplog.text) is warned

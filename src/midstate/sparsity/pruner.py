@@ -1,19 +1,19 @@
 """The pruner: a method attached to a model. The only part of `sparsity` that has state."""
 
-from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Mapping
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import parametrize
 from torch.optim import Optimizer
 
 from midstate.sparsity.allocation import compare_with_uniform
-from midstate.sparsity.batchnorm import Channels, needed_batchnorms
+from midstate.sparsity.attached import Attached
+from midstate.sparsity.batchnorm import needed_batchnorms
 from midstate.sparsity.calibration import Sample
+from midstate.sparsity.changes import Changes
 from midstate.sparsity.domino import Walk, press
-from midstate.sparsity.masked import Masked
 from midstate.sparsity.method import Method
 from midstate.sparsity.nm import Level
 from midstate.sparsity.patterns import verify
@@ -67,10 +67,8 @@ class Pruner:
         self._walks: list[Walk] | None = None  # of an allocation that searches
         self._strengths: list[float] | None = None  # of its penalty at the coming step
         self._refreshed = -1  # the last step at which masks were refreshed
-        self._weights = [layer.weight for layer in self.layers]
-        self._masked: list[Masked] = []
-        self._before: list[Tensor | None] = []
-        self._channels: Channels | None = None  # what goes beside the weights
+        self._attached = Attached(method, self.layers)
+        self._weights = self._attached.weights
         if method.dense:
             return
         self.window = method.path.window(self.window)
@@ -80,23 +78,16 @@ class Pruner:
         heads = names_of(classifier)
         norms = needed_batchnorms(model, method, self.layers, sample)
         gammas = [None if norm is None else norm.weight for norm in norms]
-        self._view = View(model, method, self.layers, self._weights, self._masked, uses_of, heads, seed, sample, gammas)
+        self._view = View(
+            model, method, self.layers, self._weights, self._attached.masked, uses_of, heads, seed, sample, gammas
+        )
         self._view.try_measuring()
         method.allocation.check_layers(method.pattern, self._view.candidates())
         if method.allocation.refresh == "never":
             self.levels = method.allocation.allocate(method.pattern, self._view.candidates())
         method.path.check_levels(method.pattern, self.levels)
-        for i, layer in enumerate(self.layers):
-            memory = method.estimator.memory(self._weights[i], method.pattern, self.levels and self.levels[i])
-            if method.path.fades:
-                memory = {"scale": torch.ones_like(self._weights[i], requires_grad=False), **memory}
-            self._masked.append(Masked(self._weights[i], method.estimator, memory))
-            parametrize.register_parametrization(layer.module, layer.tensor_name, self._masked[i], unsafe=True)
-            self._weights[i] = layer.module.parametrizations[layer.tensor_name].original
-        if method.estimator.whole_channels:
-            self._channels = Channels(self.layers, norms, method.pattern, method.estimator)
-        self._epoch_masks = [mask.clone() for mask in self.masks]
-        self._changes = [torch.zeros_like(units, dtype=torch.uint8) for units in map(method.pattern.units, self.masks)]
+        self._attached.attach(self.levels, norms)
+        self._changes = Changes(method.pattern, self.masks)
 
     def on_measuring(self, call: Callable[[], None]) -> None:
         """Have `call` called before each loss that an allocation measures; it may raise to stop, nothing is lost."""
@@ -106,7 +97,7 @@ class Pruner:
     @property
     def masks(self) -> list[Tensor]:
         """The current masks, one per layer in scope; empty when dense."""
-        return [masked.mask for masked in self._masked]
+        return self._attached.masks
 
     @property
     def measures(self) -> bool:
@@ -139,10 +130,7 @@ class Pruner:
         progress = self.window.progress(step)
         self.set_masks(self.masks_at(progress, step))
         self._refreshed = step
-        for weight, masked in zip(self._weights, self._masked, strict=True):
-            self.method.estimator.refreshed(weight, masked.mask, masked.memory, progress)
-            if self.method.update.from_zero:
-                weight.detach().mul_(masked.mask)
+        self._attached.refreshed(progress)
 
     @torch.no_grad()
     def masks_at(self, progress: float, step: int) -> list[Tensor]:
@@ -177,40 +165,15 @@ class Pruner:
 
     def set_masks(self, masks: list[Tensor]) -> None:
         """Put masks in place, and the scales that go with them (the buffers stay the same tensors)."""
-        estimator, fades = self.method.estimator, self.method.path.fades
-        for i, (masked, mask) in enumerate(zip(self._masked, masks, strict=True)):
-            masked.mask.copy_(mask)  # whatever has a factor is in use
-            if estimator.scales and self.levels is not None:
-                weight, level = self._weights[i].detach(), self.levels[i]
-                masked.scale.copy_(estimator.scale(weight, masked.mask, self.method.pattern, level, masked.memory))
-            elif fades:
-                masked.scale.fill_(1)
-            if fades:
-                masked.scale.mul_(mask)
-        if self._channels:
-            self._channels.set_masks(masks)
+        self._attached.set_masks(masks, self.levels)
 
-    @contextmanager
-    def trial(self) -> Iterator[None]:
+    def trial(self) -> AbstractContextManager[None]:
         """Put masks and what goes with them back as they were before the context."""
-        every = [*self._masked, *(self._channels.masked if self._channels else [])]
-        before = [(buffer, buffer.clone()) for masked in every for buffer in masked.buffers()]
-        try:
-            yield
-        finally:
-            for buffer, saved in before:
-                buffer.copy_(saved)
+        return self._attached.trial()
 
-    @contextmanager
-    def masked_training(self) -> Iterator[None]:
+    def masked_training(self) -> AbstractContextManager[None]:
         """Let training passes see the masks, too, whatever the estimator, for the time of the context."""
-        for masked in self._masked:
-            masked.always = True
-        try:
-            yield
-        finally:
-            for masked in self._masked:
-                masked.always = False
+        return self._attached.masked_training()
 
     def before_step(self, optimizer: Optimizer, step: int | None = None) -> None:
         """Change gradients as penalty and estimator say; call after unscaling and before clipping.
@@ -221,31 +184,21 @@ class Pruner:
         """
         if self.method.penalty:
             self.method.penalty.add(self._penalised(), step, self.window.progress(step))
-        if self._channels:
-            self._channels.before_step()
-        estimator = self.method.estimator
-        self._before = [
-            estimator.before_step(weight, masked.mask, masked.memory)
-            for weight, masked in zip(self._weights, self._masked, strict=False)
-        ]
+        self._attached.before_step()
         for i, strength in enumerate(self._strengths or []):
             press(self._weights[i], self.masks[i], strength)
         self._strengths = None
 
     def after_step(self, optimizer: Optimizer) -> None:
         """Undo what the optimizer did against the estimator's rule; call after the optimizer's step."""
-        for weight, masked, before in zip(self._weights, self._masked, self._before, strict=False):
-            self.method.estimator.after_step(weight, masked.mask, before, optimizer)
-        self._before = []
-        if self._channels:
-            self._channels.after_step(optimizer)
+        self._attached.after_step(optimizer)
 
     def _penalised(self) -> list[Penalised]:
         view = self._view
         gammas = view.gammas or [None] * len(self.layers)
         return [
-            Penalised(weight, masked.mask, uses, gamma)
-            for weight, masked, uses, gamma in zip(self._weights, self._masked, view.uses, gammas, strict=True)
+            Penalised(weight, mask, uses, gamma)
+            for weight, mask, uses, gamma in zip(self._weights, self.masks, view.uses, gammas, strict=True)
         ]
 
     def kept(self) -> list[float]:
@@ -261,25 +214,11 @@ class Pruner:
         """
         if self.method.dense:
             return {"kept": 1.0, "churn": 0.0, "revived": 0.0}
-        total = sum(mask.numel() for mask in self.masks)
-        units = self.method.pattern.units
-        pairs = [(units(mask), units(last)) for mask, last in zip(self.masks, self._epoch_masks, strict=True)]
-        num_units = sum(mask.numel() for mask, _ in pairs)
-        for changes, (mask, last) in zip(self._changes, pairs, strict=True):
-            changes.add_(mask != last).clamp_(max=100)  # twice is what is asked; a byte must not run over
-        row = {
-            "kept": sum(int(mask.sum()) for mask in self.masks) / total,
-            "churn": sum(int((mask != last).sum()) for mask, last in pairs) / num_units,
-            "revived": sum(int((mask & ~last).sum()) for mask, last in pairs) / num_units,
-        }
-        self._epoch_masks = [mask.clone() for mask in self.masks]
-        return row
+        return self._changes.end_epoch(self.masks)
 
     def flipflop(self) -> float:
         """Share of units that changed at least twice between epoch ends."""
-        if self.method.dense:
-            return 0.0
-        return sum(int((c >= 2).sum()) for c in self._changes) / sum(c.numel() for c in self._changes)
+        return 0.0 if self.method.dense else self._changes.flipflop()
 
     def describe(self, step: int) -> str:
         """The current state in a few words, such as '4:16' or '1:16 on 37 % of blocks'."""
@@ -304,13 +243,7 @@ class Pruner:
 
     def finalise(self) -> None:
         """Fold the masks of the last evaluation into the weights and leave a plain model."""
-        with self.masked_training():
-            for layer in self.layers if self._masked else []:
-                parametrize.remove_parametrizations(layer.module, layer.tensor_name, leave_parametrized=True)
-        self._masked = []
-        if self._channels:
-            self._channels.finalise()
-            self._channels = None
+        self._attached.fold()
 
     def verify(self) -> bool | None:
         """Tell whether the finalised weights are what was promised, layer by layer; None when dense."""
@@ -358,8 +291,7 @@ class Pruner:
         if self.method.dense:
             return {}
         return {
-            "epoch_masks": self._epoch_masks,
-            "changes": self._changes,
+            **self._changes.state_dict(),
             "levels": self.levels,
             "refreshed": self._refreshed,
             # An epoch's last evaluation has searched for the step to come, and that one does not search again.
@@ -369,8 +301,7 @@ class Pruner:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take back `state_dict`."""
         if not self.method.dense:
-            self._epoch_masks = [mask.to(m.device) for mask, m in zip(state["epoch_masks"], self.masks, strict=True)]
-            self._changes = [changes.to(m.device) for changes, m in zip(state["changes"], self.masks, strict=True)]
+            self._changes.load_state_dict(state)
             self.levels = state.get("levels", self.levels)  # checkpoints of uniform runs once held neither
             self._refreshed = state.get("refreshed", -1)
             self._walks, self._strengths = state.get("walks"), state.get("strengths")

@@ -129,6 +129,10 @@ class Ticks:
         """Tell whether masks are refreshed for an evaluation at `step`."""
         return step <= self.until and (self.live or self._forced(step))
 
+    def any_between(self) -> bool:
+        """Tell whether a tick comes after the window's start and before `until`."""
+        return (self.start // self.every + 1) * self.every < self.until
+
     def elapsed(self, step: int) -> float:
         """Share of the time from the window's start to `until` that has gone by, 0..1."""
         return min(1.0, max(0.0, (step - self.start) / max(1, self.until - self.start)))
