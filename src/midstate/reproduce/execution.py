@@ -3,8 +3,8 @@
 import signal
 import threading
 import time
-from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor, as_completed
+from collections.abc import Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from multiprocessing.process import BaseProcess
@@ -19,6 +19,7 @@ from midstate.reproduce.process import LOST, exit_status, start_train
 from midstate.runs import read_summary
 
 LOGS = OUTPUTS / "reproduce"
+SECONDS = 0.5  # that the main thread waits at most before it looks for signals
 
 
 @dataclass
@@ -41,7 +42,7 @@ class Sweep:
                 before = futures.get(run.parent.directory) if run.parent else None
                 futures[run.directory] = pool.submit(self._one, run, before)
             started = time.monotonic()
-            for number, done in enumerate(as_completed(futures.values()), start=1):
+            for number, done in enumerate(_as_done(futures.values()), start=1):
                 bar.update()
                 line = done.result()
                 if line and bar.disable:
@@ -98,3 +99,11 @@ class Sweep:
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
+
+
+def _as_done(futures: Iterable[Future]) -> Iterator[Future]:
+    """What is done, as it comes. A signal that arrives just before the main thread waits does not wake it."""
+    pending = set(futures)
+    while pending:
+        done, pending = wait(pending, SECONDS, FIRST_COMPLETED)
+        yield from done
