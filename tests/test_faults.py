@@ -30,8 +30,8 @@ def test_killed_runs_go_on_to_the_same_bits():
 def test_any_command_line_trains_or_is_refused_in_one_message():
     outcomes = {row["outcome"]: row["command lines"] for row in fuzz.measure(60, seed=1)}
     assert not [name for name in outcomes if name.startswith("defect")], outcomes
-    assert outcomes["finished"] > 20
-    assert outcomes["refused"] > 20
+    assert outcomes["finished"] > 12
+    assert outcomes["refused"] > 12
 
 
 @pytest.fixture
