@@ -5,18 +5,15 @@ norm, summed in fp32. At equal rank the lower number stays dense longer.
 """
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from midstate.sparsity.nm import GROUP_DIM, grouped
+from midstate.sparsity.nm import GROUP_DIM, filled_groups
 from midstate.sparsity.selection import keep_largest
 
 
 def block_norms(weight: Tensor, m: int) -> Tensor:
     """L1 norm of every block as (O, *K, groups), the order in which blocks are numbered."""
-    missing = -weight.shape[1] % m  # zeros complete a partial last block; they add nothing to its norm
-    padding = (0, 0) * (weight.dim() - 2) + (0, missing)
-    magnitude = nn.functional.pad(weight.abs(), padding) if missing else weight.abs()
-    return grouped(magnitude, m).sum(GROUP_DIM, dtype=torch.float32).movedim(1, -1)
+    return filled_groups(weight.abs(), m).sum(GROUP_DIM, dtype=torch.float32).movedim(1, -1)
 
 
 def masked_blocks(mask: Tensor, m: int) -> Tensor:

@@ -16,6 +16,7 @@ from torch import Tensor
 from midstate.sparsity import checks
 from midstate.sparsity.allocation import Allocation, Candidate, erk_densities, proportional, uniform_cost
 from midstate.sparsity.criteria import of_inputs
+from midstate.sparsity.levels import check_list, check_lowest, check_within
 from midstate.sparsity.nm import Level
 from midstate.sparsity.patterns import Pattern
 from midstate.sparsity.selection import Unrankable
@@ -59,11 +60,7 @@ class Budget(Allocation):
         checks.one_of("budget", self.budget, BUDGETS)
         checks.one_of("per", self.per, PER)
         checks.number("spread", self.spread, 0, 1)
-        if self.levels is not None:
-            if not isinstance(self.levels, list | tuple) or not self.levels:
-                raise ValueError(f"levels={self.levels!r}: must be a list of levels such as [1,2,4,8], or null")
-            for level in self.levels:
-                checks.integer("levels", level, 1)
+        check_list(self.levels)
         if self.per == "filter" and self.score in ("sensitivity", "owl", "erk"):
             raise ValueError(f"per='filter': score={self.score} knows whole layers only; use weight_error or random")
 
@@ -75,10 +72,7 @@ class Budget(Allocation):
             return
         if pattern.name != "nm":
             raise ValueError(f"levels={list(self.levels)}: lists N's of N:M; with pattern={pattern.name} use null")
-        for level in self.levels:
-            checks.integer("levels", level, 1, pattern.m)
-        if min(self.levels) > pattern.n:
-            raise ValueError(f"levels={list(self.levels)}: all exceed the budget, uniform {pattern.label(pattern.n)}")
+        check_within(self.levels, pattern)
 
     @property
     def observes(self) -> str | None:
@@ -92,13 +86,9 @@ class Budget(Allocation):
 
     def check_layers(self, pattern: Pattern, layers: Sequence[Candidate]) -> None:
         """Raise ValueError if even the lowest levels exceed a budget."""
+        lowest = [self._options(pattern, layer)[0] for layer in layers]
         for kind in BUDGETS[self.budget]:
-            lowest = sum(layer.cost(pattern, self._options(pattern, layer)[0], kind) for layer in layers)
-            if lowest > (limit := uniform_cost(pattern, layers, kind)):
-                raise ValueError(
-                    f"allocation: the lowest levels cost {lowest:,} {kind}, and the budget is {limit:,}; "
-                    "ask for less sparsity, or give lower levels"
-                )
+            check_lowest(pattern, layers, lowest, kind)
 
     def allocate(self, pattern: Pattern, layers: Sequence[Candidate]) -> list[Level]:
         """One target level a layer; with `per=filter` a tensor (O,) each."""

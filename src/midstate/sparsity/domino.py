@@ -13,11 +13,11 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from midstate.sparsity import checks
 from midstate.sparsity.allocation import BUDGETS, Allocation, Candidate, erk_densities, proportional, uniform_cost
-from midstate.sparsity.nm import GROUP_DIM, NM, Level
+from midstate.sparsity.levels import check_list, check_lowest, check_within
+from midstate.sparsity.nm import GROUP_DIM, NM, Level, filled_groups
 from midstate.sparsity.patterns import Pattern
 from midstate.sparsity.schedules import floor
 
@@ -57,11 +57,7 @@ class Domino(Allocation):
 
     def __post_init__(self) -> None:
         checks.one_of("budget", self.budget, BUDGETS)
-        if self.levels is not None:
-            if not isinstance(self.levels, list | tuple) or not self.levels:
-                raise ValueError(f"levels={self.levels!r}: must be a list of levels such as [1,2,4,8], or null")
-            for level in self.levels:
-                checks.integer("levels", level, 1)
+        check_list(self.levels)
         for name in ("ready", "double_from", "erk_share"):
             checks.number(name, getattr(self, name), 0, 1)
         for name in ("decide_every", "press_every"):
@@ -73,20 +69,11 @@ class Domino(Allocation):
         """N:M only, and levels that can meet the budget."""
         if pattern.name != "nm":
             raise ValueError(f"allocation=domino walks down the N of N:M, and pattern={pattern.name} has no N")
-        for level in self.levels or ():
-            checks.integer("levels", level, 1, pattern.m)
-        if self._levels(pattern)[0] > pattern.n:
-            raise ValueError(f"levels={list(self.levels)}: all exceed the budget, uniform {pattern.label(pattern.n)}")
+        check_within(self._levels(pattern) if self.levels is None else self.levels, pattern)
 
     def check_layers(self, pattern: NM, layers: Sequence[Candidate]) -> None:
         """Raise ValueError if even the lowest levels exceed the budget."""
-        lowest = self._cost(pattern, layers, [self._levels(pattern)[0]] * len(layers))
-        limit = uniform_cost(pattern, layers, self.budget)
-        if lowest > limit:
-            raise ValueError(
-                f"allocation: the lowest levels cost {lowest:,} {self.budget}, and the budget is {limit:,}; ask for "
-                "less sparsity, or give lower levels"
-            )
+        check_lowest(pattern, layers, [self._levels(pattern)[0]] * len(layers), self.budget)
 
     def allocate(self, pattern: NM, layers: Sequence[Candidate]) -> list[Level]:
         """Where the search begins: every layer dense."""
@@ -109,7 +96,7 @@ class Domino(Allocation):
         """
         if walks is None:
             walks = self.begin(pattern, layers)
-        elif not self.met(pattern, layers, walks) and (step % self.decide_every == 0 or progress == 1):
+        elif (step % self.decide_every == 0 or progress == 1) and not self.met(pattern, layers, walks):
             walks = self.advance(pattern, layers, walks, progress)
             if self.met(pattern, layers, walks) and progress < 1:
                 log.info(f"the search has met its budget at step {step}, {100 * progress:.0f} % of its window")
@@ -119,11 +106,10 @@ class Domino(Allocation):
 
     def begin(self, pattern: NM, layers: Sequence[Candidate]) -> list[Walk]:
         """One walk a layer, at M; a group's threshold is the mean of the smaller half of its present weights."""
-        smaller = [
-            _groups(layer.weight, pattern.m).sort(GROUP_DIM).values.narrow(GROUP_DIM, 0, max(1, pattern.m // 2))
-            for layer in layers
-        ]
-        return [{"thresholds": half.mean(GROUP_DIM), "walked": pattern.m, "level": pattern.m} for half in smaller]
+        half = max(1, pattern.m // 2)
+        ascending = [filled_groups(layer.weight.abs(), pattern.m).sort(GROUP_DIM).values for layer in layers]
+        smaller = [each.narrow(GROUP_DIM, 0, half) for each in ascending]
+        return [{"thresholds": each.mean(GROUP_DIM), "walked": pattern.m, "level": pattern.m} for each in smaller]
 
     def advance(self, pattern: NM, layers: Sequence[Candidate], walks: Sequence[Walk], progress: float) -> list[Walk]:
         """One decision: each layer that is ready comes down by one, the readiest first, until the budget is met.
@@ -186,10 +172,7 @@ class Domino(Allocation):
         return sorted({2**k for k in range(pattern.m.bit_length()) if 2**k < pattern.m} | {pattern.m})
 
     def _cost_of(self, pattern: NM, layers: Sequence[Candidate], walks: Sequence[Walk]) -> int:
-        return self._cost(pattern, layers, [walk["level"] for walk in walks])
-
-    def _cost(self, pattern: NM, layers: Sequence[Candidate], levels: Sequence[int]) -> int:
-        return sum(layer.cost(pattern, level, self.budget) for layer, level in zip(layers, levels, strict=True))
+        return sum(layer.cost(pattern, walk["level"], self.budget) for layer, walk in zip(layers, walks, strict=True))
 
     def _force(self, pattern: NM, walks: list[Walk], shares: Sequence[float]) -> None:
         """Bring down the layer that has the smallest share to go to its next level.
@@ -197,12 +180,12 @@ class Domino(Allocation):
         Of equals the one at the highest level goes first, so that none comes down to the least while others stay where
         they were; then the readiest.
         """
-        levels = self._levels(pattern)
+        allowed = self._levels(pattern)
         nearest = min(
-            (i for i, walk in enumerate(walks) if walk["level"] > levels[0]),
-            key=lambda i: (walks[i]["walked"] / _next(levels, walks[i]["level"]), -walks[i]["level"], -shares[i]),
+            (i for i, walk in enumerate(walks) if walk["level"] > allowed[0]),
+            key=lambda i: (walks[i]["walked"] / _next(allowed, walks[i]["level"]), -walks[i]["level"], -shares[i]),
         )
-        level = _next(levels, walks[nearest]["level"])
+        level = _next(allowed, walks[nearest]["level"])
         walks[nearest].update(level=level, walked=level)
 
 
@@ -216,17 +199,9 @@ def _next(levels: Sequence[int], level: int) -> int:
     return max(each for each in levels if each < level)
 
 
-def _groups(weight: Tensor, m: int) -> Tensor:
-    """|w| as (O, groups, m, *K); a partial last group is filled up with zeros."""
-    magnitude = weight.abs()
-    if rest := weight.shape[1] % m:
-        magnitude = F.pad(magnitude, [0, 0] * (weight.dim() - 2) + [0, m - rest])
-    return magnitude.unflatten(1, (-1, m))
-
-
 def _share_below(pattern: NM, layer: Candidate, walk: Walk) -> float:
     """Share of groups with fewer weights above their threshold than the layer has come down to."""
-    above = (_groups(layer.weight, pattern.m) > walk["thresholds"].unsqueeze(GROUP_DIM)).sum(GROUP_DIM)
+    above = (filled_groups(layer.weight.abs(), pattern.m) > walk["thresholds"].unsqueeze(GROUP_DIM)).sum(GROUP_DIM)
     return float((above < walk["walked"]).float().mean())
 
 

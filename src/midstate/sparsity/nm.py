@@ -11,6 +11,7 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from midstate.sparsity import checks
 from midstate.sparsity.selection import keep_largest
@@ -34,6 +35,13 @@ def grouped(weight: Tensor, m: int) -> Tensor:
             f"weight of shape {tuple(weight.shape)}: {weight.shape[1]} input channels are not divisible by m={m}"
         )
     return weight.unflatten(1, (weight.shape[1] // m, m))
+
+
+def filled_groups(weight: Tensor, m: int) -> Tensor:
+    """View `weight` (O, C, *K) as (O, groups, m, *K); zeros fill up a partial last group, in a copy."""
+    if missing := -weight.shape[1] % m:
+        weight = F.pad(weight, (0, 0) * (weight.dim() - 2) + (0, missing))
+    return grouped(weight, m)
 
 
 def nm_mask(weight: Tensor, n: int, m: int) -> Tensor:

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from midstate.sparsity import checks
 from midstate.sparsity.estimators import SRSTE, STE, Memory
 from midstate.sparsity.multi_axis import axis_scale
-from midstate.sparsity.nm import GROUP_DIM, Level, grouped
+from midstate.sparsity.nm import GROUP_DIM, Level, filled_groups
 from midstate.sparsity.patterns import Pattern
 
 
@@ -109,10 +109,8 @@ def shrink(magnitude: Tensor, mask: Tensor, m: int) -> Tensor:
         mask: what is kept, of its shape.
         m: group size; a partial last group is one, too.
     """
-    missing = -magnitude.shape[1] % m
-    padding = (0, 0) * (magnitude.dim() - 2) + (0, missing)
-    pruned = nn.functional.pad(magnitude.masked_fill(mask, 0), padding)
-    threshold = grouped(pruned, m).amax(GROUP_DIM).repeat_interleave(m, 1).narrow(1, 0, magnitude.shape[1])
+    largest = filled_groups(magnitude.masked_fill(mask, 0), m).amax(GROUP_DIM)
+    threshold = largest.repeat_interleave(m, 1).narrow(1, 0, magnitude.shape[1])
     return (magnitude - threshold).clamp_min(0) * mask
 
 
