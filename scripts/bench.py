@@ -9,8 +9,9 @@ import json
 import sys
 from pathlib import Path
 
-from midstate import marks
-from midstate.bench.common import ROOT, machine, rendered
+from midstate.bench.common import machine, rendered
+from midstate.common import files
+from midstate.common.project import ROOT
 
 # With the usual number of repeats.
 COMMANDS = {
@@ -47,7 +48,7 @@ def main() -> None:
         arguments.json.parent.mkdir(parents=True, exist_ok=True)
         arguments.json.write_text(json.dumps(result, indent=1) + "\n")
     if arguments.readme:
-        marks.put(ROOT / PAGES.get(arguments.command, "README.md"), f"bench:{arguments.command}", text)
+        files.put(ROOT / PAGES.get(arguments.command, "README.md"), f"bench:{arguments.command}", text)
     if not all(row.get("holds", True) for row in result["rows"]):
         sys.exit("a limit is broken")
 

@@ -7,8 +7,9 @@ import argparse
 import importlib
 import sys
 
-from midstate import marks
-from midstate.bench.common import ROOT, machine, table
+from midstate.bench.common import machine, table
+from midstate.common import files
+from midstate.common.project import ROOT
 
 # With the usual number of times.
 COMMANDS = {"fuzz": 2000, "kill": 100}
@@ -28,7 +29,7 @@ def main() -> None:
     text = table({"rows": rows, "machine": about})
     print(text)
     if arguments.docs:
-        marks.put(ROOT / "docs" / "reliability.md", f"faults:{arguments.command}", text)
+        files.put(ROOT / "docs" / "reliability.md", f"faults:{arguments.command}", text)
     if any(row.get("not bit-equal") or str(row.get("outcome")).startswith("defect") for row in rows):
         sys.exit("something was lost or broke")
 

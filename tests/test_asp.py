@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from midstate import engine
-from midstate.config import ConfigError
+from midstate.common.errors import ConfigError
 from midstate.models import classifier_names
 from midstate.plan import Plan, build_parts
 from midstate.run import run

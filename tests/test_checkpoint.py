@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from midstate import checkpoint
-from midstate.config import ConfigError
-from midstate.files import remove_partial
+from midstate.common.errors import ConfigError
+from midstate.common.files import remove_partial
 
 CPU = torch.device("cpu")
 

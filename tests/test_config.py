@@ -8,7 +8,7 @@ import sys
 import pytest
 from conftest import ALONE, ROOT, composed
 
-from midstate.config import ConfigError
+from midstate.common.errors import ConfigError
 from midstate.plan import Plan
 
 # Claims are not for train.py; experiments are composed in tests/reproduce and tests/test_papers.py.

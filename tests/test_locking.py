@@ -9,7 +9,7 @@ import sys
 import pytest
 from conftest import TINY, begin, wait_for
 
-from midstate.config import ConfigError
+from midstate.common.errors import ConfigError
 from midstate.locking import FILE, locked
 
 HOLD = """

@@ -6,7 +6,7 @@ import pytest
 import torch
 from conftest import TINY, composed
 
-from midstate.config import ConfigError
+from midstate.common.errors import ConfigError
 from midstate.metrics import evaluate
 from midstate.plan import Plan
 from midstate.run import run

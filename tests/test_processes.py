@@ -132,7 +132,7 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 ASTRAY = """
 import os, sys, torch
 from midstate.bench.common import composed
-from midstate.config import RunFailed
+from midstate.common.errors import RunFailed
 from midstate.plan import Plan
 from midstate.processes import joined
 from midstate.step import train_step
@@ -173,7 +173,7 @@ def test_a_mask_that_goes_astray_ends_the_run(tmp_path):
 LOST = """
 import io, os, sys, torch
 from urllib.error import HTTPError
-from midstate.config import RunFailed
+from midstate.common.errors import RunFailed
 from midstate.processes import joined, others_at_work
 
 def say(*words):  # in one piece, for two processes speak at once

@@ -6,11 +6,11 @@ import pandas as pd
 import pytest
 from conftest import ROOT
 
-from midstate import runs as identities
 from midstate.analysis import report, verdicts
 from midstate.analysis.claims import read_claims
 from midstate.analysis.tables import read_runs
 from midstate.reproduce.planning import identity
+from midstate.runs import NUMERICS
 
 RESULTS = ROOT / "results"
 RUNS = read_runs(RESULTS)
@@ -52,7 +52,7 @@ def test_rows_carry_the_claims_as_committed():
 
 def test_rows_are_of_the_code_as_it_is():
     """Where numerics or experiments change, runs are made again rather than kept."""
-    assert set(RUNS.numerics) == {identities.NUMERICS}
+    assert set(RUNS.numerics) == {NUMERICS}
     assert not RUNS.git.str.endswith("+").any()  # of a commit, not of a changed tree
     cells = RUNS.groupby(["arm", "overrides", "device", "threads"]).config_hash.unique()
     for (arm, overrides, device, threads), hashes in cells.items():

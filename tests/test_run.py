@@ -10,7 +10,7 @@ from conftest import ALONE, ROOT, TINY, composed
 from omegaconf import OmegaConf
 
 from midstate import checkpoint, engine
-from midstate.config import ConfigError, RunFailed
+from midstate.common.errors import ConfigError, RunFailed
 from midstate.models import CifarResNet
 from midstate.plan import Plan
 from midstate.run import run

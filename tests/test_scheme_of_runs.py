@@ -7,7 +7,7 @@ import shutil
 import pytest
 from conftest import TINY, composed
 
-from midstate.config import ConfigError
+from midstate.common.errors import ConfigError
 from midstate.plan import Plan
 from midstate.run import run
 

@@ -5,8 +5,10 @@ import os
 import pytest
 from omegaconf import OmegaConf
 
-from midstate.config import ConfigError, build, redact
-from midstate.overrides import check_command_line
+from midstate.common.errors import ConfigError
+from midstate.common.secrets import redact
+from midstate.config.building import build
+from midstate.config.overrides import check_command_line
 
 FOREIGN = (
     "builtins.open",

@@ -13,7 +13,7 @@ from conftest import ROOT, TINY, begin, composed, wait_for
 from test_cli import wandb_records
 from wandb.sdk.launch.sweeps.utils import create_sweep_command, create_sweep_command_args
 
-from midstate.overrides import check_command_line
+from midstate.config.overrides import check_command_line
 from midstate.plan import Plan
 from midstate.tracking import METRICS
 

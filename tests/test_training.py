@@ -4,7 +4,7 @@ import pytest
 import torch
 from conftest import composed
 
-from midstate.config import ConfigError
+from midstate.common.errors import ConfigError
 from midstate.mixing import Mixing
 from midstate.plan import Plan
 from midstate.step import train_step

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from midstate.config import ConfigError, first_line
-from midstate.files import write_atomically
+from midstate.common.errors import ConfigError, first_line
+from midstate.common.files import write_atomically
 from midstate.machine import is_memory
 
 log = logging.getLogger(__name__)

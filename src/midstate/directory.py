@@ -5,7 +5,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from midstate.config import ConfigError, RunFailed
+from midstate.common.errors import ConfigError, RunFailed
 from midstate.runs import check_same_config, config_hash, is_run, read_config, read_summary
 
 TABLES = ("metrics.csv", "probes.csv", "losses.csv", "sensitivity.csv", "scheme.json")

@@ -8,10 +8,11 @@ from typing import Any
 
 from tqdm import tqdm
 
+from midstate.common import checks
 from midstate.metrics import evaluate
 from midstate.sensitivity import KINDS
 from midstate.session import Session
-from midstate.sparsity import checks, steps_of
+from midstate.sparsity import steps_of
 from midstate.step import refresh, train_step
 
 DEVICES = ("auto", "cpu", "cuda")

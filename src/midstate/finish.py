@@ -5,15 +5,14 @@ from pathlib import Path
 from typing import Any
 
 from midstate import checkpoint, counting, metrics
-from midstate.config import RunFailed
-from midstate.files import write_atomically
+from midstate.common.errors import RunFailed
+from midstate.common.files import write_atomically, write_csv
 from midstate.plan import Plan
 from midstate.probes import NUM_IMAGES
 from midstate.recorder import Recorder
 from midstate.sensitivity import COLUMNS, sensitivities
 from midstate.session import Session
 from midstate.sparsity import Pruner
-from midstate.tracking import write_csv
 
 log = logging.getLogger(__name__)
 NAMED = 100  # images that a message names at most

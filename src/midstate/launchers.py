@@ -23,7 +23,7 @@ from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from midstate.config import RunStopped
+from midstate.common.errors import RunStopped
 from midstate.stopping import (
     SECONDS,
     SIGNALS,
@@ -78,7 +78,7 @@ class Search(Callback):
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         """In the sweep's process: do not pass a search that was stopped for one that has finished."""
-        from midstate.cli import EXIT_STOPPED  # which imports this module
+        from midstate.common.errors import EXIT_STOPPED  # which imports this module
 
         if is_stopping():
             raise SystemExit(EXIT_STOPPED)

@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
-from midstate.config import ConfigError
+from midstate.common.errors import ConfigError
 
 log = logging.getLogger(__name__)
 

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 import torch
 
-from midstate.config import RunFailed, first_line
+from midstate.common.errors import RunFailed, first_line
 
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of malloc.h
 KEEP = {M_TRIM_THRESHOLD: -1, M_MMAP_MAX: 0}  # never trim the heap, and let it hold large allocations, too

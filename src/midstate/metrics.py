@@ -4,7 +4,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from midstate.config import RunFailed
+from midstate.common.errors import RunFailed
 from midstate.data import Split
 from midstate.processes import ALONE, Processes
 from midstate.sparsity.calibration import EVAL_BATCH, evaluation

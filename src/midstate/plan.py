@@ -11,12 +11,17 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from midstate import runs
-from midstate.config import ConfigError, build, check_root, redact, user_errors
+from midstate.common.errors import ConfigError, user_errors
+from midstate.common.project import git_commit
+from midstate.common.secrets import redact
+from midstate.config.building import build
+from midstate.config.overrides import typed_overrides
+from midstate.config.schema import check_root
 from midstate.machine import fast_at_bfloat16
 from midstate.models import checkpoint_identity, find_checkpoint
 from midstate.prepare import session_of
 from midstate.processes import ALONE, Processes
+from midstate.runs import FORMAT, NUMERICS, config_hash, find_file, read_summary
 from midstate.session import Session
 from midstate.sparsity import Blocks, Budget, Candidates, Direct, Method, Scheme
 from midstate.torchrun import local_rank, local_size, started_by_torchrun, world_size
@@ -74,7 +79,7 @@ class Plan:
         name = choices.get("experiment", choices["pruner"])
         if ".." in Path(name).parts or Path(name).is_absolute():
             raise ConfigError(f"{name}: the name of a run must not lead out of outputs/")
-        identity = runs.config_hash(resolved)
+        identity = config_hash(resolved)
         if started_by_torchrun() and hydra.mode == RunMode.MULTIRUN:
             raise ConfigError("torchrun: all its processes do one run together; start a multirun without it")
         if config.run_dir is not None and hydra.mode == RunMode.MULTIRUN:
@@ -96,16 +101,16 @@ class Plan:
     def facts(self) -> dict[str, Any]:
         """What the summary says of the run whatever its end."""
         return {
-            "format": runs.FORMAT,
+            "format": FORMAT,
             "config_hash": self.hash,
-            "numerics": runs.NUMERICS,
+            "numerics": NUMERICS,
             "seed": self.config["seed"],
             **{key: self.choices[key] for key in ("model", "data", "pruner", "schedule")},
             "epochs": self.parts["trainer"].epochs,
             "device": self.config["trainer"]["device"],
             "threads": self.config["trainer"]["threads"],
             "torch": torch.__version__,
-            "git": runs.git_commit(),
+            "git": git_commit(),
         }
 
     @property
@@ -114,11 +119,6 @@ class Plan:
         name = self.config["trainer"]["device"]
         index = local_rank() if started_by_torchrun() else self.config["machine"]["device_index"]
         return torch.device(name, index) if name == "cuda" else torch.device(name)
-
-
-def typed_overrides() -> list[str]:
-    """What the user typed, as typed: read like a setting, references in it would be replaced, secrets too."""
-    return OmegaConf.to_container(HydraConfig.get().overrides.task, resolve=False)
 
 
 def build_parts(config: DictConfig) -> dict[str, Any]:
@@ -162,9 +162,9 @@ def _with_scheme_of_runs(config: DictConfig) -> tuple[DictConfig, str | None]:
     if not place:
         return config, None
     with user_errors("pruner"):
-        file = runs.find_file("scheme", place, "scheme.json", OmegaConf.to_container(config, resolve=True))
+        file = find_file("scheme", place, "scheme.json", OmegaConf.to_container(config, resolve=True))
     found = OmegaConf.merge(config, {"pruner": {"scheme": str(file)}})
-    return found, runs.read_summary(file.parent)["config_hash"]
+    return found, read_summary(file.parent)["config_hash"]
 
 
 def _check_trained(parts: dict[str, Any]) -> None:

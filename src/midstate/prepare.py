@@ -8,14 +8,15 @@ import torch
 from torch import Tensor, nn
 from torch.amp import GradScaler
 
-from midstate import counting, runs
-from midstate.config import ConfigError, user_errors
+from midstate import counting
+from midstate.common.errors import ConfigError, user_errors
 from midstate.data import Augmentation, Batches, Images
 from midstate.machine import keep_freed_memory
 from midstate.mixing import Mixing
 from midstate.models import classifier_names, load_weights, narrowed, try_training
 from midstate.probes import NUM_IMAGES, GapProbe
 from midstate.processes import Processes
+from midstate.runs import read_config
 from midstate.session import Session
 from midstate.sparsity import Pruner, Sample, seed_for, weight_layers
 
@@ -125,7 +126,7 @@ def _narrower(plan: "Plan", images: Tensor, num_classes: int) -> Any:
     with user_errors("pruner"):
         like = plan.parts.get("like")
         recipe, found = narrowed(recipe, wide, plan.parts["pruner"]["narrow"], like, images, num_classes)
-    begun = None if plan.config["rerun"] else runs.read_config(plan.directory)
+    begun = None if plan.config["rerun"] else read_config(plan.directory)
     if begun and begun["model"].get("narrowed", found) != found:
         raise ConfigError(
             f"pruner.like={plan.config['pruner']['like']}: asks for {found}, and this run began with "

@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim.swa_utils import update_bn
 
+from midstate.common.numbers import floor
 from midstate.data import Split
 from midstate.metrics import EVAL_BATCH, evaluate
 from midstate.sparsity import Pruner
-from midstate.sparsity.schedules import floor
 
 NUM_IMAGES = 1000  # at most, of validation to measure on and of training to estimate BatchNorm on
 

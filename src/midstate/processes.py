@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from midstate.config import RunFailed, first_line
+from midstate.common.errors import RunFailed, first_line
 from midstate.sparsity.masked import digest
 from midstate.torchrun import started_by_torchrun
 

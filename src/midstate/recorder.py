@@ -10,10 +10,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from midstate import checkpoint, runs
-from midstate.config import RunFailed, redact
+from midstate import checkpoint
+from midstate.common.errors import RunFailed
+from midstate.common.secrets import redact
 from midstate.plan import Plan
 from midstate.report import epoch_line
+from midstate.runs import write_config, write_summary
 from midstate.session import Session
 from midstate.tracking import Tracker
 
@@ -38,7 +40,7 @@ class Recorder:
 
         def write() -> None:
             with self.writing("config.yaml"):
-                runs.write_config(self.plan.directory, self.plan.config)
+                write_config(self.plan.directory, self.plan.config)
             self.tracker.start(self._start_wandb)
 
         self.session.processes.agree(write)
@@ -82,7 +84,7 @@ class Recorder:
         """Write summary.json and return it, without asking the other processes."""
         summary = {"status": status, **self.plan.facts(), **more, "wall_seconds": self.wall_seconds()}
         with self.writing("summary.json"):
-            runs.write_summary(self.plan.directory, summary)
+            write_summary(self.plan.directory, summary)
         return summary
 
     def tables(self) -> None:

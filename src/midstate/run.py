@@ -14,20 +14,30 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from midstate import checkpoint, runs
-from midstate.cli import EXIT_FAILED, EXIT_FINISHED, EXIT_STOPPED
-from midstate.config import ConfigError, RunFailed, RunStopped, say, user_errors
+from midstate import checkpoint
+from midstate.common.errors import (
+    EXIT_FAILED,
+    EXIT_FINISHED,
+    EXIT_STOPPED,
+    ConfigError,
+    RunFailed,
+    RunStopped,
+    user_errors,
+)
+from midstate.common.files import remove_partial
+from midstate.common.secrets import say
+from midstate.config.overrides import typed_overrides
 from midstate.directory import check_own, clear, finished_before
 from midstate.engine import train
-from midstate.files import remove_partial
 from midstate.finish import draw, finish
 from midstate.launchers import queue_again
 from midstate.locking import locked
 from midstate.machine import enough_memory
-from midstate.plan import Plan, typed_overrides
+from midstate.plan import Plan
 from midstate.processes import Processes, joined, others_at_work
 from midstate.recorder import Recorder
 from midstate.report import result_table
+from midstate.runs import check_same_config
 from midstate.session import Session
 from midstate.stopping import is_first, listen_between_runs, stop_on_signal, stop_what_follows
 from midstate.torchrun import local_rank
@@ -188,7 +198,7 @@ def _check_same_run(plan: Plan, saved: dict[str, Any]) -> None:
     """Refuse a checkpoint of another run, which only a file that was moved can be."""
     if (saved["config_hash"], saved["seed"]) != (plan.hash, plan.config["seed"]):
         if "config" in saved:
-            runs.check_same_config(plan.directory, plan.config, saved["config"])
+            check_same_config(plan.directory, plan.config, saved["config"])
         raise ConfigError(
             f"run_dir={plan.directory}: its checkpoint is of configuration {saved['config_hash']}, "
             f"seed {saved['seed']}; choose another, or rerun=true to replace it"

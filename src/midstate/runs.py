@@ -2,18 +2,18 @@
 
 import hashlib
 import json
-import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 import yaml
 from omegaconf import OmegaConf
 
-from midstate.config import ConfigError, first_line, flatten, redact
-from midstate.files import write_atomically
+from midstate.common.errors import ConfigError, first_line
+from midstate.common.files import write_atomically
+from midstate.common.secrets import redact
+from midstate.config.schema import flatten
 
 FORMAT = 1
 NAMED = 8  # settings that a message names at most
@@ -243,19 +243,3 @@ def check_same_config(directory: Path, config: dict[str, Any], stored: dict[str,
         + "; ".join(differing or ["older numerics"])
         + "); choose another, or rerun=true to replace it"
     )
-
-
-@cache
-def git_commit() -> str | None:
-    """Commit of the code, with `+` for uncommitted changes to tracked files; None outside a checkout.
-
-    Asked once a process: what is imported stays what it is.
-    """
-    command = ["git", "describe", "--always", "--exclude=*", "--abbrev=12", "--dirty=+"]
-    try:
-        done = subprocess.run(
-            command, cwd=Path(__file__).parent, capture_output=True, text=True, check=True, timeout=10
-        )
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return done.stdout.strip()

@@ -13,10 +13,10 @@ from typing import Any
 import torch
 from torch import Generator, Tensor, nn
 
+from midstate.common.numbers import floor
 from midstate.data import Split
 from midstate.metrics import evaluate
 from midstate.sparsity import Layer, seed_for
-from midstate.sparsity.schedules import floor
 
 KINDS = ("share", "params", "noise")
 COLUMNS = ("layer", "depth", "params", "kind", "removed", "loss_rise", "top1_drop")

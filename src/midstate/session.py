@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.amp import GradScaler
 from torch.optim import Optimizer
 
-from midstate.config import RunFailed
+from midstate.common.errors import RunFailed
 from midstate.data import Batches, Images
 from midstate.measuring import Measuring
 from midstate.mixing import Mixing

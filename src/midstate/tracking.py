@@ -1,7 +1,5 @@
 """Tracking: CSV files, which are the truth, and Weights & Biases beside them."""
 
-import csv
-import io
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -9,12 +7,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from midstate.config import first_line, redact
-from midstate.files import write_atomically
-from midstate.sparsity import checks
+from midstate.common import checks
+from midstate.common.errors import first_line
+from midstate.common.files import write_csv
+from midstate.common.secrets import redact
 
 log = logging.getLogger(__name__)
-
 METRICS = (
     "epoch",
     "step",
@@ -34,15 +32,6 @@ METRICS = (
 LOSSES = ("step", "loss")
 PROBES = ("step", "progress", "from", "to", "gap", "gap_bn")
 MODES = ("offline", "online")
-
-
-def write_csv(path: Path, columns: tuple[str, ...], rows: list[dict[str, Any]]) -> None:
-    """Write a whole table at once: a reader never sees half a row, resuming never repeats one."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, columns, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    write_atomically(path, text.getvalue().encode())
 
 
 @dataclass(frozen=True)

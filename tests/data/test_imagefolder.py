@@ -8,7 +8,7 @@ import pytest
 from conftest import composed
 from PIL import Image
 
-from midstate.config import ConfigError
+from midstate.common.errors import ConfigError
 from midstate.data import Augmentation, Crops, ImageFolder, TimmData
 from midstate.plan import Plan
 

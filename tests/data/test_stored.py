@@ -14,7 +14,7 @@ from PIL import Image
 from torch import nn
 from torchvision.transforms import functional
 
-from midstate.config import RunFailed
+from midstate.common.errors import RunFailed
 from midstate.data import Crops, ImageFolder, Preparation, Split, Stored, TimmAugmentation, TimmData
 from midstate.data.augmentations import Lighting
 from midstate.data.decoding import seeded

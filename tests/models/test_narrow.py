@@ -11,7 +11,7 @@ from conftest import TINY, composed
 from torch.utils.flop_counter import FlopCounterMode
 
 from midstate import checkpoint
-from midstate.config import ConfigError
+from midstate.common.errors import ConfigError
 from midstate.models import CifarResNet, Narrow, Timm, Torchvision, narrowed
 from midstate.plan import Plan
 from midstate.run import run

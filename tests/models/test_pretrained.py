@@ -7,7 +7,7 @@ import torch
 import torchvision
 from conftest import composed
 
-from midstate.config import ConfigError
+from midstate.common.errors import ConfigError
 from midstate.models import Timm, Torchvision
 from midstate.plan import Plan
 

@@ -9,7 +9,7 @@ from conftest import TINY, composed
 from omegaconf import OmegaConf
 from safetensors.torch import save_file
 
-from midstate.config import ConfigError
+from midstate.common.errors import ConfigError
 from midstate.models import CifarResNet, find_checkpoint, load_weights
 from midstate.plan import Plan
 from midstate.run import run

@@ -5,7 +5,7 @@ import torch
 from conftest import composed
 from torch import nn
 
-from midstate.config import ConfigError
+from midstate.common.errors import ConfigError
 from midstate.models import Torchvision, try_training
 from midstate.plan import Plan
 

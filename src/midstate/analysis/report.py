@@ -18,7 +18,7 @@ from midstate.analysis.claims import SCALES, Claim, read_claims
 from midstate.analysis.drawing import Tables
 from midstate.analysis.statistics import seeds_needed
 from midstate.analysis.verdicts import Result
-from midstate.files import write_atomically
+from midstate.common.files import write_atomically
 
 TEMPLATES = Path(__file__).parent / "templates"
 

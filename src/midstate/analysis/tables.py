@@ -11,7 +11,7 @@ import pandas as pd
 import yaml
 
 from midstate.analysis import statistics
-from midstate.files import write_atomically
+from midstate.common.files import write_atomically
 from midstate.reproduce.planning import PlannedRun
 from midstate.sensitivity import KINDS
 

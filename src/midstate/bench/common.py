@@ -13,14 +13,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from midstate.runs import git_commit
+from midstate.common.project import git_commit
+from midstate.config.compose import composed
 
 if TYPE_CHECKING:
-    from omegaconf import DictConfig
-
     from midstate.session import Session
-
-ROOT = Path(__file__).parents[3]
 
 
 def timed_process(arguments: list[str]) -> dict[str, Any]:
@@ -61,22 +58,6 @@ def run_all(jobs: Sequence[tuple[list[str], Path]], at_once: int = 2) -> int:
 
     with ThreadPoolExecutor(at_once) as pool:
         return max(pool.map(lambda job: abs(exit_status(start_train(*job))), jobs))
-
-
-def composed(*overrides: str) -> "DictConfig":
-    """Compose a configuration as `python train.py OVERRIDES` does, with Hydra's own facts in place."""
-    from hydra import compose, initialize_config_dir
-    from hydra.core.global_hydra import GlobalHydra
-    from hydra.core.hydra_config import HydraConfig
-    from omegaconf import open_dict
-
-    GlobalHydra.instance().clear()
-    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        config = compose("train", overrides=list(overrides), return_hydra_config=True)
-    HydraConfig.instance().set_config(config)
-    with open_dict(config):
-        del config["hydra"]
-    return config
 
 
 def prepared(*overrides: str) -> "Session":

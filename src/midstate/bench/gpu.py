@@ -22,8 +22,9 @@ import torch
 from torch import Tensor
 
 from midstate import sparsity
-from midstate.bench.common import ROOT, machine, prepared, timed
+from midstate.bench.common import machine, prepared, timed
 from midstate.bench.mask import each_mask
+from midstate.common.project import ROOT
 from midstate.session import Session
 from midstate.sparsity import NM
 from midstate.step import train_step

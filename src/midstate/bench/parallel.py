@@ -13,7 +13,8 @@ from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
-from midstate.bench.common import composed, timed
+from midstate.bench.common import timed
+from midstate.config.compose import composed
 
 if TYPE_CHECKING:
     from midstate.processes import Processes

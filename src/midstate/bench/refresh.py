@@ -11,7 +11,8 @@ from statistics import mean
 from typing import Any
 
 from midstate.analysis.statistics import equivalence
-from midstate.bench.common import ROOT, run_all
+from midstate.bench.common import run_all
+from midstate.common.project import ROOT
 
 MARGIN = 0.3  # points of top-1
 PRUNERS = {"nm_block": ("pruner=nm_block", "schedule=linear"), "nm": ("pruner=nm",)}

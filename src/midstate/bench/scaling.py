@@ -6,7 +6,8 @@ from typing import Any
 
 import torch
 
-from midstate.bench.common import ROOT, timed
+from midstate.bench.common import timed
+from midstate.common.project import ROOT
 from midstate.machine import keep_freed_memory
 from midstate.sparsity import NM, Place
 from midstate.sparsity.paths import layer_masks

@@ -3,7 +3,8 @@
 from statistics import median
 from typing import Any
 
-from midstate.bench.common import ROOT, timed_process
+from midstate.bench.common import timed_process
+from midstate.common.project import ROOT
 
 # Ends the process when the first step is done; the run is otherwise as typed.
 FIRST_STEP = """

@@ -5,7 +5,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from midstate.bench.common import ROOT, run_all, timed_process
+from midstate.bench.common import run_all, timed_process
+from midstate.common.project import ROOT
 
 RUNS = 20
 JOB = ("pruner=nm_block", "schedule=cubic", "logger=none")

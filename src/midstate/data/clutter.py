@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import torch
 from torch import Generator, Tensor
 
+from midstate.common import checks
 from midstate.data.loader import Augmentation, Images, Split, check_augmentation
 from midstate.data.sources import SIZES, source_splits
-from midstate.sparsity import checks
 
 
 @dataclass(frozen=True)

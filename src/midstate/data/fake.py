@@ -5,8 +5,8 @@ from dataclasses import dataclass
 import torch
 from torch import Generator
 
+from midstate.common import checks
 from midstate.data.loader import Augmentation, Images, Split, check_augmentation
-from midstate.sparsity import checks
 
 
 @dataclass(frozen=True)

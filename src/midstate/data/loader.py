@@ -13,7 +13,8 @@ import torch
 from torch import Generator, Tensor
 from torch.nn import functional as F
 
-from midstate.sparsity import checks, seed_for
+from midstate.common import checks
+from midstate.sparsity import seed_for
 
 if TYPE_CHECKING:
     from midstate.data.stored import Stored

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from midstate.config import RunFailed
+from midstate.common.errors import RunFailed
 from midstate.data.augmentations import Preparation
 from midstate.data.decoding import Decoder
 from midstate.data.loader import Shuffled, check_labels

@@ -4,8 +4,8 @@ import argparse
 import sys
 from pathlib import Path
 
-from midstate.cli import EXIT_BAD_CONFIG, EXIT_FAILED, EXIT_FINISHED
-from midstate.config import ConfigError, RunFailed, say
+from midstate.common.errors import EXIT_BAD_CONFIG, EXIT_FAILED, EXIT_FINISHED, ConfigError, RunFailed
+from midstate.common.secrets import say
 
 FILE = Path("checkpoints", "extracted.pt2")
 

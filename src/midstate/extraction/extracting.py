@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn.utils.parametrize import is_parametrized
 
-from midstate.config import first_line
+from midstate.common.errors import first_line
 from midstate.extraction.observing import Observed, traced
 from midstate.extraction.rewriting import Rewriter
 from midstate.sparsity.calibration import evaluation

@@ -11,7 +11,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 
 from midstate import counting
-from midstate.config import first_line
+from midstate.common.errors import first_line
 from midstate.sparsity import weight_layers
 
 NUM_IMAGES = 2  # so that the batch can be told from channels

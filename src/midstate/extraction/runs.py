@@ -10,13 +10,15 @@ import torch
 from omegaconf import OmegaConf
 from torch import Tensor, nn
 
-from midstate import counting, runs
-from midstate.config import ConfigError, RunFailed, build, first_line, user_errors
+from midstate import counting
+from midstate.common.errors import ConfigError, RunFailed, first_line, user_errors
+from midstate.common.files import write_atomically
+from midstate.config.building import build
 from midstate.data import Images
 from midstate.extraction.extracting import extract
-from midstate.files import write_atomically
 from midstate.machine import enough_memory, keep_freed_memory
 from midstate.models import load_weights
+from midstate.runs import is_run, read_config, read_summary
 from midstate.sparsity import weight_layers
 
 REPEATS = 15  # of a timed pass
@@ -67,8 +69,8 @@ def extract_run(directory: Path, file: Path, batch_size: int = 64) -> str:
 
 def _read(directory: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     """Summary and configuration of a finished run that has pruned something."""
-    summary, config = runs.read_summary(directory), runs.read_config(directory)
-    if summary is None or config is None or not runs.is_run(config):
+    summary, config = read_summary(directory), read_config(directory)
+    if summary is None or config is None or not is_run(config):
         seeds = sorted(path.parent for path in directory.glob("**/seed*/summary.json"))
         hint = f"; runs below it: {', '.join(map(str, seeds[:3]))}{' ...' if len(seeds) > 3 else ''}" if seeds else ""
         what = "is no finished run's" if directory.is_dir() else "no such directory"

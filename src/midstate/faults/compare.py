@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from midstate.checkpoint import checkpoints, digest
-from midstate.files import PARTIAL
+from midstate.common.files import PARTIAL
 
 CLOCK = ("seconds", "images_per_second", "wall_seconds")
 TABLES = ("metrics.csv", "probes.csv", "losses.csv")

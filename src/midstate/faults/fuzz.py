@@ -16,9 +16,9 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from tqdm import tqdm
 
-from midstate.bench.common import ROOT
-from midstate.cli import EXIT_BAD_CONFIG, EXIT_FAILED, EXIT_FINISHED
-from midstate.config import flatten
+from midstate.common.errors import EXIT_BAD_CONFIG, EXIT_FAILED, EXIT_FINISHED
+from midstate.common.project import ROOT
+from midstate.config.schema import flatten
 from midstate.reproduce.process import exit_status, start_train
 
 CONF = ROOT / "conf"

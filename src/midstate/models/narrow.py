@@ -16,11 +16,12 @@ from typing import Any
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from midstate.common import checks
 from midstate.counting import weight_uses
 from midstate.models.sliced import Sliced, torch_pruning
 from midstate.models.start import Recipe, made_by
 from midstate.runs import find_file, read_summary
-from midstate.sparsity import checks, weight_layers
+from midstate.sparsity import weight_layers
 from midstate.torchrun import local_rank
 
 log = logging.getLogger(__name__)

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from midstate.common import checks
 from midstate.runs import find_file, read_summary
-from midstate.sparsity import checks
 
 NESTED = ("model", "state_dict", "model_ema", "state_dict_ema")  # where programs put the weights
 PREFIXES = ("module.", "_orig_mod.")  # of DataParallel and averaging; of torch.compile

@@ -6,9 +6,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from midstate import marks
 from midstate.analysis.claims import SCALES, Claim, read_claims
-from midstate.cli import CONF, EXIT_BAD_CONFIG, EXIT_FAILED, EXIT_FINISHED, EXIT_STOPPED, explain, is_users
+from midstate.common import files
+from midstate.common.errors import EXIT_BAD_CONFIG, EXIT_FAILED, EXIT_FINISHED, EXIT_STOPPED
+from midstate.common.project import CONF
+from midstate.config.explain import explain, is_users
 
 if TYPE_CHECKING:
     from midstate.reproduce.execution import Sweep
@@ -157,7 +159,7 @@ def _write_report(claims: list[Claim], options: argparse.Namespace) -> None:
     for path in write_report(options.results, claims if options.overrides else None, options.wandb):
         print(path)
     if options.readme:
-        marks.put(CONF.parent / "README.md", "claims", readme_table(options.results))
+        files.put(CONF.parent / "README.md", "claims", readme_table(options.results))
 
 
 def _more_seeds(claims: list[Claim], options: argparse.Namespace) -> list:

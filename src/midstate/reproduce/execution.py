@@ -13,7 +13,7 @@ from types import FrameType
 
 from tqdm import tqdm
 
-from midstate.cli import EXIT_STOPPED
+from midstate.common.errors import EXIT_STOPPED
 from midstate.reproduce.planning import OUTPUTS, PlannedRun
 from midstate.reproduce.process import LOST, exit_status, start_train
 from midstate.runs import read_summary

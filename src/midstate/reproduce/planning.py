@@ -10,11 +10,12 @@ import hydra
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, OmegaConf
 
-from midstate import runs
 from midstate.analysis.claims import Claim, read_claims
-from midstate.cli import CONF
-from midstate.config import ConfigError, check_root
+from midstate.common.errors import ConfigError
+from midstate.common.project import CONF
+from midstate.config.schema import check_root
 from midstate.plan import build_parts, resolve, runs_with_schemes
+from midstate.runs import config_hash, read_summary
 
 log = logging.getLogger(__name__)
 OUTPUTS = Path("outputs")  # where train.py puts runs by itself; plain multiruns and this sweep share them
@@ -46,7 +47,7 @@ class PlannedRun:
     def finished(self) -> bool:
         """Tell whether the run is there; one whose summary is damaged is not."""
         try:
-            summary = runs.read_summary(self.directory)
+            summary = read_summary(self.directory)
         except ConfigError:
             return False
         return summary is not None and summary["status"] == "finished"
@@ -144,7 +145,7 @@ def identity(experiment: str, overrides: tuple[str, ...]) -> tuple[str, str | No
     resolved = resolve(config, parts, made_by if scheme else None)
     if parent and not scheme:
         resolved["model"]["checkpoint_of"] = made_by
-    return runs.config_hash(resolved), parent, setting
+    return config_hash(resolved), parent, setting
 
 
 def _without_scheme(config: DictConfig) -> DictConfig:

@@ -6,7 +6,7 @@ A signal sent to the whole group, as by a terminal, `timeout` or a batch system,
 import os
 import signal
 
-from midstate.runs import git_commit
+from midstate.common.project import git_commit
 
 os.setsid()
 signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])  # kept for the run where it was meant for one just forked

@@ -15,6 +15,8 @@
 Only `Pruner` has state. This package imports torch, scipy where it solves, and nothing of the rest of midstate.
 """
 
+from midstate.common.seeds import seed_for
+from midstate.common.times import steps_of
 from midstate.sparsity.allocation import ERK, Allocation, Candidate, Uniform, UniformPlus, fit
 from midstate.sparsity.budget import Budget
 from midstate.sparsity.calibration import Sample
@@ -36,12 +38,11 @@ from midstate.sparsity.penalties import BatchNormL1, Penalised, Penalty
 from midstate.sparsity.pruner import Pruner
 from midstate.sparsity.ranking import LAMP, Global
 from midstate.sparsity.scaling import SSTE, ConstantScale, MultiAxis
-from midstate.sparsity.schedules import Schedule, Window, curve, steps_of
+from midstate.sparsity.schedules import Schedule, Window, curve
 from midstate.sparsity.scheme import Scheme, scheme_text
 from midstate.sparsity.scope import Layer, Scope, weight_layers
 from midstate.sparsity.selection import Unrankable
 from midstate.sparsity.updates import Update
-from midstate.sparsity.view import seed_for
 
 __all__ = [
     "ERK", "L1", "L2", "LAMP", "NM", "SRSTE", "SSTE", "STE", "Allocation", "BatchNormL1", "BatchNormScale",

@@ -13,7 +13,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from midstate.sparsity import checks
+from midstate.common import checks
 from midstate.sparsity.allocation import Allocation, Candidate, erk_densities, proportional, uniform_cost
 from midstate.sparsity.criteria import of_inputs
 from midstate.sparsity.levels import check_list, check_lowest, check_within

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, ClassVar
 import torch
 from torch import Tensor
 
+from midstate.common.numbers import floor
 from midstate.sparsity.nm import GROUP_DIM, NM, Level, grouped
 from midstate.sparsity.paths import Path, Place
-from midstate.sparsity.schedules import floor
 from midstate.sparsity.selection import keep_largest, refuse_nan
 
 if TYPE_CHECKING:

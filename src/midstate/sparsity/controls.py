@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
-from midstate.sparsity import checks
+from midstate.common import checks
 from midstate.sparsity.allocation import BUDGETS, Allocation, Candidate, erk_densities, fit, uniform_cost
 from midstate.sparsity.nm import Level
 from midstate.sparsity.patterns import Pattern

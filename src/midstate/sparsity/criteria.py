@@ -11,10 +11,10 @@ from typing import ClassVar
 import torch
 from torch import Generator, Tensor
 
-from midstate.sparsity import checks
+from midstate.common import checks
+from midstate.common.numbers import floor
 from midstate.sparsity.nm import Level
 from midstate.sparsity.patterns import Pattern
-from midstate.sparsity.schedules import floor
 from midstate.sparsity.selection import keep_largest
 
 

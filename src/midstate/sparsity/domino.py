@@ -14,12 +14,12 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from midstate.sparsity import checks
+from midstate.common import checks
+from midstate.common.numbers import floor
 from midstate.sparsity.allocation import BUDGETS, Allocation, Candidate, erk_densities, proportional, uniform_cost
 from midstate.sparsity.levels import check_list, check_lowest, check_within
 from midstate.sparsity.nm import GROUP_DIM, NM, Level, filled_groups
 from midstate.sparsity.patterns import Pattern
-from midstate.sparsity.schedules import floor
 
 log = logging.getLogger(__name__)
 MOST_DOUBLINGS = 6

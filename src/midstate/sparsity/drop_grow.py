@@ -8,9 +8,9 @@ from typing import ClassVar
 import torch
 from torch import Generator, Tensor
 
-from midstate.sparsity import checks
+from midstate.common import checks
+from midstate.common.numbers import floor
 from midstate.sparsity.patterns import Pattern
-from midstate.sparsity.schedules import floor
 from midstate.sparsity.selection import keep_largest, refuse_nan
 from midstate.sparsity.updates import Timed
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from midstate.sparsity import checks
+from midstate.common import checks
 from midstate.sparsity.nm import Level
 from midstate.sparsity.patterns import Pattern
 from midstate.sparsity.schedules import Window

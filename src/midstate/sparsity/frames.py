@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, ClassVar
 import torch
 from torch import Tensor
 
-from midstate.sparsity import checks
+from midstate.common import checks
+from midstate.common.numbers import floor
 from midstate.sparsity.nm import NM, Level
 from midstate.sparsity.paths import Path, Place, layer_masks
-from midstate.sparsity.schedules import floor
 
 if TYPE_CHECKING:
     from midstate.sparsity.method import Method

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from midstate.sparsity import checks
+from midstate.common import checks
 from midstate.sparsity.allocation import Candidate, uniform_cost
 from midstate.sparsity.nm import NM, Level
 from midstate.sparsity.patterns import Pattern

@@ -3,7 +3,7 @@
 import torch
 from torch import Generator, Tensor
 
-from midstate.sparsity import checks
+from midstate.common import checks
 from midstate.sparsity.nm_paths import block_nm_mask
 from midstate.sparsity.selection import around, keep_largest, refuse_nan
 

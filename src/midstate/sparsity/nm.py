@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from midstate.sparsity import checks
+from midstate.common import checks
 from midstate.sparsity.selection import keep_largest
 
 GROUP_DIM = 2  # of the grouped view (O, G, M, *K)

@@ -7,11 +7,12 @@ from typing import ClassVar
 import torch
 from torch import Generator, Tensor
 
-from midstate.sparsity import checks
+from midstate.common import checks
+from midstate.common.numbers import floor
 from midstate.sparsity.blocks import block_norms, masked_blocks, spread_blocks, stay_longest
 from midstate.sparsity.nm import NM, Level, grouped
 from midstate.sparsity.paths import Path, Place, layer_masks
-from midstate.sparsity.schedules import Window, floor
+from midstate.sparsity.schedules import Window
 
 GRANULARITIES = ("layer", "group")
 STEPS = ("single", "powers_of_two")

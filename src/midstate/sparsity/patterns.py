@@ -11,9 +11,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from midstate.sparsity import checks
+from midstate.common import checks
+from midstate.common.numbers import floor
 from midstate.sparsity.nm import NM, Level
-from midstate.sparsity.schedules import floor
 from midstate.sparsity.selection import keep_largest
 
 

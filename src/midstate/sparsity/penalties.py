@@ -10,7 +10,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from midstate.sparsity import checks
+from midstate.common import checks
 from midstate.sparsity.patterns import Pattern
 
 

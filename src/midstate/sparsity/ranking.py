@@ -7,11 +7,11 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from midstate.sparsity import checks
+from midstate.common import checks
+from midstate.common.numbers import floor
 from midstate.sparsity.allocation import BUDGETS, Allocation, Candidate, uniform_cost, use_up
 from midstate.sparsity.nm import Level
 from midstate.sparsity.patterns import Pattern
-from midstate.sparsity.schedules import floor
 from midstate.sparsity.selection import count_largest, refuse_nan
 
 NORMALISERS = ("none", "mean")

@@ -9,7 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from midstate.sparsity import checks
+from midstate.common import checks
 from midstate.sparsity.estimators import SRSTE, STE, Memory
 from midstate.sparsity.multi_axis import axis_scale
 from midstate.sparsity.nm import GROUP_DIM, Level, filled_groups

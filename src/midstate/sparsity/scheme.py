@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from midstate.sparsity import checks
+from midstate.common import checks
 from midstate.sparsity.allocation import Allocation, Candidate
 from midstate.sparsity.nm import Level
 from midstate.sparsity.patterns import Pattern

@@ -8,7 +8,7 @@ from fnmatch import fnmatchcase
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
-from midstate.sparsity import checks
+from midstate.common import checks
 from midstate.sparsity.patterns import Pattern
 
 INDIVISIBLE = ("skip", "pad", "error")

@@ -6,9 +6,10 @@ from typing import ClassVar
 import torch
 from torch import Generator, Tensor
 
-from midstate.sparsity import checks
+from midstate.common import checks
+from midstate.common.times import steps_of
 from midstate.sparsity.patterns import Pattern
-from midstate.sparsity.schedules import Window, steps_of
+from midstate.sparsity.schedules import Window
 
 REGROW = ("free", "never")
 

@@ -1,12 +1,12 @@
 """What the axes of a method see of a network: scores, candidates for allocations, places on a path."""
 
-import hashlib
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache, partial
 
 from torch import Generator, Tensor, nn
 
+from midstate.common.seeds import seed_for
 from midstate.sparsity import calibration
 from midstate.sparsity.allocation import Candidate
 from midstate.sparsity.calibration import Sample
@@ -17,12 +17,6 @@ from midstate.sparsity.method import Method
 from midstate.sparsity.nm import Level
 from midstate.sparsity.paths import Place
 from midstate.sparsity.scope import Layer
-
-
-def seed_for(seed: int, *purpose: object) -> int:
-    """Derive an independent 63-bit seed for a purpose, such as ("order", epoch)."""
-    digest = hashlib.sha256(repr((seed, *purpose)).encode()).digest()
-    return int.from_bytes(digest[:8], "big") >> 1
 
 
 @dataclass(frozen=True)

@@ -1,9 +1,13 @@
-"""Writing files whole or not at all."""
+"""Files: written whole or not at all, tables, and text between marks."""
 
+import csv
+import io
 import os
+import re
 import tempfile
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 PARTIAL = ".partial"
 
@@ -40,3 +44,25 @@ def _sync(directory: Path) -> None:
             os.fsync(handle)
         finally:
             os.close(handle)
+
+
+def write_csv(path: Path, columns: tuple[str, ...], rows: list[dict[str, Any]]) -> None:
+    """Write a whole table at once: a reader never sees half a row, resuming never repeats one."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_atomically(path, text.getvalue().encode())
+
+
+def put(path: Path, name: str, text: str) -> None:
+    """Replace what stands between a file's marks.
+
+    Raises:
+        ValueError: the file has no such marks.
+    """
+    marks = re.compile(rf"(<!-- {re.escape(name)} -->\n).*?(<!-- end -->)", re.DOTALL)
+    content, found = marks.subn(lambda match: f"{match[1]}{text}\n{match[2]}", path.read_text())
+    if not found:
+        raise ValueError(f"{path}: has no marks <!-- {name} --> and <!-- end -->")
+    path.write_text(content)

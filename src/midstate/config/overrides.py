@@ -3,9 +3,14 @@
 import re
 
 from hydra._internal.utils import get_args_parser
+from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import OmegaConf
 
-from midstate.config import GROUPS, ConfigError, near, redact
+from midstate.common.checks import near
+from midstate.common.errors import ConfigError
+from midstate.common.secrets import redact
+from midstate.config.schema import GROUPS
 
 # Of Hydra's own settings: plain values for these. The others of launchers and sweepers would run something (setup,
 # python, runtime_env, custom_search_space), read pickles (submitit_folder, address, storage), put lines into a batch
@@ -59,3 +64,8 @@ def check_command_line(arguments: list[str]) -> None:
         # Also hydra/launcher and its like.
         if ("/" in key or key in GROUPS) and re.search(r"\.\.|\$\{|(^|[\[,'\"])\s*/", value):
             raise ConfigError(f"{typed}: must be a member of the group {key}, not a path; --config-dir adds members")
+
+
+def typed_overrides() -> list[str]:
+    """What the user typed, as typed: read like a setting, references in it would be replaced, secrets too."""
+    return OmegaConf.to_container(HydraConfig.get().overrides.task, resolve=False)

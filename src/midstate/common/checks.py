@@ -1,9 +1,18 @@
-"""Checks of what a user typed: each raises ValueError naming field, value and what is allowed."""
+"""Configuration: its schema, and building objects from it.
+
+Imports nothing heavy: `train.py --help` and a refused override must answer at once.
+"""
 
 import difflib
 import math
 from collections.abc import Iterable
 from numbers import Integral, Real
+
+
+def near(typed: str, known: list[str], cutoff: float = 0.6) -> str:
+    """Suggest the known names nearest to a typed one; nothing where none is near."""
+    found = difflib.get_close_matches(typed, known, n=2, cutoff=cutoff)
+    return f"; did you mean {' or '.join(found)}?" if found else ""
 
 
 def integer(name: str, value: object, low: int, high: int | None = None) -> int:
