@@ -1,6 +1,6 @@
 """Configuration: its schema, and building objects from it.
 
-Imports nothing heavy: `train.py --help` and a refused override must answer at once.
+Imports nothing heavy: `train.py --cfg job` and a refused override must answer at once.
 """
 
 import difflib
