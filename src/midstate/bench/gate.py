@@ -30,7 +30,7 @@ STEP: Limits = {
 DATA: Limits = {
     "loading, largest share of a step (%)": (lambda rows: max(row["share of a step (%)"] for row in rows), 5)
 }
-STARTUP: Limits = {"--help (imports of torch)": (lambda rows: _of(rows, what="train.py --help")["ratio"], 1)}
+STARTUP: Limits = {"--help (imports of torch)": (lambda rows: _of(rows, what="train.py --help")["ratio"], 0.5)}
 LIMITS: dict[str, tuple[Callable[[int], Rows], Limits]] = {
     "mask": (mask.measure, MASK),
     "step": (lambda repeats: step.measure(repeats, methods=("nm_block", "maxq"), settings=("fp32",)), STEP),
