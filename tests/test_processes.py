@@ -12,7 +12,7 @@ import pytest
 import torch
 from conftest import ROOT, TINY, begin, wait_for
 
-from midstate.sparsity.masked import digest
+from midstate.sparsity.masks import digest
 
 TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--nproc-per-node")
 # LayerNorm only: nothing depends on how a batch is cut.

@@ -13,8 +13,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.overrides import TorchFunctionMode
 
 from midstate.sparsity import Layer, weight_layers
-from midstate.sparsity.calibration import evaluation
-from midstate.sparsity.criteria import of_inputs
+from midstate.sparsity.criteria.base import of_inputs
+from midstate.sparsity.observe import evaluation
 
 IMAGES_AT_ONCE = 32
 

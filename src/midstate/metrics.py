@@ -7,7 +7,7 @@ from torch.nn import functional as F
 from midstate.common.errors import RunFailed
 from midstate.data import Split
 from midstate.processes import ALONE, Processes
-from midstate.sparsity.calibration import EVAL_BATCH, evaluation
+from midstate.sparsity.observe import EVAL_BATCH, evaluation
 
 
 @torch.no_grad()

@@ -18,7 +18,7 @@ from torch import Tensor, distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from midstate.common.errors import RunFailed, first_line
-from midstate.sparsity.masked import digest
+from midstate.sparsity.masks import digest
 from midstate.torchrun import started_by_torchrun
 
 T = TypeVar("T")

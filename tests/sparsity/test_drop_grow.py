@@ -33,8 +33,8 @@ from midstate.sparsity import (
     Update,
     Weight,
 )
-from midstate.sparsity.drop_grow import exchange_scores
 from midstate.sparsity.schedules import Window
+from midstate.sparsity.updates.drop_grow import exchange_scores
 
 EVERY_LAYER = Scope(skip_first=False, skip_classifier=False)
 #                        stays  -    drops  -          -    stays  -   drops

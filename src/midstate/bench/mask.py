@@ -15,8 +15,8 @@ from midstate import sparsity
 from midstate.bench.common import timed
 from midstate.machine import keep_freed_memory
 from midstate.sparsity import NM, Place
-from midstate.sparsity.paths import layer_masks
-from midstate.sparsity.selection import count_largest
+from midstate.sparsity.kernels.selection import count_largest
+from midstate.sparsity.paths.base import layer_masks
 
 PATTERNS = ((1, 4), (2, 4), (1, 8), (2, 8), (4, 8), (1, 16), (2, 16), (4, 16), (8, 16))
 THREADS = 2

@@ -10,7 +10,7 @@ from midstate.bench.common import timed
 from midstate.common.project import ROOT
 from midstate.machine import keep_freed_memory
 from midstate.sparsity import NM, Place
-from midstate.sparsity.paths import layer_masks
+from midstate.sparsity.paths.base import layer_masks
 
 WEIGHTS = (1e6, 3e6, 1e7, 3e7, 1e8)
 GROUPS = (4, 8, 16, 32)

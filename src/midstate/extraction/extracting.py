@@ -9,7 +9,7 @@ from torch.nn.utils.parametrize import is_parametrized
 from midstate.common.errors import first_line
 from midstate.extraction.observing import Observed, traced
 from midstate.extraction.rewriting import Rewriter
-from midstate.sparsity.calibration import evaluation
+from midstate.sparsity.observe import evaluation
 
 NUM_COMPARED = 4  # images
 TOLERANCE = 1e-9  # of the largest output, in double precision

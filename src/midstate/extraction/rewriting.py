@@ -11,7 +11,7 @@ from midstate.extraction.cutting import Cut, Response, cut_layer, cut_norm, resp
 from midstate.extraction.observing import Observed, with_layers
 from midstate.extraction.operations import adds_channels, flattened, is_binary, treats_channels_alone
 from midstate.extraction.parts import Constants, FixedSize, Select, Spread
-from midstate.sparsity.criteria import of_inputs
+from midstate.sparsity.criteria.base import of_inputs
 
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)  # and no other library's: those pad or standardise in their own way
 

@@ -2,16 +2,17 @@
 
 from dataclasses import dataclass
 
-from midstate.sparsity.allocation import Allocation
-from midstate.sparsity.criteria import Criterion
-from midstate.sparsity.drop_grow import DropGrow
-from midstate.sparsity.estimators import Estimator
-from midstate.sparsity.nm_paths import Blocks, Search
-from midstate.sparsity.paths import Path
-from midstate.sparsity.patterns import Pattern
-from midstate.sparsity.penalties import Penalty
+from midstate.sparsity.allocations.base import Allocation
+from midstate.sparsity.criteria.base import Criterion
+from midstate.sparsity.estimators.base import Estimator
+from midstate.sparsity.paths.base import Path
+from midstate.sparsity.paths.blocks import Blocks
+from midstate.sparsity.paths.search import Search
+from midstate.sparsity.patterns.pattern import Pattern
+from midstate.sparsity.penalty import Penalty
 from midstate.sparsity.scope import Scope
-from midstate.sparsity.updates import Update
+from midstate.sparsity.updates.drop_grow import DropGrow
+from midstate.sparsity.updates.live import Update
 
 
 @dataclass(frozen=True)
