@@ -9,7 +9,7 @@ import json
 import sys
 from pathlib import Path
 
-from midstate.bench.common import machine, rendered
+from benchmarks.common import machine, rendered
 from midstate.common import files
 from midstate.common.project import ROOT
 
@@ -40,7 +40,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, default=None, help="file for rows and machine")
     parser.add_argument("--readme", action="store_true", help="put the table into README.md, or docs/scale.md")
     arguments = parser.parse_args()
-    benchmark = importlib.import_module(f"midstate.bench.{arguments.command}")
+    benchmark = importlib.import_module(f"benchmarks.{arguments.command}")
     result = {"machine": machine(), "rows": benchmark.measure(arguments.repeats or COMMANDS[arguments.command])}
     text = rendered(arguments.command, result)
     print(text)

@@ -7,7 +7,7 @@ import argparse
 import importlib
 import sys
 
-from midstate.bench.common import machine, table
+from benchmarks.common import machine, table
 from midstate.common import files
 from midstate.common.project import ROOT
 
@@ -23,7 +23,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0, help="of what is random")
     parser.add_argument("--docs", action="store_true", help="put the table into docs/reliability.md")
     arguments = parser.parse_args()
-    module = importlib.import_module(f"midstate.faults.{arguments.command}")
+    module = importlib.import_module(f"faults.{arguments.command}")
     about = machine()
     rows = module.measure(arguments.times or COMMANDS[arguments.command], arguments.seed)
     text = table({"rows": rows, "machine": about})

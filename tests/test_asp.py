@@ -9,11 +9,11 @@ from conftest import ALONE, TINY, composed
 from torch import nn
 from torch.nn import functional as F
 
-from midstate import engine
 from midstate.common.errors import ConfigError
+from midstate.engine.loop import train
 from midstate.models import classifier_names
-from midstate.plan import Plan, build_parts
-from midstate.run import run
+from midstate.runs.plan import Plan, build_parts
+from midstate.runs.run import run
 from midstate.sparsity import NM, Pruner, Scope, verify_nm, weight_layers
 
 SHORT = (*TINY, "trainer.epochs=2", "trainer.probes=false")
@@ -143,5 +143,5 @@ def test_what_is_typed_wins_and_trains_dense_first():
         kept.append(min(session.pruner.kept()))
         return False
 
-    assert engine.train(session, lambda: None, lambda row: None, after_step)
+    assert train(session, lambda: None, lambda row: None, after_step)
     assert kept == [1.0] * 6 + [0.5] * 6

@@ -6,10 +6,10 @@ import pytest
 import torch
 from conftest import composed
 
-from midstate.bench import gate, mask, refresh, step
-from midstate.bench.common import rendered
+from benchmarks import gate, mask, refresh, step
+from benchmarks.common import rendered
 from midstate.common.project import ROOT
-from midstate.plan import Plan
+from midstate.runs.plan import Plan
 from midstate.sparsity import NM, SRSTE, nm_mask
 
 

@@ -6,7 +6,7 @@ import pytest
 from conftest import ALONE, ROOT, composed
 
 from midstate.common.errors import ConfigError
-from midstate.plan import Plan
+from midstate.runs.plan import Plan
 
 # Claims are not for train.py; experiments are composed in tests/reproduce and tests/test_papers.py.
 FILES = sorted(

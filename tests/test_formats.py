@@ -11,10 +11,10 @@ import pytest
 import torch
 from conftest import ROOT, composed
 
-from midstate.analysis.run_figures import read_table
 from midstate.common.errors import ConfigError, RunFailed
-from midstate.run import run
-from midstate.runs import read_summary
+from midstate.runs.directory import read_summary
+from midstate.runs.figures import read_table
+from midstate.runs.run import run
 
 OLD = ROOT / "tests" / "format_1"
 JOB = ("pruner=nm_block", "schedule=linear", "data=digits", "data.augmentation.crop_padding=1", "logger=none")

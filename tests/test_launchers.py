@@ -13,7 +13,7 @@ import pytest
 from conftest import TINY, assert_checkpoints_whole, begin, composed, wait_for
 
 from midstate.config.overrides import OWN_OF_HYDRA
-from midstate.run import run
+from midstate.runs.run import run
 
 SECRET = "0123456789abcdef0123456789abcdef01234567"
 # Long enough to be met at work; no checkpoint but those that a signal asks for.

@@ -10,12 +10,12 @@ import pytest
 from conftest import TINY, begin, wait_for
 
 from midstate.common.errors import ConfigError
-from midstate.locking import FILE, locked
+from midstate.runs.locking import FILE, locked
 
 HOLD = """
 import sys, time
 from pathlib import Path
-from midstate.locking import locked
+from midstate.runs.locking import locked
 with locked(Path(sys.argv[1])):
     print("held", flush=True)
     time.sleep(60)

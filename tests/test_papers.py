@@ -8,8 +8,8 @@ from conftest import ROOT, composed
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
 
-from midstate.engine import train_step
-from midstate.plan import Plan
+from midstate.engine.step import train_step
+from midstate.runs.plan import Plan
 from midstate.sparsity import weight_layers
 
 PAPERS = ROOT / "conf" / "experiment" / "paper"

@@ -7,10 +7,10 @@ import torch
 from conftest import TINY, composed
 
 from midstate.common.errors import ConfigError
-from midstate.metrics import evaluate
-from midstate.plan import Plan
-from midstate.run import run
-from midstate.step import train_step
+from midstate.engine.evaluate import evaluate
+from midstate.engine.step import train_step
+from midstate.runs.plan import Plan
+from midstate.runs.run import run
 
 # How far the losses of 24 steps may lie from float32's: bfloat16 has 8 bits, an order of sums the last of 24.
 DISTANCE = {"trainer.precision=bf16": 0.1, "trainer.channels_last=true": 1e-3}

@@ -12,7 +12,7 @@ import pytest
 import torch
 from conftest import ROOT, TINY, begin, wait_for
 
-from midstate.sparsity.masks import digest
+from midstate.distributed.processes import digest
 
 TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--nproc-per-node")
 # LayerNorm only: nothing depends on how a batch is cut.
@@ -131,11 +131,11 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 
 ASTRAY = """
 import os, sys, torch
-from midstate.bench.common import composed
 from midstate.common.errors import RunFailed
-from midstate.plan import Plan
-from midstate.processes import joined
-from midstate.step import train_step
+from midstate.config.compose import composed
+from midstate.runs.plan import Plan
+from midstate.distributed.processes import joined
+from midstate.engine.step import train_step
 
 plan = Plan.of(composed(*sys.argv[1:], "logger=none", "trainer.probes=false", "schedule.start=0"))
 with joined(plan.device) as processes:
@@ -174,7 +174,7 @@ LOST = """
 import io, os, sys, torch
 from urllib.error import HTTPError
 from midstate.common.errors import RunFailed
-from midstate.processes import joined, others_at_work
+from midstate.distributed.processes import joined, others_at_work
 
 def say(*words):  # in one piece, for two processes speak at once
     sys.stdout.write(" ".join(map(str, (os.environ["RANK"], *words))) + os.linesep)

@@ -6,11 +6,11 @@ import pandas as pd
 import pytest
 from conftest import ROOT
 
-from midstate.analysis import report, verdicts
-from midstate.analysis.claims import read_claims
-from midstate.analysis.tables import read_runs
-from midstate.reproduce.planning import identity
-from midstate.runs import NUMERICS
+from midstate.runs.identity import NUMERICS
+from midstate.study import report, verdicts
+from midstate.study.claims import read_claims
+from midstate.study.planning import identity
+from midstate.study.tables import read_runs
 
 RESULTS = ROOT / "results"
 RUNS = read_runs(RESULTS)

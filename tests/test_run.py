@@ -9,13 +9,15 @@ import torch
 from conftest import ALONE, ROOT, TINY, composed
 from omegaconf import OmegaConf
 
-from midstate import checkpoint, engine
 from midstate.common.errors import ConfigError, RunFailed
+from midstate.engine.loop import train
+from midstate.engine.step import train_step
 from midstate.models import CifarResNet
-from midstate.plan import Plan
-from midstate.run import run
+from midstate.runs import checkpoint
+from midstate.runs.plan import Plan
+from midstate.runs.run import run
+from midstate.runs.tracking import METRICS, PROBES
 from midstate.sparsity import weight_layers
-from midstate.tracking import METRICS, PROBES
 
 
 def tiny(directory, *overrides):
@@ -261,11 +263,11 @@ def test_a_stop_is_heard_while_an_allocation_measures():
         return asked.count(6) == 4  # after step 6, then between measurements
 
     nothing = lambda *_: None  # noqa: E731
-    assert engine.train(stopped, lambda: saved.append(stopped.step), nothing, stop) is False
+    assert train(stopped, lambda: saved.append(stopped.step), nothing, stop) is False
     assert (saved[-1], stopped.step, stopped.pruner.levels) == (6, 6, None)
     assert all(mask.all() for mask in stopped.pruner.masks)
-    assert engine.train(stopped, nothing, nothing, lambda: False)
-    assert engine.train(whole, nothing, nothing, lambda: False)
+    assert train(stopped, nothing, nothing, lambda: False)
+    assert train(whole, nothing, nothing, lambda: False)
     assert stopped.pruner.levels == whole.pruner.levels
     assert same(stopped.model.state_dict(), whole.model.state_dict())
 
@@ -351,7 +353,7 @@ def test_an_infinite_gradient_is_not_clipped_to_nothing():
     weight.register_hook(lambda gradient: gradient * math.inf)
     before = weight.detach().clone()
     with pytest.raises(RunFailed, match=r"diverged: the gradient's norm is (inf|nan) at step 0 "):
-        engine.train_step(session, *next(session.batches.epoch(0)))
+        train_step(session, *next(session.batches.epoch(0)))
     assert torch.equal(weight, before)
 
 
@@ -379,7 +381,7 @@ def test_images_of_any_number_of_channels_train(channels, model):
     small = ("data=fake", "data.size=16", "data.num_train=8", "data.num_eval=4", "trainer.batch_size=4", "logger=none")
     session = Plan.of(composed(f"model={model}", f"data.channels={channels}", "pruner=nm", *small)).prepare()
     session.model.train()
-    engine.train_step(session, *next(session.batches.epoch(0)))
+    train_step(session, *next(session.batches.epoch(0)))
     assert math.isfinite(session.losses[0])
 
 
@@ -404,7 +406,7 @@ def first_losses(*overrides):
     session.model.train()
     losses, total = [], 0.0
     for images, labels in session.batches.epoch(0):
-        engine.train_step(session, images, labels)
+        train_step(session, images, labels)
         losses.append((session.totals["loss"] - total) / len(labels))
         total = session.totals["loss"]
     return losses

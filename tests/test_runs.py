@@ -6,8 +6,10 @@ import pytest
 from conftest import composed
 from omegaconf import OmegaConf
 
-from midstate.plan import Plan
-from midstate.runs import NEUTRAL, config_hash, find_file, read_summary, write_config, write_summary
+from midstate.runs.directory import read_summary, write_config, write_summary
+from midstate.runs.find import find_file
+from midstate.runs.identity import NEUTRAL, config_hash
+from midstate.runs.plan import Plan
 
 IRRELEVANT = (
     "seed=5",

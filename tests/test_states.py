@@ -8,7 +8,8 @@ import torch
 from conftest import composed
 from torch import nn
 
-from midstate.plan import Plan
+from midstate.engine.step import train_step
+from midstate.runs.plan import Plan
 from midstate.sparsity import (
     L1,
     NM,
@@ -27,7 +28,6 @@ from midstate.sparsity import (
     Uniform,
     Update,
 )
-from midstate.step import train_step
 
 STEPS = 8
 RUN = ("data=fake", "data.size=8", "data.num_train=256", "data.num_eval=32", "logger=none", "trainer.epochs=1",

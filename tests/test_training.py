@@ -5,9 +5,9 @@ import torch
 from conftest import composed
 
 from midstate.common.errors import ConfigError
-from midstate.mixing import Mixing
-from midstate.plan import Plan
-from midstate.step import train_step
+from midstate.engine.mixup import Mixing
+from midstate.engine.step import train_step
+from midstate.runs.plan import Plan
 
 # No BatchNorm, so that parts of a batch see what the whole does.
 TRANSFORMER = (

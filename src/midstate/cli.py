@@ -27,9 +27,9 @@ from midstate.common.errors import (
 from midstate.common.secrets import say
 from midstate.config.explain import _frames, explain, is_users
 from midstate.config.overrides import check_command_line
-from midstate.launchers import wait_for_submitted
-from midstate.stopping import asked_within, is_first, is_stopping, stop_workers_on_signal
-from midstate.torchrun import local_rank
+from midstate.distributed.environment import local_rank
+from midstate.distributed.launchers import wait_for_submitted
+from midstate.distributed.signals import asked_within, is_first, is_stopping, stop_workers_on_signal
 
 PATIENCE = 10  # seconds
 

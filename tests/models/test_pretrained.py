@@ -9,7 +9,7 @@ from conftest import composed
 
 from midstate.common.errors import ConfigError
 from midstate.models import Timm, Torchvision
-from midstate.plan import Plan
+from midstate.runs.plan import Plan
 
 NOWHERE = "http://127.0.0.1:9"
 

@@ -11,8 +11,8 @@ from safetensors.torch import save_file
 
 from midstate.common.errors import ConfigError
 from midstate.models import CifarResNet, find_checkpoint, load_weights
-from midstate.plan import Plan
-from midstate.run import run
+from midstate.runs.plan import Plan
+from midstate.runs.run import run
 
 SHORT = (*TINY, "trainer.epochs=1")
 

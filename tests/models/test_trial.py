@@ -7,7 +7,7 @@ from torch import nn
 
 from midstate.common.errors import ConfigError
 from midstate.models import Torchvision, try_training
-from midstate.plan import Plan
+from midstate.runs.plan import Plan
 
 
 def test_a_trial_leaves_no_trace():

@@ -6,8 +6,8 @@ from conftest import TINY, composed
 from torch import nn
 from torch.nn import functional as F
 
-from midstate import engine
-from midstate.plan import Plan
+from midstate.engine.loop import train
+from midstate.runs.plan import Plan
 from midstate.sparsity import (
     ERK,
     L1,
@@ -265,7 +265,7 @@ def test_runs_exchange_at_ticks_alone_and_not_at_the_ends_of_epochs():
     def end_of_epoch(row):
         ends.append(all(map(torch.equal, session.pruner.masks, seen[session.step])))
 
-    assert engine.train(session, lambda: None, end_of_epoch, after_step)
+    assert train(session, lambda: None, end_of_epoch, after_step)
     changed = [step for step in range(1, 25) if not all(map(torch.equal, seen[step], seen[step - 1]))]
     assert changed == [1, 6, 11]  # before the forward passes of steps 0, 5 and 10; 14 is the last at which masks change
     assert ends == [True] * 4

@@ -35,7 +35,7 @@ def is_users(error: Exception) -> bool:
         return isinstance(error, (*_BARE, RuntimeError))
     return (
         isinstance(error, _BARE)
-        and not any(module == "midstate.run" for module, _ in frames)
+        and not any(module == "midstate.runs.run" for module, _ in frames)
         and frames[-1] != ("hydra.core.utils", "return_value")  # a job's, from another process
         and last in ("hydra", "omegaconf", "antlr4", "os", "pathlib", *_PLUGINS)
     )

@@ -17,12 +17,13 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from midstate.common import checks
-from midstate.counting import weight_uses
+from midstate.compaction.counting import weight_uses
+from midstate.distributed.environment import local_rank
 from midstate.models.sliced import Sliced, torch_pruning
-from midstate.models.start import Recipe, made_by
-from midstate.runs import find_file, read_summary
+from midstate.models.start import Recipe
+from midstate.runs.directory import read_summary
+from midstate.runs.find import find_file, made_by
 from midstate.sparsity import weight_layers
-from midstate.torchrun import local_rank
 
 log = logging.getLogger(__name__)
 MATCHES = {"params": "params_sparse", "macs": "macs_sparse"}  # and what a summary calls it

@@ -11,10 +11,10 @@ from torch.optim import Optimizer
 from midstate.sparsity.allocations.domino import Walk, press
 from midstate.sparsity.allocations.fitting import compare_with_uniform
 from midstate.sparsity.allocations.scheme import scheme_text
+from midstate.sparsity.attached import Attached
 from midstate.sparsity.batchnorm import needed_batchnorms
 from midstate.sparsity.history import Changes
 from midstate.sparsity.layers import View
-from midstate.sparsity.masks import Attached
 from midstate.sparsity.method import Method
 from midstate.sparsity.observe import Sample
 from midstate.sparsity.patterns.nm import Level
