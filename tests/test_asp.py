@@ -13,6 +13,7 @@ from midstate.common.errors import ConfigError
 from midstate.engine.loop import train
 from midstate.models import classifier_names
 from midstate.runs.plan import Plan, build_parts
+from midstate.runs.prepare import prepare
 from midstate.runs.run import run
 from midstate.sparsity import NM, Pruner, Scope, verify_nm, weight_layers
 
@@ -137,7 +138,7 @@ def test_any_run_may_ask_for_trained_weights(dense):
 def test_what_is_typed_wins_and_trains_dense_first():
     plan = Plan.of(composed(*SHORT, "pruner=asp", *ALONE["asp"]))
     assert (plan.parts["trainer"].mode, plan.parts["schedule"].start) == ("train", 0.5)
-    session, kept = plan.prepare(), []
+    session, kept = prepare(plan), []
 
     def after_step():
         kept.append(min(session.pruner.kept()))

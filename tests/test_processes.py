@@ -134,12 +134,14 @@ import os, sys, torch
 from midstate.common.errors import RunFailed
 from midstate.config.compose import composed
 from midstate.runs.plan import Plan
+from midstate.runs.prepare import prepare
+from midstate.runs.prepare import prepare
 from midstate.distributed.processes import joined
 from midstate.engine.step import train_step
 
 plan = Plan.of(composed(*sys.argv[1:], "logger=none", "trainer.probes=false", "schedule.start=0"))
 with joined(plan.device) as processes:
-    session = plan.prepare(processes)
+    session = prepare(plan, processes)
     session.model.train()
     for step, batch in enumerate(session.batches.epoch(0)):
         if step == 3 and processes.rank == 1:

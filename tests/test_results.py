@@ -7,9 +7,10 @@ import pytest
 from conftest import ROOT
 
 from midstate.runs.identity import NUMERICS
-from midstate.study import report, verdicts
+from midstate.study import verdicts
 from midstate.study.claims import read_claims
 from midstate.study.planning import identity
+from midstate.study.report import readme_table, write_report
 from midstate.study.tables import read_runs
 
 RESULTS = ROOT / "results"
@@ -23,7 +24,7 @@ def again(tmp_path_factory):
     for table in RESULTS.glob("*.csv"):
         shutil.copy(table, directory)
     (directory / "claims.csv").unlink()
-    report.write_report(directory)
+    write_report(directory)
     return directory
 
 
@@ -61,7 +62,7 @@ def test_rows_are_of_the_code_as_it_is():
 
 
 def test_the_readme_shows_the_verdicts():
-    assert f"<!-- claims -->\n{report.readme_table(RESULTS)}\n<!-- end -->" in (ROOT / "README.md").read_text()
+    assert f"<!-- claims -->\n{readme_table(RESULTS)}\n<!-- end -->" in (ROOT / "README.md").read_text()
 
 
 def test_every_claim_with_runs_has_a_verdict():

@@ -10,6 +10,7 @@ from midstate.runs.directory import read_summary, write_config, write_summary
 from midstate.runs.find import find_file
 from midstate.runs.identity import NEUTRAL, config_hash
 from midstate.runs.plan import Plan
+from midstate.runs.prepare import prepare
 
 IRRELEVANT = (
     "seed=5",
@@ -102,5 +103,5 @@ def test_settings_without_effect_warn(override, caplog):
 
 def test_a_schedule_that_ends_with_the_run_warns(caplog):
     with caplog.at_level("WARNING"):
-        Plan.of(composed("schedule.stop=1.0", "trainer.max_steps_per_epoch=2")).prepare()
+        prepare(Plan.of(composed("schedule.stop=1.0", "trainer.max_steps_per_epoch=2")))
     assert "no step is trained at the target" in caplog.text

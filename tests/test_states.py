@@ -10,6 +10,7 @@ from torch import nn
 
 from midstate.engine.step import train_step
 from midstate.runs.plan import Plan
+from midstate.runs.prepare import prepare
 from midstate.sparsity import (
     L1,
     NM,
@@ -42,7 +43,7 @@ METHODS = {
 
 
 def session_of(name, *overrides):
-    session = Plan.of(composed(*METHODS[name], *RUN, *overrides)).prepare()
+    session = prepare(Plan.of(composed(*METHODS[name], *RUN, *overrides)))
     session.model.train()
     return session
 

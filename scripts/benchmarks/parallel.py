@@ -53,10 +53,11 @@ def _measure(repeats: int) -> list[dict[str, Any]]:
 
 def _session(model: str, size: int, batch_size: int, processes: "Processes") -> "Session":
     from midstate.runs.plan import Plan
+    from midstate.runs.prepare import prepare
 
     data = ("data=fake", f"data.size={size}", f"data.num_train={4 * batch_size}", f"trainer.batch_size={batch_size}")
     length = ("trainer.epochs=1000", "trainer.threads=1", "trainer.device=cpu", "trainer.probes=false")
-    session = Plan.of(composed(f"model={model}", *data, *length, "logger=none", "pruner=nm_block")).prepare(processes)
+    session = prepare(Plan.of(composed(f"model={model}", *data, *length, "logger=none", "pruner=nm_block")), processes)
     session.model.train()
     session.step = int(0.1 * session.total_steps)  # in the midst of the ramp
     return session

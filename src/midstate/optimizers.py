@@ -9,7 +9,7 @@ from typing import Any
 from torch import nn, optim
 
 from midstate.common import checks
-from midstate.sparsity import steps_of
+from midstate.common.times import steps_of
 
 log = logging.getLogger(__name__)
 DECAYS = ("cosine", "constant", "steps")

@@ -5,7 +5,8 @@ import math
 import pandas as pd
 import pytest
 
-from midstate.study.report import elsewhere, needed
+from midstate.study.report import needed
+from midstate.study.section import elsewhere
 from midstate.study.statistics import seeds_needed
 from midstate.study.verdicts import Measured, Result
 

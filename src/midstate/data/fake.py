@@ -6,7 +6,8 @@ import torch
 from torch import Generator
 
 from midstate.common import checks
-from midstate.data.loader import Augmentation, Images, Split, check_augmentation
+from midstate.data.images import Images
+from midstate.data.splits import Augmentation, Split, check_augmentation
 
 
 @dataclass(frozen=True)

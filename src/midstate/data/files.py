@@ -10,11 +10,11 @@ import torch
 from torch import Generator, Tensor
 
 from midstate.common import checks
+from midstate.common.seeds import seed_for
 from midstate.data.augmentations import Crops, Preparation, TimmAugmentation
-from midstate.data.loader import Images
+from midstate.data.images import Images
 from midstate.data.reading import Reading
 from midstate.data.stored import Stored
-from midstate.sparsity import seed_for
 
 
 @dataclass(frozen=True, kw_only=True)

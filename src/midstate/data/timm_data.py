@@ -13,7 +13,7 @@ from midstate.data.decoding import to_rgb
 from midstate.data.downloads import removing_what_is_empty
 from midstate.data.files import Files
 from midstate.data.folders import FolderImages, check_splits, split_folder
-from midstate.data.loader import Images
+from midstate.data.images import Images
 
 STREAMS = ("tfds", "wds", "hfids")
 FOLDERS = ("folder", "torch/folder", "torch/image_folder")

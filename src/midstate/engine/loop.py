@@ -7,10 +7,10 @@ from typing import Any
 
 from tqdm import tqdm
 
+from midstate.common.times import steps_of
 from midstate.engine.evaluate import evaluate
 from midstate.engine.session import Session
 from midstate.engine.step import refresh, train_step
-from midstate.sparsity import steps_of
 
 
 def train(

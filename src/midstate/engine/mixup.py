@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from midstate.sparsity import seed_for
+from midstate.common.seeds import seed_for
 
 
 @dataclass(frozen=True)

@@ -14,9 +14,10 @@ import torch
 from torch import Generator, Tensor, nn
 
 from midstate.common.numbers import floor
+from midstate.common.seeds import seed_for
 from midstate.data import Split
 from midstate.engine.evaluate import evaluate
-from midstate.sparsity import Layer, seed_for
+from midstate.sparsity import Layer
 
 KINDS = ("share", "params", "noise")
 COLUMNS = ("layer", "depth", "params", "kind", "removed", "loss_rise", "top1_drop")

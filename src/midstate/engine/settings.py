@@ -3,8 +3,8 @@
 from dataclasses import dataclass, field
 
 from midstate.common import checks
+from midstate.common.times import steps_of
 from midstate.engine.sensitivity import KINDS
-from midstate.sparsity import steps_of
 
 DEVICES = ("auto", "cpu", "cuda")
 MOST_THREADS = 1024  # what cannot be begun aborts the process

@@ -6,9 +6,8 @@ from midstate.models.cifar_vgg import CifarVGG
 from midstate.models.narrow import Narrow, narrowed
 from midstate.models.start import load_weights
 from midstate.models.trial import try_training
-from midstate.runs.find import checkpoint_identity, find_checkpoint
 
 __all__ = [
-    "CifarResNet", "CifarVGG", "Narrow", "Timm", "Torchvision", "checkpoint_identity", "classifier_names",
-    "find_checkpoint", "load_weights", "narrowed", "try_training",
+    "CifarResNet", "CifarVGG", "Narrow", "Timm", "Torchvision", "classifier_names",
+    "load_weights", "narrowed", "try_training",
 ]  # fmt: skip

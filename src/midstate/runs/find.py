@@ -5,8 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from midstate.config.schema import flatten
+from midstate.models.narrow import MATCHES, Narrow
 from midstate.runs.directory import is_run, read_config, read_summary
-from midstate.runs.identity import FIXED, _counts
+from midstate.runs.identity import FIXED, counts
 
 
 def find_file(setting: str, place: str, file: str, config: dict[str, Any]) -> Path:
@@ -49,11 +50,11 @@ def _same_network_and_data(one: dict[str, Any] | None, other: dict[str, Any]) ->
         return False
     own, pair = ("checkpoint", "checkpoint_of", "pretrained"), (one, other)  # where weights come from
     models = [
-        {key: value for key, value in flatten(_as_built(each)) if key not in own and _counts(f"model.{key}", value)}
+        {key: value for key, value in flatten(_as_built(each)) if key not in own and counts(f"model.{key}", value)}
         for each in pair
     ]
     data = [
-        {key: FIXED.get(f"data.{key}", value) for key, value in each["data"].items() if _counts(f"data.{key}", value)}
+        {key: FIXED.get(f"data.{key}", value) for key, value in each["data"].items() if counts(f"data.{key}", value)}
         for each in pair
     ]
     return models[0] == models[1] and data[0] == data[1]
@@ -83,3 +84,26 @@ def made_by(summary: dict[str, Any], seed: int) -> str:
     """Say which run a summary is of, as seen by a run of a seed: alike for all seeds that use the one of their own."""
     same_seed = summary["seed"] == seed
     return summary["config_hash"] + ("" if same_seed else f"-seed{summary['seed']}")
+
+
+def find_like(narrow: Narrow, config: dict[str, Any]) -> tuple[int, str]:
+    """Find the run that a narrower network is to be as small as.
+
+    Args:
+        narrow: names it.
+        config: the resolved configuration of the run that is to be as small.
+
+    Returns:
+        How many parameters or multiply-accumulates it has, and its identity, the same on every machine.
+
+    Raises:
+        ValueError: there is none, several, or it is not finished.
+    """
+    own = Path(narrow.like, "summary.json")
+    path = own if own.is_file() else find_file("like", narrow.like, "summary.json", config)
+    summary = read_summary(path.parent) if path.name == "summary.json" else None
+    if summary is None or summary["status"] != "finished" or MATCHES[narrow.match] not in summary:
+        raise ValueError(
+            f"like={narrow.like!r}: holds no summary of a finished run; give a run's directory, or outputs/NAME"
+        )
+    return summary[MATCHES[narrow.match]], made_by(summary, config["seed"])

@@ -73,12 +73,12 @@ FIXED: dict[str, Any] = {"data.download": True}
 
 def config_hash(config: dict[str, Any]) -> str:
     """Identify what a resolved configuration computes: 12 hex digits, the same for every seed."""
-    content = {key: FIXED.get(key, value) for key, value in flatten(config) if _counts(key, value)}
+    content = {key: FIXED.get(key, value) for key, value in flatten(config) if counts(key, value)}
     canonical = json.dumps({"numerics": NUMERICS, **content}, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(canonical.encode()).hexdigest()[:12]
 
 
-def _counts(key: str, value: Any) -> bool:
+def counts(key: str, value: Any) -> bool:
     """Tell whether a setting is part of what a run is."""
     irrelevant = any(key == name or key.startswith(f"{name}.") for name in IRRELEVANT)
     return not irrelevant and not (key in NEUTRAL and NEUTRAL[key] == value)

@@ -19,14 +19,10 @@ from midstate.config.overrides import typed_overrides
 from midstate.config.schema import check_root
 from midstate.distributed.environment import local_rank, local_size, started_by_torchrun, world_size
 from midstate.distributed.machine import fast_at_bfloat16
-from midstate.distributed.processes import ALONE, Processes
-from midstate.engine.session import Session
-from midstate.models import checkpoint_identity, find_checkpoint
 from midstate.runs.directory import FORMAT, read_summary
-from midstate.runs.find import find_file
+from midstate.runs.find import checkpoint_identity, find_checkpoint, find_file, find_like
 from midstate.runs.identity import NUMERICS, config_hash
-from midstate.runs.prepare import session_of
-from midstate.runs.warnings import _warn_without_effect
+from midstate.runs.warnings import warn_without_effect
 from midstate.sparsity import Method, Scheme
 
 log = logging.getLogger(__name__)
@@ -73,7 +69,7 @@ class Plan:
             with user_errors("pruner"):
                 narrow.check(parts["model"])
                 if narrow.like is not None:
-                    parts["like"], resolved["pruner"]["like_of"] = narrow.find(resolved)
+                    parts["like"], resolved["pruner"]["like_of"] = find_like(narrow, resolved)
         if (checkpoint := parts["model"].checkpoint) is not None:
             with user_errors("model"):
                 parts["checkpoint"] = find_checkpoint(checkpoint, resolved)
@@ -89,12 +85,8 @@ class Plan:
             raise ConfigError(f"run_dir={config.run_dir}: the jobs of a multirun have a directory each; leave it out")
         directory = Path(config.run_dir or Path("outputs", name, identity, f"seed{config.seed}"))
         _check_writable(directory)
-        _warn_without_effect(typed, parts)
+        warn_without_effect(typed, parts)
         return cls(resolved, parts, choices, name, directory, identity)
-
-    def prepare(self, processes: Processes = ALONE) -> Session:
-        """Load the data, make and attach everything, see `prepare.session_of`; still nothing is written."""
-        return session_of(self, processes)
 
     @property
     def again(self) -> str:

@@ -2,32 +2,32 @@
 
 import logging
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.amp import GradScaler
 
 from midstate.common.errors import ConfigError, user_errors
+from midstate.common.seeds import seed_for
 from midstate.compaction import counting
 from midstate.data import Augmentation, Batches, Images
 from midstate.distributed.machine import keep_freed_memory
-from midstate.distributed.processes import Processes
+from midstate.distributed.processes import ALONE, Processes
 from midstate.engine.mixup import Mixing
 from midstate.engine.probes import NUM_IMAGES, GapProbe
 from midstate.engine.session import Session
+from midstate.engine.settings import Trainer
 from midstate.models import classifier_names, load_weights, narrowed, try_training
 from midstate.runs.directory import read_config
-from midstate.runs.warnings import _warn_of_end, _warn_of_scope, _warn_of_start
-from midstate.sparsity import Pruner, Sample, seed_for
+from midstate.runs.plan import Plan
+from midstate.runs.warnings import warn_of_end, warn_of_scope, warn_of_start
+from midstate.sparsity import Pruner, Sample
 
-if TYPE_CHECKING:
-    from midstate.engine.settings import Trainer
-    from midstate.runs.plan import Plan
 log = logging.getLogger(__name__)
 
 
-def session_of(plan: "Plan", processes: Processes) -> Session:
+def prepare(plan: Plan, processes: Processes = ALONE) -> Session:
     """Load the data, make and attach everything.
 
     Args:
@@ -72,7 +72,7 @@ def session_of(plan: "Plan", processes: Processes) -> Session:
     )
 
 
-def _load(plan: "Plan", processes: Processes) -> Images:
+def _load(plan: Plan, processes: Processes) -> Images:
     recipe = plan.parts["data"]
     with user_errors("data"):
         fetches = getattr(recipe, "download", False)
@@ -86,9 +86,7 @@ def _load(plan: "Plan", processes: Processes) -> Images:
     return data
 
 
-def _make_model(
-    plan: "Plan", settings: "Trainer", data: Images, processes: Processes
-) -> tuple[nn.Module, dict[str, int]]:
+def _make_model(plan: Plan, settings: Trainer, data: Images, processes: Processes) -> tuple[nn.Module, dict[str, int]]:
     """The network, with its first weights, and how often an image uses each of them."""
     recipe, device = plan.parts["model"], plan.device
     pair = data.train.first(2)
@@ -116,7 +114,7 @@ def _make_model(
     return model, uses
 
 
-def _narrower(plan: "Plan", images: Tensor, num_classes: int) -> Any:
+def _narrower(plan: Plan, images: Tensor, num_classes: int) -> Any:
     """The recipe of a narrower network; what it is goes into the configuration that is written."""
     recipe, images = plan.parts["model"], images.cpu()
     with user_errors("model", Exception):
@@ -135,7 +133,7 @@ def _narrower(plan: "Plan", images: Tensor, num_classes: int) -> Any:
     return recipe
 
 
-def _make_batches(plan: "Plan", settings: "Trainer", data: Images, processes: Processes) -> Batches:
+def _make_batches(plan: Plan, settings: Trainer, data: Images, processes: Processes) -> Batches:
     if settings.batch_size > len(data.train):
         log.warning(
             f"warning: trainer.batch_size={settings.batch_size}: there are only {len(data.train)} training images; "
@@ -164,7 +162,7 @@ def _make_batches(plan: "Plan", settings: "Trainer", data: Images, processes: Pr
 
 
 def _attach(
-    plan: "Plan", model: nn.Module, uses: dict[str, int], data: Images, steps_per_epoch: int, total_steps: int
+    plan: Plan, model: nn.Module, uses: dict[str, int], data: Images, steps_per_epoch: int, total_steps: int
 ) -> Pruner:
     first = data.train.first(NUM_IMAGES)
     with user_errors("pruner and schedule"):
@@ -179,9 +177,9 @@ def _attach(
             uses,
             Sample(first.images, first.labels),
         )
-    _warn_of_scope(pruner, model, uses)
-    _warn_of_end(pruner, total_steps)
-    _warn_of_start(pruner)
+    warn_of_scope(pruner, model, uses)
+    warn_of_end(pruner, total_steps)
+    warn_of_start(pruner)
     return pruner
 
 

@@ -38,6 +38,7 @@ from midstate.runs.directory import check_own, check_same_config, clear, finishe
 from midstate.runs.finish import draw, finish
 from midstate.runs.locking import locked
 from midstate.runs.plan import Plan
+from midstate.runs.prepare import prepare
 from midstate.runs.recorder import Recorder
 from midstate.runs.report import result_table
 from midstate.runs.tracking import Tracker
@@ -89,7 +90,7 @@ def _run(plan: Plan, processes: Processes, stop_requested: Callable[[], bool]) -
     summary = processes.agree(lambda: _finished(plan))
     if summary is None:
         with enough_memory(), user_errors("this cannot be read here", OSError):
-            session = plan.prepare(processes)
+            session = prepare(plan, processes)
         if stop_requested():
             _leave()
         with ExitStack() as stack:

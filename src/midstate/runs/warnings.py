@@ -11,7 +11,7 @@ log = logging.getLogger(__name__)
 SMALL_SCOPE = 0.1
 
 
-def _warn_of_end(pruner: Pruner, total_steps: int) -> None:
+def warn_of_end(pruner: Pruner, total_steps: int) -> None:
     """Warn where the target is reached too late to train at it; soft methods mean to end so."""
     method = pruner.method
     if not method.dense and not method.estimator.trains_dense and pruner.window.stop == total_steps:
@@ -23,7 +23,7 @@ def _warn_of_end(pruner: Pruner, total_steps: int) -> None:
         )
 
 
-def _warn_of_start(pruner: Pruner) -> None:
+def warn_of_start(pruner: Pruner) -> None:
     """Warn where a penalty has no step to act in; without it, gammas are all alike unless a checkpoint brings them."""
     if pruner.method.penalty and pruner.window.start == 0:
         log.warning(
@@ -31,7 +31,7 @@ def _warn_of_start(pruner: Pruner) -> None:
         )
 
 
-def _warn_of_scope(pruner: Pruner, model: nn.Module, uses: dict[str, int]) -> None:
+def warn_of_scope(pruner: Pruner, model: nn.Module, uses: dict[str, int]) -> None:
     """Warn where little is pruned, where its cost is unknown, or where an allocation has no room."""
     if unseen := [layer.name for layer in pruner.layers if layer.name not in uses]:
         log.warning(f"warning: no pass through {', '.join(unseen)} was seen; their MACs are not counted")
@@ -48,7 +48,7 @@ def _warn_of_scope(pruner: Pruner, model: nn.Module, uses: dict[str, int]) -> No
         )
 
 
-def _warn_without_effect(overrides: list[str], parts: dict[str, Any]) -> None:
+def warn_without_effect(overrides: list[str], parts: dict[str, Any]) -> None:
     """Warn of settings that the user typed and that change nothing."""
     method: Method = parts["method"]
     one_shot = parts["schedule"].curve == "one_shot"

@@ -3,7 +3,6 @@
 import base64
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,33 +12,15 @@ import pandas as pd
 from midstate import methods
 from midstate.common.files import write_atomically
 from midstate.study import tracked, verdicts
-from midstate.study.beside import Beside, beside, interval
+from midstate.study.beside import beside, interval
 from midstate.study.claims import SCALES, Claim, read_claims
 from midstate.study.drawing import Tables
 from midstate.study.figures import Drawn, draw_claims
+from midstate.study.section import Section, elsewhere
 from midstate.study.statistics import seeds_needed
 from midstate.study.verdicts import Result
 
 TEMPLATES = Path(__file__).parent / "templates"
-
-
-@dataclass(frozen=True)
-class Section:
-    """What the report says of one claim."""
-
-    claim: Claim
-    primary: list[Result]  # one a cell
-    needed: list[str]  # seeds that would be enough, and their cost; one a cell
-    others: list[Result]
-    beside: list[Beside]
-    figure: Drawn | None
-    not_run: list[str]
-    changed: list[str]  # digests that rows carry and the committed file no longer has
-
-    @property
-    def elsewhere(self) -> str:
-        """The verdicts but for the first, in a few words."""
-        return elsewhere((each.verdict, each.measured.effect) for each in self.primary[1:])
 
 
 def write_report(results: Path, claims: list[Claim] | None = None, wandb: str = "off") -> list[Path]:
@@ -93,18 +74,6 @@ def readme_table(results: Path) -> str:
             cells = [where, effect, str(first.seeds), f"**{first.verdict}**", found]
         lines.append(f"| {' | '.join((claim.claim, claim.english.strip(), *cells))} |")
     return "\n".join(lines)
-
-
-def elsewhere(judged: Iterable[tuple[str, float]]) -> str:
-    """Verdicts with their effects under other data, networks and recipes, in a few words."""
-    judged = list(judged)
-    by_verdict = {verdict: [effect for each, effect in judged if each == verdict] for verdict, _ in judged}
-    parts = [
-        f"{verdict} in {len(effects)} of {len(judged)} ({min(effects):+.2f}"
-        + (f" to {max(effects):+.2f})" if len(effects) > 1 else ")")
-        for verdict, effects in sorted(by_verdict.items(), key=lambda item: -len(item[1]))
-    ]
-    return ", ".join(parts) or "not run"
 
 
 def write_claims(judged: Iterable[Result], path: Path) -> None:

@@ -2,14 +2,13 @@
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from midstate.study.report import Section
+from midstate.study.section import Section
+
 PROJECT = "midstate"
 
 
-def log_claims(sections: Iterable["Section"], results: Path, mode: str, directory: Path = Path("outputs")) -> None:
+def log_claims(sections: Iterable[Section], results: Path, mode: str, directory: Path = Path("outputs")) -> None:
     """Log every claim that was run.
 
     Args:

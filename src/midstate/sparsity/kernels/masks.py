@@ -9,12 +9,11 @@ import torch
 from torch import Tensor
 
 from midstate.sparsity.kernels.selection import NAN, Unrankable
-from midstate.sparsity.patterns.nm import Level
 
 log = logging.getLogger(__name__)
 
 
-def _masks_by_kernel(m: int, scores: Sequence[Tensor], levels: Sequence[Level]) -> list[Tensor] | None:
+def masks_by_kernel(m: int, scores: Sequence[Tensor], levels: Sequence[int | Tensor]) -> list[Tensor] | None:
     """Masks of all layers at once; None where the kernel does not take such scores or levels."""
     from midstate.sparsity.kernels import triton_nm  # needs Triton
 
@@ -27,7 +26,7 @@ def _masks_by_kernel(m: int, scores: Sequence[Tensor], levels: Sequence[Level]) 
 
 
 @cache
-def _has_kernel(device: torch.device, dtype: torch.dtype) -> bool:
+def has_kernel(device: torch.device, dtype: torch.dtype) -> bool:
     """Tell whether Triton works for a type on a device: a GPU, or any under its interpreter (TRITON_INTERPRET=1)."""
     if device.type != "cuda" and os.environ.get("TRITON_INTERPRET") != "1":
         return False

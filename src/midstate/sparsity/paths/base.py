@@ -6,18 +6,15 @@ target itself. The paths of N:M are in `nm_paths`.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Generator, Tensor
 
-from midstate.sparsity.kernels.masks import _has_kernel, _masks_by_kernel
+from midstate.sparsity.kernels.masks import has_kernel, masks_by_kernel
 from midstate.sparsity.patterns.nm import Level
 from midstate.sparsity.patterns.pattern import Pattern
 from midstate.sparsity.schedules import Window
-
-if TYPE_CHECKING:
-    from midstate.sparsity.method import Method
 
 
 @dataclass(frozen=True)
@@ -40,8 +37,8 @@ def layer_masks(
     `dense` marks the groups of N:M of which all is kept, (O, groups, *K) each.
     """
     first = places[0].weight if places else torch.empty(0)
-    if pattern.name == "nm" and _has_kernel(first.device, first.dtype):
-        masks = _masks_by_kernel(pattern.m, [place.score() for place in places], levels)
+    if pattern.name == "nm" and has_kernel(first.device, first.dtype):
+        masks = masks_by_kernel(pattern.m, [place.score() for place in places], levels)
         if masks is not None:
             if dense is None:
                 return masks
@@ -66,14 +63,6 @@ class Path:
         """Raise ValueError if the path makes no sense for this pattern."""
         if pattern.name not in self.patterns:
             raise ValueError(self.refusal.format(pattern=pattern.name))
-
-    def check_beside(self, method: "Method") -> None:
-        """Raise ValueError if the path makes no sense beside other axes of a method."""
-        if method.estimator.learns_combinations:
-            beside = "" if method.pattern.name == "nm" else " beside pruner/pattern=nm"
-            raise ValueError(
-                f"estimator=candidates learns which combinations stay; use pruner/path=combinations{beside}"
-            )
 
     def check_levels(self, pattern: Pattern, levels: Sequence[Level] | None) -> None:
         """Raise ValueError if the path cannot lead to these target levels, one a layer; None: any may be asked for."""

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from functools import cache
 from itertools import combinations
 from math import comb
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -15,8 +15,6 @@ from midstate.sparsity.kernels.selection import keep_largest, refuse_nan
 from midstate.sparsity.paths.base import Path, Place
 from midstate.sparsity.patterns.nm import GROUP_DIM, NM, Level, grouped
 
-if TYPE_CHECKING:
-    from midstate.sparsity.method import Method
 MOST = 16  # combinations of a group for each of its weights: 8:16 would have 804
 
 
@@ -65,30 +63,6 @@ class Combinations(Path):
     refusal: ClassVar[str] = (
         "path=combinations is about the ways to keep N of M, and pattern={pattern} has none; use pruner/path=density"
     )
-
-    def check_beside(self, method: "Method") -> None:
-        """Whole groups only; learnt combinations need their number beforehand, and follow no score."""
-        if method.scope.indivisible == "pad":
-            raise ValueError(
-                "indivisible='pad': path=combinations needs whole groups, and partial ones are others; use skip"
-            )
-        if method.update.from_zero:
-            raise ValueError(
-                "update=drop_grow ranks weights, one by one, and path=combinations the sums of several; "
-                "use pruner/path=direct, or pruner/update=live"
-            )
-        if not method.estimator.learns_combinations:
-            return
-        if method.allocation.refresh != "never":
-            raise ValueError(
-                "estimator=candidates has one parameter a combination from the first step on, and this allocation "
-                "decides later how many stay; use uniform, erk, or scheme with the scheme.json of a run"
-            )
-        if method.update.regrow == "never" or method.update.hysteresis:
-            raise ValueError(
-                f"regrow={method.update.regrow}, hysteresis={method.update.hysteresis:g}: these bear on scores, and "
-                "estimator=candidates ranks combinations by what it has learnt; use regrow=free and hysteresis=0"
-            )
 
     def check_levels(self, pattern: NM, levels: Sequence[Level] | None) -> None:
         """Refuse what has too many combinations, before any is made."""

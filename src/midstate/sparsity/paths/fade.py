@@ -2,16 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from midstate.sparsity.paths.base import Path, Place, layer_masks
 from midstate.sparsity.patterns.pattern import Pattern
-
-if TYPE_CHECKING:
-    from midstate.sparsity.method import Method
 
 
 @dataclass(frozen=True)
@@ -23,22 +20,6 @@ class Fade(Path):
     """
 
     fades: ClassVar[bool] = True
-
-    def check_beside(self, method: "Method") -> None:
-        """Estimators must see the factors, or have something pruned to measure by."""
-        super().check_beside(method)
-        if method.estimator.trains_dense:
-            raise ValueError("path=fade: training under estimator=soft never sees what fades; use pruner/estimator=ste")
-        if method.estimator.continuous:
-            raise ValueError(
-                "path=fade: estimator=s_ste shrinks weights by the largest pruned one, and nothing is pruned before "
-                "the end; use pruner/path=n, or pruner/estimator=ste"
-            )
-        if method.update.forced_swaps:
-            raise ValueError(
-                f"forced_swaps={method.update.forced_swaps}: exchanges pruned units, and path=fade prunes none before "
-                "the end; use another path"
-            )
 
     def masks(self, pattern: Pattern, places: Sequence[Place], p: float) -> list[Tensor]:
         """1 on what the target keeps and 1 - p elsewhere; at the end the masks themselves."""

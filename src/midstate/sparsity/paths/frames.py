@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -12,8 +12,6 @@ from midstate.common.numbers import floor
 from midstate.sparsity.paths.base import Path, Place, layer_masks
 from midstate.sparsity.patterns.nm import NM, Level
 
-if TYPE_CHECKING:
-    from midstate.sparsity.method import Method
 KINDS = ("sparsify", "fine", "densify")
 MULTIPLES = (8, 4, 2, 1)  # of M, in the frames of `fine` and `densify`
 
@@ -38,12 +36,6 @@ class Frames(Path):
 
     def __post_init__(self) -> None:
         checks.one_of("frames", self.frames, KINDS)
-
-    def check_beside(self, method: "Method") -> None:
-        """Smaller groups need what larger ones have pruned."""
-        super().check_beside(method)
-        if method.update.regrow == "never" and self.frames != "sparsify":
-            raise ValueError(f"regrow=never: frames={self.frames} brings weights back; use pruner.frames=sparsify")
 
     def masks(self, pattern: NM, places: Sequence[Place], p: float) -> list[Tensor]:
         """The pattern of progress p, and in its groups."""

@@ -1,23 +1,20 @@
-"""What every data set becomes: three splits of images on one device, batched without workers.
+"""Images in memory, batched without workers.
 
 Order and augmentation are pure functions of (seed, epoch, step), so that resuming replays nothing and
 all arms of a comparison see the same batches.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Generator, Tensor
 from torch.nn import functional as F
 
 from midstate.common import checks
-from midstate.sparsity import seed_for
-
-if TYPE_CHECKING:
-    from midstate.data.stored import Stored
+from midstate.common.seeds import seed_for
 
 
 @dataclass(frozen=True)
@@ -75,77 +72,6 @@ class Split:
         return Batches(self, batch_size, augmentation, seed, max_steps, rank, num_ranks)
 
 
-@dataclass(frozen=True)
-class Images:
-    """A loaded data set. Train, validation and test share no source image.
-
-    Raises:
-        ValueError: a split without an image, images without a label or the other way round, labels that are not
-            from 0 to num_classes - 1, splits whose images differ in shape.
-    """
-
-    train: "Split | Stored"
-    validation: "Split | Stored"
-    test: "Split | Stored"
-    num_classes: int
-
-    def __post_init__(self) -> None:
-        for name in ("train", "validation", "test"):
-            split: Split | Stored = getattr(self, name)
-            split.check(name, self.num_classes)
-            if split.shape != self.shape:
-                raise ValueError(f"the {name} split's images are {split.shape}, and those of training {self.shape}")
-
-    @property
-    def shape(self) -> tuple[int, int, int]:
-        """(channels, height, width) of one image."""
-        return self.train.shape
-
-    @property
-    def skipped(self) -> dict[str, str] | None:
-        """Damaged images that were left out so far, with the reason; None where no image lies in a file."""
-        return self.train.skipped
-
-    def to(self, device: torch.device) -> "Images":
-        """Move every split to a device."""
-        return replace(
-            self, train=self.train.to(device), validation=self.validation.to(device), test=self.test.to(device)
-        )
-
-
-@dataclass(frozen=True)
-class Augmentation:
-    """Random crop after zero padding, and horizontal flip, drawn per image.
-
-    Args:
-        crop_padding: pixels added on each side before cropping back; 0: no crop.
-        flip: mirror half of the images.
-    """
-
-    crop_padding: int
-    flip: bool
-
-    def __post_init__(self) -> None:
-        checks.integer("crop_padding", self.crop_padding, 0)
-        checks.boolean("flip", self.flip)
-
-    def __call__(self, images: Tensor, generator: Generator) -> Tensor:
-        """Return augmented images (N, C, H, W); the draws come from a CPU generator."""
-        pad, (count, _, height, width) = self.crop_padding, images.shape
-        if pad:
-            top, left = torch.randint(0, 2 * pad + 1, (2, count, 1), generator=generator).to(images.device)
-            rows = top + torch.arange(height, device=images.device)  # (N, H)
-            columns = left + torch.arange(width, device=images.device)  # (N, W)
-            padded = F.pad(images, (pad,) * 4)
-            index = torch.arange(count, device=images.device)[:, None, None]
-            # Advanced indices around a slice put the channel last: (N, H, W, C).
-            images = padded[index, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
-        if self.flip:
-            mirrored = torch.rand(count, 1, 1, 1, generator=generator).to(images.device) < 0.5
-            images = torch.where(mirrored, images.flip(-1), images)
-        return images.contiguous()
-
-
 class Shuffled:
     """How training's images are cut into batches, in memory or from files; the incomplete last one is left out.
 
@@ -154,7 +80,7 @@ class Shuffled:
 
     def __init__(
         self,
-        split: "Split | Stored",
+        split: Any,  # Split or Stored
         batch_size: int,
         augmentation: Any,
         seed: int,
@@ -195,19 +121,6 @@ class Batches(Shuffled):
         """Nothing runs beside."""
 
 
-def check_augmentation(augmentation: object) -> None:
-    """Refuse what cannot augment a batch of images in memory.
-
-    Raises:
-        ValueError: says what is allowed.
-    """
-    if not isinstance(augmentation, Augmentation):
-        raise ValueError(
-            f"augmentation={augmentation!r}: must be midstate.data.Augmentation; data/augmentation is for images that "
-            "lie in files"
-        )
-
-
 def check_labels(name: str, labels: Tensor, num_classes: int) -> None:
     """Refuse labels (N,) that are not from 0 to num_classes - 1.
 
@@ -218,4 +131,50 @@ def check_labels(name: str, labels: Tensor, num_classes: int) -> None:
     if low < 0 or high >= num_classes:
         raise ValueError(
             f"the {name} split has labels from {low} to {high}; {num_classes} classes are 0 to {num_classes - 1}"
+        )
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """Random crop after zero padding, and horizontal flip, drawn per image.
+
+    Args:
+        crop_padding: pixels added on each side before cropping back; 0: no crop.
+        flip: mirror half of the images.
+    """
+
+    crop_padding: int
+    flip: bool
+
+    def __post_init__(self) -> None:
+        checks.integer("crop_padding", self.crop_padding, 0)
+        checks.boolean("flip", self.flip)
+
+    def __call__(self, images: Tensor, generator: Generator) -> Tensor:
+        """Return augmented images (N, C, H, W); the draws come from a CPU generator."""
+        pad, (count, _, height, width) = self.crop_padding, images.shape
+        if pad:
+            top, left = torch.randint(0, 2 * pad + 1, (2, count, 1), generator=generator).to(images.device)
+            rows = top + torch.arange(height, device=images.device)  # (N, H)
+            columns = left + torch.arange(width, device=images.device)  # (N, W)
+            padded = F.pad(images, (pad,) * 4)
+            index = torch.arange(count, device=images.device)[:, None, None]
+            # Advanced indices around a slice put the channel last: (N, H, W, C).
+            images = padded[index, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
+        if self.flip:
+            mirrored = torch.rand(count, 1, 1, 1, generator=generator).to(images.device) < 0.5
+            images = torch.where(mirrored, images.flip(-1), images)
+        return images.contiguous()
+
+
+def check_augmentation(augmentation: object) -> None:
+    """Refuse what cannot augment a batch of images in memory.
+
+    Raises:
+        ValueError: says what is allowed.
+    """
+    if not isinstance(augmentation, Augmentation):
+        raise ValueError(
+            f"augmentation={augmentation!r}: must be midstate.data.Augmentation; data/augmentation is for images that "
+            "lie in files"
         )
