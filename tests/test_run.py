@@ -6,6 +6,7 @@ import math
 
 import pytest
 import torch
+import yaml
 from conftest import ALONE, ROOT, TINY, composed
 from omegaconf import OmegaConf
 
@@ -389,16 +390,8 @@ def test_images_of_any_number_of_channels_train(channels, model):
 # Losses of the first ten steps, written by `python tests/test_run.py`; other processors differ in the last bits.
 LOSSES = ROOT / "tests" / "losses.json"
 ARMS = {
-    "dense": ("pruner=dense",),
-    "nm": ("pruner=nm",),
-    "nm_step": ("pruner=nm_step", "schedule=linear"),
-    "nm_block": ("pruner=nm_block", "schedule=linear"),
-    "maxq": ("pruner=maxq",),
-    "nm_mixed by weight error": ("pruner=nm_mixed", "pruner.score=weight_error"),
-    "magnitude global": ("pruner=magnitude", "pruner/allocation=global", "pruner.every=1it"),
-    "sfp": ("pruner=sfp",),
-    "fpgm with masked gradient": ("pruner=fpgm", "pruner.mask_gradient=true"),
-    "nm_block hard inverse": ("pruner=nm_block", "schedule=linear", "pruner/estimator=hard", "pruner.order=inverse"),
+    name: arguments.split()
+    for name, arguments in yaml.safe_load((ROOT / "tests" / "arms.yaml").read_text())["losses"].items()
 }
 
 

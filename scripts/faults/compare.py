@@ -1,4 +1,4 @@
-"""Whether two finished runs of one configuration are the same, to the bit; times on the clock excepted."""
+"""Whether two finished runs of one configuration are the same, to the bit; times and commit excepted."""
 
 import csv
 import json
@@ -11,7 +11,9 @@ from midstate.common.files import PARTIAL
 from midstate.runs.checkpoint import checkpoints, digest
 
 CLOCK = ("seconds", "images_per_second", "wall_seconds")
+COMMIT = "git"
 TABLES = ("metrics.csv", "probes.csv", "losses.csv")
+SOMETIMES = ("scheme.json", "sensitivity.csv")  # which not every run has
 
 
 def differences(directory: Path, reference: Path) -> list[str]:
@@ -28,6 +30,7 @@ def _content(directory: Path) -> dict[str, Any]:
         with (directory / name).open(newline="") as file:
             content[name] = [_without_clock(row) for row in csv.DictReader(file)]
     content["summary.json"] = _without_clock(json.loads((directory / "summary.json").read_text()))
+    content |= {name: (directory / name).read_text() for name in SOMETIMES if (directory / name).exists()}
     for path in [*checkpoints(directory / "checkpoints"), directory / "checkpoints" / "final.pt"]:
         for key, value in torch.load(path, weights_only=True).items():
             if key in (*CLOCK, "digest"):
@@ -40,4 +43,4 @@ def _content(directory: Path) -> dict[str, Any]:
 
 
 def _without_clock(row: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in row.items() if key not in (*CLOCK, "mask_seconds")}
+    return {key: value for key, value in row.items() if key not in (*CLOCK, "mask_seconds", COMMIT)}
