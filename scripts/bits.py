@@ -112,7 +112,7 @@ def _coarse(trained: Path, path: Path) -> None:
 def compare(out: Path, before: Path, names: list[str]) -> dict[str, list[str]]:
     """What differs in which arm of two folders."""
     sys.path.insert(0, str(ROOT / "src"))
-    from midstate.faults.compare import differences
+    from faults.compare import differences
 
     found = {}
     for name in names:
