@@ -12,7 +12,8 @@ from torch.nn import functional as F
 from midstate.common.errors import ConfigError
 from midstate.engine.loop import train
 from midstate.models import classifier_names
-from midstate.runs.plan import Plan, build_parts
+from midstate.runs.parts import build_parts
+from midstate.runs.plan import Plan
 from midstate.runs.prepare import prepare
 from midstate.runs.run import run
 from midstate.sparsity import NM, Pruner, Scope, verify_nm, weight_layers
@@ -49,7 +50,7 @@ def test_masks_are_the_best_of_the_six_patterns_and_frozen_from_the_first_step()
     by_hand = torch.tensor([[4.0, -3, 2, 1], [1, -5, 0.5, 4], [-1, 2, -3, 4], [0.1, 0.2, 0.4, -0.3]]).flatten()
     model[0].weight.data[0, :, 0, 0] = by_hand
     expected = [best_of_six(model[0].weight.detach()), best_of_six(model[2].weight.detach())]
-    pruner = Pruner(model, parts["method"], parts["schedule"], 3, 6)
+    pruner = Pruner(model, parts.method, parts.schedule, 3, 6)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.5, momentum=0.9, weight_decay=0.1)
     start = [weight.detach().clone() for weight in pruner._weights]
     for step in range(6):
@@ -91,7 +92,7 @@ def test_layers_that_hardware_does_not_take_are_left_out():
     parts = build_parts(composed("pruner=asp"))
 
     def chosen(model):
-        scope, pattern = parts["method"].scope, parts["method"].pattern
+        scope, pattern = parts.method.scope, parts.method.pattern
         return [layer.name for layer in scope.resolve(model, classifier_names(model), pattern)]
 
     resnet = torchvision.models.resnet50()
@@ -130,14 +131,14 @@ def test_any_run_may_ask_for_trained_weights(dense):
     with pytest.raises(ConfigError, match=r"trainer\.mode=finetune: begins from trained weights"):
         Plan.of(composed(*SHORT, "pruner=nm", "trainer.mode=finetune"))
     pretrained = ("model=torchvision", "model.name=resnet18", "model.small_stem=false", "model.pretrained=true")
-    assert Plan.of(composed(*pretrained, "pruner=asp")).parts["trainer"].mode == "finetune"
+    assert Plan.of(composed(*pretrained, "pruner=asp")).parts.trainer.mode == "finetune"
     given = (*SHORT, "pruner=nm", f"model.checkpoint={dense}")
     assert Plan.of(composed(*given, "trainer.mode=finetune")).hash == Plan.of(composed(*given)).hash
 
 
 def test_what_is_typed_wins_and_trains_dense_first():
     plan = Plan.of(composed(*SHORT, "pruner=asp", *ALONE["asp"]))
-    assert (plan.parts["trainer"].mode, plan.parts["schedule"].start) == ("train", 0.5)
+    assert (plan.parts.trainer.mode, plan.parts.schedule.start) == ("train", 0.5)
     session, kept = prepare(plan), []
 
     def after_step():

@@ -70,19 +70,19 @@ ESTIMATORS = ("hard", "ste", "sr_ste")
 @pytest.mark.parametrize(("pruner", "estimator"), list(itertools.product(PRUNERS, ESTIMATORS)))
 def test_estimators_override_the_preset(pruner, estimator):
     plan = Plan.of(composed(f"pruner={pruner}", f"pruner/estimator={estimator}"))
-    assert type(plan.parts["method"].estimator).__name__.lower() == estimator.replace("_", "")
+    assert type(plan.parts.method.estimator).__name__.lower() == estimator.replace("_", "")
 
 
 def test_short_names_reach_their_axis():
     plan = Plan.of(
         composed("pruner.n=2", "pruner.m=4", "pruner.order=inverse", "pruner/path=blocks", "pruner.every=1ep")
     )
-    method = plan.parts["method"]
+    method = plan.parts.method
     assert (method.pattern.n, method.pattern.m, method.path.order, method.update.every) == (2, 4, "inverse", "1ep")
 
 
 def test_the_default_is_1_16_by_blocks_in_default_order():
-    method = Plan.of(composed()).parts["method"]
+    method = Plan.of(composed()).parts.method
     assert (method.pattern.n, method.pattern.m, method.path.order, method.estimator.decay) == (1, 16, "default", 2e-4)
 
 
@@ -167,22 +167,22 @@ def test_each_axis_overrides_a_presets(pruner, axis, attribute):
     assert plan.choices[f"pruner/{attribute}"] == member
     kind = {"l2": "L2", "random": "Random", "erk": "ERK", "lamp": "LAMP", "direct": "Direct", "live": "Update",
             "soft": "Soft", "all": "Scope"}[member]  # fmt: skip
-    assert type(getattr(plan.parts["method"], attribute)).__name__ == kind
+    assert type(getattr(plan.parts.method, attribute)).__name__ == kind
 
 
 def test_what_a_preset_set_for_a_replaced_axis_goes_with_it():
     plan = Plan.of(composed("pruner=sfp", "pruner/pattern=nm", "pruner.n=2", "pruner.m=4"))
-    assert (plan.parts["method"].pattern.n, plan.parts["method"].pattern.m) == (2, 4)
+    assert (plan.parts.method.pattern.n, plan.parts.method.pattern.m) == (2, 4)
     assert "sparsity" not in plan.config["pruner"]
 
 
 def test_presets_bring_their_window_and_what_is_typed_wins():
     windows = {"maxq": (0, 0.25), "lbc": (0, 0.5), "asfp": (0, 1.0), "nm_mixed": (0.25, 0.25), "wanda": (0.75, 0.75)}
     for pruner, window in windows.items():
-        schedule = Plan.of(composed(f"pruner={pruner}")).parts["schedule"]
+        schedule = Plan.of(composed(f"pruner={pruner}")).parts.schedule
         assert (schedule.start, schedule.stop) == window
-    assert Plan.of(composed("pruner=maxq", "schedule.stop=0.5")).parts["schedule"].stop == 0.5
-    assert Plan.of(composed("pruner=maxq", "schedule=cubic")).parts["schedule"].curve == "cubic"
+    assert Plan.of(composed("pruner=maxq", "schedule.stop=0.5")).parts.schedule.stop == 0.5
+    assert Plan.of(composed("pruner=maxq", "schedule=cubic")).parts.schedule.curve == "cubic"
 
 
 # Identities on record: a field added later must not change what earlier runs are called.
@@ -328,7 +328,7 @@ def test_arguments_of_a_model_are_typed_as_documented():
         return Plan.of(composed("model=torchvision", "model.name=mobilenet_v2", *overrides))
 
     plan = identity("model.arguments={dropout: 0.1}")
-    assert plan.parts["model"].arguments == {"dropout": 0.1}
+    assert plan.parts.model.arguments == {"dropout": 0.1}
     assert plan.hash == identity("+model.arguments.dropout=0.1").hash
     assert len({plan.hash, identity().hash, identity("model.arguments={}").hash}) == 2
 

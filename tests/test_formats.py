@@ -12,8 +12,8 @@ import torch
 from conftest import ROOT, composed
 
 from midstate.common.errors import ConfigError, RunFailed
-from midstate.runs.directory import read_summary
 from midstate.runs.figures import read_table
+from midstate.runs.files import read_summary
 from midstate.runs.run import run
 
 OLD = ROOT / "tests" / "format_1"

@@ -192,10 +192,10 @@ def test_what_is_built_is_what_was_published_and_trains(name):
     assert plan.directory.parts[4:] == ("seed0",)
 
     per_epoch = 10
-    rate = plan.parts["optimizer"].rate(per_epoch, paper.epochs * per_epoch)
+    rate = plan.parts.optimizer.rate(per_epoch, paper.epochs * per_epoch)
     assert {epoch: rate.at(round(epoch * per_epoch)) for epoch in paper.rates} == pytest.approx(paper.rates)
     assert (rate.at(605) == rate.at(600)) is not paper.rate_within_epoch
-    window = plan.parts["schedule"].window(per_epoch, paper.epochs * per_epoch)
+    window = plan.parts.schedule.window(per_epoch, paper.epochs * per_epoch)
     reached = {epoch: window.progress(round(epoch * per_epoch)) for epoch in paper.progress}
     assert reached == pytest.approx(paper.progress)
 
@@ -232,7 +232,7 @@ def test_runs_of_a_recipe_lie_below_its_name_and_are_found_again(start, tmp_path
         assert done.stdout.splitlines()[-1] == f"run_dir: {summary.parent.relative_to(tmp_path)}"
     assert list(summary.parent.glob("wandb/offline-run-*"))
     later = Plan.of(composed(*small[1:], "pruner=dense", f"model.checkpoint={tmp_path}/outputs/paper/sfp"))
-    assert later.parts["checkpoint"] == summary.parent / "checkpoints" / "final.pt"
+    assert later.checkpoint == summary.parent / "checkpoints" / "final.pt"
 
 
 @pytest.mark.parametrize(

@@ -140,7 +140,7 @@ from midstate.distributed.processes import joined
 from midstate.engine.step import train_step
 
 plan = Plan.of(composed(*sys.argv[1:], "logger=none", "trainer.probes=false", "schedule.start=0"))
-with joined(plan.device) as processes:
+with joined(plan.parts.device) as processes:
     session = prepare(plan, processes)
     session.model.train()
     for step, batch in enumerate(session.batches.epoch(0)):

@@ -6,7 +6,7 @@ import pytest
 from conftest import composed
 from omegaconf import OmegaConf
 
-from midstate.runs.directory import read_summary, write_config, write_summary
+from midstate.runs.files import read_summary, write_config, write_summary
 from midstate.runs.find import find_file
 from midstate.runs.identity import NEUTRAL, config_hash
 from midstate.runs.plan import Plan

@@ -25,7 +25,7 @@ FOREIGN = (
     "midstate.runs.directory.shutil.copy",
     "midstate.study.server.os.system",
     "midstate.config.building.OmegaConf.save",
-    "midstate.runs.directory.write_summary",  # ours, and no class
+    "midstate.runs.files.write_summary",  # ours, and no class
     "midstate.no_such_thing",
     "no such thing",
     "midstate.models:CifarResNet",

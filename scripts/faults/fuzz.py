@@ -9,8 +9,6 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import hydra
-from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -18,6 +16,7 @@ from tqdm import tqdm
 
 from midstate.common.errors import EXIT_BAD_CONFIG, EXIT_FAILED, EXIT_FINISHED
 from midstate.common.project import ROOT
+from midstate.config.compose import compose_root
 from midstate.config.schema import flatten
 from midstate.study.process import exit_status, start_train
 
@@ -118,12 +117,10 @@ def _members(group: str) -> list[str]:
 
 def _settings(line: list[str]) -> dict[str, Any]:
     """Every setting that a user may type after these, with its value; the defaults' where they do not go together."""
-    GlobalHydra.instance().clear()
-    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
-        try:
-            config = hydra.compose("train", overrides=line)
-        except (HydraException, OmegaConfBaseException):
-            config = hydra.compose("train")
+    try:
+        config = compose_root(line)
+    except (HydraException, OmegaConfBaseException):
+        config = compose_root([])
     known = flatten(OmegaConf.to_container(config, resolve=False))
     return {key: value for key, value in known if key not in KEPT}
 

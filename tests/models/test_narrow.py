@@ -13,7 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from midstate.common.errors import ConfigError
 from midstate.models import CifarResNet, Narrow, Timm, Torchvision, narrowed
 from midstate.runs import checkpoint
-from midstate.runs.directory import read_config
+from midstate.runs.files import read_config
 from midstate.runs.plan import Plan
 from midstate.runs.run import run
 
@@ -175,7 +175,7 @@ def test_it_is_not_taken_for_the_wide_network(tmp_path):
             Plan.of(composed(*SHORT, *wide))
     written = f"model.widths={widths}".replace(" ", "")
     plan = Plan.of(composed(*SHORT, "pruner=filter", f"model.checkpoint={small}", written))
-    assert plan.parts["checkpoint"].is_file()
+    assert plan.checkpoint.is_file()
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from conftest import ALONE, ROOT, composed
 from torch import nn
 from torch.nn import functional as F
 
-from midstate.runs.plan import build_parts
+from midstate.runs.parts import build_parts
 from midstate.sparsity import Filter, Pruner, Row, Sample, Schedule, Scope, Unrankable, Weight, block_nm_mask, nm_mask
 
 # Network Slimming looks at no weights, see test_batchnorm.py.
@@ -50,8 +50,8 @@ def attached(overrides, change):
         for weight in (module.weight for module in model if isinstance(module, nn.Conv2d | nn.Linear)):
             weight.copy_(change(weight))
     sample = Sample(torch.randn(20, 1, 8, 8), torch.randint(0, 4, (20,)))
-    schedule = Schedule(parts["schedule"].curve, "2it", "8it")
-    return model, Pruner(model, parts["method"], schedule, 5, 10, seed=0, classifier="7", sample=sample), sample
+    schedule = Schedule(parts.schedule.curve, "2it", "8it")
+    return model, Pruner(model, parts.method, schedule, 5, 10, seed=0, classifier="7", sample=sample), sample
 
 
 def walked(overrides, change):

@@ -4,8 +4,6 @@ import re
 import sys
 import traceback
 
-import hydra
-from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException, InstantiationException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -13,6 +11,7 @@ from omegaconf.errors import OmegaConfBaseException
 from midstate.common.checks import near
 from midstate.common.errors import ConfigError
 from midstate.common.project import CONF
+from midstate.config.compose import compose_root
 from midstate.config.schema import flatten
 
 _BARE = (ValueError, OSError, ArithmeticError, RecursionError, TypeError, AssertionError)
@@ -96,7 +95,6 @@ def _suggest(typed: str) -> str:
 
 def _composed_keys(groups: list[str]) -> list[str]:
     """Keys of the configuration that the command line's valid group choices compose."""
-    GlobalHydra.instance().clear()
     typed = [argument.partition("=") for argument in sys.argv[1:]]
     valid = [
         f"{group}={member}"
@@ -104,8 +102,7 @@ def _composed_keys(groups: list[str]) -> list[str]:
         if group in groups and (CONF / group / f"{member}.yaml").is_file()
     ]
     try:
-        with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
-            config = hydra.compose("train", overrides=valid)
+        config = compose_root(valid)
     except HydraException:
         return []  # the choices clash for another reason; a suggestion is only a courtesy
     # An axis reads its values from the short names beside it; those are what a user types.

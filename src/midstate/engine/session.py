@@ -33,6 +33,7 @@ class Session:
     data: Images
     model: nn.Module  # as it is evaluated and saved
     uses: dict[str, int]  # how often one image uses each weight of the plain model
+    narrowed: dict[str, Any] | None  # the widths that were found, where the network is a narrower one
     pruner: Pruner
     optimizer: Optimizer
     rate: Rate

@@ -1,160 +1,198 @@
-"""A run's directory: whose it is, what is written there, and making room in it."""
+"""A run's directory: whose it is, its lock, and all that is written there."""
 
-import json
+import logging
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-import yaml
-from omegaconf import OmegaConf
+import torch
 
-from midstate.common.errors import ConfigError, RunFailed, first_line
-from midstate.common.files import write_atomically
+from midstate.common.errors import ConfigError, RunFailed, user_errors
+from midstate.common.files import remove_partial, write_atomically
 from midstate.common.secrets import redact
 from midstate.config.schema import flatten
+from midstate.distributed.processes import Processes
+from midstate.runs import checkpoint
+from midstate.runs.files import is_run, read_config, read_summary, write_config, write_summary
 from midstate.runs.identity import FIXED, IRRELEVANT, config_hash
+from midstate.runs.locking import locked
+from midstate.runs.plan import Plan
 
-FORMAT = 1
+log = logging.getLogger(__name__)
 NAMED = 8  # settings that a message names at most
 TABLES = ("metrics.csv", "probes.csv", "losses.csv", "sensitivity.csv", "scheme.json")
 FIGURES = tuple(f"{name}.{kind}" for name in ("accuracy", "kept_by_depth", "schedule") for kind in ("png", "svg"))
 
 
-def read_summary(directory: Path) -> dict[str, Any] | None:
-    """Read summary.json; None where there is none.
+class RunDirectory:
+    """The directory of one run, finished, resumable or fresh; nobody else asks whose it is, or writes there.
 
-    Raises:
-        ConfigError: it is damaged, or written by a later version, whose fields may mean something else.
+    Of several processes rank zero alone reads and writes; the others get what it gets, and fail where it fails. Every
+    method is called by all of them.
     """
-    path = directory / "summary.json"
-    if not path.is_file():
-        return None
-    with _readable(path):
-        summary = json.loads(path.read_text())
-        if not isinstance(summary, dict) or "status" not in summary:
-            raise ValueError("it is no run's")
-    if summary.get("format", FORMAT) > FORMAT:
-        raise ConfigError(f"{path}: is of format {summary['format']}, and {FORMAT} is the last that is known here")
-    return summary
 
+    def __init__(self, plan: Plan, processes: Processes) -> None:
+        self.plan, self.processes, self.path = plan, processes, plan.directory
+        self.checkpoints = self.path / "checkpoints"
 
-def read_config(directory: Path) -> dict[str, Any] | None:
-    """Read config.yaml; None where there is none.
+    def finished(self) -> dict[str, Any] | None:
+        """The summary of the run where it is finished and not to be done again.
 
-    Raises:
-        ConfigError: it is damaged.
-    """
-    path = directory / "config.yaml"
-    if not path.is_file():
-        return None
-    with _readable(path):
-        config = OmegaConf.to_container(OmegaConf.load(path))
-        if not isinstance(config, dict):
-            raise ValueError("it is no configuration")
-    return config
+        Raises:
+            ConfigError: the directory holds a run of another configuration or seed, or something damaged.
+        """
+        return self.processes.agree(self._finished)
 
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Hold the directory; with rerun=true it is emptied.
 
-def is_run(config: dict[str, Any]) -> bool:
-    """Tell whether a configuration is one of a run, and not of something else."""
-    return all(isinstance(config.get(group), dict) for group in ("model", "data", "pruner")) and "seed" in config
+        Raises:
+            ConfigError: another process holds it, or it cannot be made.
+            RunFailed: something cannot be removed.
+        """
+        with ExitStack() as stack:
+            self.processes.agree(lambda: stack.enter_context(locked(self.path)))
+            if self.plan.rerun:
+                self.processes.agree(lambda: clear(self.path))
+            yield
 
+    def last_checkpoint(self) -> dict[str, Any] | None:
+        """What the last whole checkpoint holds, and remove what was left half written; None where there is none.
 
-@contextmanager
-def _readable(path: Path) -> Iterator[None]:
-    """Say that a file which is always written whole has been damaged since, or may not be read."""
-    try:
-        yield
-    except (ValueError, OSError, yaml.YAMLError) as error:
-        raise ConfigError(f"{path}: cannot be read ({first_line(error)}); remove it, or choose another") from error
+        Raises:
+            ConfigError: there are some, and none can be used, or they are another run's.
+        """
+        return self.processes.agree(self._last_checkpoint)
 
+    def check_widths(self, narrowed: dict[str, Any] | None) -> None:
+        """Refuse to go on with a network of other widths than the run began with: the run it is like was made anew.
 
-def write_summary(directory: Path, summary: dict[str, Any]) -> None:
-    """Write summary.json."""
-    write_atomically(directory / "summary.json", (json.dumps(summary, indent=2) + "\n").encode())
+        Raises:
+            ConfigError: it says which.
+        """
+        begun = None if narrowed is None or self.plan.rerun else read_config(self.path)
+        if begun and begun["model"].get("narrowed", narrowed) != narrowed:
+            raise ConfigError(
+                f"pruner.like={self.plan.config['pruner']['like']}: asks for {narrowed}, and this run began with "
+                f"{begun['model']['narrowed']}; that run must have been made anew since. rerun=true starts over"
+            )
 
+    def write(self, what: str, call: Callable[[], Any]) -> Any:
+        """Let rank zero write something; return what it returns.
 
-def write_config(directory: Path, config: dict[str, Any]) -> None:
-    """Write config.yaml: resolved, secrets replaced by the names of their variables."""
-    write_atomically(directory / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(redact(config))).encode())
+        Args:
+            what: is written, for messages.
+            call: writes it.
 
+        Raises:
+            RunFailed: the disk is full or gone.
+        """
 
-def check_same_config(directory: Path, config: dict[str, Any], stored: dict[str, Any] | None = None) -> None:
-    """Refuse a directory that holds a run of another configuration or seed.
+        def writing() -> Any:
+            with self.writing(what):
+                return call()
 
-    Args:
-        directory: the run's.
-        config: the configuration of the run that is to use it.
-        stored: what it holds the run of; None: as its config.yaml says.
+        return self.processes.agree(writing)
 
-    Raises:
-        ConfigError: names what differs.
-    """
-    stored = stored or read_config(directory)
-    if stored is None:
-        return
-    if not is_run(stored):
-        raise ConfigError(f"run_dir={directory}: its config.yaml is no run's; choose another directory")
-    config = redact(config)
-    if config_hash(stored) == config_hash(config) and stored["seed"] == config["seed"]:
-        return
-    old, new = dict(flatten(stored)), dict(flatten(config))
-    skipped = [name for name in (*IRRELEVANT, *FIXED) if name != "seed"]
-    differing = [
-        f"{key}: {old.get(key, 'absent')} there, {new.get(key, 'absent')} here"
-        for key in sorted({*old, *new})
-        if old.get(key) != new.get(key) and not any(key == s or key.startswith(f"{s}.") for s in skipped)
-    ]
-    if len(differing) > NAMED:
-        differing[NAMED:] = [f"and {len(differing) - NAMED} more"]
-    raise ConfigError(
-        f"run_dir={directory}: holds a run of another configuration ("
-        + "; ".join(differing or ["older numerics"])
-        + "); choose another, or rerun=true to replace it"
-    )
+    @contextmanager
+    def writing(self, what: str) -> Iterator[None]:
+        """Say what a full or vanished disk leaves: everything is written whole or not at all."""
+        try:
+            yield
+        except OSError as error:
+            raise RunFailed(
+                f"{what} cannot be written to {self.path} ({error.strerror or error}); what was written "
+                f"before is whole, and {self.again} goes on from there"
+            ) from error
 
+    def write_config(self, config: dict[str, Any]) -> None:
+        """Write config.yaml; rank zero only."""
+        write_config(self.path, config)
 
-def finished_before(directory: Path, config: dict[str, Any]) -> dict[str, Any] | None:
-    """The summary of a run where it is finished.
+    def write_summary(self, summary: dict[str, Any]) -> None:
+        """Write summary.json; rank zero only."""
+        with self.writing("summary.json"):
+            write_summary(self.path, summary)
 
-    Raises:
-        ConfigError: the directory holds a run of another configuration or seed, or something damaged.
-    """
-    check_same_config(directory, config)
-    summary = read_summary(directory)
-    if not summary or summary["status"] != "finished":
-        return None
-    if (summary.get("config_hash"), summary.get("seed")) != (config_hash(config), config["seed"]):
+    def write_network(self, model: torch.nn.Module, scheme: str | None) -> None:
+        """Write final.pt, and scheme.json where the allocation has one; rank zero only."""
+        checkpoint.save_final(self.checkpoints, model)
+        if scheme:
+            write_atomically(self.path / "scheme.json", scheme.encode())
+
+    @property
+    def again(self) -> str:
+        """How to go on with this run."""
+        return "the same command without rerun=true" if self.plan.rerun else "the same command"
+
+    def _finished(self) -> dict[str, Any] | None:
+        config, stored = self.plan.config, read_config(self.path)
+        if stored is not None and not is_run(stored):
+            raise ConfigError(f"run_dir={self.path}: its config.yaml is no run's; choose another directory")
+        if self.plan.rerun:
+            return None
+        if stored is not None:
+            self._check_same(stored)
+        summary = read_summary(self.path)
+        if not summary or summary["status"] != "finished":
+            return None
+        if (summary.get("config_hash"), summary.get("seed")) != (self.plan.hash, config["seed"]):
+            raise ConfigError(
+                f"run_dir={self.path}: holds the result of configuration {summary.get('config_hash')}, seed "
+                f"{summary.get('seed')}; choose another, or rerun=true to replace it"
+            )
+        return summary
+
+    def _last_checkpoint(self) -> dict[str, Any] | None:
+        remove_partial(self.path)
+        # Of several processes each takes it from the CPU to its own device.
+        device = self.plan.parts.device if self.processes.size == 1 else torch.device("cpu")
+        with user_errors("checkpoints", OSError):
+            saved = checkpoint.load_latest(self.checkpoints, device)
+        # Only a file that was moved here can be another run's.
+        if saved is not None and (saved["config_hash"], saved["seed"]) != (self.plan.hash, self.plan.seed):
+            if "config" in saved:
+                self._check_same(saved["config"])
+            raise ConfigError(
+                f"run_dir={self.path}: its checkpoint is of configuration {saved['config_hash']}, "
+                f"seed {saved['seed']}; choose another, or rerun=true to replace it"
+            )
+        return saved
+
+    def _check_same(self, stored: dict[str, Any]) -> None:
+        """Refuse a configuration or seed that is not this run's; name what differs."""
+        config = redact(self.plan.config)
+        if config_hash(stored) == config_hash(config) and stored["seed"] == config["seed"]:
+            return
+        old, new = dict(flatten(stored)), dict(flatten(config))
+        skipped = [name for name in (*IRRELEVANT, *FIXED) if name != "seed"]
+        differing = [
+            f"{key}: {old.get(key, 'absent')} there, {new.get(key, 'absent')} here"
+            for key in sorted({*old, *new})
+            if old.get(key) != new.get(key) and not any(key == s or key.startswith(f"{s}.") for s in skipped)
+        ]
+        if len(differing) > NAMED:
+            differing[NAMED:] = [f"and {len(differing) - NAMED} more"]
         raise ConfigError(
-            f"run_dir={directory}: holds the result of configuration {summary.get('config_hash')}, seed "
-            f"{summary.get('seed')}; choose another, or rerun=true to replace it"
+            f"run_dir={self.path}: holds a run of another configuration ("
+            + "; ".join(differing or ["older numerics"])
+            + "); choose another, or rerun=true to replace it"
         )
-    return summary
-
-
-def check_own(directory: Path) -> None:
-    """Raise ConfigError where a directory's config.yaml is damaged, or no run's."""
-    if (config := read_config(directory)) is not None and not is_run(config):
-        raise ConfigError(f"run_dir={directory}: its config.yaml is no run's; choose another directory")
 
 
 def clear(directory: Path) -> None:
     """Remove what an earlier run wrote, its result first, what it belongs to last; anything else is the user's.
 
     Raises:
-        ConfigError: its config.yaml is damaged, or no run's.
         RunFailed: something cannot be removed.
     """
-    check_own(directory)
     checkpoints = directory / "checkpoints"
+    saved = (*checkpoints.glob("step-*.pt"), checkpoints / "final.pt", checkpoints / "extracted.pt2")
     try:
-        _remove(
-            directory / "summary.json",
-            *checkpoints.glob("step-*.pt"),
-            checkpoints / "final.pt",
-            checkpoints / "extracted.pt2",
-        )
+        _remove(directory / "summary.json", *saved)
         _remove(*(directory / "figures" / name for name in FIGURES), *(directory / name for name in TABLES))
         with suppress(FileNotFoundError):
             shutil.rmtree(directory / "wandb")

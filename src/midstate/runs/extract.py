@@ -18,7 +18,7 @@ from midstate.config.building import build
 from midstate.data import Images
 from midstate.distributed.machine import enough_memory, keep_freed_memory
 from midstate.models import load_weights
-from midstate.runs.directory import is_run, read_config, read_summary
+from midstate.runs.files import is_run, read_config, read_summary
 from midstate.sparsity import weight_layers
 
 REPEATS = 15  # of a timed pass

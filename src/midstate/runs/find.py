@@ -6,7 +6,7 @@ from typing import Any
 
 from midstate.config.schema import flatten
 from midstate.models.narrow import MATCHES, Narrow
-from midstate.runs.directory import is_run, read_config, read_summary
+from midstate.runs.files import is_run, read_config, read_summary
 from midstate.runs.identity import FIXED, counts
 
 

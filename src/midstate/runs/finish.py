@@ -5,14 +5,12 @@ from pathlib import Path
 from typing import Any
 
 from midstate.common.errors import RunFailed
-from midstate.common.files import write_atomically, write_csv
-from midstate.compaction import counting
+from midstate.common.files import write_csv
+from midstate.compaction import count
 from midstate.engine.evaluate import evaluate
 from midstate.engine.probes import NUM_IMAGES
 from midstate.engine.sensitivity import COLUMNS, sensitivities
 from midstate.engine.session import Session
-from midstate.runs import checkpoint
-from midstate.runs.plan import Plan
 from midstate.runs.recorder import Recorder
 from midstate.sparsity import Pruner
 
@@ -26,7 +24,7 @@ def finish(recorder: Recorder) -> dict[str, Any]:
     Raises:
         RunFailed: the weights are not what was promised, or something cannot be written.
     """
-    plan, session = recorder.plan, recorder.session
+    session, directory = recorder.session, recorder.directory
     pruner, model, processes = session.pruner, session.model, session.processes
     targets, kept, nominal = pruner.targets(), pruner.kept(), pruner.nominal_densities()
     session.take_average()
@@ -35,13 +33,7 @@ def finish(recorder: Recorder) -> dict[str, Any]:
     if verified is False:
         raise RunFailed(_what_is_wrong(pruner))
 
-    def write_network() -> None:
-        with recorder.writing("the finished network"):
-            checkpoint.save_final(plan.directory / "checkpoints", model)
-            if scheme := pruner.scheme():
-                write_atomically(plan.directory / "scheme.json", scheme.encode())
-
-    processes.agree(write_network)
+    directory.write("the finished network", lambda: directory.write_network(model, pruner.scheme()))
     test = evaluate(model, session.data.test, processes)
     layers = [
         {"name": layer.name, "shape": list(layer.weight.shape), "depth": layer.depth, "target": target, "kept": share}
@@ -53,9 +45,9 @@ def finish(recorder: Recorder) -> dict[str, Any]:
         log.warning(f"warning: skipped {len(skipped)} images in all: {', '.join(sorted(skipped)[:NAMED])}")
 
     def report() -> dict[str, Any]:
-        with recorder.writing("sensitivity.csv"):
-            _measure_sensitivities(plan, session)
-        figures = draw(plan.directory, layers, states)
+        with directory.writing("sensitivity.csv"):
+            _measure_sensitivities(session, directory.path / "sensitivity.csv", recorder.plan.seed)
+        figures = draw(directory.path, layers, states)
         summary = recorder.write_summary(
             "finished",
             top1=test["top1"],
@@ -63,7 +55,7 @@ def finish(recorder: Recorder) -> dict[str, Any]:
             loss=test["loss"],
             val_top1=session.rows[-1]["val/top1"],
             top1_gap=session.probe_rows[-1]["gap_bn"] if session.probe_rows else None,
-            **counting.count(model, pruner.layers, nominal, pruner.prunes_filters, session.uses, session.data.shape),
+            **count(model, pruner.layers, nominal, pruner.prunes_filters, session.uses, session.data.shape),
             pattern_verified=verified,
             allocation=pruner.allocation_report(),
             flipflop=pruner.flipflop(),
@@ -108,12 +100,10 @@ def _what_is_wrong(pruner: Pruner) -> str:
     return "the finished weights do not obey the pattern; this is a defect, please report it"
 
 
-def _measure_sensitivities(plan: Plan, session: Session) -> None:
+def _measure_sensitivities(session: Session, path: Path, seed: int) -> None:
     """Write sensitivity.csv, if asked, from the finished network."""
-    share = session.settings.sensitivity
+    share, kinds = session.settings.sensitivity, session.settings.sensitivity_kinds
     if share is None:
         return
     first = session.data.validation.first(NUM_IMAGES)
-    kinds = session.settings.sensitivity_kinds
-    rows = sensitivities(session.model, session.pruner.layers, first, share, plan.config["seed"], kinds)
-    write_csv(plan.directory / "sensitivity.csv", COLUMNS, rows)
+    write_csv(path, COLUMNS, sensitivities(session.model, session.pruner.layers, first, share, seed, kinds))

@@ -1,7 +1,6 @@
 """From a plan to a session: data loaded, network, pruner and optimizer made and attached. Nothing is written yet."""
 
 import logging
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -10,16 +9,14 @@ from torch.amp import GradScaler
 
 from midstate.common.errors import ConfigError, user_errors
 from midstate.common.seeds import seed_for
-from midstate.compaction import counting
+from midstate.compaction import weight_uses
 from midstate.data import Augmentation, Batches, Images
 from midstate.distributed.machine import keep_freed_memory
 from midstate.distributed.processes import ALONE, Processes
 from midstate.engine.mixup import Mixing
 from midstate.engine.probes import NUM_IMAGES, GapProbe
 from midstate.engine.session import Session
-from midstate.engine.settings import Trainer
 from midstate.models import classifier_names, load_weights, narrowed, try_training
-from midstate.runs.directory import read_config
 from midstate.runs.plan import Plan
 from midstate.runs.warnings import warn_of_end, warn_of_scope, warn_of_start
 from midstate.sparsity import Pruner, Sample
@@ -37,46 +34,45 @@ def prepare(plan: Plan, processes: Processes = ALONE) -> Session:
     Raises:
         ConfigError: the parts do not fit each other.
     """
-    # As resolved: `auto` is decided.
-    settings: Trainer = replace(plan.parts["trainer"], precision=plan.config["trainer"]["precision"])
+    settings, seed = plan.parts.trainer, plan.seed
     with user_errors("trainer.threads", ValueError, RuntimeError):
-        torch.set_num_threads(plan.config["trainer"]["threads"])
+        torch.set_num_threads(settings.threads)
     keep_freed_memory()
-    seed = plan.config["seed"]
     data = _load(plan, processes)
-    model, uses = _make_model(plan, settings, data, processes)
+    model, uses, narrowed = _make_model(plan, data, processes)
     torch.manual_seed(seed_for(seed, "dropout", *([processes.rank] if processes.rank else [])))
-    batches = _make_batches(plan, settings, data, processes)
+    batches = _make_batches(plan, data, processes)
     total_steps = settings.epochs * batches.steps_per_epoch
     pruner = _attach(plan, model, uses, data, batches.steps_per_epoch, total_steps)
     with user_errors("optimizer"):
-        optimizer = plan.parts["optimizer"].create(model)
-        rate = plan.parts["optimizer"].rate(batches.steps_per_epoch, total_steps)
+        optimizer = plan.parts.optimizer.create(model)
+        rate = plan.parts.optimizer.rate(batches.steps_per_epoch, total_steps)
     probing = settings.probes and not pruner.method.dense and pruner.method.path.probed
     forward = processes.parallel(model)
     return Session(
-        settings,
-        data,
-        model,
-        uses,
-        pruner,
-        optimizer,
-        rate,
-        batches,
-        GapProbe(model, pruner, data.train, data.validation) if probing else None,
-        torch.compile(forward) if settings.compile else forward,
-        GradScaler(plan.device.type, enabled=settings.precision == "fp16"),
-        Mixing.of(settings.mixup, settings.cutmix, data.num_classes, seed),
-        _moving_average(model, settings.ema),
-        processes,
+        settings=settings,
+        data=data,
+        model=model,
+        uses=uses,
+        narrowed=narrowed,
+        pruner=pruner,
+        optimizer=optimizer,
+        rate=rate,
+        batches=batches,
+        probe=GapProbe(model, pruner, data.train, data.validation) if probing else None,
+        forward=torch.compile(forward) if settings.compile else forward,
+        scaler=GradScaler(plan.parts.device.type, enabled=settings.precision == "fp16"),
+        mixing=Mixing.of(settings.mixup, settings.cutmix, data.num_classes, seed),
+        ema=_moving_average(model, settings.ema),
+        processes=processes,
     )
 
 
 def _load(plan: Plan, processes: Processes) -> Images:
-    recipe = plan.parts["data"]
+    recipe = plan.parts.data
     with user_errors("data"):
         fetches = getattr(recipe, "download", False)
-        data = (processes.one_after_the_other(recipe.load) if fetches else recipe.load()).to(plan.device)
+        data = (processes.one_after_the_other(recipe.load) if fetches else recipe.load()).to(plan.parts.device)
     augmentation = recipe.augmentation
     if isinstance(augmentation, Augmentation) and augmentation.crop_padding > min(data.shape[1:]):
         raise ConfigError(
@@ -86,22 +82,24 @@ def _load(plan: Plan, processes: Processes) -> Images:
     return data
 
 
-def _make_model(plan: Plan, settings: Trainer, data: Images, processes: Processes) -> tuple[nn.Module, dict[str, int]]:
-    """The network, with its first weights, and how often an image uses each of them."""
-    recipe, device = plan.parts["model"], plan.device
+def _make_model(
+    plan: Plan, data: Images, processes: Processes
+) -> tuple[nn.Module, dict[str, int], dict[str, Any] | None]:
+    """The network with its first weights, how often an image uses each of them, and what it was narrowed to."""
+    recipe, device, settings, found = plan.parts.model, plan.parts.device, plan.parts.trainer, None
     pair = data.train.first(2)
-    if plan.parts["pruner"].get("narrow") is not None:
-        recipe = _narrower(plan, pair.images, data.num_classes)
+    if plan.parts.narrow is not None:
+        recipe, found = _narrower(plan, pair.images, data.num_classes)
 
     def create() -> nn.Module:
-        torch.manual_seed(seed_for(plan.config["seed"], "initialisation"))
+        torch.manual_seed(seed_for(plan.seed, "initialisation"))
         with user_errors("model", Exception):  # what other libraries raise for their own arguments
             return recipe.create(data.shape[0], data.num_classes).to(device)
 
     model = processes.one_after_the_other(create) if getattr(recipe, "pretrained", False) else create()
     with user_errors("model", ValueError, TypeError, RuntimeError, AssertionError):
-        if "checkpoint" in plan.parts:
-            load_weights(model, plan.parts["checkpoint"])
+        if plan.checkpoint is not None:
+            load_weights(model, plan.checkpoint)
     name = f".name={recipe.name}" if hasattr(recipe, "name") else f"={plan.choices['model']}"
     with user_errors(f"model{name}, data.size={data.shape[-1]}", ValueError, TypeError, RuntimeError, AssertionError):
         try_training(model, pair.images, data.num_classes)
@@ -110,30 +108,22 @@ def _make_model(plan: Plan, settings: Trainer, data: Images, processes: Processe
             model = model.to(memory_format=torch.channels_last)
         if settings.sync_batchnorm and processes.distributed:
             model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
-        uses = counting.weight_uses(model, pair.images)  # also shows that model and images fit
-    return model, uses
+        uses = weight_uses(model, pair.images)  # also shows that model and images fit
+    return model, uses, found
 
 
-def _narrower(plan: Plan, images: Tensor, num_classes: int) -> Any:
-    """The recipe of a narrower network; what it is goes into the configuration that is written."""
-    recipe, images = plan.parts["model"], images.cpu()
+def _narrower(plan: Plan, images: Tensor, num_classes: int) -> tuple[Any, dict[str, Any]]:
+    """The recipe of a narrower network, and its widths."""
+    recipe, images = plan.parts.model, images.cpu()
     with user_errors("model", Exception):
         wide = recipe.create(images.shape[1], num_classes)
         try_training(wide, images, num_classes)
     with user_errors("pruner"):
-        like = plan.parts.get("like")
-        recipe, found = narrowed(recipe, wide, plan.parts["pruner"]["narrow"], like, images, num_classes)
-    begun = None if plan.config["rerun"] else read_config(plan.directory)
-    if begun and begun["model"].get("narrowed", found) != found:
-        raise ConfigError(
-            f"pruner.like={plan.config['pruner']['like']}: asks for {found}, and this run began with "
-            f"{begun['model']['narrowed']}; that run must have been made anew since. rerun=true starts over"
-        )
-    plan.config["model"]["narrowed"] = found
-    return recipe
+        return narrowed(recipe, wide, plan.parts.narrow, plan.allowed, images, num_classes)
 
 
-def _make_batches(plan: Plan, settings: Trainer, data: Images, processes: Processes) -> Batches:
+def _make_batches(plan: Plan, data: Images, processes: Processes) -> Batches:
+    settings = plan.parts.trainer
     if settings.batch_size > len(data.train):
         log.warning(
             f"warning: trainer.batch_size={settings.batch_size}: there are only {len(data.train)} training images; "
@@ -141,8 +131,8 @@ def _make_batches(plan: Plan, settings: Trainer, data: Images, processes: Proces
         )
     batches = data.train.training(
         settings.batch_size,
-        plan.parts["data"].augmentation,
-        plan.config["seed"],
+        plan.parts.data.augmentation,
+        plan.seed,
         settings.max_steps_per_epoch,
         processes.rank,
         processes.size,
@@ -168,11 +158,11 @@ def _attach(
     with user_errors("pruner and schedule"):
         pruner = Pruner(
             model,
-            plan.parts["method"],
-            plan.parts["schedule"],
+            plan.parts.method,
+            plan.parts.schedule,
             steps_per_epoch,
             total_steps,
-            seed_for(plan.config["seed"], "pruning"),
+            seed_for(plan.seed, "pruning"),
             classifier_names(model),
             uses,
             Sample(first.images, first.labels),

@@ -1,23 +1,18 @@
-"""What a run writes while it goes on: tables, checkpoints, summary, and W&B beside them.
-
-Of several processes the first writes; the others wait, and fail where it fails.
-"""
+"""What a run writes while it goes on: tables, checkpoints, summary, and W&B beside them."""
 
 import logging
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from midstate.common.errors import RunFailed
+from midstate.common.files import write_csv
 from midstate.common.secrets import redact
 from midstate.engine.session import Session
 from midstate.runs import checkpoint
-from midstate.runs.directory import write_config, write_summary
+from midstate.runs.directory import RunDirectory
 from midstate.runs.plan import Plan
 from midstate.runs.report import epoch_line
-from midstate.runs.tracking import Tracker
+from midstate.runs.tracking import LOSSES, METRICS, PROBES, Tracker
 
 log = logging.getLogger(__name__)
 
@@ -28,8 +23,15 @@ class Recorder:
 
     plan: Plan
     session: Session
+    directory: RunDirectory
     tracker: Tracker
     started: float  # on the clock of time.perf_counter, moved back by the time of earlier attempts
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The configuration as it is written: with the widths that were found."""
+        narrowed, config = self.session.narrowed, self.plan.config
+        return {**config, "model": {**config["model"], "narrowed": narrowed}} if narrowed else config
 
     def start(self) -> None:
         """Write the configuration, begin W&B's side.
@@ -37,13 +39,9 @@ class Recorder:
         Raises:
             RunFailed: it cannot be written.
         """
-
-        def write() -> None:
-            with self.writing("config.yaml"):
-                write_config(self.plan.directory, self.plan.config)
+        self.directory.write("config.yaml", lambda: self.directory.write_config(self.config))
+        if self.session.processes.first:
             self.tracker.start(self._start_wandb)
-
-        self.session.processes.agree(write)
 
     def save(self) -> None:
         """Save a checkpoint.
@@ -55,17 +53,13 @@ class Recorder:
         self.session.check_finite()
         state = {
             "config_hash": self.plan.hash,
-            "seed": self.plan.config["seed"],
-            "config": redact(self.plan.config),
+            "seed": self.plan.seed,
+            "config": redact(self.config),
             "wall_seconds": self.wall_seconds(),
             **self.session.state_dict(),
         }
-
-        def write() -> None:
-            with self.writing("a checkpoint"):
-                checkpoint.save(self.plan.directory / "checkpoints", self.session.step, state)
-
-        self.session.processes.agree(write)
+        place = self.directory.checkpoints
+        self.directory.write("a checkpoint", lambda: checkpoint.save(place, self.session.step, state))
 
     def end_of_epoch(self, row: dict[str, Any]) -> None:
         """Write the tables, log the row, print a line."""
@@ -83,43 +77,30 @@ class Recorder:
     def write_summary(self, status: str, **more: Any) -> dict[str, Any]:
         """Write summary.json and return it, without asking the other processes."""
         summary = {"status": status, **self.plan.facts(), **more, "wall_seconds": self.wall_seconds()}
-        with self.writing("summary.json"):
-            write_summary(self.plan.directory, summary)
+        self.directory.write_summary(summary)
         return summary
 
     def tables(self) -> None:
-        """Write the tables as they are now."""
-        session = self.session
+        """Write metrics.csv, probes.csv and losses.csv as they are now."""
+        session, path = self.session, self.directory.path
 
         def write() -> None:
-            with self.writing("tables"):
-                self.tracker.tables(session.rows, session.probe_rows, session.losses)
+            losses = [{"step": step, "loss": loss} for step, loss in enumerate(session.losses, start=1)]
+            write_csv(path / "metrics.csv", METRICS, session.rows)
+            write_csv(path / "probes.csv", PROBES, session.probe_rows)
+            write_csv(path / "losses.csv", LOSSES, losses)
 
-        session.processes.agree(write)
-
-    @contextmanager
-    def writing(self, what: str) -> Iterator[None]:
-        """Say what a full or vanished disk leaves: everything is written whole or not at all."""
-        try:
-            yield
-        except OSError as error:
-            raise RunFailed(
-                f"{what} cannot be written to {self.plan.directory} ({error.strerror or error}); what was written "
-                f"before is whole, and {self.plan.again} goes on from there"
-            ) from error
+        self.directory.write("tables", write)
 
     def wall_seconds(self) -> float:
         """Seconds spent on this run so far, earlier attempts included."""
         return time.perf_counter() - self.started
 
     def _start_wandb(self) -> Any:
-        plan = self.plan
-        if not plan.parts["logger"]:
+        plan, choices = self.plan, self.plan.choices
+        if not plan.parts.logger:
             return None
-        seed = plan.config["seed"]
-        name = " ".join(
-            (plan.choices["model"], plan.choices["data"], plan.name, plan.choices["schedule"], f"seed{seed}")
-        )
-        return plan.parts["logger"].start(
-            plan.directory, redact(plan.config), f"{plan.hash}-seed{seed}", plan.name, name
+        name = " ".join((choices["model"], choices["data"], plan.name, choices["schedule"], f"seed{plan.seed}"))
+        return plan.parts.logger.start(
+            plan.directory, redact(self.config), f"{plan.hash}-seed{plan.seed}", plan.name, name
         )

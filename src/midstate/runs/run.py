@@ -1,4 +1,4 @@
-"""One run: train, measure, write the run directory."""
+"""One run, from its configuration to its directory: plan, open the directory, train, finish."""
 
 import logging
 import multiprocessing
@@ -6,10 +6,9 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from typing import Any, NoReturn
 
-import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
@@ -23,7 +22,6 @@ from midstate.common.errors import (
     RunStopped,
     user_errors,
 )
-from midstate.common.files import remove_partial
 from midstate.common.secrets import say
 from midstate.config.overrides import typed_overrides
 from midstate.distributed.environment import local_rank
@@ -33,10 +31,8 @@ from midstate.distributed.processes import Processes, joined, others_at_work
 from midstate.distributed.signals import is_first, listen_between_runs, stop_on_signal, stop_what_follows
 from midstate.engine.loop import train
 from midstate.engine.session import Session
-from midstate.runs import checkpoint
-from midstate.runs.directory import check_own, check_same_config, clear, finished_before
+from midstate.runs.directory import RunDirectory
 from midstate.runs.finish import draw, finish
-from midstate.runs.locking import locked
 from midstate.runs.plan import Plan
 from midstate.runs.prepare import prepare
 from midstate.runs.recorder import Recorder
@@ -65,83 +61,40 @@ def run(config: DictConfig) -> float:
                 logging.getLogger("midstate").setLevel(logging.ERROR)
             with user_errors("this cannot be read here", OSError):
                 plan = Plan.of(config)
-            with joined(plan.device) as processes:
+            with joined(plan.parts.device) as processes:
                 return _run(plan, processes, lambda: processes.any(stop_requested()))
     except Exception as error:
-        hydra = HydraConfig.get()
         if isinstance(error, RunStopped):
             queue_again(stop_requested.numbers)
-        if hydra.mode == RunMode.MULTIRUN:  # say it now: Hydra speaks of the first failing job only, at the end
-            if not isinstance(error, ConfigError | RunFailed | RunStopped):
-                say(traceback.format_exc(), sys.stderr)
-            job = f"job {hydra.job.num} ({' '.join(typed_overrides())})"
-            say(f"{job} failed: {error}", sys.stderr)
+        _tell_in_a_sweep(error)
         raise
 
 
-def _is_worker() -> bool:
-    """Tell whether this is one of the processes that a sweep keeps for its jobs."""
-    return HydraConfig.get().mode == RunMode.MULTIRUN and not is_first()
-
-
 def _run(plan: Plan, processes: Processes, stop_requested: Callable[[], bool]) -> float:
-    rerun = plan.config["rerun"]
     _check_same_plan(plan, processes)
-    summary = processes.agree(lambda: _finished(plan))
+    directory = RunDirectory(plan, processes)
+    summary = directory.finished()
     if summary is None:
         with enough_memory(), user_errors("this cannot be read here", OSError):
             session = prepare(plan, processes)
+        directory.check_widths(session.narrowed)
         if stop_requested():
             _leave()
-        with ExitStack() as stack:
-            processes.agree(lambda: stack.enter_context(locked(plan.directory)))
-            if rerun:
-                processes.agree(lambda: clear(plan.directory))
-            else:
-                summary = processes.agree(lambda: finished_before(plan.directory, plan.config))  # by another, meanwhile
+        with directory.held():
+            summary = directory.finished()  # another process may have done it in the meantime
             if summary is None:
-                return _execute(plan, session, stop_requested)
+                return _report(directory, _train(plan, session, directory, stop_requested))
     log.info("finished before; rerun=true starts over")
-    if processes.first and "states" in summary and not (plan.directory / "figures" / "schedule.svg").exists():
-        draw(plan.directory, summary["layers"], summary["states"])  # that file is the last to be drawn
-    return _report(plan, processes, summary)
+    if processes.first and "states" in summary and not (directory.path / "figures" / "schedule.svg").exists():
+        draw(directory.path, summary["layers"], summary["states"])  # that file is the last to be drawn
+    return _report(directory, summary)
 
 
-def _check_same_plan(plan: Plan, processes: Processes) -> None:
-    """Refuse processes that would do different runs, or not the same steps of one."""
-    config = plan.config
-    own = (plan.hash, config["seed"], config["rerun"], config["trainer"]["checkpoint_every"])
-    if len(set(processes.gather(own))) > 1:
-        raise ConfigError(
-            "torchrun: its processes have different configurations; type the same command on every machine, and where "
-            "machines differ say trainer.device, trainer.threads and trainer.precision instead of auto"
-        )
-
-
-def _finished(plan: Plan) -> dict[str, Any] | None:
-    """The summary of the run, where it is finished and not to be done again."""
-    if not plan.config["rerun"]:
-        return finished_before(plan.directory, plan.config)
-    check_own(plan.directory)
-    return None
-
-
-def _report(plan: Plan, processes: Processes, summary: dict[str, Any]) -> float:
-    # Printed, not logged: tools read the last line, whatever becomes of the logging's configuration.
-    if processes.first:
-        say(result_table(summary))
-        say(f"run_dir: {plan.directory}")
-    return summary["val_top1"]
-
-
-def _execute(plan: Plan, session: Session, stop_requested: Callable[[], bool]) -> float:
-    """Train and write the results; from here on files are written."""
-    processes = session.processes
-    if processes.first:
-        remove_partial(plan.directory)
+def _train(plan: Plan, session: Session, directory: RunDirectory, stop_requested: Callable[[], bool]) -> dict[str, Any]:
+    """Go on from the last checkpoint, or begin; train, finish, and return the summary."""
     with enough_memory():
-        started = time.perf_counter() - _go_on(plan, session)
-    recorder = Recorder(plan, session, Tracker(plan.directory), started)
+        started = time.perf_counter() - _go_on(session, directory)
+    recorder = Recorder(plan, session, directory, Tracker(directory.path), started)
     recorder.start()
     exit_code = EXIT_FAILED
     try:
@@ -151,26 +104,26 @@ def _execute(plan: Plan, session: Session, stop_requested: Callable[[], bool]) -
             if not done or stop_requested():  # its last checkpoint is saved
                 exit_code = EXIT_STOPPED
                 recorder.summary("stopped")
-                log.info(f"stopped at step {session.step} of {session.total_steps}; {plan.again} goes on from here")
+                log.info(
+                    f"stopped at step {session.step} of {session.total_steps}; {directory.again} goes on from here"
+                )
                 _leave()
             summary = finish(recorder)
         exit_code = EXIT_FINISHED
+        return summary
     except RunFailed as error:
-        if processes.first:  # the others may be anywhere
+        if session.processes.first:  # the others may be anywhere
             with suppress(RunFailed):  # the disk may be what failed
                 recorder.write_summary("failed", reason=str(error))
         raise
     finally:
         session.batches.close()
         recorder.tracker.finish(exit_code)
-    return _report(plan, processes, summary)
 
 
-def _go_on(plan: Plan, session: Session) -> float:
+def _go_on(session: Session, directory: RunDirectory) -> float:
     """Take back the last checkpoint, if there is one; the seconds spent until then."""
-    processes = session.processes
-    device = plan.device if processes.size == 1 else torch.device("cpu")  # from where the others take it
-    saved = processes.agree(lambda: _last_checkpoint(plan, device))
+    saved = directory.last_checkpoint()
     if saved is None:
         return 0.0
     session.load_state_dict(saved)
@@ -178,12 +131,37 @@ def _go_on(plan: Plan, session: Session) -> float:
     return saved["wall_seconds"]
 
 
-def _last_checkpoint(plan: Plan, device: torch.device) -> dict[str, Any] | None:
-    with user_errors("checkpoints", OSError):
-        saved = checkpoint.load_latest(plan.directory / "checkpoints", device)
-    if saved is not None:
-        _check_same_run(plan, saved)
-    return saved
+def _report(directory: RunDirectory, summary: dict[str, Any]) -> float:
+    # Printed, not logged: tools read the last line, whatever becomes of the logging's configuration.
+    if directory.processes.first:
+        say(result_table(summary))
+        say(f"run_dir: {directory.path}")
+    return summary["val_top1"]
+
+
+def _check_same_plan(plan: Plan, processes: Processes) -> None:
+    """Refuse processes that would do different runs, or not the same steps of one."""
+    own = (plan.hash, plan.seed, plan.rerun, plan.parts.trainer.checkpoint_every)
+    if len(set(processes.gather(own))) > 1:
+        raise ConfigError(
+            "torchrun: its processes have different configurations; type the same command on every machine, and where "
+            "machines differ say trainer.device, trainer.threads and trainer.precision instead of auto"
+        )
+
+
+def _tell_in_a_sweep(error: Exception) -> None:
+    """Say at once what has failed: Hydra speaks of the first failing job only, at the end."""
+    hydra = HydraConfig.get()
+    if hydra.mode != RunMode.MULTIRUN:
+        return
+    if not isinstance(error, ConfigError | RunFailed | RunStopped):
+        say(traceback.format_exc(), sys.stderr)
+    say(f"job {hydra.job.num} ({' '.join(typed_overrides())}) failed: {error}", sys.stderr)
+
+
+def _is_worker() -> bool:
+    """Tell whether this is one of the processes that a sweep keeps for its jobs."""
+    return HydraConfig.get().mode == RunMode.MULTIRUN and not is_first()
 
 
 def _leave() -> NoReturn:
@@ -192,14 +170,3 @@ def _leave() -> NoReturn:
         stop_what_follows()
         raise RunStopped("stopped on request")
     raise SystemExit(EXIT_STOPPED)
-
-
-def _check_same_run(plan: Plan, saved: dict[str, Any]) -> None:
-    """Refuse a checkpoint of another run, which only a file that was moved can be."""
-    if (saved["config_hash"], saved["seed"]) != (plan.hash, plan.config["seed"]):
-        if "config" in saved:
-            check_same_config(plan.directory, plan.config, saved["config"])
-        raise ConfigError(
-            f"run_dir={plan.directory}: its checkpoint is of configuration {saved['config_hash']}, "
-            f"seed {saved['seed']}; choose another, or rerun=true to replace it"
-        )

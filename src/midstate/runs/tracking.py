@@ -1,4 +1,4 @@
-"""Tracking: CSV files, which are the truth, and Weights & Biases beside them."""
+"""Weights & Biases beside the tables, which are the truth; columns of the tables."""
 
 import logging
 from collections.abc import Callable, Iterator
@@ -9,7 +9,6 @@ from typing import Any
 
 from midstate.common import checks
 from midstate.common.errors import first_line
-from midstate.common.files import write_csv
 from midstate.common.secrets import redact
 
 log = logging.getLogger(__name__)
@@ -90,7 +89,7 @@ class Wandb:
 
 
 class Tracker:
-    """Writes what a run has to say, to its directory and to W&B where that is on."""
+    """Sends what a run has to say to W&B, where that is on."""
 
     def __init__(self, directory: Path) -> None:
         self.directory, self.wandb_run = directory, None
@@ -99,13 +98,6 @@ class Tracker:
         """Begin W&B's side, if there is one: `begin` returns its run, or None."""
         with self._nothing_lost():
             self.wandb_run = begin()
-
-    def tables(self, rows: list[dict[str, Any]], probe_rows: list[dict[str, Any]], losses: list[float]) -> None:
-        """Write metrics.csv, probes.csv and losses.csv."""
-        write_csv(self.directory / "metrics.csv", METRICS, rows)
-        write_csv(self.directory / "probes.csv", PROBES, probe_rows)
-        steps = [{"step": step, "loss": loss} for step, loss in enumerate(losses, start=1)]
-        write_csv(self.directory / "losses.csv", LOSSES, steps)
 
     def log(self, row: dict[str, Any]) -> None:
         """Log one epoch's row to W&B."""

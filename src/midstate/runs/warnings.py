@@ -1,11 +1,11 @@
 """Warnings of settings and schedules that change nothing, or less than they seem to."""
 
 import logging
-from typing import Any
 
 from torch import nn
 
-from midstate.sparsity import Blocks, Budget, Candidates, Direct, Method, Pruner, weight_layers
+from midstate.runs.parts import Parts
+from midstate.sparsity import Blocks, Budget, Candidates, Direct, Pruner, weight_layers
 
 log = logging.getLogger(__name__)
 SMALL_SCOPE = 0.1
@@ -48,10 +48,10 @@ def warn_of_scope(pruner: Pruner, model: nn.Module, uses: dict[str, int]) -> Non
         )
 
 
-def warn_without_effect(overrides: list[str], parts: dict[str, Any]) -> None:
+def warn_without_effect(overrides: list[str], parts: Parts) -> None:
     """Warn of settings that the user typed and that change nothing."""
-    method: Method = parts["method"]
-    one_shot = parts["schedule"].curve == "one_shot"
+    method = parts.method
+    one_shot = parts.schedule.curve == "one_shot"
     cases = [
         (method.dense, ("schedule",), "a dense run has no path to walk"),
         (

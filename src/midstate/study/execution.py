@@ -14,7 +14,7 @@ from types import FrameType
 from tqdm import tqdm
 
 from midstate.common.errors import EXIT_STOPPED
-from midstate.runs.directory import read_summary
+from midstate.runs.files import read_summary
 from midstate.study.planning import OUTPUTS, PlannedRun
 from midstate.study.process import LOST, exit_status, start_train
 

@@ -6,16 +6,16 @@ from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 
-import hydra
-from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, OmegaConf
 
 from midstate.common.errors import ConfigError
 from midstate.common.project import CONF
+from midstate.config.compose import compose_root
 from midstate.config.schema import check_root
-from midstate.runs.directory import read_summary
+from midstate.runs.files import read_summary
 from midstate.runs.identity import config_hash
-from midstate.runs.plan import build_parts, resolve, runs_with_schemes
+from midstate.runs.parts import build_parts
+from midstate.runs.plan import resolve, runs_with_schemes
 from midstate.study.claims import Claim, read_claims
 
 log = logging.getLogger(__name__)
@@ -137,7 +137,7 @@ def identity(experiment: str, overrides: tuple[str, ...]) -> tuple[str, str | No
     scheme = runs_with_schemes(config)
     # A scheme that is still to be found stands for nothing but its place: the rest is checked without it.
     parts = build_parts(_without_scheme(config) if scheme else config)
-    places = {"model.checkpoint": parts["model"].checkpoint, "pruner.scheme": scheme}
+    places = {"model.checkpoint": parts.model.checkpoint, "pruner.scheme": scheme}
     found = {setting: _experiment(setting, place) for setting, place in places.items() if place}
     if len(found) > 1:
         raise ValueError(f"{experiment}: weights and scheme of other runs at once; the scheme has to be a .json file")
@@ -165,8 +165,6 @@ def _experiment(setting: str, place: str) -> str:
 
 def compose(experiment: str, overrides: tuple[str, ...]) -> DictConfig:
     """Compose an experiment's configuration as `train.py` does."""
-    GlobalHydra.instance().clear()
-    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
-        config = hydra.compose("train", overrides=[f"experiment={experiment}", *overrides])
+    config = compose_root([f"experiment={experiment}", *overrides])
     check_root(config, list(overrides))
     return config

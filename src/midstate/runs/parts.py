@@ -1,0 +1,108 @@
+"""What the groups of a configuration build, every `auto` replaced by what it stands for."""
+
+import os
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from omegaconf import DictConfig
+
+from midstate.common.errors import ConfigError, user_errors
+from midstate.config.building import build
+from midstate.distributed.environment import local_rank, local_size, started_by_torchrun
+from midstate.distributed.machine import fast_at_bfloat16
+from midstate.engine.settings import Trainer
+from midstate.models import Narrow
+from midstate.runs.tracking import Wandb
+from midstate.sparsity import Method, Schedule
+
+# What each part must be able to do, wherever it comes from.
+KINDS = {"model": "create", "data": "load", "schedule": "window", "optimizer": "create", "trainer": "checkpoint_every"}
+AXES = {
+    "scope": "resolve",
+    "pattern": "mask",
+    "criterion": "score",
+    "allocation": "allocate",
+    "path": "masks",
+    "update": "resolve",
+    "estimator": "apply",
+    "penalty": "add",
+}
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The objects of a run that come from its configuration; none has seen data."""
+
+    model: Any  # makes a network: `create`, `checkpoint`
+    data: Any  # loads images: `load`, `embedded`
+    schedule: Schedule
+    method: Method
+    narrow: Narrow | None  # how much narrower the network is to be
+    optimizer: Any  # makes an optimizer: `create`, `rate`
+    trainer: Trainer  # without any `auto`
+    logger: Wandb | None
+    device: torch.device
+
+
+def build_parts(config: DictConfig) -> Parts:
+    """Build what the groups name, and the method from the pruner's axes.
+
+    Raises:
+        ConfigError: what a constructor refuses, or what this machine has not got.
+    """
+    groups = ("model", "data", "schedule", "pruner", "optimizer", "trainer", "logger")
+    built = {group: build(config, group) for group in groups}
+    _check_kinds(built)
+    axes = built.pop("pruner")
+    with user_errors("pruner"):
+        method = Method(**{axis: axes.get(axis) for axis in AXES})
+    trainer, device = _decided(built.pop("trainer"), built["data"].embedded, config.machine.device_index)
+    return Parts(**built, method=method, narrow=axes.get("narrow"), trainer=trainer, device=device)
+
+
+def _check_kinds(built: dict[str, Any]) -> None:
+    """Refuse what a file or an override builds nothing of, or something of another kind."""
+    for name, method in KINDS.items():
+        if not hasattr(built[name], method):
+            raise ConfigError(f"{name}: builds no {name}; it needs a `_target_` of that kind")
+    for axis, method in (*AXES.items(), ("narrow", "budget")):
+        part = built["pruner"].get(axis)
+        if isinstance(part, dict) or (part is not None and not hasattr(part, method)):
+            raise ConfigError(
+                f"pruner/{axis}: its file builds no {axis}; it needs `# @package pruner` as its very first line and a "
+                f"node `{axis}:` with a `_target_` of that kind"
+            )
+
+
+def _decided(trainer: Trainer, embedded: bool, device_index: int) -> tuple[Trainer, torch.device]:
+    """Replace every `auto`: what decides the numbers is part of a run's identity. Of several processes on a machine
+    each has a GPU of its own.
+    """
+    cuda = trainer.device == "cuda" or (trainer.device == "auto" and torch.cuda.is_available())
+    _check_device(trainer, cuda, device_index)
+    index = local_rank() if started_by_torchrun() else device_index
+    device = torch.device("cuda", index) if cuda else torch.device("cpu")
+    threads, precision = trainer.threads, trainer.precision
+    if threads == "auto":
+        threads = 1 if embedded else max(1, os.cpu_count() // local_size())
+    if precision == "auto":
+        precision = "bf16" if fast_at_bfloat16(device) else "fp32"
+    return replace(trainer, device=device.type, threads=threads, precision=precision), device
+
+
+def _check_device(trainer: Trainer, cuda: bool, device_index: int) -> None:
+    """Refuse devices that this machine has not got."""
+    num_devices = torch.cuda.device_count() if cuda else 0
+    if cuda and started_by_torchrun() and local_size() > num_devices:
+        raise ConfigError(
+            f"torchrun: {local_size()} processes, and this machine has {num_devices} CUDA devices; use "
+            "--nproc-per-node=gpu, or trainer.device=cpu"
+        )
+    if not cuda and trainer.sync_batchnorm:
+        raise ConfigError("trainer.sync_batchnorm=true: torch has it for CUDA devices only; set it to false")
+    if cuda and not 0 <= device_index < num_devices:
+        raise ConfigError(
+            f"trainer.device=cuda, machine.device_index={device_index}: this machine has {num_devices} "
+            "CUDA devices; use trainer.device=cpu"
+        )
