@@ -12,9 +12,8 @@ from midstate.config import ConfigError
 from midstate.plan import Plan
 
 # Claims are not for train.py; experiments are composed in tests/reproduce and tests/test_papers.py.
-FILES = sorted(
-    path for path in (ROOT / "conf").glob("*/**/*.yaml") if path.parent.name not in ("claim", "experiment", "paper")
-)
+NOT_HERE = ("claim", "experiment", "paper", "base")
+FILES = sorted(path for path in (ROOT / "conf").glob("*/**/*.yaml") if path.parent.name not in NOT_HERE)
 # Launchers and searches are tried in their own tests.
 ELSEWHERE = ("launcher", "sweep")
 GROUPS = sorted({path.parent.relative_to(ROOT / "conf").as_posix() for path in FILES})
