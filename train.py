@@ -1,6 +1,12 @@
 """Train, prune and compare: `python train.py --help`."""
 
 import sys
+from pathlib import Path
+
+from midstate.common import help
+
+if __name__ == "__main__" and help.asked(sys.argv[1:]):
+    sys.exit(help.show(Path(__file__).parent))  # before Hydra, which takes seconds, is imported
 
 import hydra
 from omegaconf import DictConfig
@@ -11,7 +17,9 @@ from midstate.cli import command_line, past_hydra
 @hydra.main(version_base="1.3", config_path="conf", config_name="train")
 def main(config: DictConfig) -> float:
     """Do one run; a multirun comes here once a job."""
-    from midstate.run import run  # heavy imports come after composition, so that --help answers at once
+    from midstate.runs.run import (
+        run,  # heavy imports come after composition, so that a refusal and --cfg answer at once
+    )
 
     with past_hydra():
         return run(config)

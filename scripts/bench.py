@@ -9,8 +9,9 @@ import json
 import sys
 from pathlib import Path
 
-from midstate import marks
-from midstate.bench.common import ROOT, machine, rendered
+from benchmarks.common import machine, rendered
+from midstate.common import files
+from midstate.common.project import ROOT
 
 # With the usual number of repeats.
 COMMANDS = {
@@ -39,7 +40,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, default=None, help="file for rows and machine")
     parser.add_argument("--readme", action="store_true", help="put the table into README.md, or docs/scale.md")
     arguments = parser.parse_args()
-    benchmark = importlib.import_module(f"midstate.bench.{arguments.command}")
+    benchmark = importlib.import_module(f"benchmarks.{arguments.command}")
     result = {"machine": machine(), "rows": benchmark.measure(arguments.repeats or COMMANDS[arguments.command])}
     text = rendered(arguments.command, result)
     print(text)
@@ -47,7 +48,7 @@ def main() -> None:
         arguments.json.parent.mkdir(parents=True, exist_ok=True)
         arguments.json.write_text(json.dumps(result, indent=1) + "\n")
     if arguments.readme:
-        marks.put(ROOT / PAGES.get(arguments.command, "README.md"), f"bench:{arguments.command}", text)
+        files.put(ROOT / PAGES.get(arguments.command, "README.md"), f"bench:{arguments.command}", text)
     if not all(row.get("holds", True) for row in result["rows"]):
         sys.exit("a limit is broken")
 

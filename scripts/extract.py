@@ -1,8 +1,52 @@
 """Remove a finished run's dead filters for real: `python scripts/extract.py --help`."""
 
+import argparse
 import sys
+from pathlib import Path
 
-from midstate.extraction.cli import main
+from midstate.common.errors import EXIT_BAD_CONFIG, EXIT_FAILED, EXIT_FINISHED, ConfigError, RunFailed
+from midstate.common.secrets import say
+
+FILE = Path("checkpoints", "extracted.pt2")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Do what the command line says; returns the exit status."""
+    options = _parser().parse_args(arguments)
+    try:
+        from midstate.runs.extract import extract_run  # torch comes when it is needed
+
+        say(extract_run(options.run, options.output or options.run / FILE, options.batch_size))
+    except ConfigError as error:
+        say(f"configuration error: {error}", sys.stderr)
+        return EXIT_BAD_CONFIG
+    except RunFailed as error:
+        say(f"extraction failed: {error}", sys.stderr)
+        return EXIT_FAILED
+    return EXIT_FINISHED
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description="Make a smaller network of a finished run: filters that pruning has emptied, and all else that "
+        "does not depend on the image any more, are removed; what they had added is carried on as constants. Prints "
+        "parameters and multiply-accumulates (dense, as the run reported them, as they are left), how far the outputs "
+        "differ on test images and how long a pass takes, and writes the network.",
+        epilog="The file needs no code of this project: torch.export.load(FILE).module() takes any number of images "
+        "of the size of the run's. Zeros within filters that stay, such as those of N:M, are left as they are. "
+        "Exit status: 0 written, 2 nothing to extract there, 3 it could not be written.",
+    )
+    parser.add_argument("run", type=Path, help="its directory, such as outputs/filter/1a2b3c4d5e6f/seed0")
+    parser.add_argument("--output", type=Path, metavar="FILE", help=f"default: {FILE} in the run's directory")
+    parser.add_argument("--batch-size", type=_size, default=64, metavar="N", help="images a timed pass (default: 64)")
+    return parser
+
+
+def _size(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text}: must be a whole number, 1 or more")
+    return int(text)
+
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -7,8 +7,9 @@ import argparse
 import importlib
 import sys
 
-from midstate import marks
-from midstate.bench.common import ROOT, machine, table
+from benchmarks.common import machine, table
+from midstate.common import files
+from midstate.common.project import ROOT
 
 # With the usual number of times.
 COMMANDS = {"fuzz": 2000, "kill": 100}
@@ -22,13 +23,13 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0, help="of what is random")
     parser.add_argument("--docs", action="store_true", help="put the table into docs/reliability.md")
     arguments = parser.parse_args()
-    module = importlib.import_module(f"midstate.faults.{arguments.command}")
+    module = importlib.import_module(f"faults.{arguments.command}")
     about = machine()
     rows = module.measure(arguments.times or COMMANDS[arguments.command], arguments.seed)
     text = table({"rows": rows, "machine": about})
     print(text)
     if arguments.docs:
-        marks.put(ROOT / "docs" / "reliability.md", f"faults:{arguments.command}", text)
+        files.put(ROOT / "docs" / "reliability.md", f"faults:{arguments.command}", text)
     if any(row.get("not bit-equal") or str(row.get("outcome")).startswith("defect") for row in rows):
         sys.exit("something was lost or broke")
 

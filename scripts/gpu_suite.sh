@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Checks everything that a CUDA device does otherwise than a CPU, and writes one JSON with where it was run.
 #   scripts/gpu_suite.sh [FILE]      FILE: results/gpu/<name of the device>.json, unless given
-# Needs CUDA and torch >= 2.11; takes some minutes. Other arguments: python -m midstate.bench.gpu --help
+# Needs CUDA and torch >= 2.11; takes some minutes. Other arguments: PYTHONPATH=scripts python -m benchmarks.gpu --help
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 python - <<'PYTHON'
@@ -13,4 +13,4 @@ if not torch.cuda.is_available():
     sys.exit("there is no CUDA device here; nothing was run and nothing is written")
 PYTHON
 name=$(python -c 'import torch; print(torch.cuda.get_device_name().lower().replace(" ", "_"))')
-exec python -m midstate.bench.gpu --device cuda --json "${1:-results/gpu/$name.json}"
+exec env PYTHONPATH=scripts python -m benchmarks.gpu --device cuda --json "${1:-results/gpu/$name.json}"

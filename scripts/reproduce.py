@@ -2,7 +2,7 @@
 
 import sys
 
-from midstate.reproduce.cli import main
+from midstate.study.command import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -13,8 +13,8 @@ import pytest
 import torch
 from PIL import Image
 
-from midstate.bench.common import composed
-from midstate.checkpoint import checkpoints, digest
+from midstate.config.compose import composed
+from midstate.runs.checkpoint import checkpoints, digest
 
 __all__ = ["ALONE", "ROOT", "TINY", "assert_checkpoints_whole", "begin", "composed", "start", "wait_for"]
 

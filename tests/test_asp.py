@@ -9,11 +9,12 @@ from conftest import ALONE, TINY, composed
 from torch import nn
 from torch.nn import functional as F
 
-from midstate import engine
-from midstate.config import ConfigError
+from midstate.common.errors import ConfigError
+from midstate.engine.loop import train
 from midstate.models import classifier_names
-from midstate.plan import Plan, build_parts
-from midstate.run import run
+from midstate.runs.plan import Plan, build_parts
+from midstate.runs.prepare import prepare
+from midstate.runs.run import run
 from midstate.sparsity import NM, Pruner, Scope, verify_nm, weight_layers
 
 SHORT = (*TINY, "trainer.epochs=2", "trainer.probes=false")
@@ -137,11 +138,11 @@ def test_any_run_may_ask_for_trained_weights(dense):
 def test_what_is_typed_wins_and_trains_dense_first():
     plan = Plan.of(composed(*SHORT, "pruner=asp", *ALONE["asp"]))
     assert (plan.parts["trainer"].mode, plan.parts["schedule"].start) == ("train", 0.5)
-    session, kept = plan.prepare(), []
+    session, kept = prepare(plan), []
 
     def after_step():
         kept.append(min(session.pruner.kept()))
         return False
 
-    assert engine.train(session, lambda: None, lambda row: None, after_step)
+    assert train(session, lambda: None, lambda row: None, after_step)
     assert kept == [1.0] * 6 + [0.5] * 6

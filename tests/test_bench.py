@@ -6,8 +6,10 @@ import pytest
 import torch
 from conftest import composed
 
-from midstate.bench import common, gate, mask, refresh, step
-from midstate.plan import Plan
+from benchmarks import gate, mask, refresh, step
+from benchmarks.common import rendered
+from midstate.common.project import ROOT
+from midstate.runs.plan import Plan
 from midstate.sparsity import NM, SRSTE, nm_mask
 
 
@@ -66,7 +68,7 @@ def test_steps_are_shown_with_their_refresh_intervals_side_by_side():
     assert (dense["default"], dense["every step"]) == (1.0, "")
     assert (nm["default"], nm["every step"], nm["every epoch"]) == (1.04, 1.05, 1.01)
     about = dict.fromkeys(("processor", "cores", "device", "python", "torch", "git", "date"), "x")
-    assert common.rendered("step", {"rows": rows, "machine": about}).startswith("| settings | training |")
+    assert rendered("step", {"rows": rows, "machine": about}).startswith("| settings | training |")
 
 
 @pytest.mark.parametrize("data", refresh.DATA)
@@ -83,5 +85,5 @@ def test_runs_of_refresh_intervals_can_be_made_and_differ_in_the_interval_alone(
 def test_every_limit_reads_what_its_benchmark_writes():
     """On the records, so that a renamed column is found without measuring."""
     for name, (_, limits) in gate.LIMITS.items():
-        rows = json.loads((common.ROOT / "results" / "bench" / f"{name}.json").read_text())["rows"]
+        rows = json.loads((ROOT / "results" / "bench" / f"{name}.json").read_text())["rows"]
         assert all(row["holds"] for row in gate.judged(rows, limits)), name

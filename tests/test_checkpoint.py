@@ -7,9 +7,9 @@ import zipfile
 import pytest
 import torch
 
-from midstate import checkpoint
-from midstate.config import ConfigError
-from midstate.files import remove_partial
+from midstate.common.errors import ConfigError
+from midstate.common.files import remove_partial
+from midstate.runs import checkpoint
 
 CPU = torch.device("cpu")
 

@@ -12,8 +12,8 @@ import pytest
 import torch
 from conftest import ROOT, TINY, begin, composed, wait_for
 
-from midstate.checkpoint import checkpoints
-from midstate.run import run
+from midstate.runs.checkpoint import checkpoints
+from midstate.runs.run import run
 
 FILES = [argument for argument in TINY if argument != "logger=none"]
 

@@ -1,15 +1,13 @@
 """Every file under conf composes and builds; whatever cannot run is refused with one message and status 2."""
 
 import itertools
-import os
-import subprocess
-import sys
 
 import pytest
 from conftest import ALONE, ROOT, composed
 
-from midstate.config import ConfigError
-from midstate.plan import Plan
+from midstate.common.errors import ConfigError
+from midstate.runs.plan import Plan
+from midstate.runs.prepare import prepare
 
 # Claims are not for train.py; experiments are composed in tests/reproduce and tests/test_papers.py.
 NOT_HERE = ("claim", "experiment", "paper", "base")
@@ -294,7 +292,7 @@ def test_bad_values_name_field_value_and_what_is_allowed(overrides, message):
 def test_parts_that_do_not_fit_each_other_are_refused(overrides, message):
     plan = Plan.of(composed(*overrides.split(" ")))
     with pytest.raises(ConfigError) as refused:
-        plan.prepare()
+        prepare(plan)
     assert message in str(refused.value)
 
 
@@ -334,20 +332,6 @@ def test_arguments_of_a_model_are_typed_as_documented():
     assert len({plan.hash, identity().hash, identity("model.arguments={}").hash}) == 2
 
 
-def test_help_shows_groups_and_examples_without_importing_torch(tmp_path):
-    code = "import sys, runpy; sys.argv = ['train.py', '--help']\ntry: runpy.run_path({!r}, run_name='__main__')\n"
-    code += "except SystemExit: pass\nprint('imported', sorted({{'torch', 'wandb', 'matplotlib'}} & set(sys.modules)))"
-    done = subprocess.run(
-        [sys.executable, "-c", code.format(str(ROOT / "train.py"))], capture_output=True, text=True, cwd=tmp_path
-    )
-    assert "imported []" in done.stdout
-    for group in GROUPS:
-        if group not in ("experiment", "debug"):
-            assert f"\n{group}: " in done.stdout
-    assert done.stdout.count("python train.py ") == 3
-    assert os.listdir(tmp_path) == []
-
-
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
@@ -358,7 +342,7 @@ def test_help_shows_groups_and_examples_without_importing_torch(tmp_path):
 )
 def test_what_hardly_prunes_or_has_no_room_is_warned_of(overrides, message, caplog):
     with caplog.at_level("WARNING"):
-        Plan.of(composed(*overrides.split(" "))).prepare()
+        prepare(Plan.of(composed(*overrides.split(" "))))
     assert message in caplog.text
 
 

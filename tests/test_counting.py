@@ -5,7 +5,7 @@ import torch
 import torchvision
 from torch import nn
 
-from midstate import counting
+from midstate.compaction import counting
 from midstate.models import CifarResNet
 from midstate.sparsity import weight_layers
 

@@ -8,9 +8,9 @@ import subprocess
 import pytest
 from conftest import TINY, assert_checkpoints_whole, begin, composed, wait_for
 
-from midstate import checkpoint
-from midstate.faults.compare import differences
-from midstate.run import run
+from faults.compare import differences
+from midstate.runs import checkpoint
+from midstate.runs.run import run
 
 JOB = ("pruner=nm", *TINY, "trainer.epochs=6", "trainer.max_steps_per_epoch=8", "trainer.checkpoint_every=3it")
 

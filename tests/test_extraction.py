@@ -17,12 +17,12 @@ from conftest import ROOT, TINY, composed
 from torch import nn
 from torch.nn.utils import parametrize
 
-from midstate import counting
-from midstate.directory import clear
-from midstate.extraction.cli import main
-from midstate.extraction.extracting import extract
+from extract import main
+from midstate.compaction import counting
+from midstate.compaction.extracting import extract
 from midstate.models import CifarResNet
-from midstate.run import run
+from midstate.runs.directory import clear
+from midstate.runs.run import run
 from midstate.sparsity import weight_layers
 
 OLD_RUN = ROOT / "tests" / "format_1"  # 1:16, with a weight in every filter

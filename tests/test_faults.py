@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 from conftest import ROOT, TINY, assert_checkpoints_whole, begin, wait_for
 
-from midstate import checkpoint
-from midstate.faults import fuzz, kill
+from faults import fuzz, kill
+from midstate.runs import checkpoint
 
 # A second or so a step.
 SLOW = ("data=fake", "data.size=32", "model=resnet18", "trainer.batch_size=128", "trainer.checkpoint_every=1it")

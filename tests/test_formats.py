@@ -11,10 +11,10 @@ import pytest
 import torch
 from conftest import ROOT, composed
 
-from midstate import runs
-from midstate.analysis.run_figures import read_table
-from midstate.config import ConfigError, RunFailed
-from midstate.run import run
+from midstate.common.errors import ConfigError, RunFailed
+from midstate.runs.directory import read_summary
+from midstate.runs.figures import read_table
+from midstate.runs.run import run
 
 OLD = ROOT / "tests" / "format_1"
 JOB = ("pruner=nm_block", "schedule=linear", "data=digits", "data.augmentation.crop_padding=1", "logger=none")
@@ -28,7 +28,7 @@ def copied(tmp_path):
 
 def test_a_finished_run_of_format_1_is_known_as_such(copied, capsys):
     before = {path: path.read_bytes() for path in copied.rglob("*") if path.is_file()}
-    assert run(composed(*JOB, f"run_dir={copied}")) == runs.read_summary(OLD)["val_top1"]
+    assert run(composed(*JOB, f"run_dir={copied}")) == read_summary(OLD)["val_top1"]
     assert "pattern verified      yes" in capsys.readouterr().out
     assert {path: path.read_bytes() for path in before} == before
 
@@ -40,7 +40,7 @@ def test_a_run_of_format_1_goes_on_from_its_checkpoint(copied):
     old, new = ([row["loss"] for row in read_table(place / "losses.csv")] for place in (OLD, copied))
     assert new[:4] == old[:4]  # as they were saved
     assert new == pytest.approx(old, abs=1e-2)
-    old, new = runs.read_summary(OLD), runs.read_summary(copied)
+    old, new = read_summary(OLD), read_summary(copied)
     for key in ("format", "config_hash", "numerics", "params_nonzero", "macs_sparse", "pattern_verified", "layers"):
         assert new[key] == old[key]
     assert (copied / "figures" / "accuracy.png").exists()

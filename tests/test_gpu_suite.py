@@ -8,7 +8,7 @@ import pytest
 import torch
 from conftest import ROOT
 
-from midstate.bench import gpu
+from benchmarks import gpu
 
 
 @pytest.mark.parametrize("name", ["masks_are_the_cpus", "the_same_bits_twice", "fused_kernels", "a_checkpoint_goes_on"])
@@ -42,7 +42,7 @@ def test_masks_that_differ_do_not_hold(monkeypatch):
 def test_without_a_gpu_nothing_is_written(tmp_path):
     for command in (
         ["bash", str(ROOT / "scripts/gpu_suite.sh")],
-        [sys.executable, "-m", "midstate.bench.gpu", "--json"],
+        [sys.executable, "-m", "benchmarks.gpu", "--json"],
     ):
         done = subprocess.run([*command, str(tmp_path / "x.json")], capture_output=True, text=True, timeout=100)
         assert done.returncode == 1

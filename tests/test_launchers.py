@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 from conftest import TINY, assert_checkpoints_whole, begin, composed, wait_for
 
-from midstate.overrides import OWN_OF_HYDRA
-from midstate.run import run
+from midstate.config.overrides import OWN_OF_HYDRA
+from midstate.runs.run import run
 
 SECRET = "0123456789abcdef0123456789abcdef01234567"
 # Long enough to be met at work; no checkpoint but those that a signal asks for.
@@ -182,7 +182,7 @@ REFUSED = {
 def test_each_setting_of_a_launcher_is_one_that_the_command_line_may_set_or_may_not(launcher):
     from hydra import compose, initialize_config_dir
 
-    from midstate.cli import CONF
+    from midstate.common.project import CONF
 
     with initialize_config_dir(str(CONF), version_base="1.3"):
         config = compose("train", [f"hydra/launcher={launcher}"], return_hydra_config=True)

@@ -14,7 +14,7 @@ def test_the_algebra_imports_torch_and_nothing_of_the_rest():
     modules = imported_by("midstate.sparsity")
     assert not {"hydra", "omegaconf", "wandb", "sklearn", "scipy", "timm", "torchvision", "matplotlib"} & modules
     assert {m for m in modules if m.startswith("midstate.")} == {
-        m for m in modules if m.startswith("midstate.sparsity")
+        m for m in modules if m.startswith(("midstate.sparsity", "midstate.common"))
     }
 
 

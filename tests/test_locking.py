@@ -9,13 +9,13 @@ import sys
 import pytest
 from conftest import TINY, begin, wait_for
 
-from midstate.config import ConfigError
-from midstate.locking import FILE, locked
+from midstate.common.errors import ConfigError
+from midstate.runs.locking import FILE, locked
 
 HOLD = """
 import sys, time
 from pathlib import Path
-from midstate.locking import locked
+from midstate.runs.locking import locked
 with locked(Path(sys.argv[1])):
     print("held", flush=True)
     time.sleep(60)

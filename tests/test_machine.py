@@ -7,7 +7,7 @@ import pytest
 
 FAULTS = """
 import resource, torch
-from midstate.machine import keep_freed_memory
+from midstate.distributed.machine import keep_freed_memory
 torch.set_num_threads(1)
 kept = keep_freed_memory() if {keep} else True
 for step in range(30):

@@ -5,8 +5,8 @@ import torch
 from torch import nn, optim
 from torch.nn.utils import parametrize
 
-from midstate.bench.common import prepared
-from midstate.engine import train_step
+from benchmarks.common import prepared
+from midstate.engine.step import train_step
 from midstate.optimizers import SGD, AdamW
 
 DEFAULTS = {

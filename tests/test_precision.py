@@ -6,11 +6,12 @@ import pytest
 import torch
 from conftest import TINY, composed
 
-from midstate.config import ConfigError
-from midstate.metrics import evaluate
-from midstate.plan import Plan
-from midstate.run import run
-from midstate.step import train_step
+from midstate.common.errors import ConfigError
+from midstate.engine.evaluate import evaluate
+from midstate.engine.step import train_step
+from midstate.runs.plan import Plan
+from midstate.runs.prepare import prepare
+from midstate.runs.run import run
 
 # How far the losses of 24 steps may lie from float32's: bfloat16 has 8 bits, an order of sums the last of 24.
 DISTANCE = {"trainer.precision=bf16": 0.1, "trainer.channels_last=true": 1e-3}
@@ -37,7 +38,7 @@ def test_losses_stay_near_those_of_float32(fp32, setting, tmp_path):
 
 def test_weights_optimizer_and_masks_stay_what_they_are(tmp_path):
     plan = Plan.of(composed(*TINY, "pruner=nm_block", "trainer.precision=bf16", "trainer.channels_last=true"))
-    session = plan.prepare()
+    session = prepare(plan)
     session.model.train()
     for images, labels in session.batches.epoch(0, 0):
         train_step(session, images, labels)
@@ -48,7 +49,7 @@ def test_weights_optimizer_and_masks_stay_what_they_are(tmp_path):
 
 def test_training_passes_take_the_settings_and_evaluations_do_not():
     plan = Plan.of(composed(*TINY, "pruner=nm_block", "trainer.precision=bf16", "trainer.channels_last=true"))
-    session = plan.prepare()
+    session = prepare(plan)
     seen = []
     convolution = session.pruner.layers[0].module
     convolution.register_forward_hook(
@@ -66,7 +67,7 @@ def test_training_passes_take_the_settings_and_evaluations_do_not():
 def test_auto_is_decided_and_recorded():
     plan = Plan.of(composed(*TINY, "trainer.precision=auto"))
     assert plan.config["trainer"]["precision"] in ("fp32", "bf16")
-    assert plan.prepare().settings.precision == plan.config["trainer"]["precision"]
+    assert prepare(plan).settings.precision == plan.config["trainer"]["precision"]
 
 
 def test_defaults_keep_the_identity_that_runs_had_before():

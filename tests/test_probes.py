@@ -2,8 +2,8 @@ import torch
 from torch import nn
 
 from midstate.data import Split
-from midstate.metrics import evaluate
-from midstate.probes import GapProbe, reestimated_batchnorm
+from midstate.engine.evaluate import evaluate
+from midstate.engine.probes import GapProbe, reestimated_batchnorm
 from midstate.sparsity import L1, NM, SRSTE, Blocks, Direct, Method, Pruner, Schedule, Scope, StepN, Uniform, Update
 
 EVERYTHING = Scope(skip_first=False, skip_classifier=False)

@@ -12,7 +12,7 @@ import pytest
 import torch
 from conftest import ROOT, TINY, begin, wait_for
 
-from midstate.sparsity.masked import digest
+from midstate.distributed.processes import digest
 
 TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--nproc-per-node")
 # LayerNorm only: nothing depends on how a batch is cut.
@@ -131,15 +131,17 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 
 ASTRAY = """
 import os, sys, torch
-from midstate.bench.common import composed
-from midstate.config import RunFailed
-from midstate.plan import Plan
-from midstate.processes import joined
-from midstate.step import train_step
+from midstate.common.errors import RunFailed
+from midstate.config.compose import composed
+from midstate.runs.plan import Plan
+from midstate.runs.prepare import prepare
+from midstate.runs.prepare import prepare
+from midstate.distributed.processes import joined
+from midstate.engine.step import train_step
 
 plan = Plan.of(composed(*sys.argv[1:], "logger=none", "trainer.probes=false", "schedule.start=0"))
 with joined(plan.device) as processes:
-    session = plan.prepare(processes)
+    session = prepare(plan, processes)
     session.model.train()
     for step, batch in enumerate(session.batches.epoch(0)):
         if step == 3 and processes.rank == 1:
@@ -173,8 +175,8 @@ def test_a_mask_that_goes_astray_ends_the_run(tmp_path):
 LOST = """
 import io, os, sys, torch
 from urllib.error import HTTPError
-from midstate.config import RunFailed
-from midstate.processes import joined, others_at_work
+from midstate.common.errors import RunFailed
+from midstate.distributed.processes import joined, others_at_work
 
 def say(*words):  # in one piece, for two processes speak at once
     sys.stdout.write(" ".join(map(str, (os.environ["RANK"], *words))) + os.linesep)

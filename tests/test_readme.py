@@ -6,7 +6,7 @@ import re
 import pytest
 from conftest import ROOT
 
-from midstate.bench.common import rendered
+from benchmarks.common import rendered
 
 README = (ROOT / "README.md").read_text()
 

@@ -6,11 +6,12 @@ import pandas as pd
 import pytest
 from conftest import ROOT
 
-from midstate import runs as identities
-from midstate.analysis import report, verdicts
-from midstate.analysis.claims import read_claims
-from midstate.analysis.tables import read_runs
-from midstate.reproduce.planning import identity
+from midstate.runs.identity import NUMERICS
+from midstate.study import verdicts
+from midstate.study.claims import read_claims
+from midstate.study.planning import identity
+from midstate.study.report import readme_table, write_report
+from midstate.study.tables import read_runs
 
 RESULTS = ROOT / "results"
 RUNS = read_runs(RESULTS)
@@ -23,7 +24,7 @@ def again(tmp_path_factory):
     for table in RESULTS.glob("*.csv"):
         shutil.copy(table, directory)
     (directory / "claims.csv").unlink()
-    report.write_report(directory)
+    write_report(directory)
     return directory
 
 
@@ -52,7 +53,7 @@ def test_rows_carry_the_claims_as_committed():
 
 def test_rows_are_of_the_code_as_it_is():
     """Where numerics or experiments change, runs are made again rather than kept."""
-    assert set(RUNS.numerics) == {identities.NUMERICS}
+    assert set(RUNS.numerics) == {NUMERICS}
     assert not RUNS.git.str.endswith("+").any()  # of a commit, not of a changed tree
     cells = RUNS.groupby(["arm", "overrides", "device", "threads"]).config_hash.unique()
     for (arm, overrides, device, threads), hashes in cells.items():
@@ -61,7 +62,7 @@ def test_rows_are_of_the_code_as_it_is():
 
 
 def test_the_readme_shows_the_verdicts():
-    assert f"<!-- claims -->\n{report.readme_table(RESULTS)}\n<!-- end -->" in (ROOT / "README.md").read_text()
+    assert f"<!-- claims -->\n{readme_table(RESULTS)}\n<!-- end -->" in (ROOT / "README.md").read_text()
 
 
 def test_every_claim_with_runs_has_a_verdict():

@@ -6,16 +6,20 @@ import math
 
 import pytest
 import torch
+import yaml
 from conftest import ALONE, ROOT, TINY, composed
 from omegaconf import OmegaConf
 
-from midstate import checkpoint, engine
-from midstate.config import ConfigError, RunFailed
+from midstate.common.errors import ConfigError, RunFailed
+from midstate.engine.loop import train
+from midstate.engine.step import train_step
 from midstate.models import CifarResNet
-from midstate.plan import Plan
-from midstate.run import run
+from midstate.runs import checkpoint
+from midstate.runs.plan import Plan
+from midstate.runs.prepare import prepare
+from midstate.runs.run import run
+from midstate.runs.tracking import METRICS, PROBES
 from midstate.sparsity import weight_layers
-from midstate.tracking import METRICS, PROBES
 
 
 def tiny(directory, *overrides):
@@ -130,11 +134,11 @@ def test_dense_prunes_nothing(tmp_path):
 @pytest.mark.parametrize("pruner", ["nm_block", "magnitude"])
 def test_torchvisions_attention_is_pruned_with_the_same_presets(pruner):
     """Twelve layers of 768 are too large to train here: from the configuration to finished, verified weights."""
-    session = Plan.of(
+    session = prepare(Plan.of(
         composed(*TINY, "model=torchvision", "model.name=vit_b_16", "model.small_stem=false",
                  "+model.arguments.image_size=16", f"pruner={pruner}",
                  "pruner.exclude=[heads.head]")  # untrained, its weights are zero: a collapsed layer would not pass
-    ).prepare()  # fmt: skip
+    ))  # fmt: skip
     pruned = session.pruner
     pruned.refresh(session.total_steps)
     images = session.data.test.images[:4]
@@ -253,7 +257,7 @@ def test_every_kind_of_state_survives_an_interruption(tmp_path, pruner):
 
 def test_a_stop_is_heard_while_an_allocation_measures():
     """Measuring sensitivities can take minutes; stopping in their midst loses nothing but them."""
-    whole, stopped = (Plan.of(composed(*TINY, "pruner=nm_mixed", "trainer.probes=false")).prepare() for _ in range(2))
+    whole, stopped = (prepare(Plan.of(composed(*TINY, "pruner=nm_mixed", "trainer.probes=false"))) for _ in range(2))
     asked, saved = [], []
 
     def stop():
@@ -261,11 +265,11 @@ def test_a_stop_is_heard_while_an_allocation_measures():
         return asked.count(6) == 4  # after step 6, then between measurements
 
     nothing = lambda *_: None  # noqa: E731
-    assert engine.train(stopped, lambda: saved.append(stopped.step), nothing, stop) is False
+    assert train(stopped, lambda: saved.append(stopped.step), nothing, stop) is False
     assert (saved[-1], stopped.step, stopped.pruner.levels) == (6, 6, None)
     assert all(mask.all() for mask in stopped.pruner.masks)
-    assert engine.train(stopped, nothing, nothing, lambda: False)
-    assert engine.train(whole, nothing, nothing, lambda: False)
+    assert train(stopped, nothing, nothing, lambda: False)
+    assert train(whole, nothing, nothing, lambda: False)
     assert stopped.pruner.levels == whole.pruner.levels
     assert same(stopped.model.state_dict(), whole.model.state_dict())
 
@@ -346,12 +350,12 @@ def test_losses_that_are_measured_and_are_no_numbers_are_divergence(tmp_path):
 
 
 def test_an_infinite_gradient_is_not_clipped_to_nothing():
-    session = Plan.of(composed(*TINY, "pruner=nm", "trainer.clip_norm=1")).prepare()
+    session = prepare(Plan.of(composed(*TINY, "pruner=nm", "trainer.clip_norm=1")))
     weight = next(session.model.parameters())
     weight.register_hook(lambda gradient: gradient * math.inf)
     before = weight.detach().clone()
     with pytest.raises(RunFailed, match=r"diverged: the gradient's norm is (inf|nan) at step 0 "):
-        engine.train_step(session, *next(session.batches.epoch(0)))
+        train_step(session, *next(session.batches.epoch(0)))
     assert torch.equal(weight, before)
 
 
@@ -368,7 +372,7 @@ def test_a_layer_that_has_died_is_named(tmp_path):
 
 
 def test_a_batch_larger_than_the_data_is_all_of_it_and_that_is_said(caplog):
-    session = Plan.of(composed("data=fake", "data.num_train=24", "trainer.batch_size=64", "logger=none")).prepare()
+    session = prepare(Plan.of(composed("data=fake", "data.num_train=24", "trainer.batch_size=64", "logger=none")))
     assert "trainer.batch_size=64: there are only 24 training images; all of them are one batch" in caplog.text
     assert [len(labels) for _, labels in session.batches.epoch(0)] == [24]
 
@@ -377,34 +381,26 @@ def test_a_batch_larger_than_the_data_is_all_of_it_and_that_is_said(caplog):
 @pytest.mark.parametrize("model", ["resnet8", "torchvision", "timm"])
 def test_images_of_any_number_of_channels_train(channels, model):
     small = ("data=fake", "data.size=16", "data.num_train=8", "data.num_eval=4", "trainer.batch_size=4", "logger=none")
-    session = Plan.of(composed(f"model={model}", f"data.channels={channels}", "pruner=nm", *small)).prepare()
+    session = prepare(Plan.of(composed(f"model={model}", f"data.channels={channels}", "pruner=nm", *small)))
     session.model.train()
-    engine.train_step(session, *next(session.batches.epoch(0)))
+    train_step(session, *next(session.batches.epoch(0)))
     assert math.isfinite(session.losses[0])
 
 
 # Losses of the first ten steps, written by `python tests/test_run.py`; other processors differ in the last bits.
 LOSSES = ROOT / "tests" / "losses.json"
 ARMS = {
-    "dense": ("pruner=dense",),
-    "nm": ("pruner=nm",),
-    "nm_step": ("pruner=nm_step", "schedule=linear"),
-    "nm_block": ("pruner=nm_block", "schedule=linear"),
-    "maxq": ("pruner=maxq",),
-    "nm_mixed by weight error": ("pruner=nm_mixed", "pruner.score=weight_error"),
-    "magnitude global": ("pruner=magnitude", "pruner/allocation=global", "pruner.every=1it"),
-    "sfp": ("pruner=sfp",),
-    "fpgm with masked gradient": ("pruner=fpgm", "pruner.mask_gradient=true"),
-    "nm_block hard inverse": ("pruner=nm_block", "schedule=linear", "pruner/estimator=hard", "pruner.order=inverse"),
+    name: arguments.split()
+    for name, arguments in yaml.safe_load((ROOT / "tests" / "arms.yaml").read_text())["losses"].items()
 }
 
 
 def first_losses(*overrides):
-    session = Plan.of(composed(*TINY, "trainer.max_steps_per_epoch=10", "trainer.epochs=1", *overrides)).prepare()
+    session = prepare(Plan.of(composed(*TINY, "trainer.max_steps_per_epoch=10", "trainer.epochs=1", *overrides)))
     session.model.train()
     losses, total = [], 0.0
     for images, labels in session.batches.epoch(0):
-        engine.train_step(session, images, labels)
+        train_step(session, images, labels)
         losses.append((session.totals["loss"] - total) / len(labels))
         total = session.totals["loss"]
     return losses

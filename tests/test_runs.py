@@ -6,8 +6,11 @@ import pytest
 from conftest import composed
 from omegaconf import OmegaConf
 
-from midstate import runs
-from midstate.plan import Plan
+from midstate.runs.directory import read_summary, write_config, write_summary
+from midstate.runs.find import find_file
+from midstate.runs.identity import NEUTRAL, config_hash
+from midstate.runs.plan import Plan
+from midstate.runs.prepare import prepare
 
 IRRELEVANT = (
     "seed=5",
@@ -46,25 +49,23 @@ def test_fetching_a_set_changes_no_identity():
 def test_a_run_of_a_set_that_was_fetched_is_found(tmp_path):
     config = composed("data=cifar10", "data.download=false")
     (tmp_path / "seed0").mkdir()
-    runs.write_config(tmp_path / "seed0", OmegaConf.to_container(composed("data=cifar10"), resolve=True))
-    runs.write_summary(tmp_path / "seed0", {"status": "finished"})
-    found = runs.find_file(
-        "model.checkpoint", str(tmp_path), "summary.json", OmegaConf.to_container(config, resolve=True)
-    )
+    write_config(tmp_path / "seed0", OmegaConf.to_container(composed("data=cifar10"), resolve=True))
+    write_summary(tmp_path / "seed0", {"status": "finished"})
+    found = find_file("model.checkpoint", str(tmp_path), "summary.json", OmegaConf.to_container(config, resolve=True))
     assert found == tmp_path / "seed0/summary.json"
 
 
 def test_a_field_added_later_at_its_neutral_value_keeps_old_identities():
     old = OmegaConf.to_container(composed(), resolve=True)
     new = {**old, "trainer": {**old["trainer"], "invented": "as before"}}
-    assert runs.config_hash(new) != runs.config_hash(old)
-    runs.NEUTRAL["trainer.invented"] = "as before"
+    assert config_hash(new) != config_hash(old)
+    NEUTRAL["trainer.invented"] = "as before"
     try:
-        assert runs.config_hash(new) == runs.config_hash(old)
+        assert config_hash(new) == config_hash(old)
         new["trainer"]["invented"] = "otherwise"
-        assert runs.config_hash(new) != runs.config_hash(old)
+        assert config_hash(new) != config_hash(old)
     finally:
-        del runs.NEUTRAL["trainer.invented"]
+        del NEUTRAL["trainer.invented"]
 
 
 def test_directories_follow_experiment_hash_and_seed():
@@ -78,7 +79,7 @@ def test_secrets_are_replaced_by_the_names_of_their_variables(tmp_path):
     os.environ["SOME_API_KEY"] = "very-secret-value"
     try:
         config = OmegaConf.to_container(composed("logger.tags=[a,'${oc.env:SOME_API_KEY}']"), resolve=True)
-        runs.write_config(tmp_path, config)
+        write_config(tmp_path, config)
         text = (tmp_path / "config.yaml").read_text()
     finally:
         del os.environ["SOME_API_KEY"]
@@ -87,9 +88,9 @@ def test_secrets_are_replaced_by_the_names_of_their_variables(tmp_path):
 
 
 def test_summaries_are_read_back(tmp_path):
-    assert runs.read_summary(tmp_path) is None
-    runs.write_summary(tmp_path, {"status": "finished", "top1": 1.5})
-    assert runs.read_summary(tmp_path) == json.loads((tmp_path / "summary.json").read_text())
+    assert read_summary(tmp_path) is None
+    write_summary(tmp_path, {"status": "finished", "top1": 1.5})
+    assert read_summary(tmp_path) == json.loads((tmp_path / "summary.json").read_text())
 
 
 @pytest.mark.parametrize("override", ["schedule=linear", "schedule.stop=0.5"])
@@ -102,5 +103,5 @@ def test_settings_without_effect_warn(override, caplog):
 
 def test_a_schedule_that_ends_with_the_run_warns(caplog):
     with caplog.at_level("WARNING"):
-        Plan.of(composed("schedule.stop=1.0", "trainer.max_steps_per_epoch=2")).prepare()
+        prepare(Plan.of(composed("schedule.stop=1.0", "trainer.max_steps_per_epoch=2")))
     assert "no step is trained at the target" in caplog.text

@@ -7,9 +7,9 @@ import shutil
 import pytest
 from conftest import TINY, composed
 
-from midstate.config import ConfigError
-from midstate.plan import Plan
-from midstate.run import run
+from midstate.common.errors import ConfigError
+from midstate.runs.plan import Plan
+from midstate.runs.run import run
 
 SHORT = (*TINY, "trainer.epochs=2", "trainer.max_steps_per_epoch=3")
 FIXED = ("pruner=filter", "pruner/allocation=scheme", "schedule=one_shot", "schedule.start=0")

@@ -5,8 +5,10 @@ import os
 import pytest
 from omegaconf import OmegaConf
 
-from midstate.config import ConfigError, build, redact
-from midstate.overrides import check_command_line
+from midstate.common.errors import ConfigError
+from midstate.common.secrets import redact
+from midstate.config.building import build
+from midstate.config.overrides import check_command_line
 
 FOREIGN = (
     "builtins.open",
@@ -18,12 +20,12 @@ FOREIGN = (
     "subprocess.run",
     "functools.partial",
     "hydra.utils.instantiate",
-    "midstate.runs.os.system",  # by way of our own modules
-    "midstate.runs.subprocess.run",
-    "midstate.run.shutil.copy",
-    "midstate.reproduce.server.os.system",
-    "midstate.config.OmegaConf.save",
-    "midstate.runs.write_summary",  # ours, and no class
+    "midstate.study.process.os.system",  # by way of our own modules
+    "midstate.common.project.subprocess.run",
+    "midstate.runs.directory.shutil.copy",
+    "midstate.study.server.os.system",
+    "midstate.config.building.OmegaConf.save",
+    "midstate.runs.directory.write_summary",  # ours, and no class
     "midstate.no_such_thing",
     "no such thing",
     "midstate.models:CifarResNet",

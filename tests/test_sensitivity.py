@@ -8,8 +8,8 @@ from conftest import TINY, composed
 from torch import nn
 
 from midstate.data import Split
-from midstate.run import run
-from midstate.sensitivity import COLUMNS, sensitivities, without_smallest
+from midstate.engine.sensitivity import COLUMNS, sensitivities, without_smallest
+from midstate.runs.run import run
 from midstate.sparsity import weight_layers
 
 

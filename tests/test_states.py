@@ -8,7 +8,9 @@ import torch
 from conftest import composed
 from torch import nn
 
-from midstate.plan import Plan
+from midstate.engine.step import train_step
+from midstate.runs.plan import Plan
+from midstate.runs.prepare import prepare
 from midstate.sparsity import (
     L1,
     NM,
@@ -27,7 +29,6 @@ from midstate.sparsity import (
     Uniform,
     Update,
 )
-from midstate.step import train_step
 
 STEPS = 8
 RUN = ("data=fake", "data.size=8", "data.num_train=256", "data.num_eval=32", "logger=none", "trainer.epochs=1",
@@ -42,7 +43,7 @@ METHODS = {
 
 
 def session_of(name, *overrides):
-    session = Plan.of(composed(*METHODS[name], *RUN, *overrides)).prepare()
+    session = prepare(Plan.of(composed(*METHODS[name], *RUN, *overrides)))
     session.model.train()
     return session
 

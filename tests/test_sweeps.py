@@ -13,9 +13,9 @@ from conftest import ROOT, TINY, begin, composed, wait_for
 from test_cli import wandb_records
 from wandb.sdk.launch.sweeps.utils import create_sweep_command, create_sweep_command_args
 
-from midstate.overrides import check_command_line
-from midstate.plan import Plan
-from midstate.tracking import METRICS
+from midstate.config.overrides import check_command_line
+from midstate.runs.plan import Plan
+from midstate.runs.tracking import METRICS
 
 SEARCH = ("sweep=optuna_lr", "pruner=nm", *TINY, "trainer.epochs=2", "trainer.probes=false", "optimizer.warmup=0")
 

@@ -4,10 +4,11 @@ import pytest
 import torch
 from conftest import composed
 
-from midstate.config import ConfigError
-from midstate.mixing import Mixing
-from midstate.plan import Plan
-from midstate.step import train_step
+from midstate.common.errors import ConfigError
+from midstate.engine.mixup import Mixing
+from midstate.engine.step import train_step
+from midstate.runs.plan import Plan
+from midstate.runs.prepare import prepare
 
 # No BatchNorm, so that parts of a batch see what the whole does.
 TRANSFORMER = (
@@ -19,7 +20,7 @@ TRANSFORMER = (
 
 def session_of(*overrides):
     size = () if "data=fake" in overrides else ("data.train_placements=1", "data.eval_placements=1")
-    return Plan.of(composed(*size, "logger=none", "trainer.probes=false", *overrides)).prepare()
+    return prepare(Plan.of(composed(*size, "logger=none", "trainer.probes=false", *overrides)))
 
 
 def trained(*overrides, steps=8):

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from omegaconf import OmegaConf
 
-from midstate import marks
+from midstate.common import files
 
 PRESETS = Path(__file__).parents[2] / "conf" / "pruner"
 AXES = ("pattern", "criterion", "allocation", "path", "update", "estimator", "scope")
@@ -63,7 +63,7 @@ def main() -> None:
     if arguments.write is None:
         print(text)
         return
-    marks.put(arguments.write, "methods", text)
+    files.put(arguments.write, "methods", text)
 
 
 if __name__ == "__main__":

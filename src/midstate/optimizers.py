@@ -8,7 +8,8 @@ from typing import Any
 
 from torch import nn, optim
 
-from midstate.sparsity import checks, steps_of
+from midstate.common import checks
+from midstate.common.times import steps_of
 
 log = logging.getLogger(__name__)
 DECAYS = ("cosine", "constant", "steps")

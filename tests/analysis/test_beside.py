@@ -4,9 +4,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from midstate.analysis.beside import beside, epochs_to_recover
-from midstate.analysis.claims import read_claims
-from midstate.analysis.drawing import Tables
+from midstate.study.beside import beside, epochs_to_recover
+from midstate.study.claims import read_claims
+from midstate.study.drawing import Tables
 
 
 def curves(**arms):

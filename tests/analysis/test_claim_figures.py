@@ -5,9 +5,9 @@ import pytest
 import yaml
 from matplotlib import pyplot as plt
 
-from midstate.analysis.claim_figures import draw
-from midstate.analysis.claims import CLAIMS, Claim, read_claims
-from midstate.analysis.drawing import Tables
+from midstate.study.claims import CLAIMS, Claim, read_claims
+from midstate.study.drawing import Tables
+from midstate.study.figures import draw
 
 
 @pytest.fixture

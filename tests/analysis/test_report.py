@@ -5,9 +5,10 @@ import math
 import pandas as pd
 import pytest
 
-from midstate.analysis.report import elsewhere, needed
-from midstate.analysis.statistics import seeds_needed
-from midstate.analysis.verdicts import Measured, Result
+from midstate.study.report import needed
+from midstate.study.section import elsewhere
+from midstate.study.statistics import seeds_needed
+from midstate.study.verdicts import Measured, Result
 
 
 @pytest.mark.parametrize(

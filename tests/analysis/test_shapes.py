@@ -4,7 +4,7 @@ from itertools import product
 import numpy as np
 import pytest
 
-from midstate.analysis.shapes import Fit, aicc, best_margin, fit_shapes, second_differences
+from midstate.study.shapes import Fit, aicc, best_margin, fit_shapes, second_differences
 
 RATES = np.array([0, 0.3, 0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.95, 0.97, 0.98, 0.99])
 NOISE = 0.2  # points: what a seed does to an accuracy

@@ -8,7 +8,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from midstate.analysis.statistics import (
+from midstate.study.statistics import (
     equivalence,
     minimum_detectable_effect,
     order_reversals,

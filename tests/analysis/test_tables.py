@@ -7,8 +7,8 @@ import pandas as pd
 import pytest
 import yaml
 
-from midstate.analysis import tables
-from midstate.reproduce.planning import PlannedRun
+from midstate.study import tables
+from midstate.study.planning import PlannedRun
 
 SUMMARY = {
     "status": "finished", "data": "clutter", "model": "resnet8", "pruner": "nm_step", "epochs": 2, "top1": 70.0,

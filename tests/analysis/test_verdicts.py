@@ -7,9 +7,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from midstate.analysis import verdicts
-from midstate.analysis.claims import CLAIMS, Claim, Endpoint, read_claims
-from midstate.analysis.verdicts import Measured, judge, margin, measure, role_swap, verdict
+from midstate.study import verdicts
+from midstate.study.claims import CLAIMS, Claim, Endpoint, read_claims
+from midstate.study.verdicts import Measured, judge, margin, measure, role_swap, verdict
 
 SUPERIOR = Endpoint("a - b", "top1", "points", contrast={"a": 1, "b": -1}, expected="positive", sesoi=1.0)
 WITHIN = replace(SUPERIOR, test="equivalence", sesoi=0.5)

@@ -8,9 +8,9 @@ import pytest
 from conftest import composed
 from PIL import Image
 
-from midstate.config import ConfigError
+from midstate.common.errors import ConfigError
 from midstate.data import Augmentation, Crops, ImageFolder, TimmData
-from midstate.plan import Plan
+from midstate.runs.plan import Plan
 
 RUN = ("data=imagefolder", "data.root=images", "data.size=16", "data.resize=18", "data.num_validation=6")
 RUN += ("model.widths=[16,16,16]", "trainer.batch_size=6", "trainer.threads=1", "machine.workers=1", "logger=none")

@@ -14,11 +14,11 @@ from PIL import Image
 from torch import nn
 from torchvision.transforms import functional
 
-from midstate.config import RunFailed
+from midstate.common.errors import RunFailed
 from midstate.data import Crops, ImageFolder, Preparation, Split, Stored, TimmAugmentation, TimmData
 from midstate.data.augmentations import Lighting
 from midstate.data.decoding import seeded
-from midstate.metrics import evaluate
+from midstate.engine.evaluate import evaluate
 
 SMALL = ("data=imagefolder", "data.size=16", "data.resize=18", "data.num_validation=6", "model.widths=[16,16,16]")
 SMALL += ("trainer.batch_size=4", "trainer.threads=1", "trainer.probes=false", "logger=none")

@@ -5,7 +5,7 @@ import shutil
 import pytest
 import torch
 
-from midstate.config import RunFailed
+from midstate.common.errors import RunFailed
 from midstate.data import Crops, ImageFolder, TimmData
 
 SETTINGS = {"augmentation": Crops(), "num_validation": 6, "size": 16, "resize": 18, "workers": 0}

@@ -5,8 +5,8 @@ from fnmatch import fnmatchcase
 
 import pytest
 
-from midstate.bench.common import prepared
-from midstate.engine import train_step
+from benchmarks.common import prepared
+from midstate.engine.step import train_step
 from midstate.sparsity import weight_layers
 
 

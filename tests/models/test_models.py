@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from midstate.counting import weight_uses
+from midstate.compaction.counting import weight_uses
 from midstate.models import CifarResNet, CifarVGG, Timm, Torchvision
 from midstate.sparsity import weight_layers
 

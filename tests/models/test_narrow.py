@@ -10,12 +10,12 @@ import torch
 from conftest import TINY, composed
 from torch.utils.flop_counter import FlopCounterMode
 
-from midstate import checkpoint
-from midstate.config import ConfigError
+from midstate.common.errors import ConfigError
 from midstate.models import CifarResNet, Narrow, Timm, Torchvision, narrowed
-from midstate.plan import Plan
-from midstate.run import run
-from midstate.runs import read_config
+from midstate.runs import checkpoint
+from midstate.runs.directory import read_config
+from midstate.runs.plan import Plan
+from midstate.runs.run import run
 
 SHORT = (*TINY, "trainer.epochs=2", "trainer.max_steps_per_epoch=3", "trainer.probes=false")
 IMAGES = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))

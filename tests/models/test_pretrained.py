@@ -7,9 +7,10 @@ import torch
 import torchvision
 from conftest import composed
 
-from midstate.config import ConfigError
+from midstate.common.errors import ConfigError
 from midstate.models import Timm, Torchvision
-from midstate.plan import Plan
+from midstate.runs.plan import Plan
+from midstate.runs.prepare import prepare
 
 NOWHERE = "http://127.0.0.1:9"
 
@@ -93,7 +94,7 @@ def test_timms_weights_by_tag(hub_home):
 def test_without_a_network_a_run_is_refused_in_one_line(torch_home):
     settings = ("model=resnet50", "model.pretrained=true", "data=fake", "pruner=nm", "pruner.m=4")
     with pytest.raises(ConfigError, match=r"model: pretrained=True: .*use model.checkpoint=FILE$") as error:
-        Plan.of(composed(*settings)).prepare()
+        prepare(Plan.of(composed(*settings)))
     assert "\n" not in str(error.value)
 
 
@@ -124,7 +125,7 @@ def test_a_model_without_weights_is_refused():
 
 def test_a_finetuning_finds_the_run_that_began_with_pretrained_weights(tmp_path):
     """Where weights came from is no part of what the network is."""
-    from midstate.models import find_checkpoint
+    from midstate.runs.find import find_checkpoint
 
     config = {"model": {"name": "resnet50", "pretrained": True}, "data": {"size": 8}, "pruner": {}, "seed": 0}
     run = tmp_path / "abc" / "seed0"

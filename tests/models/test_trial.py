@@ -5,9 +5,10 @@ import torch
 from conftest import composed
 from torch import nn
 
-from midstate.config import ConfigError
+from midstate.common.errors import ConfigError
 from midstate.models import Torchvision, try_training
-from midstate.plan import Plan
+from midstate.runs.plan import Plan
+from midstate.runs.prepare import prepare
 
 
 def test_a_trial_leaves_no_trace():
@@ -53,5 +54,5 @@ def test_networks_with_auxiliary_heads_are_built_without(name, size):
 
 def test_a_model_that_does_not_fit_is_named_with_the_images_size():
     with pytest.raises(ConfigError, match=r"^model.name=levit_128s, data.size=16: RuntimeError: .*\[8, 196\]"):
-        Plan.of(composed("data=fake", "data.size=16", "model=timm", "model.name=levit_128s", "model.arguments=null",
-                         "pruner=dense")).prepare()  # fmt: skip
+        prepare(Plan.of(composed("data=fake", "data.size=16", "model=timm", "model.name=levit_128s",
+                                 "model.arguments=null", "pruner=dense")))  # fmt: skip

@@ -7,9 +7,9 @@ import pytest
 import yaml
 from conftest import ROOT, composed
 
-from midstate.analysis.claims import read_claims
-from midstate.plan import Plan
-from midstate.reproduce.planning import identity, plan_runs, with_parents
+from midstate.runs.plan import Plan
+from midstate.study.claims import read_claims
+from midstate.study.planning import identity, plan_runs, with_parents
 
 QUICK = 660  # runs at most
 

@@ -23,8 +23,9 @@ from midstate.sparsity import (
     Weight,
     scheme_text,
 )
-from midstate.sparsity.allocation import proportional, uniform_cost
-from midstate.sparsity.budget import solve
+from midstate.sparsity.allocations.base import uniform_cost
+from midstate.sparsity.allocations.budget import solve
+from midstate.sparsity.allocations.fitting import proportional
 
 SHAPES = [(8, 16, 1, 1), (16, 8, 3, 3), (32, 16, 3, 3), (10, 32)]
 
@@ -342,7 +343,7 @@ def test_a_fifth_of_the_classifier_is_rounded_up():
 
 
 def test_outliers_of_grouped_convolutions_are_found_in_every_group():
-    from midstate.sparsity.budget import _outliers
+    from midstate.sparsity.allocations.budget import _outliers
 
     layer = candidate(0, Weight(0.5), (8, 4, 1, 1))
     layer.weight.fill_(1.0)

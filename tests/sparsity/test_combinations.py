@@ -25,8 +25,8 @@ from midstate.sparsity import (
     Weight,
     nm_mask,
 )
-from midstate.sparsity.combinations import combinations_of, in_groups, out_of_groups
-from midstate.sparsity.paths import Place
+from midstate.sparsity.paths.base import Place
+from midstate.sparsity.paths.combinations import combinations_of, in_groups, out_of_groups
 
 EVERY_LAYER = Scope(skip_first=False, skip_classifier=False)
 WEIGHT = torch.tensor([[1.0, -3.0, 2.0, 0.5]])

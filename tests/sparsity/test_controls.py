@@ -25,7 +25,7 @@ from midstate.sparsity import (
     Update,
     Weight,
 )
-from midstate.sparsity.allocation import uniform_cost
+from midstate.sparsity.allocations.base import uniform_cost
 
 
 @pytest.mark.parametrize("budget", ["params", "macs"])

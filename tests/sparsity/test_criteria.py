@@ -3,7 +3,7 @@ import torch
 from torch import Generator, nn
 
 from midstate.sparsity import L1, L2, NM, Filter, GeometricMedian, Random, Sample, Scope, Seen, Wanda, Weight
-from midstate.sparsity.calibration import input_norms, mean_loss
+from midstate.sparsity.observe import input_norms, mean_loss
 
 WEIGHT = torch.tensor([[3.0, -4.0], [1.0, 1.0], [0.0, -2.0]])
 

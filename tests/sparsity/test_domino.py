@@ -24,7 +24,7 @@ from midstate.sparsity import (
     Update,
     Weight,
 )
-from midstate.sparsity.domino import press
+from midstate.sparsity.allocations.domino import press
 
 PATTERN = NM(1, 4)
 # Means of the smaller halves: 1.5 and 1; above them 4, 3 and 2, and nothing.

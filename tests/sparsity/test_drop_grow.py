@@ -6,8 +6,9 @@ from conftest import TINY, composed
 from torch import nn
 from torch.nn import functional as F
 
-from midstate import engine
-from midstate.plan import Plan
+from midstate.engine.loop import train
+from midstate.runs.plan import Plan
+from midstate.runs.prepare import prepare
 from midstate.sparsity import (
     ERK,
     L1,
@@ -33,8 +34,8 @@ from midstate.sparsity import (
     Update,
     Weight,
 )
-from midstate.sparsity.drop_grow import exchange_scores
 from midstate.sparsity.schedules import Window
+from midstate.sparsity.updates.drop_grow import exchange_scores
 
 EVERY_LAYER = Scope(skip_first=False, skip_classifier=False)
 #                        stays  -    drops  -          -    stays  -   drops
@@ -253,9 +254,9 @@ def test_only_what_is_in_use_stays_and_ties_keep_the_lower_index():
 
 
 def test_runs_exchange_at_ticks_alone_and_not_at_the_ends_of_epochs():
-    session = Plan.of(
-        composed(*TINY, "pruner=rigl", "pruner.every=5it", "pruner.until=0.6", "pruner.sparsity=0.8")
-    ).prepare()
+    session = prepare(
+        Plan.of(composed(*TINY, "pruner=rigl", "pruner.every=5it", "pruner.until=0.6", "pruner.sparsity=0.8"))
+    )
     seen, ends = {0: [mask.clone() for mask in session.pruner.masks]}, []
 
     def after_step():
@@ -265,7 +266,7 @@ def test_runs_exchange_at_ticks_alone_and_not_at_the_ends_of_epochs():
     def end_of_epoch(row):
         ends.append(all(map(torch.equal, session.pruner.masks, seen[session.step])))
 
-    assert engine.train(session, lambda: None, end_of_epoch, after_step)
+    assert train(session, lambda: None, end_of_epoch, after_step)
     changed = [step for step in range(1, 25) if not all(map(torch.equal, seen[step], seen[step - 1]))]
     assert changed == [1, 6, 11]  # before the forward passes of steps 0, 5 and 10; 14 is the last at which masks change
     assert ends == [True] * 4
@@ -307,5 +308,5 @@ def test_bad_values_are_refused(settings, message):
 @pytest.mark.parametrize(("every", "warned"), [("17it", False), ("18it", True), ("100it", True)])
 def test_a_run_too_short_for_any_exchange_is_warned_of(every, warned, caplog):
     """TINY has 24 steps, and `until` is three quarters of them: 18."""
-    Plan.of(composed(*TINY, "pruner=set", f"pruner.every={every}")).prepare()
+    prepare(Plan.of(composed(*TINY, "pruner=set", f"pruner.every={every}")))
     assert ("no weight will change place" in caplog.text) is warned

@@ -27,7 +27,7 @@ from midstate.sparsity import (
     multi_axis_mask,
     nm_mask,
 )
-from midstate.sparsity.paths import Place
+from midstate.sparsity.paths.base import Place
 
 EVERY_LAYER = Scope(skip_first=False, skip_classifier=False)
 WEIGHT = torch.tensor([[1.0, -3.0, 2.0, 0.5]])

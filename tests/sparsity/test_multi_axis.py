@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from midstate.sparsity import block_nm_mask, multi_axis_mask
-from midstate.sparsity.multi_axis import axis_scale
+from midstate.sparsity.estimators.multi_axis import axis_scale
 
 
 def weight_of(shape, seed=0):

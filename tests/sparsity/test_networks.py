@@ -5,7 +5,7 @@ import itertools
 import pytest
 import torch
 
-from midstate.sparsity.networks import comparisons, largest_of, nth_largest_of
+from midstate.sparsity.kernels.sorting_network import comparisons, largest_of, nth_largest_of
 
 
 @pytest.mark.parametrize("m", range(1, 13))

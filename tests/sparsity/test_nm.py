@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from midstate.sparsity import NM, nm_mask, verify_nm
-from midstate.sparsity.selection import keep_largest
+from midstate.sparsity.kernels.selection import keep_largest
 
 
 def weights(shape, seed, ties):

@@ -6,7 +6,7 @@ from conftest import ALONE, ROOT, composed
 from torch import nn
 from torch.nn import functional as F
 
-from midstate.plan import build_parts
+from midstate.runs.plan import build_parts
 from midstate.sparsity import Filter, Pruner, Row, Sample, Schedule, Scope, Unrankable, Weight, block_nm_mask, nm_mask
 
 # Network Slimming looks at no weights, see test_batchnorm.py.

@@ -16,7 +16,7 @@ from midstate.sparsity import (
     nm_mask,
     step_n,
 )
-from midstate.sparsity.paths import Place
+from midstate.sparsity.paths.base import Place
 
 ORDERS = ("default", "inverse", "random")
 

@@ -22,7 +22,7 @@ from midstate.sparsity import (
     Uniform,
     Update,
 )
-from midstate.sparsity.scaling import nearest_scale, shrink
+from midstate.sparsity.estimators.s_ste import nearest_scale, shrink
 
 EVERY_LAYER = Scope(skip_first=False, skip_classifier=False)
 

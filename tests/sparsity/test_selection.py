@@ -3,8 +3,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from midstate.sparsity import selection
-from midstate.sparsity.selection import around, count_largest, keep_largest
+from midstate.sparsity.kernels import selection
+from midstate.sparsity.kernels.selection import around, count_largest, keep_largest
 
 
 def count(scores, costs, budget):

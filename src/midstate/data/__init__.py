@@ -6,7 +6,8 @@ from midstate.data.clutter import Clutter
 from midstate.data.digits import Digits
 from midstate.data.fake import Fake
 from midstate.data.imagefolder import ImageFolder
-from midstate.data.loader import Augmentation, Batches, Images, Split
+from midstate.data.images import Images
+from midstate.data.splits import Augmentation, Batches, Split
 from midstate.data.stored import Stored, StoredBatches
 from midstate.data.timm_data import TimmData
 

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from midstate.sparsity import checks
+from midstate.common import checks
 
 INTERPOLATIONS = ("bilinear", "bicubic")
 # timm leaves out silently what has no number.

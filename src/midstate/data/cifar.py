@@ -8,9 +8,10 @@ from pathlib import Path
 import torch
 from torch import Generator, Tensor
 
+from midstate.common import checks
 from midstate.data.downloads import removing_what_is_empty
-from midstate.data.loader import Augmentation, Images, Split, check_augmentation
-from midstate.sparsity import checks
+from midstate.data.images import Images
+from midstate.data.splits import Augmentation, Split, check_augmentation
 
 
 @dataclass(frozen=True)

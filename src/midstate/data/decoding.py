@@ -18,8 +18,8 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from midstate.config import first_line
-from midstate.sparsity import seed_for
+from midstate.common.errors import first_line
+from midstate.common.seeds import seed_for
 
 # What reading raises for a damaged file; an error with an errno is the disk's and not the image's.
 _UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, Image.DecompressionBombError)

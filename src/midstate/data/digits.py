@@ -2,9 +2,10 @@
 
 from dataclasses import dataclass
 
-from midstate.data.loader import Augmentation, Images, Split, check_augmentation
+from midstate.common import checks
+from midstate.data.images import Images
 from midstate.data.sources import SIZES, source_splits
-from midstate.sparsity import checks
+from midstate.data.splits import Augmentation, Split, check_augmentation
 
 
 @dataclass(frozen=True)

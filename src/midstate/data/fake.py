@@ -5,8 +5,9 @@ from dataclasses import dataclass
 import torch
 from torch import Generator
 
-from midstate.data.loader import Augmentation, Images, Split, check_augmentation
-from midstate.sparsity import checks
+from midstate.common import checks
+from midstate.data.images import Images
+from midstate.data.splits import Augmentation, Split, check_augmentation
 
 
 @dataclass(frozen=True)

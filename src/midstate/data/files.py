@@ -9,11 +9,12 @@ from typing import Any
 import torch
 from torch import Generator, Tensor
 
+from midstate.common import checks
+from midstate.common.seeds import seed_for
 from midstate.data.augmentations import Crops, Preparation, TimmAugmentation
-from midstate.data.loader import Images
+from midstate.data.images import Images
 from midstate.data.reading import Reading
 from midstate.data.stored import Stored
-from midstate.sparsity import checks, seed_for
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,10 +4,10 @@ import os
 from dataclasses import dataclass
 from typing import Any
 
+from midstate.common import checks
 from midstate.data.files import Files
 from midstate.data.folders import FolderImages, check_splits, split_folder
-from midstate.data.loader import Images
-from midstate.sparsity import checks
+from midstate.data.images import Images
 
 
 @dataclass(frozen=True, kw_only=True)

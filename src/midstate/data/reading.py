@@ -12,9 +12,9 @@ import torch
 from torch import Generator, Tensor
 from torch.utils.data import DataLoader
 
-from midstate.config import RunFailed
+from midstate.common import checks
+from midstate.common.errors import RunFailed
 from midstate.data.decoding import Decoder, Unreadable, gather
-from midstate.sparsity import checks
 
 log = logging.getLogger(__name__)
 

@@ -11,11 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from midstate.config import RunFailed
+from midstate.common.errors import RunFailed
 from midstate.data.augmentations import Preparation
 from midstate.data.decoding import Decoder
-from midstate.data.loader import Shuffled, check_labels
 from midstate.data.reading import Reading
+from midstate.data.splits import Shuffled, Split, check_labels
 
 PIECE = 50  # images of evaluation that a worker hands over at once: what waits is held in shared memory
 Key = tuple[int | None, int]
@@ -74,8 +74,6 @@ class Stored:
         Raises:
             RunFailed: an image cannot be read.
         """
-        from midstate.data.loader import Split
-
         if count not in self._first:  # asked for by pruner and probes alike, and not to be held twice
             found, start, wanted = [], 0, min(count, len(self))
             while wanted > 0 and start < len(self):

@@ -7,13 +7,13 @@ from typing import Any
 from PIL import Image
 from torch.utils.data import Dataset
 
-from midstate.config import first_line
+from midstate.common import checks
+from midstate.common.errors import first_line
 from midstate.data.decoding import to_rgb
 from midstate.data.downloads import removing_what_is_empty
 from midstate.data.files import Files
 from midstate.data.folders import FolderImages, check_splits, split_folder
-from midstate.data.loader import Images
-from midstate.sparsity import checks
+from midstate.data.images import Images
 
 STREAMS = ("tfds", "wds", "hfids")
 FOLDERS = ("folder", "torch/folder", "torch/image_folder")

@@ -4,10 +4,10 @@ from midstate.models.bridges import Timm, Torchvision, classifier_names
 from midstate.models.cifar_resnet import CifarResNet
 from midstate.models.cifar_vgg import CifarVGG
 from midstate.models.narrow import Narrow, narrowed
-from midstate.models.start import checkpoint_identity, find_checkpoint, load_weights
+from midstate.models.start import load_weights
 from midstate.models.trial import try_training
 
 __all__ = [
-    "CifarResNet", "CifarVGG", "Narrow", "Timm", "Torchvision", "checkpoint_identity", "classifier_names",
-    "find_checkpoint", "load_weights", "narrowed", "try_training",
+    "CifarResNet", "CifarVGG", "Narrow", "Timm", "Torchvision", "classifier_names",
+    "load_weights", "narrowed", "try_training",
 ]  # fmt: skip

@@ -8,9 +8,10 @@ from typing import Any
 
 from torch import nn
 
-from midstate.config import first_line
+from midstate.common import checks
+from midstate.common.errors import first_line
 from midstate.models.start import Recipe
-from midstate.sparsity import checks, weight_layers
+from midstate.sparsity import weight_layers
 
 
 def classifier_names(model: nn.Module) -> tuple[str, ...]:

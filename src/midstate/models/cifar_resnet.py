@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from midstate.common import checks
 from midstate.models.start import Recipe
-from midstate.sparsity import checks
 
 SHORTCUTS = ("pad", "conv")
 

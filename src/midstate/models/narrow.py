@@ -10,18 +10,17 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import cache
 from math import floor
-from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from midstate.counting import weight_uses
+from midstate.common import checks
+from midstate.compaction.counting import weight_uses
+from midstate.distributed.environment import local_rank
 from midstate.models.sliced import Sliced, torch_pruning
-from midstate.models.start import Recipe, made_by
-from midstate.runs import find_file, read_summary
-from midstate.sparsity import checks, weight_layers
-from midstate.torchrun import local_rank
+from midstate.models.start import Recipe
+from midstate.sparsity import weight_layers
 
 log = logging.getLogger(__name__)
 MATCHES = {"params": "params_sparse", "macs": "macs_sparse"}  # and what a summary calls it
@@ -62,33 +61,16 @@ class Narrow:
         if not hasattr(recipe, "widths"):
             torch_pruning()
 
-    def find(self, config: dict[str, Any]) -> tuple[Path, str]:
-        """Find the summary that `like` stands for.
-
-        Args:
-            config: the resolved configuration of the run that is to be as small.
-
-        Returns:
-            The file, and the identity of the run that it is of, the same on every machine.
-
-        Raises:
-            ValueError: there is none, several, or it is not finished.
-        """
-        of_run = Path(self.like, "summary.json")
-        path = of_run if of_run.is_file() else find_file("like", self.like, "summary.json", config)
-        self._count_in(path)
-        return path, made_by(read_summary(path.parent), config["seed"])
-
-    def budget(self, path: Path | None, wide: nn.Module, images: Tensor) -> int:
+    def budget(self, allowed: int | None, wide: nn.Module, images: Tensor) -> int:
         """Parameters, or multiply-accumulates an image, that must not be exceeded.
 
         Args:
-            path: from `find`; None: the share of the dense network.
+            allowed: what the run `like` has; None: the share of the dense network.
             wide: that network.
             images: (N, C, H, W).
         """
-        if path is not None:
-            return self._count_in(path)
+        if allowed is not None:
+            return allowed
         return floor(self.density * self.size(wide, images) + 1e-6)
 
     def size(self, model: nn.Module, images: Tensor) -> int:
@@ -98,17 +80,9 @@ class Narrow:
         uses = weight_uses(model, images)
         return sum(layer.weight.numel() * uses.get(layer.name, 0) for layer in weight_layers(model))
 
-    def _count_in(self, path: Path) -> int:
-        summary = read_summary(path.parent) if path.name == "summary.json" else None
-        if summary is None or summary["status"] != "finished" or MATCHES[self.match] not in summary:
-            raise ValueError(
-                f"like={self.like!r}: holds no summary of a finished run; give a run's directory, or outputs/NAME"
-            )
-        return summary[MATCHES[self.match]]
-
 
 def narrowed(
-    recipe: Recipe, wide: nn.Module, narrow: Narrow, path: Path | None, images: Tensor, num_classes: int
+    recipe: Recipe, wide: nn.Module, narrow: Narrow, allowed: int | None, images: Tensor, num_classes: int
 ) -> tuple[Any, dict[str, Any]]:
     """Find the widest network within the budget.
 
@@ -116,7 +90,7 @@ def narrowed(
         recipe: of the wide network.
         wide: made by it.
         narrow: how narrow.
-        path: from `Narrow.find`; None where it is a share.
+        allowed: what the run `narrow.like` has; None where it is a share.
         images: (N, C, H, W), of the data.
         num_classes: of the data.
 
@@ -134,7 +108,7 @@ def narrowed(
         bar.update()  # of a large network each takes seconds
         return narrow.size(at(factor).create(images.shape[1], num_classes), images)
 
-    budget, whole = narrow.budget(path, wide, images), narrow.size(wide, images)
+    budget, whole = narrow.budget(allowed, wide, images), narrow.size(wide, images)
     if budget > whole:
         raise ValueError(
             f"like={narrow.like!r}: its {budget:,} {narrow.match} are more than the {whole:,} of the whole network; it "

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd
 
-from midstate.config import first_line
+from midstate.common.errors import first_line
 from midstate.models.bridges import classifier_names
 from midstate.models.start import Recipe
 from midstate.sparsity import Layer, weight_layers

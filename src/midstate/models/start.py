@@ -1,6 +1,5 @@
 """Where a network's first weights come from: drawn, or taken from a checkpoint."""
 
-import hashlib
 from dataclasses import dataclass, field
 from pathlib import Path
 from textwrap import shorten
@@ -9,8 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from midstate.runs import find_file, read_summary
-from midstate.sparsity import checks
+from midstate.common import checks
 
 NESTED = ("model", "state_dict", "model_ema", "state_dict_ema")  # where programs put the weights
 PREFIXES = ("module.", "_orig_mod.")  # of DataParallel and averaging; of torch.compile
@@ -30,25 +28,6 @@ class Recipe:
     def __post_init__(self) -> None:
         if self.checkpoint is not None:
             checks.text("checkpoint", self.checkpoint)
-
-
-def find_checkpoint(checkpoint: str, config: dict[str, Any]) -> Path:
-    """Return the file that a recipe's `checkpoint` stands for, see `runs.find_file`."""
-    return find_file("checkpoint", checkpoint, "checkpoints/final.pt", config)
-
-
-def checkpoint_identity(path: Path, seed: int) -> str:
-    """Say which weights a file holds: the run that made them, the same on every machine, or a digest of the file."""
-    summary = read_summary(path.parent.parent) if path.name == "final.pt" else None
-    if summary is None:
-        return hashlib.sha256(path.read_bytes()).hexdigest()[:12]
-    return made_by(summary, seed)
-
-
-def made_by(summary: dict[str, Any], seed: int) -> str:
-    """Say which run a summary is of, as seen by a run of a seed: alike for all seeds that use the one of their own."""
-    same_seed = summary["seed"] == seed
-    return summary["config_hash"] + ("" if same_seed else f"-seed{summary['seed']}")
 
 
 def load_weights(model: nn.Module, path: Path) -> None:

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from midstate.config import first_line
+from midstate.common.errors import first_line
 
 
 @torch.no_grad()

@@ -15,33 +15,60 @@
 Only `Pruner` has state. This package imports torch, scipy where it solves, and nothing of the rest of midstate.
 """
 
-from midstate.sparsity.allocation import ERK, Allocation, Candidate, Uniform, UniformPlus, fit
-from midstate.sparsity.budget import Budget
-from midstate.sparsity.calibration import Sample
-from midstate.sparsity.candidates import Candidates
-from midstate.sparsity.combinations import Combinations
-from midstate.sparsity.controls import Collapsed, RandomShares, Reversed
-from midstate.sparsity.criteria import L1, L2, BatchNormScale, Criterion, GeometricMedian, Random, Seen, Wanda
-from midstate.sparsity.domino import Domino
-from midstate.sparsity.drop_grow import DropGrow
-from midstate.sparsity.estimators import SRSTE, STE, DenseGradient, Estimator, Hard, HardChannels, Soft
-from midstate.sparsity.frames import Frames
+from midstate.common.seeds import seed_for
+from midstate.common.times import steps_of
+from midstate.sparsity.allocations.base import Allocation, Candidate
+from midstate.sparsity.allocations.budget import Budget
+from midstate.sparsity.allocations.controls import Collapsed, RandomShares, Reversed
+from midstate.sparsity.allocations.domino import Domino
+from midstate.sparsity.allocations.erk import ERK
+from midstate.sparsity.allocations.fitting import fit
+from midstate.sparsity.allocations.global_ import Global
+from midstate.sparsity.allocations.lamp import LAMP
+from midstate.sparsity.allocations.scheme import Scheme, scheme_text
+from midstate.sparsity.allocations.uniform import Uniform
+from midstate.sparsity.allocations.uniform_plus import UniformPlus
+from midstate.sparsity.criteria.base import Criterion, Seen
+from midstate.sparsity.criteria.batchnorm_scale import BatchNormScale
+from midstate.sparsity.criteria.geometric_median import GeometricMedian
+from midstate.sparsity.criteria.l1 import L1
+from midstate.sparsity.criteria.l2 import L2
+from midstate.sparsity.criteria.random import Random
+from midstate.sparsity.criteria.wanda import Wanda
+from midstate.sparsity.estimators.base import Estimator
+from midstate.sparsity.estimators.candidates import Candidates
+from midstate.sparsity.estimators.constant_scale import ConstantScale
+from midstate.sparsity.estimators.dense_gradient import DenseGradient
+from midstate.sparsity.estimators.hard import Hard
+from midstate.sparsity.estimators.hard_channels import HardChannels
+from midstate.sparsity.estimators.multi_axis import MultiAxis, multi_axis_mask
+from midstate.sparsity.estimators.s_ste import SSTE
+from midstate.sparsity.estimators.soft import Soft
+from midstate.sparsity.estimators.sr_ste import SRSTE
+from midstate.sparsity.estimators.ste import STE
+from midstate.sparsity.kernels.selection import Unrankable
 from midstate.sparsity.method import Method
-from midstate.sparsity.multi_axis import multi_axis_mask
-from midstate.sparsity.nm import NM, nm_mask, verify_nm
-from midstate.sparsity.nm_paths import Blocks, Search, StepN, block_nm_mask, step_n
-from midstate.sparsity.paths import Density, Direct, Fade, Path, Place
-from midstate.sparsity.patterns import Filter, Pattern, Row, Weight, verify
-from midstate.sparsity.penalties import BatchNormL1, Penalised, Penalty
+from midstate.sparsity.observe import Sample
+from midstate.sparsity.paths.base import Path, Place
+from midstate.sparsity.paths.blocks import Blocks, block_nm_mask
+from midstate.sparsity.paths.combinations import Combinations
+from midstate.sparsity.paths.density import Density
+from midstate.sparsity.paths.direct import Direct
+from midstate.sparsity.paths.fade import Fade
+from midstate.sparsity.paths.frames import Frames
+from midstate.sparsity.paths.n import StepN, step_n
+from midstate.sparsity.paths.search import Search
+from midstate.sparsity.patterns.filter import Filter
+from midstate.sparsity.patterns.nm import NM, nm_mask, verify_nm
+from midstate.sparsity.patterns.pattern import Pattern, verify
+from midstate.sparsity.patterns.row import Row
+from midstate.sparsity.patterns.weight import Weight
+from midstate.sparsity.penalty import BatchNormL1, Penalised, Penalty
 from midstate.sparsity.pruner import Pruner
-from midstate.sparsity.ranking import LAMP, Global
-from midstate.sparsity.scaling import SSTE, ConstantScale, MultiAxis
-from midstate.sparsity.schedules import Schedule, Window, curve, steps_of
-from midstate.sparsity.scheme import Scheme, scheme_text
+from midstate.sparsity.schedules import Schedule, Window, curve
 from midstate.sparsity.scope import Layer, Scope, weight_layers
-from midstate.sparsity.selection import Unrankable
-from midstate.sparsity.updates import Update
-from midstate.sparsity.view import seed_for
+from midstate.sparsity.updates.drop_grow import DropGrow
+from midstate.sparsity.updates.live import Update
 
 __all__ = [
     "ERK", "L1", "L2", "LAMP", "NM", "SRSTE", "SSTE", "STE", "Allocation", "BatchNormL1", "BatchNormScale",

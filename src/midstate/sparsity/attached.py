@@ -10,9 +10,9 @@ from torch.nn.utils import parametrize
 from torch.optim import Optimizer
 
 from midstate.sparsity.batchnorm import Channels
-from midstate.sparsity.masked import Masked
+from midstate.sparsity.masks import Masked
 from midstate.sparsity.method import Method
-from midstate.sparsity.nm import Level
+from midstate.sparsity.patterns.nm import Level
 from midstate.sparsity.scope import Layer
 
 

@@ -8,11 +8,11 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils import parametrize
 from torch.optim import Optimizer
 
-from midstate.sparsity.calibration import Sample, evaluation
-from midstate.sparsity.estimators import Estimator
-from midstate.sparsity.masked import Masked
+from midstate.sparsity.estimators.base import Estimator
+from midstate.sparsity.masks import Masked
 from midstate.sparsity.method import Method
-from midstate.sparsity.patterns import Pattern
+from midstate.sparsity.observe import Sample, evaluation
+from midstate.sparsity.patterns.pattern import Pattern
 from midstate.sparsity.scope import Layer
 
 NUM_IMAGES = 2

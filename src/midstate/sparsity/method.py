@@ -2,16 +2,19 @@
 
 from dataclasses import dataclass
 
-from midstate.sparsity.allocation import Allocation
-from midstate.sparsity.criteria import Criterion
-from midstate.sparsity.drop_grow import DropGrow
-from midstate.sparsity.estimators import Estimator
-from midstate.sparsity.nm_paths import Blocks, Search
-from midstate.sparsity.paths import Path
-from midstate.sparsity.patterns import Pattern
-from midstate.sparsity.penalties import Penalty
+from midstate.sparsity.allocations.base import Allocation
+from midstate.sparsity.criteria.base import Criterion
+from midstate.sparsity.estimators.base import Estimator
+from midstate.sparsity.paths.base import Path
+from midstate.sparsity.paths.blocks import Blocks
+from midstate.sparsity.paths.combinations import Combinations
+from midstate.sparsity.paths.frames import Frames
+from midstate.sparsity.paths.search import Search
+from midstate.sparsity.patterns.pattern import Pattern
+from midstate.sparsity.penalty import Penalty
 from midstate.sparsity.scope import Scope
-from midstate.sparsity.updates import Update
+from midstate.sparsity.updates.drop_grow import DropGrow
+from midstate.sparsity.updates.live import Update
 
 
 @dataclass(frozen=True)
@@ -39,7 +42,7 @@ class Method:
         if missing:
             return
         self.path.check(self.pattern)
-        self.path.check_beside(self)
+        self._check_path()
         self.criterion.check(self.pattern, self.allocation.refresh != "never")
         self.allocation.check(self.pattern)
         self.estimator.check(self.pattern)
@@ -60,6 +63,57 @@ class Method:
             raise ValueError(
                 "pattern=filter with skip_classifier=false: a class without its filter is never answered; "
                 "use pruner/scope=filters"
+            )
+
+    def _check_path(self) -> None:
+        """Raise ValueError where the path makes no sense beside other axes."""
+        path, update, estimator = self.path, self.update, self.estimator
+        if isinstance(path, Combinations):
+            self._check_combinations()
+        elif estimator.learns_combinations:
+            beside = "" if self.pattern.name == "nm" else " beside pruner/pattern=nm"
+            raise ValueError(
+                f"estimator=candidates learns which combinations stay; use pruner/path=combinations{beside}"
+            )
+        if isinstance(path, Frames) and update.regrow == "never" and path.frames != "sparsify":
+            raise ValueError(f"regrow=never: frames={path.frames} brings weights back; use pruner.frames=sparsify")
+        if not path.fades:
+            return
+        if estimator.trains_dense:
+            raise ValueError("path=fade: training under estimator=soft never sees what fades; use pruner/estimator=ste")
+        if estimator.continuous:
+            raise ValueError(
+                "path=fade: estimator=s_ste shrinks weights by the largest pruned one, and nothing is pruned before "
+                "the end; use pruner/path=n, or pruner/estimator=ste"
+            )
+        if update.forced_swaps:
+            raise ValueError(
+                f"forced_swaps={update.forced_swaps}: exchanges pruned units, and path=fade prunes none before "
+                "the end; use another path"
+            )
+
+    def _check_combinations(self) -> None:
+        """Whole groups only; learnt combinations need their number beforehand, and follow no score."""
+        if self.scope.indivisible == "pad":
+            raise ValueError(
+                "indivisible='pad': path=combinations needs whole groups, and partial ones are others; use skip"
+            )
+        if self.update.from_zero:
+            raise ValueError(
+                "update=drop_grow ranks weights, one by one, and path=combinations the sums of several; "
+                "use pruner/path=direct, or pruner/update=live"
+            )
+        if not self.estimator.learns_combinations:
+            return
+        if self.allocation.refresh != "never":
+            raise ValueError(
+                "estimator=candidates has one parameter a combination from the first step on, and this allocation "
+                "decides later how many stay; use uniform, erk, or scheme with the scheme.json of a run"
+            )
+        if self.update.regrow == "never" or self.update.hysteresis:
+            raise ValueError(
+                f"regrow={self.update.regrow}, hysteresis={self.update.hysteresis:g}: these bear on scores, and "
+                "estimator=candidates ranks combinations by what it has learnt; use regrow=free and hysteresis=0"
             )
 
     def _check_search(self) -> None:

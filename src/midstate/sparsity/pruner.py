@@ -8,20 +8,20 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from midstate.sparsity.allocation import compare_with_uniform
+from midstate.sparsity.allocations.domino import Walk, press
+from midstate.sparsity.allocations.fitting import compare_with_uniform
+from midstate.sparsity.allocations.scheme import scheme_text
 from midstate.sparsity.attached import Attached
 from midstate.sparsity.batchnorm import needed_batchnorms
-from midstate.sparsity.calibration import Sample
-from midstate.sparsity.changes import Changes
-from midstate.sparsity.domino import Walk, press
+from midstate.sparsity.history import Changes
+from midstate.sparsity.layers import View
 from midstate.sparsity.method import Method
-from midstate.sparsity.nm import Level
-from midstate.sparsity.patterns import verify
-from midstate.sparsity.penalties import Penalised
+from midstate.sparsity.observe import Sample
+from midstate.sparsity.patterns.nm import Level
+from midstate.sparsity.patterns.pattern import verify
+from midstate.sparsity.penalty import Penalised
 from midstate.sparsity.schedules import Schedule
-from midstate.sparsity.scheme import scheme_text
 from midstate.sparsity.scope import names_of
-from midstate.sparsity.view import View
 
 
 class Pruner:

@@ -8,14 +8,8 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from midstate.sparsity import checks
-
-EPSILON = 1e-9  # floors are floor(x + EPSILON), so that 0.3 * 10 counts as 3
-
-
-def floor(x: float) -> int:
-    """Floor that forgives the last bits of floating point."""
-    return math.floor(x + EPSILON)
+from midstate.common import checks
+from midstate.common.times import steps_of
 
 
 def _exponential(rate: float) -> Callable[[float], float]:
@@ -61,34 +55,6 @@ def curve(name: str) -> Callable[[float], float]:
         return min(max(shape(x), 0.0), 1.0)
 
     return progress
-
-
-def steps_of(name: str, time: object, steps_per_epoch: int, total_steps: int) -> int:
-    """Turn a time into a step: a share of the run (0..1), epochs ('10ep') or steps ('500it').
-
-    Raises:
-        ValueError: anything else; a bare number above 1 is answered with the spelling in epochs.
-    """
-    allowed = "a share of the run from 0 to 1, epochs such as '30ep' or steps such as '500it'"
-    if isinstance(time, str):
-        for unit, scale in (("ep", steps_per_epoch), ("it", 1)):
-            amount = time.strip().removesuffix(unit)
-            if amount != time.strip():
-                try:
-                    steps = float(amount) * scale
-                except ValueError:
-                    break
-                if math.isfinite(steps) and steps >= 0:
-                    return floor(steps)
-        raise ValueError(f"{name}={time!r}: must be {allowed}")
-    if isinstance(time, bool) or not isinstance(time, int | float) or not math.isfinite(time) or time < 0:
-        raise ValueError(f"{name}={time!r}: must be {allowed}")
-    if time > 1:
-        raise ValueError(
-            f"{name}={time!r}: a bare number is a share of the run from 0 to 1; "
-            f"for epochs write {time:g}ep, for steps {time:g}it"
-        )
-    return floor(time * total_steps)
 
 
 @dataclass(frozen=True)

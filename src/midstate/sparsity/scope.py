@@ -8,8 +8,8 @@ from fnmatch import fnmatchcase
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
-from midstate.sparsity import checks
-from midstate.sparsity.patterns import Pattern
+from midstate.common import checks
+from midstate.sparsity.patterns.pattern import Pattern
 
 INDIVISIBLE = ("skip", "pad", "error")
 # What model code calls the projection beside a residual block; the last two are torchvision's RegNet and MaxViT.

@@ -1,0 +1,181 @@
+"""step: what a training step of each method costs, in steps of the dense network, and how many images that is.
+
+The wide ResNet-18, 32x32, batch 64, 1:16 (weights at a density of 1/16, half of the filters), on the way to the target
+where a method has one. Beside them, in hand-written loops that do nothing but forward, backward and update: the dense
+network, and SR-STE as it is published, which sorts every group in every forward pass. All are prepared in one process
+and take their steps in turn, so that every figure is a ratio to the dense step of the same turn.
+"""
+
+import os
+from collections.abc import Sequence
+from itertools import cycle
+from statistics import median
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.utils import parametrize
+
+from benchmarks.common import prepared, timed
+from midstate.engine.session import Session
+from midstate.engine.step import train_step
+
+SETTINGS = {
+    "fp32": (),
+    "bf16, channels last": ("trainer.precision=bf16", "trainer.channels_last=true"),
+}
+SIZE = ("model=resnet18", "data=fake", "logger=none")
+LENGTH = (f"trainer.threads={os.cpu_count()}", "trainer.batch_size=64", "trainer.epochs=100", "trainer.probes=false")
+MIDDLE = 0.4  # of the run: no ramp has ended
+N, M = 1, 16
+NM = (f"pruner.n={N}", f"pruner.m={M}")
+METHODS = {
+    "nm": ("pruner=nm", *NM),
+    "nm_block": ("pruner=nm_block", "schedule=linear", *NM),
+    "nm_step": ("pruner=nm_step", "schedule=linear", *NM),
+    "maxq": ("pruner=maxq", "schedule.stop=0.75", *NM),  # else its ramp is over by then
+    "magnitude": ("pruner=magnitude", "schedule=cubic", "pruner.sparsity=0.9375"),
+    "filter": ("pruner=filter", "schedule=cubic", "pruner.sparsity=0.5"),
+}
+CIFAR_STEPS = 782  # an epoch of 50,000 images: what one refresh an epoch is shared by
+PUBLISHED = "SR-STE, published loop"
+
+
+def measure(
+    repeats: int, methods: Sequence[str] = tuple(METHODS), settings: Sequence[str] = tuple(SETTINGS)
+) -> list[dict[str, Any]]:
+    """One row a way of training, refresh interval and setting."""
+    ways: dict[tuple[str, str], _Way] = {("fp32", PUBLISHED): _Published(*SETTINGS["fp32"])}
+    for setting in settings:
+        overrides = SETTINGS[setting]
+        ways[setting, "dense"] = _Way("pruner=dense", *overrides)
+        ways[setting, "dense, bare loop"] = _Bare(*overrides)
+        for name in methods:
+            ways[setting, name] = _Way(*METHODS[name], *overrides)
+    for _ in range(repeats):
+        for way in ways.values():
+            way.take()
+    published = ways["fp32", PUBLISHED].seconds
+    rows = []
+    for (setting, name), way in ways.items():
+        dense = ways[setting, "dense"].seconds
+        for refresh, interval in way.intervals.items():
+            rows.append(
+                {
+                    "settings": setting,
+                    "pruner": name,
+                    "refresh": refresh,
+                    "interval": interval,
+                    "refresh_ratio": round(_ratio(way.refreshes, dense), 3),
+                    "ratio_to_dense": round(_ratio(way.each(interval), dense), 3),
+                    "images_per_second": round(way.session.batches.batch_size / median(way.each(interval)), 1),
+                    "times_published": round(_ratio(published, way.each(interval)), 2),
+                }
+            )
+    return rows
+
+
+def shown(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """One line a way of training, its refresh intervals side by side."""
+    lines: dict[tuple[str, str], dict[str, Any]] = {}
+    for row in rows:
+        line = lines.setdefault(
+            (row["settings"], row["pruner"]), {"settings": row["settings"], "training": row["pruner"]}
+        )
+        line[row["refresh"].replace("_", " ")] = row["ratio_to_dense"]
+        line.setdefault("images/s", row["images_per_second"])
+        line.setdefault("times published", row["times_published"])
+    columns = dict.fromkeys(next(line for line in lines.values() if "every step" in line), "")
+    return [{**columns, **line} for line in lines.values()]
+
+
+def _ratio(seconds: list[float], base: list[float]) -> float:
+    """Median of the ratios of one turn: what slows a machine down for a while slows both."""
+    return median(one / other for one, other in zip(seconds, base, strict=True))
+
+
+class _Way:
+    """One way of training, taking a refresh of its masks and a step at a time."""
+
+    def __init__(self, *overrides: str) -> None:
+        self.session: Session = prepared(*SIZE, *LENGTH, *overrides)
+        self.session.step = int(MIDDLE * self.session.total_steps)
+        self.images = cycle(list(self.session.batches.epoch(0, 0)))
+        self.seconds: list[float] = []  # of a step whose masks are in place
+        self.refreshes: list[float] = []
+        self.session.model.train()
+        self.take()  # warms up
+        self.seconds, self.refreshes = [], []
+
+    @property
+    def intervals(self) -> dict[str, int]:
+        """Steps between two refreshes, those of an epoch being CIFAR's."""
+        if self.session.pruner.method.dense:
+            return {"default": 1}  # there is none
+        every = self.session.pruner.ticks.every
+        default = CIFAR_STEPS if every == self.session.batches.steps_per_epoch else every
+        return {"default": default, "every_step": 1, "every_epoch": CIFAR_STEPS}
+
+    def take(self) -> None:
+        """Take a refresh and a step."""
+        self.refreshes.append(timed(lambda: self.session.pruner.refresh(self.session.step)))
+        images, labels = next(self.images)
+        self.seconds.append(timed(lambda: self.step(images, labels)))
+
+    def step(self, images: Tensor, labels: Tensor) -> None:
+        """The trainer's step; its masks are in place."""
+        train_step(self.session, images, labels)
+
+    def each(self, interval: int) -> list[float]:
+        """Seconds of each step with its share of a refresh."""
+        return [step + refresh / interval for step, refresh in zip(self.seconds, self.refreshes, strict=True)]
+
+
+class _Bare(_Way):
+    """Nothing but forward, backward and update, with the same settings."""
+
+    def __init__(self, *overrides: str) -> None:
+        super().__init__("pruner=dense", *overrides)
+
+    def step(self, images: Tensor, labels: Tensor) -> None:
+        """As anybody would write it."""
+        settings, optimizer = self.session.settings, self.session.optimizer
+        if settings.channels_last:
+            images = images.contiguous(memory_format=torch.channels_last)
+        with torch.autocast(images.device.type, torch.bfloat16, enabled=settings.precision == "bf16"):
+            loss = F.cross_entropy(self.session.model(images), labels)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+
+
+class _Published(_Bare):
+    """SR-STE's published way (Zhou et al., arXiv 2102.04010): masks by argsort and scatter in every forward pass."""
+
+    def __init__(self, *overrides: str) -> None:
+        super().__init__(*overrides)
+        for module in self.session.model.modules():
+            if isinstance(module, nn.Conv2d) and module.in_channels % M == 0:
+                parametrize.register_parametrization(module, "weight", _SortedEveryTime())
+
+
+class _SortedEveryTime(nn.Module):
+    def forward(self, weight: Tensor) -> Tensor:
+        return _SortedSRSTE.apply(weight)
+
+
+class _SortedSRSTE(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, weight: Tensor) -> Tensor:
+        positions_first = weight.permute(0, 2, 3, 1)
+        groups = positions_first.abs().reshape(-1, M)
+        dropped = groups.argsort(dim=1)[:, : M - N]
+        mask = torch.ones_like(groups).scatter_(1, dropped, 0).reshape(positions_first.shape).permute(0, 3, 1, 2)
+        ctx.save_for_backward(weight, mask)
+        return weight * mask
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        weight, mask = ctx.saved_tensors
+        return gradient + 2e-4 * (1 - mask) * weight

@@ -1,0 +1,40 @@
+"""sweep: how many runs of the default job an hour has: Hydra's basic launcher, its joblib pool, and forked runs."""
+
+import sys
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from benchmarks.common import run_all, timed_process
+from midstate.common.project import ROOT
+
+RUNS = 20
+JOB = ("pruner=nm_block", "schedule=cubic", "logger=none")
+
+
+def measure(repeats: int) -> list[dict[str, Any]]:
+    """One row a way; each repeat runs all of them in turn."""
+    ways = {
+        "one after another (-m)": [str(ROOT / "train.py"), "-m", *JOB, f"seed=range(0,{RUNS})"],
+        "joblib pool (-m launcher=pool)": [
+            str(ROOT / "train.py"), "-m", "launcher=pool", *JOB, f"seed=range(0,{RUNS})",
+        ],
+        "forked, as scripts/reproduce.py --jobs 2 does": ["-m", "benchmarks.sweep"],
+    }  # fmt: skip
+    seconds: dict[str, list[float]] = {way: [] for way in ways}
+    for _ in range(repeats):
+        for way, arguments in ways.items():
+            seconds[way].append(timed_process(arguments)["seconds"])
+    basic = median(next(iter(seconds.values())))
+    return [
+        {
+            "way": way,
+            "runs an hour": round(3600 * RUNS / median(taken)),
+            "times the basic launcher": round(basic / median(taken), 2),
+        }
+        for way, taken in seconds.items()
+    ]
+
+
+if __name__ == "__main__":
+    sys.exit(run_all([([*JOB, f"seed={seed}"], Path(f"{seed}.log")) for seed in range(RUNS)]))

@@ -1,0 +1,46 @@
+"""Whether two finished runs of one configuration are the same, to the bit; times and commit excepted."""
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from midstate.common.files import PARTIAL
+from midstate.runs.checkpoint import checkpoints, digest
+
+CLOCK = ("seconds", "images_per_second", "wall_seconds")
+COMMIT = "git"
+TABLES = ("metrics.csv", "probes.csv", "losses.csv")
+SOMETIMES = ("scheme.json", "sensitivity.csv")  # which not every run has
+
+
+def differences(directory: Path, reference: Path) -> list[str]:
+    """Name what differs: weights, masks, optimizer, random states, tables, summary; and what is left half written."""
+    ours, theirs = _content(directory), _content(reference)
+    partial = [str(path) for path in directory.rglob(f".*{PARTIAL}")]
+    return partial + [name for name in sorted({*ours, *theirs}) if ours.get(name) != theirs.get(name)]
+
+
+def _content(directory: Path) -> dict[str, Any]:
+    """Everything that a run leaves, by name, comparable."""
+    content: dict[str, Any] = {}
+    for name in TABLES:
+        with (directory / name).open(newline="") as file:
+            content[name] = [_without_clock(row) for row in csv.DictReader(file)]
+    content["summary.json"] = _without_clock(json.loads((directory / "summary.json").read_text()))
+    content |= {name: (directory / name).read_text() for name in SOMETIMES if (directory / name).exists()}
+    for path in [*checkpoints(directory / "checkpoints"), directory / "checkpoints" / "final.pt"]:
+        for key, value in torch.load(path, weights_only=True).items():
+            if key in (*CLOCK, "digest"):
+                continue
+            if key == "config":
+                value = {name: part for name, part in value.items() if name not in ("run_dir", "logger")}
+            value = [_without_clock(row) for row in value] if key == "rows" else value
+            content[f"{path.name}: {key}"] = digest(_without_clock(value) if isinstance(value, dict) else value)
+    return content
+
+
+def _without_clock(row: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in row.items() if key not in (*CLOCK, "mask_seconds", COMMIT)}

@@ -1,0 +1,1 @@
+"""What everything may use: errors, checks, seeds, times, files. Knows nothing of pruning."""

@@ -1,0 +1,68 @@
+"""Files: written whole or not at all, tables, and text between marks."""
+
+import csv
+import io
+import os
+import re
+import tempfile
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+PARTIAL = ".partial"
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write a file so that a reader, or a crash at any moment, sees the old content or the new."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=PARTIAL)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)  # mkstemp's own mode would hide results from colleagues
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+    _sync(path.parent)
+
+
+def remove_partial(directory: Path) -> None:
+    """Remove what a process that was killed has left half written, in a directory and the ones in it."""
+    for path in [*directory.glob(f".*{PARTIAL}"), *directory.glob(f"*/.*{PARTIAL}")]:
+        with suppress(OSError):
+            path.unlink()
+
+
+def _sync(directory: Path) -> None:
+    """Make a renaming last, before anything older is removed; not every system can."""
+    with suppress(OSError):
+        handle = os.open(directory, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def write_csv(path: Path, columns: tuple[str, ...], rows: list[dict[str, Any]]) -> None:
+    """Write a whole table at once: a reader never sees half a row, resuming never repeats one."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_atomically(path, text.getvalue().encode())
+
+
+def put(path: Path, name: str, text: str) -> None:
+    """Replace what stands between a file's marks.
+
+    Raises:
+        ValueError: the file has no such marks.
+    """
+    marks = re.compile(rf"(<!-- {re.escape(name)} -->\n).*?(<!-- end -->)", re.DOTALL)
+    content, found = marks.subn(lambda match: f"{match[1]}{text}\n{match[2]}", path.read_text())
+    if not found:
+        raise ValueError(f"{path}: has no marks <!-- {name} --> and <!-- end -->")
+    path.write_text(content)

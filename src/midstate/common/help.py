@@ -1,0 +1,86 @@
+"""`train.py --help`, answered from the folders of members before Hydra is imported.
+
+Hydra would first copy its whole store of configurations once a group, which takes longer than importing torch where
+the plugins of the sweep extras are installed. For the same reason only light modules are imported here.
+"""
+
+import os
+import re
+import sys
+from pathlib import Path
+from textwrap import dedent, fill
+
+FOLDERS = ("conf", "local/conf")
+WIDTH = 100
+_ASKS = ("-h", "--help", "--hel", "--he")  # as argparse, too, takes abbreviations; --h may be --hydra-help
+_BESIDE = ("-m", "--multirun")
+
+
+def asked(arguments: list[str]) -> bool:
+    """Tell whether help is asked for, alone or beside overrides; beside an option of Hydra's it is Hydra's to answer.
+
+    Overrides are not looked at: they change nothing of what is shown, and who asks for help may have them wrong.
+    """
+    options = [each for each in arguments if each.startswith("-")]
+    return any(each in _ASKS for each in options) and all(each in _ASKS + _BESIDE for each in options)
+
+
+def show(root: Path) -> int:
+    """Print the help of the project at `root`; return the exit status."""
+    text = help_text(root)
+    try:
+        if hasattr(sys.stdout, "reconfigure"):
+            sys.stdout.reconfigure(errors="backslashreplace")  # file names that the terminal has no letters for
+        print(text, flush=True)
+    except OSError:  # nobody reads on, or a full disk
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 0
+
+
+def help_text(root: Path) -> str:
+    """The words of `hydra.help.template`, found without a reader of YAML, with the groups put in."""
+    config = (root / "conf" / "train.yaml").read_text("utf-8") + "\n"
+    block = re.search(r"^( *)template: \|.*\n((?:\1 +.*\n| *\n)+)", config, re.MULTILINE)
+    words = dedent(block[2]).rstrip() if block else "$APP_CONFIG_GROUPS"
+    members = groups([root / folder for folder in FOLDERS])
+    lines = [_line(group, members[group]) for group in sorted(members)]
+    return words.replace("$APP_CONFIG_GROUPS", "\n".join(lines) + "\n")
+
+
+def groups(folders: list[Path]) -> dict[str, list[str]]:
+    """The members of every group, as they are typed after `group=`, from all the folders together."""
+    members: dict[str, set[str]] = {}
+    for folder in folders:
+        for path, _, files in os.walk(folder, followlinks=True):
+            group, prefix = os.path.relpath(path, folder).replace(os.sep, "/"), ""
+            if group == "experiment/base":  # what arms share, no arms
+                continue
+            if group.startswith("experiment/"):  # folders of experiments are no groups: experiment=paper/maxq
+                group, _, prefix = (group + "/").partition("/")
+            if group != "." and (names := [prefix + name[:-5] for name in files if name.endswith(".yaml")]):
+                members.setdefault(group, set()).update(names)
+    return {group: sorted(names, key=_by_number) for group, names in members.items()}
+
+
+def families(names: list[str]) -> list[str]:
+    """Names with the same beginning up to the first underscore as one, with their count: `c10_* (12)`."""
+    beginnings = [name.partition("_")[0] + "_*" if "_" in name else name for name in names]
+    counts = {each: beginnings.count(each) for each in beginnings}
+    shown = [
+        f"{each} ({counts[each]})" if counts[each] > 1 else name for each, name in zip(beginnings, names, strict=True)
+    ]
+    return list(dict.fromkeys(shown))
+
+
+def _line(group: str, names: list[str]) -> str:
+    """One group, wrapped; a family stays with its count."""
+    if group == "experiment":
+        names = families(names)
+    text = f"{group}: " + ", ".join(name.replace(" ", "\N{NO-BREAK SPACE}") for name in names)
+    wrapped = fill(text, WIDTH, subsequent_indent="    ", break_long_words=False, break_on_hyphens=False)
+    return wrapped.replace("\N{NO-BREAK SPACE}", " ")
+
+
+def _by_number(name: str) -> list[str | int]:
+    """Sort c2 before c10."""
+    return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", name)]

@@ -1,0 +1,24 @@
+"""The checkout: its folders and its commit."""
+
+import subprocess
+from functools import cache
+from pathlib import Path
+
+ROOT = Path(__file__).parents[3]
+CONF = ROOT / "conf"
+
+
+@cache
+def git_commit() -> str | None:
+    """Commit of the code, with `+` for uncommitted changes to tracked files; None outside a checkout.
+
+    Asked once a process: what is imported stays what it is.
+    """
+    command = ["git", "describe", "--always", "--exclude=*", "--abbrev=12", "--dirty=+"]
+    try:
+        done = subprocess.run(
+            command, cwd=Path(__file__).parent, capture_output=True, text=True, check=True, timeout=10
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip()

@@ -1,0 +1,33 @@
+"""Times as a user types them ('10ep', '500it', 0.5), turned into steps."""
+
+import math
+
+from midstate.common.numbers import floor
+
+
+def steps_of(name: str, time: object, steps_per_epoch: int, total_steps: int) -> int:
+    """Turn a time into a step: a share of the run (0..1), epochs ('10ep') or steps ('500it').
+
+    Raises:
+        ValueError: anything else; a bare number above 1 is answered with the spelling in epochs.
+    """
+    allowed = "a share of the run from 0 to 1, epochs such as '30ep' or steps such as '500it'"
+    if isinstance(time, str):
+        for unit, scale in (("ep", steps_per_epoch), ("it", 1)):
+            amount = time.strip().removesuffix(unit)
+            if amount != time.strip():
+                try:
+                    steps = float(amount) * scale
+                except ValueError:
+                    break
+                if math.isfinite(steps) and steps >= 0:
+                    return floor(steps)
+        raise ValueError(f"{name}={time!r}: must be {allowed}")
+    if isinstance(time, bool) or not isinstance(time, int | float) or not math.isfinite(time) or time < 0:
+        raise ValueError(f"{name}={time!r}: must be {allowed}")
+    if time > 1:
+        raise ValueError(
+            f"{name}={time!r}: a bare number is a share of the run from 0 to 1; "
+            f"for epochs write {time:g}ep, for steps {time:g}it"
+        )
+    return floor(time * total_steps)

@@ -1,0 +1,73 @@
+"""A smaller network that computes the same: made, and compared with the one it was made from."""
+
+from copy import deepcopy
+
+import torch
+from torch import Tensor, fx, nn
+from torch.nn.utils.parametrize import is_parametrized
+
+from midstate.common.errors import first_line
+from midstate.compaction.observing import Observed, traced
+from midstate.compaction.rewriting import Rewriter
+from midstate.sparsity.observe import evaluation
+
+NUM_COMPARED = 4  # images
+TOLERANCE = 1e-9  # of the largest output, in double precision
+
+
+@torch.no_grad()
+def extract(model: nn.Module, shape: tuple[int, ...]) -> fx.GraphModule:
+    """Remove every filter that masks have emptied, and whatever else no longer depends on the image.
+
+    What bias and BatchNorm left in the channels that go is a constant; it is carried into the layers that read it. The
+    outputs are those of `model` in evaluation mode, to rounding. The parameters that are not zero are as many as
+    `counting.count` reports of `model` as `params_sparse`, and their MACs its `macs_sparse`: no parameter is added, and
+    none becomes zero or ceases to be. Fewer they are only where a whole layer goes because nothing reads it any more,
+    or a layer is called again and reads nothing that lives. Zeros within filters that stay are left as they are.
+
+    Args:
+        model: a plain model, masks folded in; it is left as it was. Layers keep their names.
+        shape: of one image (C, H, W). Where constants vary in space (behind padded depthwise convolutions, say), the
+            extracted network takes images of this size alone, and says so with a ValueError.
+
+    Returns:
+        A module in evaluation mode, of ordinary layers and the modules of `extraction.parts`. To train it on is to
+        train another network: BatchNorm would then measure its statistics without the constants.
+
+    Raises:
+        ValueError: masks are still attached, nothing can be removed, the output has become a constant, torch.fx cannot
+            trace the model, or the smaller network would not compute the same.
+    """
+    if any(is_parametrized(module) for module in model.modules()):
+        raise ValueError("masks are still attached to the model; finalise the pruner first")
+    name, dtype = type(model).__name__, next(model.parameters()).dtype
+    graph = traced(deepcopy(model).double())
+    try:
+        seen = Observed(graph, shape)
+    except Exception as error:  # what model code raises where images do not fit
+        raise ValueError(f"{name} cannot be run on images of {tuple(shape)}: {first_line(error)}") from error
+    kept = [(node, seen.kept(node)) for node in graph.graph.nodes]
+    if all(index is None or len(index) == seen.size(node) for node, index in kept):
+        raise ValueError(
+            "nothing to remove: every channel depends on the image; zeros within filters stay where they are"
+        )
+    network = Rewriter(seen).rewrite()
+    _compare(name, network, deepcopy(model).double(), shape)
+    return network.to(dtype).eval()
+
+
+def _compare(name: str, network: nn.Module, model: nn.Module, shape: tuple[int, ...]) -> None:
+    """Raise ValueError unless both give the same."""
+    first = next(model.parameters())
+    images = torch.randn(NUM_COMPARED, *shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    images = images.to(first.device)
+    with evaluation(model), evaluation(network):
+        expected, found = model(images), network(images)
+    if not isinstance(expected, Tensor):
+        raise ValueError(f"{name} cannot be extracted: it gives a {type(expected).__name__} where a tensor is needed")
+    difference, largest = float((found - expected).abs().max()), float(expected.abs().max())
+    if not difference <= TOLERANCE * max(1.0, largest):
+        raise ValueError(
+            f"{name} cannot be extracted: without its dead channels its outputs would differ by {difference:.3g}, the "
+            f"largest being {largest:.3g}"
+        )

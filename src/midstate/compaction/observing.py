@@ -1,0 +1,192 @@
+"""What is known of a network's values before it is cut: which channels depend on the image, what the others are."""
+
+import operator
+from contextlib import suppress
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.fx import Node
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.conv import _ConvNd
+
+from midstate.common.errors import first_line
+from midstate.compaction import counting
+from midstate.sparsity import weight_layers
+
+NUM_IMAGES = 2  # so that the batch can be told from channels
+CLOSE = 1e-9  # relative, in double precision
+_NOT_IN_PLACE = {
+    operator.iadd: operator.add,
+    operator.isub: operator.sub,
+    operator.imul: operator.mul,
+    operator.itruediv: operator.truediv,
+}
+
+
+class _Tracer(fx.Tracer):
+    """Takes every BatchNorm, convolution and linear layer as a whole, other libraries' (that do more in them), too."""
+
+    def is_leaf_module(self, module: nn.Module, name: str) -> bool:
+        return isinstance(module, _BatchNorm | _ConvNd | nn.Linear) or super().is_leaf_module(module, name)
+
+
+def traced(model: nn.Module) -> fx.GraphModule:
+    """A copy of a model as a graph, in evaluation mode, where nothing works in place.
+
+    Args:
+        model: of which the modules are used up.
+
+    Raises:
+        ValueError: torch.fx cannot trace it.
+    """
+    for module in model.eval().modules():
+        if getattr(module, "inplace", False) is True:
+            module.inplace = False
+    try:
+        graph = _Tracer().trace(model)
+    except Exception as error:  # whatever model code does with a tensor that is none
+        raise ValueError(
+            f"{type(model).__name__} cannot be extracted: torch.fx cannot trace it ({first_line(error)})"
+        ) from error
+    for node in graph.nodes:
+        node.target = _NOT_IN_PLACE.get(node.target, node.target) if node.op == "call_function" else node.target
+        if node.kwargs.get("inplace") is True:
+            node.update_kwarg("inplace", False)
+        if node.op == "call_method" and node.target.endswith("_") and not node.target.endswith("__"):
+            raise ValueError(f"{type(model).__name__} cannot be extracted: {node.name} works in place")
+    return with_layers(model, graph)
+
+
+def with_layers(root: nn.Module, graph: fx.Graph) -> fx.GraphModule:
+    """A graph with the modules it uses; layers whose weights are handed to functions stay layers, and are counted.
+
+    Args:
+        root: that has them.
+        graph: of it.
+    """
+    module, layers = fx.GraphModule(root, graph), {layer.module for layer in weight_layers(root)}
+    for name in dict.fromkeys(node.target.rpartition(".")[0] for node in graph.nodes if node.op == "get_attr"):
+        if name and (layer := root.get_submodule(name)) in layers:
+            module.set_submodule(name, layer)
+    return module
+
+
+class _Recorder(nn.Module):
+    """Runs a graph and keeps every value."""
+
+    def __init__(self, graph: fx.GraphModule) -> None:
+        super().__init__()
+        self.graph = graph
+        self.values: dict[Node, Any] = {}
+
+    def forward(self, images: Tensor) -> Any:
+        interpreter = fx.Interpreter(self.graph, garbage_collect_values=False)
+        output = interpreter.run(images)
+        self.values = interpreter.env
+        return output
+
+
+class Observed:
+    """The values of a network.
+
+    Args:
+        graph: from `traced`.
+        shape: of one image (C, H, W).
+    """
+
+    def __init__(self, graph: fx.GraphModule, shape: tuple[int, ...]) -> None:
+        self.graph, self.shape = graph, tuple(shape)
+        recorder = _Recorder(graph).eval()
+        alive = counting.alive_inputs(recorder, self.shape)  # with the dye of the very count that is to come out
+        self.alive = {name.removeprefix("graph."): channels for name, channels in alive.items()}
+        self._dyed = recorder.values
+        recorder(_images(graph, self.shape))
+        self.values, self.larger = recorder.values, {}
+        if len(shape) == 3:  # what is a constant may be another one in images of another size
+            with suppress(Exception):  # that a model refuses, or has no memory for
+                recorder(_images(graph, (shape[0], *(2 * size for size in shape[1:]))))
+                self.larger = recorder.values
+        self._dims: dict[Node, int] = {}
+        for node in graph.graph.nodes:
+            self._dims[node] = self._dim(node)
+        self._kept = {node: self._living(node) for node in graph.graph.nodes}
+
+    def module(self, node: Node) -> nn.Module | None:
+        """The module that a node calls."""
+        return self.graph.get_submodule(node.target) if node.op == "call_module" else None
+
+    def dim(self, node: Node) -> int:
+        """Which dimension of a value has its channels."""
+        return self._dims[node]
+
+    def kept(self, node: Node) -> Tensor | None:
+        """Which channels of a value depend on the image, ascending; None for what is no tensor of a batch."""
+        return self._kept[node]
+
+    def size(self, node: Node) -> int:
+        """Number of all channels of a value."""
+        return self.values[node].shape[self._dims[node]]
+
+    def constants(self, node: Node, index: Tensor) -> tuple[Tensor, bool]:
+        """Some channels of a value, (1, K, ...), with 0 for those that depend on the image.
+
+        Returns:
+            The constants, of size 1 where they are the same everywhere; whether they go with images of any size.
+        """
+        dim = self._dims[node]
+        small, larger = (
+            each[node][:1].index_fill(dim, self._kept[node], 0).index_select(dim, index) if each else None
+            for each in (self.values, self.larger)
+        )
+        return collapsed(small, larger, dim)
+
+    def _dim(self, node: Node) -> int:
+        value = self.values.get(node)
+        if isinstance(self.module(node), nn.Linear):
+            return value.dim() - 1
+        if isinstance(self.module(node), _ConvNd | _BatchNorm) or not isinstance(value, Tensor):
+            return 1
+        for other in node.all_input_nodes:
+            before = self.values[other]
+            if isinstance(before, Tensor) and before.dim() == value.dim():
+                return self._dims[other]
+        return 1
+
+    def _living(self, node: Node) -> Tensor | None:
+        value, dyed = self.values.get(node), self._dyed.get(node)
+        if node.op in ("get_attr", "output") or not isinstance(value, Tensor) or value.dim() < 2:
+            return None
+        if len(value) != NUM_IMAGES or len(dyed) != 1:
+            return None
+        return dyed.isnan().movedim(self._dims[node], 0).flatten(1).any(1).nonzero().flatten()
+
+
+def collapsed(constants: Tensor, larger: Tensor | None, dim: int) -> tuple[Tensor, bool]:
+    """Constants (1, K, ...) without the dimensions along which they do not vary.
+
+    Args:
+        constants: of channels, with images of the size asked for.
+        larger: the same with larger images; None where there are none.
+        dim: of the channels.
+
+    Returns:
+        The constants, of size 1 everywhere but at `dim` where nothing varies; whether they go with any size.
+    """
+    small = constants
+    for other in range(1, constants.dim()):
+        if other != dim:
+            small = small.narrow(other, 0, 1)
+    same = all(
+        each.numel() == 0 or torch.allclose(each, small.expand_as(each), rtol=CLOSE, atol=CLOSE)
+        for each in (constants, larger)
+        if each is not None
+    )
+    return (small, True) if same else (constants, False)
+
+
+def _images(graph: fx.GraphModule, shape: tuple[int, ...]) -> Tensor:
+    first = next(graph.parameters())
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randn(NUM_IMAGES, *shape, generator=generator, dtype=torch.float64)
+    return images.to(first.device, first.dtype)

@@ -1,0 +1,91 @@
+"""Building objects from a configuration: only this project's own classes."""
+
+import inspect
+import math
+import os
+import pkgutil
+import re
+from contextlib import suppress
+from typing import Any
+
+import hydra
+from hydra.errors import InstantiationException
+from omegaconf import DictConfig, OmegaConf
+
+from midstate.common.errors import ConfigError
+from midstate.config.schema import flatten
+
+# Packages whose classes a configuration may name; no configuration can say so itself.
+TRUSTED = ("midstate", *filter(None, os.environ.get("MIDSTATE_TRUST", "").split(",")))
+
+
+def build(config: DictConfig, key: str) -> Any:
+    """Instantiate one node of the configuration, with every object below it.
+
+    Raises:
+        ConfigError: a number that is not finite, or whatever a constructor refuses.
+    """
+    node = OmegaConf.to_container(config[key], resolve=True)
+    _check_targets(key, node)  # and what was checked is what is built, not what another resolving would give
+    for name, value in flatten({key: node}):
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ConfigError(f"{name}={value}: must be a finite number")
+    try:
+        return hydra.utils.instantiate({key: node}, _convert_="all")[key]
+    except InstantiationException as error:
+        cause = error.__cause__
+        # Only these two come from what the user typed; anything else is a defect and keeps its traceback.
+        if cause is None:  # a target that Hydra itself refuses
+            raise ConfigError(str(error)) from error
+        if isinstance(cause, ValueError | TypeError):
+            where = re.search(r"full_key: (\S+)", str(error))
+            raise ConfigError(named(where[1] if where else key, cause, config)) from error
+        raise
+
+
+def _check_targets(name: str, node: Any) -> None:
+    """Refuse to build what is not this package's own: a configuration is no program.
+
+    What counts is the module where an object is defined, whatever name it is reached by. All are checked before any
+    is called, in lists, too.
+
+    Raises:
+        ConfigError: a target elsewhere, one of Hydra's own keys that change what a target does, or a reference that
+            is still to be resolved.
+    """
+    if isinstance(node, dict):
+        for key, value in node.items():
+            if key == "_target_":
+                _check_target(f"{name}._target_", value)
+            elif str(key).startswith("_"):
+                raise ConfigError(f"{name}.{key}: only _target_ may stand in a configuration")
+            _check_targets(f"{name}.{key}", value)
+    elif isinstance(node, list):
+        for i, value in enumerate(node):
+            _check_targets(f"{name}[{i}]", value)
+    elif isinstance(node, str) and "${" in node:  # it was escaped, and Hydra would resolve it once more
+        raise ConfigError(f"{name}={node}: a value must not hold ${{")
+
+
+def _check_target(name: str, target: Any) -> None:
+    home = None
+    # Only names of ours are looked up: looking up another would already run what it imports.
+    if isinstance(target, str) and re.fullmatch(r"\w+(\.\w+)+", target) and target.split(".")[0] in TRUSTED:
+        with suppress(Exception):  # whatever a name that leads nowhere raises
+            found = pkgutil.resolve_name(target)
+            home = found.__module__ if inspect.isclass(found) else None
+    if home is None or home.split(".")[0] not in TRUSTED:
+        raise ConfigError(
+            f"{name}={target}: must be a class of {' or '.join(TRUSTED)}; packages of your own are trusted by the "
+            "environment variable MIDSTATE_TRUST=package,package"
+        )
+
+
+def named(where: str, error: Exception, config: DictConfig) -> str:
+    """Put a refused field the way the user types it: `pruner.n=17: must be ...`, whichever node refused it."""
+    message = re.sub(r"^\w+(\.\w+)*\.__init__\(\) ", "", str(error))  # Python's own wording of a call
+    field_name = re.match(r"(\w+)=", message)
+    group = where.split(".")[0]
+    if field_name and OmegaConf.select(config, f"{group}.{field_name[1]}") is not None:
+        return f"{group}.{message}"
+    return f"{where}: {message}"

@@ -1,0 +1,71 @@
+"""What may stand on a command line, looked at before Hydra acts on it."""
+
+import re
+
+from hydra._internal.utils import get_args_parser
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import OmegaConf
+
+from midstate.common.checks import near
+from midstate.common.errors import ConfigError
+from midstate.common.secrets import redact
+from midstate.config.schema import GROUPS
+
+# Of Hydra's own settings: plain values for these. The others of launchers and sweepers would run something (setup,
+# python, runtime_env, custom_search_space), read pickles (submitit_folder, address, storage), put lines into a batch
+# script (additional_parameters), open ports, or be overrides that nobody has looked at (params).
+_OF_LAUNCHERS = {
+    "joblib": "n_jobs verbose timeout pre_dispatch batch_size max_nbytes",
+    "submitit": "name timeout_min cpus_per_task gpus_per_node mem_gb stderr_to_stdout partition qos comment constraint "
+    "exclude gres cpus_per_gpu gpus_per_task mem_per_gpu mem_per_cpu account signal_delay_s max_num_timeout "
+    "array_parallelism",
+    "ray": "ray.init.num_cpus ray.init.num_gpus ray.init.object_store_memory ray.init.log_to_driver "
+    "ray.remote.num_cpus ray.remote.num_gpus ray.remote.memory ray.remote.max_retries",
+}
+_OF_SWEEPERS = "max_batch_size n_trials n_jobs max_failure_rate study_name sampler.seed sampler.n_startup_trials"
+OWN_OF_HYDRA = (
+    *("hydra/launcher", "hydra/sweeper", "hydra.verbose", "hydra.sweep.dir"),
+    *(f"hydra.launcher.{name}" for names in _OF_LAUNCHERS.values() for name in names.split()),
+    *(f"hydra.sweeper.{name}" for name in _OF_SWEEPERS.split()),
+)
+
+
+def check_command_line(arguments: list[str]) -> None:
+    """Refuse what would run code, or read files elsewhere, before any configuration is there to be checked.
+
+    Args:
+        arguments: of the command line.
+
+    Raises:
+        ConfigError: settings of Hydra's own but launcher, sweeper, verbosity and the sweep's directory; settings that
+            are put below them; members of groups that are paths; a folder of experiments typed as a group; options
+            that read another configuration or a pickle.
+        HydraException: not readable as overrides.
+    """
+    options = get_args_parser().parse_args(arguments)
+    for name in ("experimental_rerun", "config_path", "config_name"):
+        if getattr(options, name) is not None:
+            raise ConfigError(f"--{name.replace('_', '-')}: not here; --config-dir adds files of your own to conf/")
+    for override in OverridesParser.create().parse_overrides(options.overrides):
+        key, typed = override.key_or_group, redact(override.input_line)
+        value = override.input_line.partition("=")[2]
+        if "hydra" in re.split(r"[./]", key) and (
+            key not in OWN_OF_HYDRA or override.package is not None or "{" in value or not value.isprintable()
+        ):
+            raise ConfigError(
+                f"{typed}: of Hydra's own settings only launcher, sweeper, verbose and sweep.dir may be changed, to "
+                f"plain values{near(key, list(OWN_OF_HYDRA), cutoff=0.8)}; what else belongs to them is set in files"
+            )
+        if key.startswith("experiment/"):  # a folder, which Hydra takes for a group of its own
+            raise ConfigError(f"{typed}: write experiment={key.partition('/')[2]}/{redact(value)}")
+        if "hydra" in (override.package or "").split("."):
+            raise ConfigError(f"{typed}: nothing may be put below hydra")
+        # Also hydra/launcher and its like.
+        if ("/" in key or key in GROUPS) and re.search(r"\.\.|\$\{|(^|[\[,'\"])\s*/", value):
+            raise ConfigError(f"{typed}: must be a member of the group {key}, not a path; --config-dir adds members")
+
+
+def typed_overrides() -> list[str]:
+    """What the user typed, as typed: read like a setting, references in it would be replaced, secrets too."""
+    return OmegaConf.to_container(HydraConfig.get().overrides.task, resolve=False)

@@ -1,0 +1,99 @@
+"""The root of every configuration, and checks of what no group knows."""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+from omegaconf import MISSING, DictConfig, OmegaConf, open_dict
+from omegaconf.errors import InterpolationResolutionError
+
+from midstate.common.checks import near
+from midstate.common.errors import ConfigError, first_line
+
+# What tensors and generators take.
+_LIMITS = {bool: 1, int: 2**63 - 1, float: 3.4e38}
+
+
+@dataclass
+class Machine:
+    """What differs between machines and changes no result."""
+
+    device_index: int = 0
+    workers: int | None = None
+    prefetch: int = 2
+
+
+@dataclass
+class Root:
+    """The root of every configuration; the groups bring their own keys."""
+
+    model: Any = MISSING
+    data: Any = MISSING
+    schedule: Any = MISSING
+    pruner: Any = MISSING
+    optimizer: Any = MISSING
+    trainer: Any = MISSING
+    logger: Any = MISSING
+    machine: Machine = field(default_factory=Machine)
+    seed: int = 0
+    run_dir: str | None = None
+    rerun: bool = False
+
+
+# Chosen with group=member; experiment and debug are saved choices.
+GROUPS = ("model", "data", "schedule", "pruner", "optimizer", "trainer", "logger", "launcher", "experiment", "debug")
+GROUPS += ("claim", "sweep")
+ConfigStore.instance().store(name="schema", node=Root)
+
+
+def check_root(config: DictConfig, typed: list[str]) -> None:
+    """Refuse what no group or schema knows: unknown root keys, pruner settings that no axis reads.
+
+    `+key=value` on the command line passes Hydra's own checks, hence these. What a preset set for an axis
+    that was then replaced goes with that axis: it is removed.
+
+    Args:
+        config: the composed root; settings nobody reads are removed in place.
+        typed: the user's overrides.
+    """
+    known = [f.name for f in fields(Root)]
+    for key in config:
+        if key not in known:
+            raise ConfigError(f"{key}: unknown key{near(key, known)}; known: {', '.join(known)}")
+    for name, value in flatten(OmegaConf.to_container(config, resolve=False)):
+        try:
+            number = OmegaConf.select(config, name)
+            if isinstance(number, int | float) and math.isfinite(number) and abs(number) > _LIMITS[type(number)]:
+                raise ConfigError(f"{name}={value}: must be at most {_LIMITS[type(number)]:.3g}, as computed with")
+        except InterpolationResolutionError as error:
+            raise ConfigError(f"{name}={value}: {first_line(error)}") from error
+    for key in known:
+        if key not in config or OmegaConf.is_missing(config, key):
+            raise ConfigError(f"{key}: is missing; it may be set, and not be removed")
+    raw = OmegaConf.to_container(config.pruner, resolve=False)
+    axes = str([node for node in raw.values() if isinstance(node, dict)])
+    scalars = [key for key, node in raw.items() if not isinstance(node, dict)]
+    for key in scalars:
+        if f"${{pruner.{key}}}" in axes:
+            continue
+        if any(override.lstrip("+~").startswith(f"pruner.{key}=") for override in typed):
+            used = [name for name in scalars if name != key]
+            raise ConfigError(
+                f"pruner.{key}={raw[key]}: no axis of this pruner reads it{near(key, used)}; "
+                f"known: {', '.join(used) or 'none'}"
+            )
+        with open_dict(config.pruner):
+            del config.pruner[key]
+    if config.seed < 0:
+        raise ConfigError(f"seed={config.seed}: must be 0 or more")
+
+
+def flatten(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield (dotted key, value) of every leaf."""
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            yield from flatten(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value

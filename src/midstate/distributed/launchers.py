@@ -1,0 +1,186 @@
+"""Sweeps on submitit (Slurm, or processes here) and Ray: stops reach their jobs, preempted ones are queued again.
+
+Hydra's plugins start the jobs; these callbacks, which conf/launcher/*.yaml name, add what they leave out. Imports
+nothing heavy: Hydra makes them before there is a run.
+"""
+
+import atexit
+import gc
+import os
+import secrets
+import shutil
+import signal
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hydra.experimental.callback import Callback
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+
+from midstate.common.errors import RunStopped
+from midstate.distributed.signals import (
+    SECONDS,
+    SIGNALS,
+    is_first,
+    is_stopping,
+    listen_between_runs,
+    pass_on_to,
+    stop_what_follows,
+)
+
+if TYPE_CHECKING:
+    from submitit import Job
+# Neither reports of use to Ray's makers, nor lines left out because another job said the same.
+RAY_SETTINGS = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_DEDUP_LOGS": "0"}
+
+
+class SubmititJobs(Callback):
+    """For hydra/launcher=submitit_slurm and submitit_local."""
+
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """In the sweep's process: pass a stop on to the jobs."""
+        pass_on_to(_cancel_submitted)
+        # Ctrl-C reaches all processes of a terminal, and those that submitit starts here would kill their jobs unsaved.
+        # They inherit what this thread has blocked; another one takes the signal.
+        threading.Thread(target=threading.Event().wait, daemon=True).start()
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+
+    def on_job_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """In a job's process: do not pass over a SIGTERM before the run, as submitit would."""
+        if _is_job(config):
+            listen_between_runs([signal.SIGTERM])
+
+
+class RayJobs(Callback):
+    """For hydra/launcher=ray."""
+
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """In the sweep's process: start Ray, or join it, and pass a stop on to the jobs."""
+        with suppress(Exception), _same_handlers():  # the launcher would try once more, and say why it fails
+            _start_ray(OmegaConf.to_container(config.hydra.launcher.ray.init, resolve=True))
+            pass_on_to(_ask_ray_jobs)
+
+    def on_job_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """In a job's process: listen for a stop."""
+        if _is_job(config):
+            threading.Thread(target=_wait_for_request, daemon=True).start()
+
+
+class Search(Callback):
+    """For sweepers that go on past failed runs, as hydra/sweeper=optuna."""
+
+    def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
+        """In the sweep's process: do not pass a search that was stopped for one that has finished."""
+        from midstate.common.errors import EXIT_STOPPED  # which imports this module
+
+        if is_stopping():
+            raise SystemExit(EXIT_STOPPED)
+
+
+def queue_again(numbers: list[int]) -> None:
+    """In a job of submitit's whose run was stopped: have it queued again where it was preempted, or its time is up.
+
+    Args:
+        numbers: the signals that the run has had.
+
+    Raises:
+        SystemExit: it is queued; submitit's own handler, which listens again, leaves so.
+        RunStopped: it may not be queued any more.
+    """
+    preemption = getattr(signal, "SIG" + os.environ.get("SUBMITIT_PREEMPT_SIGNAL", "USR2"))
+    if "SUBMITIT_EXECUTOR" not in os.environ or preemption not in numbers:
+        return
+    try:
+        signal.raise_signal(preemption)
+    except RuntimeError as error:
+        raise RunStopped(f"stopped on request; {error}") from error
+
+
+def wait_for_submitted() -> None:
+    """In the sweep's process: let the jobs end that submitit still has at work, so that none is left alone."""
+    while not all(job.done() for job in _submitted()):
+        time.sleep(SECONDS)
+
+
+def _is_job(config: DictConfig) -> bool:
+    return config.hydra.mode == RunMode.MULTIRUN and not is_first()
+
+
+def _submitted() -> "list[Job]":
+    """The jobs that this process has given to submitit; Hydra's launcher keeps them to itself."""
+    if "submitit" not in sys.modules:
+        return []
+    from submitit import Job
+
+    return [each for each in gc.get_objects() if issubclass(type(each), Job)]
+
+
+def _cancel_submitted() -> None:
+    """Ask submitted jobs to stop, those that are submitted from now on, too."""
+    from submitit import LocalJob
+
+    cancelled: set[str] = set()
+    while True:
+        for job in _submitted():
+            if isinstance(job, LocalJob):
+                # Its own `cancel` leaves a second to save. More than once: a process that only begins may miss it.
+                if not job.done():
+                    os.kill(int(job.job_id), signal.SIGTERM)
+            elif job.job_id not in cancelled:
+                cancelled.add(job.job_id)
+                job.cancel(check=False)
+        time.sleep(SECONDS)
+
+
+def _start_ray(settings: dict[str, Any]) -> None:
+    for name, value in RAY_SETTINGS.items():
+        os.environ.setdefault(name, value)
+    if settings.get("address") == "local":
+        # A token of its own, kept nowhere; its files go with it.
+        if not (Path.home() / ".ray" / "auth_token").exists():
+            os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
+        # Ray's default place, too: names of sockets must be short.
+        settings["_temp_dir"] = tempfile.mkdtemp(prefix="ray-", dir=os.environ.get("RAY_TMPDIR", "/tmp"))
+        atexit.register(shutil.rmtree, settings["_temp_dir"], ignore_errors=True)
+    import ray  # after all that: what it registers for the exit comes before what is registered here
+
+    ray.init(**settings)
+
+
+@contextmanager
+def _same_handlers() -> Iterator[None]:
+    """Keep the handlers of signals as they are: Ray's for SIGTERM would end the sweep, and its jobs unsaved."""
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _ask_ray_jobs() -> None:
+    from ray.experimental.internal_kv import _internal_kv_put
+
+    _internal_kv_put(_request(), b"1")
+
+
+def _wait_for_request() -> None:
+    from ray.experimental.internal_kv import _internal_kv_exists
+
+    while not _internal_kv_exists(_request()):
+        time.sleep(SECONDS)
+    stop_what_follows()
+
+
+def _request() -> bytes:
+    """The name that a request to stop has in Ray's own store: of this sweep only, also where others share the Ray."""
+    import ray
+
+    return f"midstate-stop-{ray.get_runtime_context().get_job_id()}".encode()

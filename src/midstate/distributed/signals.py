@@ -1,0 +1,116 @@
+"""Stopping on request: a signal sets a flag, the loop finishes its step and saves."""
+
+import multiprocessing
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from types import FrameType
+
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2)
+# What a sweep's process sends to those of a pool: it ends none that has no job yet, as SIGTERM would, and with it the
+# pool; and a terminal has sent them SIGINT already, a second of which would stop them at once.
+PASSED_ON = signal.SIGURG
+SECONDS = 0.5  # between two times of sending it, for the process of a job that has just begun misses the first
+_outside = threading.Event()  # a stop was requested of this process while it was not in a run
+_first: list[int] = []  # the process that a user started, and so none that a launcher begins
+_jobs_elsewhere: list[Callable[[], None]] = []  # how to ask jobs to stop that are no children of multiprocessing
+
+
+class Requests:
+    """The signals that came so far, in `numbers`."""
+
+    def __init__(self) -> None:
+        self.numbers: list[int] = []
+
+    def __call__(self) -> bool:
+        """Tell whether to stop."""
+        return bool(self.numbers) or _outside.is_set()
+
+
+@contextmanager
+def stop_on_signal() -> Iterator[Requests]:
+    """Yield what tells whether a stop was requested; a second SIGINT stops at once."""
+    requests = Requests()
+    with _handled(requests.numbers, lambda: None):
+        yield requests
+
+
+@contextmanager
+def stop_workers_on_signal() -> Iterator[Callable[[], bool]]:
+    """In the process that a sweep was started as: pass a request on to the processes of its jobs."""
+
+    def pass_on() -> None:
+        _outside.set()
+        workers = [worker.pid for worker in multiprocessing.active_children()]
+        # In threads, for the signal may have come in the middle of what they use.
+        for ask in (lambda: _ask(workers), *_jobs_elsewhere):
+            threading.Thread(target=ask, daemon=True).start()
+
+    _first[:] = [os.getpid()]
+    numbers: list[int] = []
+    with _handled(numbers, pass_on):
+        yield lambda: bool(numbers)
+
+
+def _ask(workers: list[int]) -> None:
+    while workers:
+        for worker in workers:
+            with suppress(ProcessLookupError):
+                os.kill(worker, PASSED_ON)
+        time.sleep(SECONDS)
+
+
+def is_first() -> bool:
+    """Tell whether this is the process that the user started, and not one that a launcher keeps for a sweep's jobs."""
+    return _first == [os.getpid()]
+
+
+def pass_on_to(ask: Callable[[], None]) -> None:
+    """In the process that a sweep was started as: have `ask` called, in a thread, when a stop is requested."""
+    _jobs_elsewhere.append(ask)
+
+
+def stop_what_follows() -> None:
+    """In a process that does one job after another: let none that follows begin, and the one at work end."""
+    _outside.set()
+
+
+def is_stopping() -> bool:
+    """Tell whether a stop was requested of this process while it was not in a run."""
+    return _outside.is_set()
+
+
+def listen_between_runs(numbers: Iterable[signal.Signals] = (*SIGNALS, PASSED_ON)) -> None:
+    """In a process that does a sweep's jobs: let a request that comes before a run, or between two, count for it."""
+    for number in numbers:
+        signal.signal(number, lambda number, frame: _outside.set())
+
+
+@contextmanager
+def _handled(requested: list[int], act: Callable[[], None]) -> Iterator[None]:
+    def request(number: int, frame: FrameType | None) -> None:
+        if number == signal.SIGINT and signal.SIGINT in requested:
+            raise KeyboardInterrupt
+        requested.append(number)
+        act()
+
+    if threading.current_thread() is not threading.main_thread():  # only there may handlers be set
+        yield
+        return
+    before = {number: signal.signal(number, request) for number in (*SIGNALS, PASSED_ON)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def asked_within(seconds: float) -> bool:
+    """Wait for a request to stop, and tell whether one came."""
+    deadline = time.monotonic() + seconds
+    while not is_stopping() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return is_stopping()

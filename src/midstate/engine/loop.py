@@ -1,0 +1,131 @@
+"""The training loop."""
+
+import math
+import time
+from collections.abc import Callable
+from typing import Any
+
+from tqdm import tqdm
+
+from midstate.common.times import steps_of
+from midstate.engine.evaluate import evaluate
+from midstate.engine.session import Session
+from midstate.engine.step import refresh, train_step
+
+
+def train(
+    session: Session,
+    checkpoint: Callable[[], None],
+    end_of_epoch: Callable[[dict[str, Any]], None],
+    stop_requested: Callable[[], bool],
+) -> bool:
+    """Train to the end, or until a stop is requested.
+
+    Args:
+        session: where to go on from; it is changed in place.
+        checkpoint: saves the session.
+        end_of_epoch: takes the row of each finished epoch, before its checkpoint.
+        stop_requested: asked after every step, and between the measurements of an allocation.
+
+    Returns:
+        True when finished, False when stopped (a checkpoint is saved).
+
+    Raises:
+        RunFailed: the loss is no longer a finite number.
+    """
+
+    def between_measurements() -> None:
+        if stop_requested():
+            raise _Stopped
+        session.measuring.update()
+
+    session.pruner.on_measuring(between_measurements)
+    try:
+        return _train(session, checkpoint, end_of_epoch, stop_requested)
+    except _Stopped:  # what was measured so far is measured again
+        checkpoint()
+        return False
+
+
+class _Stopped(Exception):
+    """A stop was requested while an allocation was measuring."""
+
+
+def _train(
+    session: Session,
+    checkpoint: Callable[[], None],
+    end_of_epoch: Callable[[dict[str, Any]], None],
+    stop_requested: Callable[[], bool],
+) -> bool:
+    steps_per_epoch = session.batches.steps_per_epoch
+    every = max(
+        1, steps_of("checkpoint_every", session.settings.checkpoint_every, steps_per_epoch, session.total_steps)
+    )
+    for epoch in range(len(session.rows), session.settings.epochs):
+        session.model.train()
+        first_step = session.step - epoch * steps_per_epoch
+        batches = session.batches.epoch(epoch, first_step)
+        with tqdm(
+            batches,
+            f"epoch {epoch + 1}/{session.settings.epochs}",
+            total=steps_per_epoch,
+            initial=first_step,
+            leave=False,
+            disable=None if session.processes.first else True,
+            unit="step",
+        ) as bar:
+            waited = time.perf_counter()
+            for images, labels in bar:
+                session.totals["seconds"] = session.totals.get("seconds", 0) + time.perf_counter() - waited
+                train_step(session, images, labels)
+                if not bar.disable:
+                    bar.set_postfix_str(_progress(session), refresh=False)
+                if stop_requested():
+                    checkpoint()
+                    return False
+                if session.step % every == 0 and session.step % steps_per_epoch:
+                    checkpoint()
+                waited = time.perf_counter()
+        end_of_epoch(_close_epoch(session))
+        if session.step % every == 0 or session.step == session.total_steps:
+            checkpoint()
+    return True
+
+
+def _close_epoch(session: Session) -> dict[str, Any]:
+    """Refresh the masks, evaluate on validation, and make the epoch's row of metrics.csv."""
+    pruner, totals = session.pruner, session.totals
+    if pruner.open(session.step):
+        refresh(session)
+    started = time.perf_counter()
+    session.check_same("weights", *zip(*session.model.named_parameters(), strict=True))
+    session.synchronise()
+    with session.averaged():
+        validation = evaluate(session.model, session.data.validation, session.processes)
+    if not math.isfinite(validation["loss"]):
+        session.diverged(f"the validation loss is {validation['loss']}")
+    row = {
+        "epoch": len(session.rows) + 1,
+        "step": session.step,
+        "lr": session.rate.at(session.step - 1),
+        "progress": pruner.window.progress(session.step),
+        **pruner.end_epoch(),
+        "gap": session.epoch_gap,
+        "train/loss": totals["loss"] / totals["images"],
+        "train/top1": 100 * totals["correct"] / totals["images"],
+        "val/loss": validation["loss"],
+        "val/top1": validation["top1"],
+        "images_per_second": totals["images"] / totals["seconds"],
+        "seconds": totals["seconds"] + totals.get("mask_seconds", 0) + time.perf_counter() - started,
+    }
+    session.rows.append(row)
+    session.totals, session.epoch_gap = {}, None
+    return row
+
+
+def _progress(session: Session) -> str:
+    totals = session.totals
+    return (
+        f"loss {totals['loss'] / totals['images']:.3f}, top1 {100 * totals['correct'] / totals['images']:.1f} %, "
+        f"{session.pruner.describe(session.step)}"
+    )

@@ -1,0 +1,45 @@
+"""Mixup and CutMix through torchvision: pairs of training images mixed, and their labels with them."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from midstate.common.seeds import seed_for
+
+
+@dataclass(frozen=True)
+class Mixing:
+    """What is done to a batch; of both, each step takes one with equal chance.
+
+    Args:
+        mixup: alpha of the Beta distribution that mixup's share is drawn from (arXiv 1710.09412); 0: none.
+        cutmix: the same for CutMix (arXiv 1905.04899); 0: none.
+        num_classes: labels run from 0 to num_classes - 1.
+        seed: of the draws, a pure function of the step.
+    """
+
+    mixup: float
+    cutmix: float
+    num_classes: int
+    seed: int
+
+    @classmethod
+    def of(cls, mixup: float, cutmix: float, num_classes: int, seed: int) -> "Mixing | None":
+        """Return what mixes as asked; None where nothing is to be mixed."""
+        return cls(mixup, cutmix, num_classes, seed) if mixup or cutmix else None
+
+    def __call__(self, images: Tensor, labels: Tensor, step: int) -> tuple[Tensor, Tensor]:
+        """Return mixed images (N, C, H, W) and their labels (N, num_classes) as shares; each image's partner is the
+        one before it in the batch.
+        """
+        from torchvision.transforms import v2  # takes a while to import
+
+        ways = [
+            way(alpha=float(alpha), num_classes=self.num_classes)
+            for way, alpha in ((v2.MixUp, self.mixup), (v2.CutMix, self.cutmix))
+            if alpha
+        ]
+        with torch.random.fork_rng(devices=[]):  # training's own draws stay as they are
+            torch.default_generator.manual_seed(seed_for(self.seed, "mixing", step))  # GPUs' generators are left alone
+            return v2.RandomChoice(ways)(images, labels)

@@ -1,0 +1,187 @@
+"""A session: what a run is made of, and all that changes while it runs."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import torch
+from torch import Tensor, nn
+from torch.amp import GradScaler
+from torch.optim import Optimizer
+
+from midstate.common.errors import RunFailed
+from midstate.data import Batches, Images
+from midstate.distributed.processes import ALONE, Processes
+from midstate.engine.measuring import Measuring
+from midstate.engine.mixup import Mixing
+from midstate.engine.probes import GapProbe
+from midstate.optimizers import Rate
+from midstate.sparsity import Pruner
+
+if TYPE_CHECKING:
+    from timm.utils import ModelEmaV3
+
+    from midstate.engine.settings import Trainer
+
+
+@dataclass
+class Session:
+    """What a run is made of, and all that changes while it runs."""
+
+    settings: "Trainer"
+    data: Images
+    model: nn.Module  # as it is evaluated and saved
+    uses: dict[str, int]  # how often one image uses each weight of the plain model
+    pruner: Pruner
+    optimizer: Optimizer
+    rate: Rate
+    batches: Batches
+    probe: GapProbe | None
+    forward: Callable[[Tensor], Tensor]  # the same model as it is trained: compiled, its gradients averaged
+    scaler: GradScaler
+    mixing: Mixing | None = None
+    ema: "ModelEmaV3 | None" = None
+    processes: Processes = ALONE
+    measuring: Measuring = field(init=False)
+    step: int = 0  # optimizer steps done
+    rows: list[dict[str, Any]] = field(default_factory=list)  # metrics.csv, one row an epoch
+    probe_rows: list[dict[str, Any]] = field(default_factory=list)  # probes.csv
+    losses: list[float] = field(default_factory=list)  # losses.csv, the training loss of every step
+    totals: dict[str, float] = field(default_factory=dict)  # sums over the epoch so far
+    epoch_gap: float | None = None  # the epoch's largest gap_bn so far
+
+    def __post_init__(self) -> None:
+        self.measuring = Measuring(shown=self.processes.first)
+
+    @property
+    def total_steps(self) -> int:
+        """Optimizer steps of the whole run."""
+        return self.settings.epochs * self.batches.steps_per_epoch
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model computes."""
+        return next(self.model.parameters()).device
+
+    @property
+    def _on_gpu(self) -> bool:
+        return self.device.type == "cuda"
+
+    def check_finite(self) -> None:
+        """Raise RunFailed if a weight is not a finite number: the step after one with a finite loss may come to that.
+
+        Asked before a checkpoint, so that the last ones stay good.
+        """
+        for name, tensor in self.model.state_dict().items():
+            if not bool(tensor.isfinite().all()):
+                self.diverged(f"{name} holds numbers that are not finite")
+
+    def diverged(self, what: str) -> NoReturn:
+        """Raise RunFailed with what has happened, and where."""
+        raise RunFailed(
+            f"diverged: {what} at step {self.step} (epoch {len(self.rows) + 1}); "
+            "a smaller optimizer.lr, or trainer.clip_norm=1, may help"
+        )
+
+    def check_same(self, what: str, names: Sequence[str], tensors: Sequence[Tensor]) -> None:
+        """Raise RunFailed if the processes have not the same tensors: they have become several runs."""
+        if differing := self.processes.differing(tensors):
+            raise RunFailed(
+                f"the {what} of {', '.join(names[i] for i in differing)} differ between processes at step {self.step}: "
+                "they have drifted apart; the last checkpoint is of before"
+            )
+
+    def skipped(self) -> dict[str, str] | None:
+        """Damaged images that any process has left out, with the reason; None where no image lies in a file."""
+        if self.data.skipped is None:
+            return None
+        return {name: why for each in self.processes.gather(dict(self.data.skipped)) for name, why in each.items()}
+
+    def synchronise(self) -> None:
+        """Average over all processes what each measures on its own images: BatchNorm's running statistics.
+
+        Before whatever depends on them: evaluations, checkpoints, scores that look at activations.
+        """
+        models = [self.model, *([self.ema.module] if self.ema else [])]
+        self.processes.average([tensor for model in models for tensor in _statistics(model)])
+
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """Give the model the moving average of its weights, where one is kept, for the time of the context."""
+        self._swap_average()
+        try:
+            yield
+        finally:
+            self._swap_average()
+
+    @torch.no_grad()
+    def take_average(self) -> None:
+        """Give the model the moving average of its weights, where one is kept, for good."""
+        self._swap_average()
+        self.ema = None
+
+    @torch.no_grad()
+    def _swap_average(self) -> None:
+        if self.ema is None:
+            return
+        for own, mean in zip(_averageable(self.model), _averageable(self.ema.module), strict=True):
+            kept = own.clone()
+            own.copy_(mean)
+            mean.copy_(kept)
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that a run needs to go on as if it had never stopped; called by all processes."""
+        self.synchronise()
+        rng = self.processes.gather(torch.get_rng_state())
+        skipped = self.skipped()
+        return {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "pruner": self.pruner.state_dict(),
+            "probe": self.probe.state if self.probe else 0,
+            "rows": self.rows,
+            "probe_rows": self.probe_rows,
+            "losses": torch.tensor(self.losses, dtype=torch.float64),
+            "totals": self.totals,
+            "epoch_gap": self.epoch_gap,
+            "rng": rng if self.processes.size > 1 else rng[0],
+            **({"device_rng": self.processes.gather(torch.cuda.get_rng_state(self.device))} if self._on_gpu else {}),
+            **({"scaler": self.scaler.state_dict()} if self.scaler.is_enabled() else {}),
+            **({"ema": self.ema.module.state_dict()} if self.ema else {}),
+            **({} if skipped is None else {"skipped": skipped}),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take back `state_dict` and the step beside it."""
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.pruner.load_state_dict(state["pruner"])
+        if self.probe:
+            self.probe.state = state["probe"]
+        if self.scaler.is_enabled():
+            self.scaler.load_state_dict(state["scaler"])
+        if self.ema:
+            self.ema.module.load_state_dict(state["ema"])
+        self.step, self.rows, self.probe_rows = state["step"], state["rows"], state["probe_rows"]
+        self.losses, self.totals, self.epoch_gap = state["losses"].tolist(), state["totals"], state["epoch_gap"]
+        rng = state["rng"]
+        if self.data.skipped is not None:
+            self.data.skipped.update(state["skipped"])
+        torch.set_rng_state((rng if torch.is_tensor(rng) else rng[self.processes.rank]).cpu())
+        if self._on_gpu and "device_rng" in state:
+            torch.cuda.set_rng_state(state["device_rng"][self.processes.rank].cpu(), self.device)
+
+
+def _statistics(model: nn.Module) -> list[Tensor]:
+    """Float buffers of a model's own layers; masks and their scales are not measured, and the same everywhere."""
+    return [buffer for name, buffer in model.named_buffers() if buffer.is_floating_point() and not _of_mask(name)]
+
+
+def _averageable(model: nn.Module) -> list[Tensor]:
+    """What a moving average is made of: weights, and BatchNorm's statistics."""
+    return [*(parameter.detach() for parameter in model.parameters()), *_statistics(model)]
+
+
+def _of_mask(name: str) -> bool:
+    return "parametrizations." in name

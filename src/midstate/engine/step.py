@@ -1,0 +1,115 @@
+"""One optimizer step: forward and backward in parts, the pruner around the update."""
+
+import math
+import time
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from midstate.engine.session import Session
+from midstate.sparsity import Unrankable
+
+AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
+LEAST_SCALE = 2.0**-14  # of fp16's gradients, whose least normal number it is: below, no scale helps
+
+
+def train_step(session: Session, images: Tensor, labels: Tensor) -> None:
+    """One optimizer step: masks, learning rate, forward, backward, update."""
+    if session.pruner.due(session.step):
+        refresh(session)
+    started = time.perf_counter()
+    for group in session.optimizer.param_groups:
+        group["lr"] = session.rate.at(session.step)
+    session.optimizer.zero_grad(set_to_none=True)
+    loss, correct, num_images = _forward_backward(session, images, labels)
+    _update(session)
+    session.step += 1
+    session.losses.append(loss)
+    if session.ema:
+        session.ema.update(session.model, step=session.step)
+    seconds = time.perf_counter() - started
+    for name, value in (
+        ("loss", loss * num_images),
+        ("correct", correct),
+        ("images", num_images),
+        ("seconds", seconds),
+    ):
+        session.totals[name] = session.totals.get(name, 0) + value
+
+
+def refresh(session: Session) -> None:
+    """Measure the jump that the masks are about to make, if there is one, and refresh them.
+
+    Raises:
+        RunFailed: scores cannot be ranked, or the masks of the processes differ.
+    """
+    started = time.perf_counter()
+    if session.probe or session.pruner.measures:
+        session.synchronise()
+    try:
+        row = session.probe.before_refresh(session.step) if session.probe else None
+        session.pruner.refresh(session.step)
+    except Unrankable as error:
+        session.diverged(str(error))
+    finally:
+        session.measuring.close()
+    # Every process makes its own masks; before they are used, all must be the same.
+    session.check_same("masks", [layer.name for layer in session.pruner.layers], session.pruner.masks)
+    if row is not None:
+        session.probe_rows.append(row)
+        session.epoch_gap = row["gap_bn"] if session.epoch_gap is None else max(session.epoch_gap, row["gap_bn"])
+    session.totals["mask_seconds"] = session.totals.get("mask_seconds", 0) + time.perf_counter() - started
+
+
+def _forward_backward(session: Session, images: Tensor, labels: Tensor) -> tuple[float, int, int]:
+    """Gradients of a batch's mean loss, taken in parts; that loss, how many are right, and of how many images, in all
+    processes.
+    """
+    settings = session.settings
+    if settings.channels_last:
+        images = images.contiguous(memory_format=torch.channels_last)
+    targets = labels
+    if session.mixing:
+        images, targets = session.mixing(images, labels, session.step)
+    losses, correct = [], 0
+    parts = [tensor.tensor_split(settings.accumulate) for tensor in (images, targets, labels)]
+    for i, (part, target, label) in enumerate(zip(*parts, strict=True), start=1):
+        with _averaging_gradients(session, last=i == settings.accumulate):
+            with torch.autocast(part.device.type, AUTOCAST.get(settings.precision), settings.precision in AUTOCAST):
+                logits = session.forward(part)
+            loss = F.cross_entropy(logits.float(), target, label_smoothing=settings.label_smoothing)
+            loss = loss * (len(part) / len(images))
+            session.scaler.scale(loss).backward()
+        losses.append(loss.item())
+        correct += int((logits.argmax(1) == label).sum())
+    total, correct = session.processes.sum([math.fsum(losses), correct])
+    loss = total / session.processes.size
+    if not math.isfinite(loss):
+        session.diverged(f"the loss is {loss}")
+    return loss, int(correct), len(labels) * session.processes.size
+
+
+def _averaging_gradients(session: Session, last: bool) -> AbstractContextManager:
+    """Average gradients over processes once a step, with the last part."""
+    if last or not session.processes.distributed:
+        return nullcontext()
+    return session.forward.no_sync()
+
+
+def _update(session: Session) -> None:
+    """The pruner's rules around the optimizer's step, on real gradients: unscaled, not yet clipped."""
+    scaler, optimizer, clip_norm = session.scaler, session.optimizer, session.settings.clip_norm
+    scaler.unscale_(optimizer)
+    session.pruner.before_step(optimizer, session.step)
+    if clip_norm is not None:
+        norm = nn.utils.clip_grad_norm_(session.model.parameters(), clip_norm).item()
+        # Clipped, it would be NaN in every weight; in fp16 the scaler leaves such a step out.
+        if not math.isfinite(norm) and not scaler.is_enabled():
+            session.diverged(f"the gradient's norm is {norm}")
+    scaler.step(optimizer)
+    scaler.update()
+    if scaler.is_enabled() and scaler.get_scale() < LEAST_SCALE:
+        session.diverged(f"gradients are not finite in fp16 at any scale down to {LEAST_SCALE:.1g}")
+    session.pruner.after_step(optimizer)

@@ -1,1 +1,0 @@
-"""Physical extraction: what masks have pruned is removed for real, and a smaller network computes the same."""

@@ -1,0 +1,6 @@
+"""A run: planned, prepared, trained, and written to its directory. The story reads from `run.py`."""
+
+from midstate.runs.identity import NEUTRAL, NUMERICS, config_hash
+from midstate.runs.tracking import Wandb
+
+__all__ = ["NEUTRAL", "NUMERICS", "Wandb", "config_hash"]

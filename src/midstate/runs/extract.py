@@ -1,0 +1,167 @@
+"""Extraction of a finished run: read, cut, compared with what the run reported, written."""
+
+import time
+import warnings
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import OmegaConf
+from torch import Tensor, nn
+
+from midstate.common.errors import ConfigError, RunFailed, first_line, user_errors
+from midstate.common.files import write_atomically
+from midstate.compaction import counting
+from midstate.compaction.extracting import extract
+from midstate.config.building import build
+from midstate.data import Images
+from midstate.distributed.machine import enough_memory, keep_freed_memory
+from midstate.models import load_weights
+from midstate.runs.directory import is_run, read_config, read_summary
+from midstate.sparsity import weight_layers
+
+REPEATS = 15  # of a timed pass
+MOST_SECONDS = 20  # for all of them; one of each is made in any case
+SUFFIX = ".pt2"  # as torch.export wants it
+COUNTED = ("params_sparse", "macs_sparse")
+
+
+def extract_run(directory: Path, file: Path, batch_size: int = 64) -> str:
+    """Extract a finished run's network, and write it.
+
+    Args:
+        directory: the run's.
+        file: to write, a program of torch.export for batches of any number of images.
+        batch_size: images a timed pass.
+
+    Returns:
+        What is to be told: a table, and where the network lies.
+
+    Raises:
+        ConfigError: there is no finished run, nothing dead in it, or a network that cannot be extracted; or `file` is
+            something else than an extracted network.
+        RunFailed: the file cannot be written, or memory has run out.
+    """
+    summary, config = _read(directory)
+    if file.suffix != SUFFIX or (file.exists() and not file.is_file()):  # it would replace a result, or a device
+        raise ConfigError(f"--output={file}: must be a file whose name ends in {SUFFIX}")
+    with user_errors(
+        f"{directory}: its config.yaml: trainer.threads", LookupError, TypeError, ValueError, RuntimeError
+    ):
+        torch.set_num_threads(config["trainer"]["threads"])
+    keep_freed_memory()
+    with enough_memory():
+        model, data = _rebuild(directory, config)
+        masked = _counted(model, data.shape)
+        _check_reported(directory, summary, masked)
+        with user_errors(str(directory)):
+            network = extract(model, data.shape)
+        images = data.test.first(batch_size).images
+        content = _exported(directory, network, images)
+        told = _table(summary, masked, _counted(network, data.shape)) + _measured(model, network, images)
+    try:
+        write_atomically(file, content)
+    except OSError as error:
+        raise RunFailed(f"{file}: cannot be written ({error.strerror or error})") from error
+    return "\n".join([*told, f"written: {file}"])
+
+
+def _read(directory: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Summary and configuration of a finished run that has pruned something."""
+    summary, config = read_summary(directory), read_config(directory)
+    if summary is None or config is None or not is_run(config):
+        seeds = sorted(path.parent for path in directory.glob("**/seed*/summary.json"))
+        hint = f"; runs below it: {', '.join(map(str, seeds[:3]))}{' ...' if len(seeds) > 3 else ''}" if seeds else ""
+        what = "is no finished run's" if directory.is_dir() else "no such directory"
+        raise ConfigError(f"{directory}: {what}{hint}")
+    if summary["status"] != "finished":
+        raise ConfigError(f"{directory}: this run is not finished ({summary['status']}); finish it first")
+    if summary.get("pattern_verified") is None:
+        raise ConfigError(f"{directory}: a dense run; nothing was pruned, so there is nothing to remove")
+    return summary, config
+
+
+def _rebuild(directory: Path, config: dict[str, Any]) -> tuple[nn.Module, Images]:
+    """The finished network, zeros in place, and the data it was trained for."""
+    file = directory / "checkpoints" / "final.pt"
+    if not file.is_file():
+        raise ConfigError(f"{file}: is not there; rerun=true makes it anew")
+    config["model"].pop("checkpoint_of", None)  # said by the run, not to it
+    composed = OmegaConf.create(config)
+    recipe, source = build(composed, "model"), build(composed, "data")
+    with user_errors("data"):
+        data = source.load()
+    with user_errors(str(directory), Exception):  # what other libraries raise for their own arguments
+        model = recipe.create(data.shape[0], data.num_classes)
+        load_weights(model, file)
+    return model.eval(), data
+
+
+def _counted(model: nn.Module, shape: tuple[int, ...]) -> dict[str, int | float]:
+    layers, first = weight_layers(model), next(model.parameters())
+    uses = counting.weight_uses(model, torch.zeros(2, *shape, dtype=first.dtype))
+    return counting.count(model, layers, [1.0] * len(layers), False, uses, shape)
+
+
+def _check_reported(directory: Path, summary: dict[str, Any], found: dict[str, int | float]) -> None:
+    """Refuse weights that the summary does not speak of; runs made before these were counted do not have them."""
+    for name in COUNTED:
+        if name in summary and summary[name] != found[name]:
+            raise ConfigError(
+                f"{directory}: its summary says {name}={summary[name]}, its weights {found[name]}; one of them was "
+                "changed, and rerun=true makes both anew"
+            )
+
+
+def _exported(directory: Path, network: nn.Module, images: Tensor) -> bytes:
+    """The network as a file's content, which was read back and found to compute the same."""
+    buffer = BytesIO()
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of torch's own deprecations
+        try:
+            two = images[:2] if len(images) > 1 else images.expand(2, -1, -1, -1)  # of one, torch would fix the number
+            program = torch.export.export(network, (two,), dynamic_shapes=({0: torch.export.Dim.DYNAMIC},))
+            torch.export.save(program, buffer)
+            found = torch.export.load(BytesIO(buffer.getvalue())).module()(images)
+        except Exception as error:  # whatever the compiler cannot take
+            raise ConfigError(f"{directory}: torch.export cannot take this network ({first_line(error)})") from error
+        torch.testing.assert_close(found, network(images))
+    return buffer.getvalue()
+
+
+def _table(summary: dict[str, Any], masked: dict[str, Any], small: dict[str, Any]) -> list[str]:
+    """Parameters and MACs, as a Markdown table."""
+    rows = [
+        ("dense", masked["params_total"], masked["macs_dense"]),
+        ("masked, as reported", *(summary.get(name, masked[name]) for name in COUNTED)),
+        ("extracted, not zero", small["params_nonzero"], small["macs_sparse"]),
+        ("extracted, as stored", small["params_total"], small["macs_dense"]),
+    ]
+    lines = ["| network | parameters | MACs an image |", "|---|---|---|"]
+    lines += [f"| {name} | {params:,} | {macs:,} |" for name, params, macs in rows]
+    if any(more > less for more, less in zip(rows[2][1:], rows[1][1:], strict=True)):
+        lines.append("more than reported: some layers are whole, those that other libraries have made their own way")
+    elif rows[1][1:] != rows[2][1:]:
+        lines.append("less than reported: layers that nothing reads any more, or that read nothing, are not run")
+    return [*lines, ""]
+
+
+@torch.no_grad()
+def _measured(model: nn.Module, network: nn.Module, images: Tensor) -> list[str]:
+    """How far outputs differ, and how long a pass takes; both networks in turn, so that they meet the same machine."""
+    seconds: tuple[list[float], list[float]] = ([], [])
+    expected, found = model(images), network(images)
+    begun = time.perf_counter()
+    while len(seconds[0]) < REPEATS and time.perf_counter() - begun < MOST_SECONDS:
+        for each, times in zip((model, network), seconds, strict=True):
+            started = time.perf_counter()
+            each(images)
+            times.append(time.perf_counter() - started)
+    masked, small = map(min, seconds)  # what other processes take is no network's
+    return [
+        f"largest output difference: {float((expected - found).abs().max()):.2g}, where outputs reach "
+        f"{float(expected.abs().max()):.3g} ({len(images)} test images)",
+        f"a pass of {len(images)} images, the fastest of {len(seconds[0])}: {1e3 * masked:.1f} ms masked, "
+        f"{1e3 * small:.1f} ms extracted; speedup {masked / small:.2f}",
+    ]

@@ -1,0 +1,109 @@
+"""Files of other runs that a setting stands for."""
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+from midstate.config.schema import flatten
+from midstate.models.narrow import MATCHES, Narrow
+from midstate.runs.directory import is_run, read_config, read_summary
+from midstate.runs.identity import FIXED, counts
+
+
+def find_file(setting: str, place: str, file: str, config: dict[str, Any]) -> Path:
+    """Return the file that a setting stands for: a file, or what the finished run of the same seed has left.
+
+    Args:
+        setting: its name, for messages.
+        place: a file, or the directory of an experiment's runs (outputs/NAME) or of those of one of its
+            configurations: then the run of the same seed, network and data counts.
+        file: within the run's directory.
+        config: the resolved configuration of the run that is to use it.
+
+    Raises:
+        ValueError: there is none, or several.
+    """
+    path, seed = Path(place), config["seed"]
+    if path.is_file():
+        return path
+    if not path.is_dir():
+        raise ValueError(f"{setting}={place!r}: no such file or directory")
+    found = [
+        run
+        for run in [*sorted(path.glob(f"seed{seed}")), *sorted(path.glob(f"*/seed{seed}"))]
+        if (read_summary(run) or {}).get("status") == "finished"
+        and (run / file).is_file()
+        and _same_network_and_data(read_config(run), config)
+    ]
+    if len(found) != 1:
+        # The configuration, not the run: all seeds are then one.
+        others = ", ".join(str(run.parent) for run in found)
+        raise ValueError(
+            f"{setting}={place!r}: holds {len(found) or 'no'} finished runs of seed {seed} with this network and data, "
+            f"one is needed; {f'name one of {others}' if found else 'run that experiment first'}"
+        )
+    return found[0] / file
+
+
+def _same_network_and_data(one: dict[str, Any] | None, other: dict[str, Any]) -> bool:
+    if one is None or not is_run(one):
+        return False
+    own, pair = ("checkpoint", "checkpoint_of", "pretrained"), (one, other)  # where weights come from
+    models = [
+        {key: value for key, value in flatten(_as_built(each)) if key not in own and counts(f"model.{key}", value)}
+        for each in pair
+    ]
+    data = [
+        {key: FIXED.get(f"data.{key}", value) for key, value in each["data"].items() if counts(f"data.{key}", value)}
+        for each in pair
+    ]
+    return models[0] == models[1] and data[0] == data[1]
+
+
+def _as_built(config: dict[str, Any]) -> dict[str, Any]:
+    """A configuration's network; of a narrower one the widths that were found."""
+    model = config["model"]
+    found = model.get("narrowed") or {}
+    return {**{key: value for key, value in model.items() if key != "narrowed"}, **found}
+
+
+def find_checkpoint(checkpoint: str, config: dict[str, Any]) -> Path:
+    """Return the file that a recipe's `checkpoint` stands for, see `runs.find_file`."""
+    return find_file("checkpoint", checkpoint, "checkpoints/final.pt", config)
+
+
+def checkpoint_identity(path: Path, seed: int) -> str:
+    """Say which weights a file holds: the run that made them, the same on every machine, or a digest of the file."""
+    summary = read_summary(path.parent.parent) if path.name == "final.pt" else None
+    if summary is None:
+        return hashlib.sha256(path.read_bytes()).hexdigest()[:12]
+    return made_by(summary, seed)
+
+
+def made_by(summary: dict[str, Any], seed: int) -> str:
+    """Say which run a summary is of, as seen by a run of a seed: alike for all seeds that use the one of their own."""
+    same_seed = summary["seed"] == seed
+    return summary["config_hash"] + ("" if same_seed else f"-seed{summary['seed']}")
+
+
+def find_like(narrow: Narrow, config: dict[str, Any]) -> tuple[int, str]:
+    """Find the run that a narrower network is to be as small as.
+
+    Args:
+        narrow: names it.
+        config: the resolved configuration of the run that is to be as small.
+
+    Returns:
+        How many parameters or multiply-accumulates it has, and its identity, the same on every machine.
+
+    Raises:
+        ValueError: there is none, several, or it is not finished.
+    """
+    own = Path(narrow.like, "summary.json")
+    path = own if own.is_file() else find_file("like", narrow.like, "summary.json", config)
+    summary = read_summary(path.parent) if path.name == "summary.json" else None
+    if summary is None or summary["status"] != "finished" or MATCHES[narrow.match] not in summary:
+        raise ValueError(
+            f"like={narrow.like!r}: holds no summary of a finished run; give a run's directory, or outputs/NAME"
+        )
+    return summary[MATCHES[narrow.match]], made_by(summary, config["seed"])

@@ -1,0 +1,147 @@
+"""Tracking: CSV files, which are the truth, and Weights & Biases beside them."""
+
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from midstate.common import checks
+from midstate.common.errors import first_line
+from midstate.common.files import write_csv
+from midstate.common.secrets import redact
+
+log = logging.getLogger(__name__)
+METRICS = (
+    "epoch",
+    "step",
+    "lr",
+    "progress",
+    "kept",
+    "churn",
+    "revived",
+    "gap",
+    "train/loss",
+    "train/top1",
+    "val/loss",
+    "val/top1",
+    "images_per_second",
+    "seconds",
+)
+LOSSES = ("step", "loss")
+PROBES = ("step", "progress", "from", "to", "gap", "gap_bn")
+MODES = ("offline", "online")
+
+
+@dataclass(frozen=True)
+class Wandb:
+    """Settings of Weights & Biases; see conf/logger/wandb.yaml."""
+
+    mode: str
+    project: str
+    group: str | None = None
+    tags: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        checks.one_of("mode", self.mode, MODES)
+        checks.text("project", self.project)
+        if self.group is not None:
+            checks.text("group", self.group)
+        checks.texts("tags", self.tags, "baseline,first-try")
+
+    def start(self, directory: Path, config: dict[str, Any], identity: str, group: str, name: str) -> Any:
+        """Begin a W&B run that writes below `directory`; returns wandb's run, an offline one where online fails."""
+        try:
+            return self._start(self.mode, directory, config, identity, group, name)
+        except Exception as error:
+            if self.mode == "offline":
+                raise
+            import wandb
+
+            wandb.teardown()  # else the name of the run stays taken
+            log.warning(
+                f"warning: W&B cannot be reached ({first_line(error)}); the run is recorded offline. "
+                f"Later: wandb sync {directory}/wandb/offline-run-*"
+            )
+            return self._start("offline", directory, config, identity, group, name)
+
+    def _start(self, mode: str, directory: Path, config: dict[str, Any], identity: str, group: str, name: str) -> Any:
+        import wandb
+
+        run = wandb.init(
+            project=redact(self.project),
+            group=redact(self.group or group),
+            name=redact(name),
+            id=identity,
+            resume="allow",
+            job_type="train",
+            tags=redact(self.tags),
+            dir=str(directory),
+            mode=mode,
+            config=config,
+            # One run a job also where several jobs share a process; and our own output stays ours.
+            settings=wandb.Settings(reinit="finish_previous", console="off", silent=True),
+        )
+        # Steps start at 0 again when an offline run resumes, so rows carry their own.
+        run.define_metric("epoch")
+        run.define_metric("*", step_metric="epoch")
+        return run
+
+
+class Tracker:
+    """Writes what a run has to say, to its directory and to W&B where that is on."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory, self.wandb_run = directory, None
+
+    def start(self, begin: Callable[[], Any]) -> None:
+        """Begin W&B's side, if there is one: `begin` returns its run, or None."""
+        with self._nothing_lost():
+            self.wandb_run = begin()
+
+    def tables(self, rows: list[dict[str, Any]], probe_rows: list[dict[str, Any]], losses: list[float]) -> None:
+        """Write metrics.csv, probes.csv and losses.csv."""
+        write_csv(self.directory / "metrics.csv", METRICS, rows)
+        write_csv(self.directory / "probes.csv", PROBES, probe_rows)
+        steps = [{"step": step, "loss": loss} for step, loss in enumerate(losses, start=1)]
+        write_csv(self.directory / "losses.csv", LOSSES, steps)
+
+    def log(self, row: dict[str, Any]) -> None:
+        """Log one epoch's row to W&B."""
+        if self.wandb_run:
+            with self._nothing_lost():
+                self.wandb_run.log({key: value for key, value in row.items() if value is not None})
+
+    def summarise(self, summary: dict[str, Any], figures: list[Path]) -> None:
+        """Log the finished run: `final/...` values and the pictures."""
+        if not self.wandb_run:
+            return
+        with self._nothing_lost():
+            import wandb
+
+            self.wandb_run.log({f"figures/{path.stem}": wandb.Image(str(path)) for path in figures})
+            for key, value in summary.items():
+                self.wandb_run.summary[f"final/{key}"] = value
+
+    def finish(self, exit_code: int) -> None:
+        """Close W&B's side; `exit_code` tells it how the run ended."""
+        if self.wandb_run:
+            with self._nothing_lost():
+                self.wandb_run.finish(exit_code=exit_code)
+
+    @contextmanager
+    def _nothing_lost(self) -> Iterator[None]:
+        """Go on without W&B where it fails, whatever the reason: the tables hold everything."""
+        try:
+            yield
+        except Exception as error:
+            self.wandb_run = None
+            with suppress(Exception):  # here rather than when the process ends, with a traceback
+                import wandb
+
+                wandb.teardown()
+            log.warning(
+                f"warning: W&B failed ({first_line(error)}); training goes on, and everything is in {self.directory}. "
+                f"What W&B has: wandb sync {self.directory}/wandb/*run-*"
+            )

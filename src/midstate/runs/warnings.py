@@ -1,0 +1,84 @@
+"""Warnings of settings and schedules that change nothing, or less than they seem to."""
+
+import logging
+from typing import Any
+
+from torch import nn
+
+from midstate.sparsity import Blocks, Budget, Candidates, Direct, Method, Pruner, weight_layers
+
+log = logging.getLogger(__name__)
+SMALL_SCOPE = 0.1
+
+
+def warn_of_end(pruner: Pruner, total_steps: int) -> None:
+    """Warn where the target is reached too late to train at it; soft methods mean to end so."""
+    method = pruner.method
+    if not method.dense and not method.estimator.trains_dense and pruner.window.stop == total_steps:
+        log.warning("warning: the schedule stops at the run's last step, so no step is trained at the target")
+    if not method.dense and method.update.from_zero and not pruner.ticks.any_between():
+        log.warning(
+            f"warning: pruner.every={method.update.every}: no weight will change place before masks are frozen at step "
+            f"{pruner.ticks.until}; use a smaller one, such as pruner.every=10it"
+        )
+
+
+def warn_of_start(pruner: Pruner) -> None:
+    """Warn where a penalty has no step to act in; without it, gammas are all alike unless a checkpoint brings them."""
+    if pruner.method.penalty and pruner.window.start == 0:
+        log.warning(
+            "warning: pruner/penalty has no effect: units go before the first step; schedule.start leaves it time"
+        )
+
+
+def warn_of_scope(pruner: Pruner, model: nn.Module, uses: dict[str, int]) -> None:
+    """Warn where little is pruned, where its cost is unknown, or where an allocation has no room."""
+    if unseen := [layer.name for layer in pruner.layers if layer.name not in uses]:
+        log.warning(f"warning: no pass through {', '.join(unseen)} was seen; their MACs are not counted")
+    prunable = sum(layer.weight.numel() for layer in pruner.layers)
+    share = prunable / sum(layer.weight.numel() for layer in weight_layers(model))
+    if share < SMALL_SCOPE:
+        log.warning(f"warning: only {100 * share:.2g} % of the weights are in scope; see pruner/scope")
+    method = pruner.method
+    if method.dense or method.allocation.uniform or method.allocation.own_budget:
+        return
+    if all(method.pattern.target(layer.weight.shape) == 1 for layer in pruner.layers):
+        log.warning(
+            f"warning: pruner/allocation has no effect: every layer is at its least level, {method.pattern.title}"
+        )
+
+
+def warn_without_effect(overrides: list[str], parts: dict[str, Any]) -> None:
+    """Warn of settings that the user typed and that change nothing."""
+    method: Method = parts["method"]
+    one_shot = parts["schedule"].curve == "one_shot"
+    cases = [
+        (method.dense, ("schedule",), "a dense run has no path to walk"),
+        (
+            isinstance(method.path, Direct),
+            ("schedule=", "schedule.stop=", "schedule.curve="),
+            "this pruner has no intermediate states and jumps at schedule.start",
+        ),
+        (not method.dense and one_shot, ("schedule.stop=",), "one_shot goes the whole way at schedule.start"),
+        (
+            isinstance(method.allocation, Budget) and method.allocation.score != "owl",
+            ("pruner.spread=",),
+            "only pruner.score=owl reads it",
+        ),
+        (
+            isinstance(method.path, Blocks) and method.path.order == "random",
+            ("pruner.rerank=",),
+            "a fixed random order is never ranked again",
+        ),
+        (
+            isinstance(method.estimator, Candidates),
+            ("pruner/criterion=",),
+            "estimator=candidates ranks combinations by what it has learnt",
+        ),
+    ]
+    warned = set()
+    for applies, prefixes, why in cases:
+        for override in (o.lstrip("+~") for o in overrides):
+            if applies and override.startswith(prefixes) and override not in warned:
+                log.warning(f"warning: {override} has no effect: {why}")
+                warned.add(override)

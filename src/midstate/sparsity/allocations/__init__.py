@@ -1,0 +1,1 @@
+"""Allocations: how much goes from each layer."""

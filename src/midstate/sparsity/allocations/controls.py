@@ -1,0 +1,60 @@
+"""Allocations that nobody would choose: what a good one has to beat, and what must show up as bad."""
+
+from bisect import bisect_right
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from midstate.common import checks
+from midstate.sparsity.allocations.base import BUDGETS, Allocation, Candidate, uniform_cost
+from midstate.sparsity.allocations.erk import erk_densities
+from midstate.sparsity.allocations.fitting import fit
+from midstate.sparsity.patterns.nm import Level
+from midstate.sparsity.patterns.pattern import Pattern
+
+
+@dataclass(frozen=True)
+class _Control(Allocation):
+    """What the controls share: the budget they meet, like any other allocation."""
+
+    budget: str = "params"
+
+    def __post_init__(self) -> None:
+        checks.one_of("budget", self.budget, BUDGETS)
+
+
+@dataclass(frozen=True)
+class RandomShares(_Control):
+    """Density in proportion to a number drawn for each layer."""
+
+    def allocate(self, pattern: Pattern, layers: Sequence[Candidate]) -> list[Level]:
+        """One target level a layer."""
+        raw = [torch.rand((), generator=layer.generator).item() for layer in layers]
+        return fit(raw, [0.0] * len(layers), pattern, layers, self.budget)
+
+
+@dataclass(frozen=True)
+class Reversed(_Control):
+    """ERK's densities in reverse order of depth: the layers that ERK spares most are pruned most."""
+
+    def allocate(self, pattern: Pattern, layers: Sequence[Candidate]) -> list[Level]:
+        """One target level a layer."""
+        return fit(erk_densities(layers)[::-1], [0.0] * len(layers), pattern, layers, self.budget)
+
+
+@dataclass(frozen=True)
+class Collapsed(_Control):
+    """All pruning in as few layers as can bear it, from the first on, down to one unit each; the others stay dense."""
+
+    def allocate(self, pattern: Pattern, layers: Sequence[Candidate]) -> list[Level]:
+        """One target level a layer."""
+        levels = [pattern.full(layer.shape) for layer in layers]
+        limit = uniform_cost(pattern, layers, self.budget)
+        for i, layer in enumerate(layers):
+            others = sum(layers[j].cost(pattern, levels[j], self.budget) for j in range(len(layers)) if j != i)
+            choices = range(1, levels[i] + 1)
+            # The highest level within the budget, which is the least until the others are down to it.
+            fitting = bisect_right(choices, limit - others, key=lambda k, at=layer: at.cost(pattern, k, self.budget))
+            levels[i] = max(1, fitting)
+        return levels

@@ -1,0 +1,121 @@
+"""Allocations that rank the units of all layers together: how many of each are among the best of all."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from midstate.common import checks
+from midstate.common.numbers import floor
+from midstate.sparsity.allocations.base import BUDGETS, Allocation, Candidate, uniform_cost
+from midstate.sparsity.allocations.fitting import use_up
+from midstate.sparsity.kernels.selection import count_largest, refuse_nan
+from midstate.sparsity.patterns.nm import Level
+from midstate.sparsity.patterns.pattern import Pattern
+
+NORMALISERS = ("none", "mean")
+REFRESHES = ("once", "tick")
+COUNTED = (*BUDGETS, "units")
+CHUNK = 2**17  # weights whose sums in fp64 exist at a time
+TINY = torch.finfo(torch.float32).tiny  # instead of 0 below a fraction: a layer of zeros scores 0
+
+
+@dataclass(frozen=True)
+class Global(Allocation):
+    """One threshold on the scores of the whole network; each layer keeps as many units as lie above it.
+
+    Args:
+        normalise: `none`, scores as they are; `mean`, divided by their layer's mean first: norms of filters
+            with different fan-in cannot be compared otherwise.
+        refresh: `once`, when pruning begins; `tick`, at every refresh, so that units move between layers.
+        min_density: share of its units that every layer keeps, and always one.
+        budget: what the budget counts, `params`, `macs` or `units` (filters, whatever their size; else weights).
+    """
+
+    normalise: str = "none"
+    refresh: str = "tick"
+    min_density: float = 0.001
+    budget: str = "params"
+
+    def __post_init__(self) -> None:
+        checks.one_of("normalise", self.normalise, NORMALISERS)
+        checks.one_of("refresh", self.refresh, REFRESHES)
+        checks.number("min_density", self.min_density, 0, 1)
+        checks.one_of("budget", self.budget, COUNTED)
+
+    def check_layers(self, pattern: Pattern, layers: Sequence[Candidate]) -> None:
+        """Raise ValueError if the floor alone exceeds the budget."""
+        floors_of(pattern, layers, self.min_density, self.budget)
+
+    def allocate(self, pattern: Pattern, layers: Sequence[Candidate]) -> list[Level]:
+        """One target level a layer.
+
+        Raises:
+            ValueError: the floor alone exceeds the budget, or scores contain NaN.
+        """
+        return ranked(pattern, layers, self.make_comparable, self.min_density, self.budget)
+
+    def make_comparable(self, score: Tensor) -> None:
+        """Change one layer's scores, in place, into what is compared between layers; their order may change."""
+        if self.normalise == "mean":
+            score.div_(score.mean().clamp_min(TINY))
+
+
+def ranked(
+    pattern: Pattern,
+    layers: Sequence[Candidate],
+    make_comparable: Callable[[Tensor], None],
+    min_density: float,
+    budget: str,
+) -> list[Level]:
+    """Levels from one ranking of all units, none below its floor.
+
+    A layer that would fall below its floor is set to it and taken out, and the others are ranked again for
+    what is left of the budget. Where a level is more than one unit (N:M), the count is rounded down to a
+    level, and the budget left over raises the layers that lost most.
+    """
+    limit = uniform_cost(pattern, layers, budget)
+    floors = floors_of(pattern, layers, min_density, budget)
+    scores = [partial(_comparable, layer, make_comparable) for layer in layers]
+    full = [pattern.full(layer.shape) for layer in layers]
+    sizes = [pattern.units(torch.empty(layer.shape, device="meta")).numel() for layer in layers]
+    # What one scored unit costs: a weight, or a filter.
+    unit = [layer.cost(pattern, level, budget) // size for layer, level, size in zip(layers, full, sizes, strict=True)]
+    wanted: dict[int, float] = {}
+    at_floor: list[int] = []
+    while len(at_floor) < len(layers):
+        free = [i for i in range(len(layers)) if i not in at_floor]
+        left = limit - sum(layers[i].cost(pattern, floors[i], budget) for i in at_floor)
+        counts = count_largest(*([each[i] for i in free] for each in (scores, sizes, unit)), left)
+        wanted = {i: count * full[i] / sizes[i] for i, count in zip(free, counts, strict=True)}
+        below = [i for i in free if wanted[i] < floors[i]]
+        if not below:
+            break
+        at_floor += below
+    aims = [wanted[i] if i not in at_floor else floors[i] for i in range(len(layers))]
+    return use_up([floor(aim) for aim in aims], aims, floors, pattern, layers, budget)
+
+
+def floors_of(pattern: Pattern, layers: Sequence[Candidate], min_density: float, budget: str) -> list[int]:
+    """The least level of every layer.
+
+    Raises:
+        ValueError: they alone exceed the budget.
+    """
+    floors = [max(1, floor(min_density * pattern.full(layer.shape))) for layer in layers]
+    lowest = sum(layer.cost(pattern, least, budget) for layer, least in zip(layers, floors, strict=True))
+    if lowest > (limit := uniform_cost(pattern, layers, budget)):
+        raise ValueError(
+            f"min_density={min_density}: this floor alone costs {lowest:,} {budget}, and the budget is {limit:,}"
+        )
+    return floors
+
+
+def _comparable(layer: Candidate, make_comparable: Callable[[Tensor], None]) -> Tensor:
+    """One layer's scores as they are compared with those of others, as a vector."""
+    score = layer.score().flatten().float()
+    refuse_nan(score)
+    make_comparable(score)
+    return score

@@ -1,0 +1,91 @@
+"""Schemes: an allocation as a file that a person can read, edit and use again."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from midstate.common import checks
+from midstate.sparsity.allocations.base import Allocation, Candidate
+from midstate.sparsity.patterns.nm import Level
+from midstate.sparsity.patterns.pattern import Pattern
+
+
+def scheme_text(pattern: Pattern, names: Sequence[str], levels: Sequence[Level]) -> str:
+    """A scheme as JSON, one line a layer: how many stay of each group, or, filter by filter, a list."""
+    values = [level.tolist() if isinstance(level, Tensor) else level for level in levels]
+    lines = [f"    {json.dumps(name)}: {json.dumps(value)}" for name, value in zip(names, values, strict=True)]
+    start = "".join(f"  {json.dumps(key)}: {json.dumps(value)},\n" for key, value in _made_for(pattern).items())
+    return "{\n" + start + '  "levels": {\n' + ",\n".join(lines) + "\n  }\n}\n"
+
+
+def _made_for(pattern: Pattern) -> dict[str, Any]:
+    """What a scheme says of its pattern: all that its levels depend on."""
+    return {"pattern": pattern.name, **({"m": pattern.m} if pattern.name == "nm" else {})}
+
+
+@dataclass(frozen=True)
+class Scheme(Allocation):
+    """The levels of a file, as `scheme_text` writes them and every run leaves them (scheme.json).
+
+    A level of 0 empties a layer: in a file, that is asked for.
+    """
+
+    scheme: str
+    own_budget: ClassVar[bool] = True
+    content: dict[str, Any] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.scheme, str) or not self.scheme:
+            raise ValueError(f"scheme={self.scheme!r}: must be a file, such as the scheme.json that a run leaves")
+        path = Path(self.scheme)
+        try:
+            content = json.loads(path.read_text())
+        except OSError as error:
+            raise ValueError(f"scheme={self.scheme!r}: cannot be read ({error.strerror})") from error
+        except ValueError as error:
+            raise ValueError(f"scheme={self.scheme!r}: is not a scheme ({error})") from error
+        if not isinstance(content, dict) or not isinstance(content.get("levels"), dict) or "pattern" not in content:
+            raise ValueError(f"scheme={self.scheme!r}: must hold `pattern` and `levels`, as scheme.json of a run does")
+        object.__setattr__(self, "content", content)
+
+    @property
+    def by_filter(self) -> bool:
+        """Tell whether filters of one layer may have levels of their own."""
+        return any(isinstance(level, list) for level in self.content["levels"].values())
+
+    def digest(self) -> str:
+        """Identify the content, whatever its layout."""
+        canonical = json.dumps(self.content, sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(canonical.encode()).hexdigest()[:12]
+
+    def check(self, pattern: Pattern) -> None:
+        """The file must be of this pattern."""
+        made_for = {key: value for key, value in self.content.items() if key != "levels"}
+        if made_for != _made_for(pattern):
+            raise ValueError(f"scheme={self.scheme!r}: was made for {made_for}, and this run has {_made_for(pattern)}")
+
+    def allocate(self, pattern: Pattern, layers: Sequence[Candidate]) -> list[Level]:
+        """One target level a layer.
+
+        Raises:
+            ValueError: names other layers than are in scope, or levels that a layer does not have.
+        """
+        levels, names = self.content["levels"], [layer.name for layer in layers]
+        if set(levels) != set(names):
+            missing, extra = sorted(set(names) - set(levels)), sorted(set(levels) - set(names))
+            raise ValueError(f"scheme={self.scheme!r}: does not fit the scope; missing {missing}, not in scope {extra}")
+        return [self._level(pattern, layer, levels[layer.name]) for layer in layers]
+
+    def _level(self, pattern: Pattern, layer: Candidate, value: Any) -> Level:
+        name = f"scheme level of {layer.name}"
+        if not isinstance(value, list):
+            return checks.integer(name, value, 0, pattern.full(layer.shape))
+        if pattern.name != "nm" or len(value) != layer.shape[0]:
+            raise ValueError(f"{name}: a list needs pattern=nm and one level for each of {layer.shape[0]} filters")
+        return torch.tensor([checks.integer(name, each, 0, pattern.m) for each in value])

@@ -1,0 +1,36 @@
+"""Uniform, with the first and the last layer spared."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+from midstate.common import checks
+from midstate.sparsity.allocations.base import BUDGETS, Allocation, Candidate
+from midstate.sparsity.allocations.fitting import fit
+from midstate.sparsity.patterns.nm import Level
+from midstate.sparsity.patterns.pattern import Pattern
+
+
+@dataclass(frozen=True)
+class UniformPlus(Allocation):
+    """Uniform but for the ends: the first layer dense, a fifth of the classifier at least (Gale et al., 1902.09574)."""
+
+    budget: str = "params"
+    classifier_share: ClassVar[float] = 0.2
+
+    def __post_init__(self) -> None:
+        checks.one_of("budget", self.budget, BUDGETS)
+
+    def allocate(self, pattern: Pattern, layers: Sequence[Candidate]) -> list[Level]:
+        """One target level a layer.
+
+        Raises:
+            ValueError: neither end is in scope, or the ends alone exceed the budget.
+        """
+        if not any(layer.is_first or layer.is_classifier for layer in layers):
+            raise ValueError(
+                "allocation=uniform_plus treats the first layer and the classifier apart, and neither is in scope; "
+                "use pruner/scope=all, or pruner/allocation=uniform"
+            )
+        lowest = [1.0 if layer.is_first else self.classifier_share if layer.is_classifier else 0.0 for layer in layers]
+        return fit([1.0] * len(layers), lowest, pattern, layers, self.budget)

@@ -1,0 +1,51 @@
+"""Distance to the other filters."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from midstate.common import checks
+from midstate.common.numbers import floor
+from midstate.sparsity.criteria.base import Criterion, Seen
+from midstate.sparsity.kernels.selection import keep_largest
+from midstate.sparsity.patterns.pattern import Pattern
+
+
+@dataclass(frozen=True)
+class GeometricMedian(Criterion):
+    """Distance to all other filters: the most replaceable go first (FPGM, arXiv 1811.00250, eq. 4).
+
+    Args:
+        norm_share: of the filters that go, floor(norm_share * number) are those of smallest L2 norm; the
+            rest are the nearest to all others that remain. 0: distance alone; 0.75: FPGM's mix.
+    """
+
+    norm_share: float = 0.0
+
+    def __post_init__(self) -> None:
+        checks.number("norm_share", self.norm_share, 0, 1)
+
+    def check(self, pattern: Pattern, from_scores: bool) -> None:
+        """Filters only, and the mix only where the number to prune is known beforehand."""
+        if pattern.name != "filter":
+            raise ValueError(
+                f"criterion=geometric_median measures distances between filters; pattern={pattern.name} prunes "
+                "single weights: use pruner/pattern=filter, or pruner/criterion=l1"
+            )
+        if self.norm_share and from_scores:
+            raise ValueError(
+                f"norm_share={self.norm_share}: the mix needs to know how many filters go, and this allocation "
+                "decides that from the scores; use norm_share=0"
+            )
+
+    def score(self, weight: Tensor, pattern: Pattern, seen: Seen) -> Tensor:
+        """Scores (O,): sums of distances; filters that go by their norm score 0."""
+        filters = weight.flatten(1)
+        stay = torch.ones(len(filters), dtype=torch.bool, device=weight.device)
+        if self.norm_share:
+            num_by_norm = floor(self.norm_share * (len(filters) - seen.level))
+            stay = keep_largest(filters.norm(dim=1), len(filters) - num_by_norm, 0)
+        # The plain form: the faster one by matrix product loses the digits that tell near filters apart.
+        distance = torch.cdist(filters, filters[stay], compute_mode="donot_use_mm_for_euclid_dist").sum(1)
+        return torch.where(stay, distance, 0)

@@ -1,0 +1,19 @@
+"""Random scores, the control."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from midstate.sparsity.criteria.base import Criterion, Seen
+from midstate.sparsity.patterns.pattern import Pattern
+
+
+@dataclass(frozen=True)
+class Random(Criterion):
+    """Drawn once from the seed: the control that any criterion must beat."""
+
+    def score(self, weight: Tensor, pattern: Pattern, seen: Seen) -> Tensor:
+        """Uniform scores of the pattern's units, the same at every refresh."""
+        shape = pattern.pool(weight).shape
+        return torch.rand(shape, generator=seen.generator).to(weight.device)

@@ -1,0 +1,72 @@
+"""Estimators: what forward and backward see of a masked weight.
+
+`apply` is the weight that the layer uses. `before_step` and `after_step` run around the optimizer's
+step, on real gradients (after unscaling, before clipping), never inside an autograd Function: there a
+GradScaler would divide the decay away and accumulation would add it once per micro-batch. `refreshed`
+is called with every new mask. What an estimator keeps of a layer beside its mask is its `memory`.
+"""
+
+from collections.abc import Mapping
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from midstate.sparsity.patterns.nm import Level
+from midstate.sparsity.patterns.pattern import Pattern
+from midstate.sparsity.schedules import Window
+
+# What optimizers call the running mean of gradients (SGD; Adam and its kin).
+_MOMENTUM_KEYS = ("momentum_buffer", "exp_avg")
+Memory = Mapping[str, Tensor]  # by name
+
+
+class _StraightThrough(torch.autograd.Function):
+    """weight * mask forward, the gradient unchanged backward."""
+
+    @staticmethod
+    def forward(ctx, weight: Tensor, mask: Tensor) -> Tensor:
+        return weight * mask
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor, None]:
+        return gradient, None
+
+
+class Estimator:
+    """What every estimator has; members override what they do differently, and add `apply`."""
+
+    trains_dense: ClassVar[bool] = False  # whether forward passes in training see the weights without masks
+    scales: ClassVar[bool] = False  # whether kept weights are scaled; members add `scale`
+    whole_channels: ClassVar[bool] = False  # whether a filter's bias, gamma and beta are masked with it
+    by_filter: ClassVar[bool] = True  # whether filters of one layer may have levels of their own
+    continuous: ClassVar[bool] = False  # whether kept weights come to 0 before they are pruned
+    learns_combinations: ClassVar[bool] = False  # whether it is about the states of path=combinations, and no others
+    rests: ClassVar[bool] = False  # whether pruned weights stand still, without momentum
+    sees_pruned: ClassVar[bool] = False  # whether `memory` holds the last |gradient| of all weights, as `gradient`
+
+    def check(self, pattern: Pattern) -> None:
+        """Raise ValueError if the estimator makes no sense for this pattern."""
+
+    def check_window(self, window: Window) -> None:
+        """Raise ValueError if the path leaves the estimator no time for what it does."""
+
+    def memory(self, weight: Tensor, pattern: Pattern, level: Level | None) -> Memory:
+        """Tensors to keep of a layer beside its mask: parameters are trained, others are saved with the model.
+
+        Args:
+            weight: the layer's, (O, C) or (O, C, *K).
+            pattern: the method's.
+            level: the layer's target level; None where it is decided later.
+        """
+        return {"scale": torch.ones_like(weight, requires_grad=False)} if self.scales else {}
+
+    def refreshed(self, weight: Tensor, mask: Tensor, memory: Memory, progress: float) -> None:
+        """Act on the weights when their mask is refreshed; at `progress` 1 it is the target's."""
+
+    def before_step(self, weight: Tensor, mask: Tensor, memory: Memory) -> Tensor | None:
+        """Change the gradient; what is returned comes back in `after_step`."""
+
+    def after_step(self, weight: Tensor, mask: Tensor, before: Tensor | None, optimizer: Optimizer) -> None:
+        """Undo what the optimizer did against the method's rule."""

@@ -1,0 +1,78 @@
+"""Learning which combination of each group stays (LBC): one parameter a candidate, trained beside the weights."""
+
+from dataclasses import dataclass
+from math import comb
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from midstate.sparsity.estimators.base import Estimator, Memory
+from midstate.sparsity.paths.combinations import combinations_of, in_groups, remaining
+from midstate.sparsity.patterns.nm import NM
+from midstate.sparsity.schedules import Window
+
+
+class _Candidates(torch.autograd.Function):
+    """weight * mask forward; backward the masked gradient, and to alpha, (groups, C), that of every combination.
+
+    A combination's is what its weights would add: the sum of gradient * weight over its positions.
+    """
+
+    @staticmethod
+    def forward(ctx, weight: Tensor, mask: Tensor, alpha: Tensor, patterns: Tensor, learning: Tensor) -> Tensor:
+        ctx.save_for_backward(weight, mask, patterns, learning)
+        return weight * mask
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor, None, Tensor, None, None]:
+        weight, mask, patterns, learning = ctx.saved_tensors
+        by_group = in_groups(gradient * weight, patterns.shape[1])
+        return gradient * mask, None, by_group @ patterns.t() * learning, None, None
+
+
+@dataclass(frozen=True)
+class Candidates(Estimator):
+    """LBC (Zhang et al., arXiv 2206.06662): each group learns which of its C(M,N) combinations to keep.
+
+    alpha, (groups, C(M,N)), begins at 1 / C(M-1,N-1) and is a parameter like any other, weight decay included. At every
+    refresh the combinations that are gone are set to 0; they get their gradient all the same, and may come back while
+    others go. Weights get the masked gradient; momentum and weight decay move pruned ones, too, as in the released
+    code. Once one combination a group is left, alpha gets no gradient and decides nothing.
+    """
+
+    learns_combinations: ClassVar[bool] = True
+
+    def check_window(self, window: Window) -> None:
+        """There must be a step to learn in."""
+        if window.stop == 0:
+            raise ValueError(
+                f"stop=0 (curve {window.curve}): estimator=candidates would keep the first combination of every group, "
+                "before a step in which any could learn; use schedule=cubic, or a later schedule.start"
+            )
+
+    def memory(self, weight: Tensor, pattern: NM, level: int) -> Memory:
+        """alpha, the combinations it weighs, and 1 while it is learning; nothing where there is one combination."""
+        if level in (0, pattern.m):
+            return {}
+        patterns = combinations_of(level, pattern.m).to(weight.detach(), copy=True)
+        first = torch.full(
+            (weight.numel() // pattern.m, len(patterns)),
+            1 / comb(pattern.m - 1, level - 1),
+            dtype=weight.dtype,
+            device=weight.device,
+        )
+        return {"alpha": nn.Parameter(first), "patterns": patterns, "learning": torch.ones_like(patterns[0, 0])}
+
+    def apply(self, weight: Tensor, mask: Tensor, memory: Memory) -> Tensor:
+        """weight * mask, with gradients for both it and alpha."""
+        return _Candidates.apply(weight, mask, *memory.values()) if memory else weight * mask
+
+    def refreshed(self, weight: Tensor, mask: Tensor, memory: Memory, progress: float) -> None:
+        """Set alpha to 0 where a combination is gone; at the target it stops learning."""
+        if not memory:
+            return
+        alpha = memory["alpha"].detach()
+        alpha.mul_(remaining(alpha, progress).view(torch.uint8))
+        if progress == 1:
+            memory["learning"].zero_()

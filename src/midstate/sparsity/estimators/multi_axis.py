@@ -1,0 +1,103 @@
+"""MaxQ's soft mask: kept weights scaled by their rank along filters and kernel positions."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Generator, Tensor
+
+from midstate.common import checks
+from midstate.sparsity.estimators.base import Memory
+from midstate.sparsity.estimators.sr_ste import SRSTE
+from midstate.sparsity.kernels.selection import around, keep_largest, refuse_nan
+from midstate.sparsity.paths.blocks import block_nm_mask
+from midstate.sparsity.patterns.nm import Level
+from midstate.sparsity.patterns.pattern import Pattern
+
+
+@dataclass(frozen=True)
+class MultiAxis(SRSTE):
+    """MaxQ's soft multi-axis mask: kept weights times 1 + s (see `multi_axis_mask`), SR-STE's gradient and decay.
+
+    The gradient is neither masked nor scaled. `finalise` folds the factors into the weights.
+    """
+
+    tau: float = 1e-2
+    scales: ClassVar[bool] = True
+    by_filter: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        checks.number("tau", self.tau, 1e-12)
+
+    def check(self, pattern: Pattern) -> None:
+        """N:M only: the axes' thresholds are its share (M-N)/M."""
+        if pattern.name != "nm":
+            raise ValueError(
+                f"estimator of MaxQ: its thresholds are shares of N:M, and pattern={pattern.name} has none; "
+                "use pruner/estimator=sr_ste"
+            )
+
+    def scale(self, weight: Tensor, mask: Tensor, pattern: Pattern, level: Level, memory: Memory) -> Tensor:
+        """Factor on every weight."""
+        if isinstance(level, Tensor):
+            raise ValueError("estimator of MaxQ: its thresholds need one N a layer; use per=layer")
+        return axis_scale(weight, level, pattern.m, self.tau)
+
+
+def multi_axis_mask(
+    weight: Tensor,
+    n: int,
+    m: int,
+    p: float = 1.0,
+    order: str = "default",
+    tau: float = 1e-2,
+    generator: Generator | None = None,
+) -> Tensor:
+    """MaxQ's soft mask: block_nm_mask * (1 + s_filter + s_position).
+
+    Args:
+        weight: (O, C) or (O, C, *K), C divisible by m.
+        n: kept per block under N:M, 1..m; n == m gives ones at every p.
+        m: block size.
+        p: progress of the block-progressive ramp; the axes use the final share at every p, so that p=0
+            gives 1 + s, not ones.
+        order: see `block_nm_mask`.
+        tau: softness, above 0.
+        generator: source of a random order.
+
+    Returns:
+        Float tensor of weight's shape, 0 where masked, else from 1 to 3 (to 2 without kernel positions).
+
+    Raises:
+        ValueError: as `block_nm_mask`, or tau not above 0.
+    """
+    return block_nm_mask(weight, n, m, p, order, generator) * axis_scale(weight, n, m, tau)
+
+
+def axis_scale(weight: Tensor, n: int, m: int, tau: float = 1e-2) -> Tensor:
+    """1 + s_filter + s_position, the factor on kept weights; rows are filters and, beyond 1x1, kernel positions."""
+    checks.number("tau", tau, 1e-12)
+    magnitude = weight.detach().abs()
+    scale = torch.ones_like(magnitude)
+    if n == m:
+        return scale
+    scale += _soft(magnitude.flatten(1), n, m, tau).view_as(magnitude)
+    if magnitude[0, 0].numel() > 1:
+        positions = magnitude.flatten(2).permute(2, 0, 1)  # (K, O, C)
+        soft = _soft(positions.flatten(1), n, m, tau).view_as(positions)
+        scale += soft.permute(1, 2, 0).reshape(magnitude.shape)
+    return scale
+
+
+def _soft(rows: Tensor, n: int, m: int, tau: float) -> Tensor:
+    """s of every row: 0 for the k smallest, sigmoid((|w| - thr) / tau) above, thr between the k-th and the next."""
+    length = rows.shape[1]
+    k = (m - n) * length // m
+    if k in (0, length):  # a row shorter than a block, and one that is emptied
+        return torch.zeros_like(rows)
+    above, below = around(rows, length - k)
+    refuse_nan(above)
+    tied = bool((above == below).any())  # across the threshold: the lower index stays
+    stay = keep_largest(rows, length - k, 1) if tied else rows >= above
+    return torch.sigmoid((rows - (below + above) / 2) / tau) * stay.view(torch.uint8)

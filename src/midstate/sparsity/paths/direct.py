@@ -1,0 +1,27 @@
+"""No intermediate state."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from torch import Tensor
+
+from midstate.sparsity.paths.base import Path, Place, layer_masks
+from midstate.sparsity.patterns.pattern import Pattern
+from midstate.sparsity.schedules import Window
+
+
+@dataclass(frozen=True)
+class Direct(Path):
+    """No state between: one jump from dense to the target when the schedule's window opens."""
+
+    def window(self, window: Window) -> Window:
+        """The jump is at the window's start; curve and stop have nothing to move."""
+        return replace(window, curve="one_shot", stop=window.start)
+
+    def masks(self, pattern: Pattern, places: Sequence[Place], p: float) -> list[Tensor]:
+        """The pattern at its target; progress 0 never comes here."""
+        return layer_masks(pattern, places, [place.level for place in places])
+
+    def describe(self, pattern: Pattern, level: str, p: float) -> str:
+        """The state in a few words."""
+        return level if p > 0 else "dense"

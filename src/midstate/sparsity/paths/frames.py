@@ -1,0 +1,97 @@
+"""Progressive Gradient Flow's structure decay (arXiv 2402.04744): a path of N:M in a few frames of equal length."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from midstate.common import checks
+from midstate.common.numbers import floor
+from midstate.sparsity.paths.base import Path, Place, layer_masks
+from midstate.sparsity.patterns.nm import NM, Level
+
+KINDS = ("sparsify", "fine", "densify")
+MULTIPLES = (8, 4, 2, 1)  # of M, in the frames of `fine` and `densify`
+
+
+@dataclass(frozen=True)
+class Frames(Path):
+    """From dense, M:M, in as many jumps as there are frames, the last one to the target.
+
+    Where the input channels of a layer are no multiple of kM, its groups are of the largest multiple of M below that
+    divides them, in the end of M itself. Layers that are to stay dense do.
+
+    Args:
+        frames: `sparsify`, M-1:M, M/2:M, M/4:M, ... N:M; `fine`, one density in groups ever smaller, 8N:8M, 4N:4M,
+            2N:2M, N:M; `densify`, N:8M, N:4M, N:2M, N:M, so that most weights go first and some come back.
+    """
+
+    frames: str = "sparsify"
+    patterns: ClassVar[tuple[str, ...]] = ("nm",)
+    refusal: ClassVar[str] = (
+        "path=frames changes the N and M of N:M, and pattern={pattern} has none; use pruner/path=density or direct"
+    )
+
+    def __post_init__(self) -> None:
+        checks.one_of("frames", self.frames, KINDS)
+
+    def masks(self, pattern: NM, places: Sequence[Place], p: float) -> list[Tensor]:
+        """The pattern of progress p, and in its groups."""
+        if self.frames == "sparsify":
+            return layer_masks(pattern, places, [self._fewer(place.level, pattern.m, p) for place in places])
+        largest = self._largest(p)
+        if not largest:
+            return layer_masks(pattern, places, [pattern.m] * len(places))
+        multiples = [_multiple(largest, place.weight.shape[1], pattern.m) for place in places]
+        masks: dict[int, Tensor] = {}
+        for multiple in set(multiples):
+            chosen = [i for i, each in enumerate(multiples) if each == multiple]
+            levels = [self._in_groups(places[i].level, multiple, pattern.m) for i in chosen]
+            larger = NM(pattern.n, multiple * pattern.m)
+            masks.update(zip(chosen, layer_masks(larger, [places[i] for i in chosen], levels), strict=True))
+        return [masks[i] for i in range(len(places))]
+
+    def describe(self, pattern: NM, level: str, p: float) -> str:
+        """The state in a few words; of layers whose channels the groups of this frame divide."""
+        number, _, _ = level.partition(":")
+        if not number.isdigit():
+            return level if p == 1 else f"{100 * p:.0f} % of the way to {level}"
+        if self.frames == "sparsify":
+            return pattern.label(self._fewer(int(number), pattern.m, p))
+        multiple = self._largest(p)
+        if not multiple:
+            return pattern.label(pattern.m)
+        return f"{self._in_groups(int(number), multiple, pattern.m)}:{multiple * pattern.m}"
+
+    def _fewer(self, level: Level, m: int, p: float) -> Level:
+        """N of `sparsify` at progress p."""
+
+        def at(n: int) -> int:
+            states = [m, *dict.fromkeys(each for each in (m - 1, *_halves(m)) if each > n), *([n] if n < m else [])]
+            return states[floor((len(states) - 1) * p)]
+
+        return _of_each(level, at)
+
+    def _largest(self, p: float) -> int:
+        """Groups of how many times M the frame of progress p has, where channels allow it; 0: it is dense."""
+        return (0, *MULTIPLES)[floor(len(MULTIPLES) * p)]
+
+    def _in_groups(self, level: Level, multiple: int, m: int) -> Level:
+        """How many stay in each group of `multiple` * m."""
+        return _of_each(level, lambda n: multiple * n if self.frames == "fine" or n == m else n)
+
+
+def _halves(m: int) -> list[int]:
+    return [m >> times for times in range(1, m.bit_length())]
+
+
+def _multiple(largest: int, channels: int, m: int) -> int:
+    """The largest number up to `largest` whose multiple of m divides the channels; 1 where none does."""
+    return next((k for k in range(largest, 0, -1) if channels % (k * m) == 0), 1)
+
+
+def _of_each(level: Level, function: Callable[[int], int]) -> Level:
+    """A function of one N, or of each filter's."""
+    return torch.tensor([function(n) for n in level.tolist()]) if isinstance(level, Tensor) else function(level)

@@ -1,0 +1,95 @@
+"""N falls from M to its target, one by one."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from midstate.common import checks
+from midstate.common.numbers import floor
+from midstate.sparsity.paths.base import Path, Place, layer_masks
+from midstate.sparsity.paths.blocks import block_norms, spread_blocks, stay_longest
+from midstate.sparsity.patterns.nm import NM, Level
+
+GRANULARITIES = ("layer", "group")
+STEPS = ("single", "powers_of_two")
+
+
+def step_n(n: int, m: int, p: float) -> int:
+    """N at progress p on the path that steps N: m - floor((m-n) * p), exactly n at p=1.
+
+    This is MaxQ's N-progressive ramp ("N-M" in the article), arXiv 2312.07061.
+    """
+    NM(n, m)
+    return StepN().level_at(n, m, checks.number("p", p, 0, 1))
+
+
+@dataclass(frozen=True)
+class StepN(Path):
+    """N steps down M:M, M-1:M, ... N:M; M-N-1 states strictly between ("N-M" in the article).
+
+    Args:
+        granularity: `layer`, all groups of a layer step together; `group`, they step one by one (dithered),
+            those of largest L1 norm first, so that there are as many states as groups and steps.
+        steps: `single`, or `powers_of_two`: N halves (16, 8, 4, 2, 1), then the target.
+    """
+
+    granularity: str = "layer"
+    steps: str = "single"
+    one_level: ClassVar[str] = "granularity=group"
+    patterns: ClassVar[tuple[str, ...]] = ("nm",)
+    refusal: ClassVar[str] = (
+        "path=n steps the N of N:M, and pattern={pattern} has no N; use pruner/path=density or pruner/path=direct"
+    )
+
+    def __post_init__(self) -> None:
+        checks.one_of("granularity", self.granularity, GRANULARITIES)
+        checks.one_of("steps", self.steps, STEPS)
+
+    @property
+    def by_filter(self) -> bool:
+        """Tell whether filters of one layer may have levels of their own: groups of a layer step to one N."""
+        return self.granularity == "layer"
+
+    def masks(self, pattern: NM, places: Sequence[Place], p: float) -> list[Tensor]:
+        """The pattern at the N of progress p."""
+        if self.granularity == "layer":
+            return layer_masks(pattern, places, [self.level_at(place.level, pattern.m, p) for place in places])
+        return [self._dithered(pattern, place, p) for place in places]
+
+    def level_at(self, level: Level, m: int, p: float) -> Level:
+        """N at progress p."""
+        if isinstance(level, Tensor):
+            return torch.tensor([self.level_at(each, m, p) for each in level.tolist()])
+        return self._between(level, m, p)[0]
+
+    def _between(self, level: int, m: int, p: float) -> tuple[int, int, float]:
+        """The N of progress p, the next, and the share of the way between them."""
+        states = list(range(m, level - 1, -1))
+        if self.steps == "powers_of_two":
+            states = [m]
+            while states[-1] // 2 > level:
+                states.append(states[-1] // 2)
+            states += [level] if level < m else []
+        way = (len(states) - 1) * p
+        at = floor(way)
+        return states[at], states[min(at + 1, len(states) - 1)], max(0.0, way - at)
+
+    def _dithered(self, pattern: NM, place: Place, p: float) -> Tensor:
+        now, then, share = self._between(place.level, pattern.m, p)
+        score = place.score()
+        norm = block_norms(place.weight, pattern.m)
+        still = stay_longest(-norm.flatten(), floor((1 - share) * norm.numel())).view(norm.shape)
+        reached = pattern.mask(score, then)
+        return torch.where(spread_blocks(still, place.weight.shape, pattern.m), pattern.mask(score, now), reached)
+
+    def describe(self, pattern: NM, level: str, p: float) -> str:
+        """The state in a few words."""
+        target, _, _ = level.partition(":")
+        if not target.isdigit():
+            return level if p == 1 else f"{100 * p:.0f} % of the way to {level}"
+        now, then, share = self._between(int(target), pattern.m, p)
+        between = f", {100 * share:.0f} % of groups at {then}" if self.granularity == "group" and share else ""
+        return pattern.label(now) + between

@@ -1,0 +1,42 @@
+"""The levels of an allocation that searches while training goes on."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor
+
+from midstate.sparsity.paths.base import Path, Place, layer_masks
+from midstate.sparsity.patterns.nm import NM
+from midstate.sparsity.schedules import Window
+
+
+@dataclass(frozen=True)
+class Search(Path):
+    """Every layer at the N that a searching allocation has brought it down to; the schedule's curve is its time."""
+
+    patterns: ClassVar[tuple[str, ...]] = ("nm",)
+    refusal: ClassVar[str] = (
+        "path=search walks down the N of N:M, and pattern={pattern} has no N; use pruner/pattern=nm"
+    )
+    probed: ClassVar[bool] = False  # its states are not known beforehand
+
+    def window(self, window: Window) -> Window:
+        """The schedule's own.
+
+        Raises:
+            ValueError: it has no time for a search.
+        """
+        if window.curve == "one_shot" or window.stop <= window.start:
+            raise ValueError(
+                "path=search: needs time between schedule.start and schedule.stop; use schedule=linear and a later stop"
+            )
+        return window
+
+    def masks(self, pattern: NM, places: Sequence[Place], p: float) -> list[Tensor]:
+        """The pattern at the levels found so far."""
+        return layer_masks(pattern, places, [place.level for place in places])
+
+    def describe(self, pattern: NM, level: str, p: float) -> str:
+        """The state in a few words."""
+        return level if p == 1 else f"{level}, {100 * p:.0f} % of the search's window"

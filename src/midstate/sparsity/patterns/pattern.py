@@ -1,0 +1,26 @@
+"""What every pattern is, and the check of finished weights."""
+
+from torch import Tensor
+
+from midstate.sparsity.patterns.filter import Filter
+from midstate.sparsity.patterns.nm import NM, Level
+from midstate.sparsity.patterns.row import Row
+from midstate.sparsity.patterns.weight import Weight
+
+Pattern = NM | Weight | Row | Filter
+
+
+def verify(weight: Tensor, pattern: Pattern, level: Level) -> bool:
+    """Tell whether the finished weights of one layer are what was promised.
+
+    Args:
+        weight: (O, C) or (O, C, *K), masks folded in.
+        pattern: the pattern.
+        level: the layer's target level; 0 only where a layer was to be emptied.
+
+    Returns:
+        False if any group has more non-zeros than `level`, and also if the layer has collapsed: not one
+        weight is left although some were to stay.
+    """
+    asked_empty = not (level.any() if isinstance(level, Tensor) else level)
+    return pattern.verify(weight, level) and (asked_empty or bool(weight.any()))

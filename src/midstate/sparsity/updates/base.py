@@ -1,0 +1,81 @@
+"""When masks are refreshed."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from midstate.common.times import steps_of
+from midstate.sparsity.schedules import Window
+
+
+@dataclass(frozen=True)
+class Timed:
+    """What every update has: refreshes every `every`, up to `until` (null: to the end).
+
+    Besides, a refresh is forced at the window's start and stop. Members add `check` and `adjust`.
+
+    Args:
+        every: steps ('100it') or epochs ('1ep').
+        until: a share of the run, epochs or steps; masks are frozen afterwards.
+    """
+
+    every: str = "1it"
+    until: float | str | None = None
+    live: ClassVar[bool] = True  # whether each evaluation refreshes the masks as well
+    from_zero: ClassVar[bool] = False  # whether what is pruned is zeroed, so that it comes back as zero
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.every, str) or steps_of("every", self.every, 1, 1) < 1:
+            raise ValueError(f"every={self.every!r}: must be steps such as '1it' or epochs such as '1ep'")
+        if self.until is not None:
+            steps_of("until", self.until, 1, 1)
+
+    def exchanged(self, elapsed: float) -> float:
+        """Share of each layer's units in use that a refresh exchanges, at a share of the time up to `until`."""
+        return 0.0
+
+    def resolve(self, window: Window, steps_per_epoch: int, total_steps: int) -> "Ticks":
+        """Place the update in a run.
+
+        Raises:
+            ValueError: masks would freeze before the window's stop, short of the target.
+        """
+        every = max(1, steps_of("every", self.every, steps_per_epoch, total_steps))
+        until = total_steps
+        if self.until is not None:
+            until = steps_of("until", self.until, steps_per_epoch, total_steps)
+            if until < window.stop:
+                raise ValueError(
+                    f"until={self.until!r}: masks would freeze at step {until}, before the "
+                    f"schedule's stop (step {window.stop}), short of the target"
+                )
+        return Ticks(every, until, window.start, window.stop, self.live)
+
+
+@dataclass(frozen=True)
+class Ticks:
+    """The steps at which masks are refreshed."""
+
+    every: int
+    until: int
+    start: int  # of the window, and its stop: there a refresh is forced
+    stop: int
+    live: bool = True  # whether each evaluation refreshes the masks as well
+
+    def due(self, step: int) -> bool:
+        """Tell whether masks are refreshed before the forward pass of `step`."""
+        return step <= self.until and (step % self.every == 0 or self._forced(step))
+
+    def open(self, step: int) -> bool:
+        """Tell whether masks are refreshed for an evaluation at `step`."""
+        return step <= self.until and (self.live or self._forced(step))
+
+    def any_between(self) -> bool:
+        """Tell whether a tick comes after the window's start and before `until`."""
+        return (self.start // self.every + 1) * self.every < self.until
+
+    def elapsed(self, step: int) -> float:
+        """Share of the time from the window's start to `until` that has gone by, 0..1."""
+        return min(1.0, max(0.0, (step - self.start) / max(1, self.until - self.start)))
+
+    def _forced(self, step: int) -> bool:
+        return step in (self.start, self.stop)

@@ -1,0 +1,66 @@
+"""Masks follow the present scores."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Generator, Tensor
+
+from midstate.common import checks
+from midstate.sparsity.patterns.pattern import Pattern
+from midstate.sparsity.updates.base import Timed
+
+REGROW = ("free", "never")
+
+
+@dataclass(frozen=True)
+class Update(Timed):
+    """Masks follow the live scores, and each evaluation refreshes them as well.
+
+    Args:
+        regrow: `free`, the scores are always live and what was pruned may come back; `never`, it may not.
+        hysteresis: a unit in use counts (1 + hysteresis) times its score, so that near ties do not flip.
+        forced_swaps: share of each layer's units in use that every refresh exchanges for pruned ones, at random:
+            a control, to see what flipping alone does.
+    """
+
+    regrow: str = "free"
+    hysteresis: float = 0.0
+    forced_swaps: float = 0.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        checks.one_of("regrow", self.regrow, REGROW)
+        checks.number("hysteresis", self.hysteresis, 0)
+        checks.number("forced_swaps", self.forced_swaps, 0, 1)
+
+    def check(self, pattern: Pattern) -> None:
+        """Raise ValueError where units cannot be exchanged freely."""
+        if self.forced_swaps and pattern.name not in ("weight", "filter"):
+            raise ValueError(
+                f"forced_swaps={self.forced_swaps}: exchanges units of a whole layer, and pattern={pattern.name} "
+                "ranks them in groups; use pruner/pattern=weight or filter"
+            )
+
+    def adjust(self, score: Tensor, in_use: Tensor, generator: Generator | None) -> Tensor:
+        """Scores as the masks in force let them count.
+
+        Args:
+            score: of a layer's units.
+            in_use: marks the units now kept.
+            generator: source of a layer's first units where they are drawn; None where layers are compared.
+        """
+        if self.hysteresis:
+            score = torch.where(in_use, (1 + self.hysteresis) * score, score)
+        return score if self.regrow == "free" else torch.where(in_use, score, -1)
+
+    def swap(self, in_use: Tensor, generator: Generator) -> Tensor:
+        """Exchange units in use for pruned ones at random; the fraction of a unit is one more with that chance."""
+        flat = in_use.flatten()
+        kept, pruned = flat.nonzero().flatten(), (~flat).nonzero().flatten()
+        wanted = self.forced_swaps * len(kept)
+        count = int(wanted + torch.rand((), generator=generator).item())
+        count = min(count, len(kept), len(pruned))
+        swapped = flat.clone()
+        for side, now in ((kept, False), (pruned, True)):
+            swapped[side[torch.randperm(len(side), generator=generator)[:count].to(side.device)]] = now
+        return swapped.view(in_use.shape)

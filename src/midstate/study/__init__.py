@@ -1,0 +1,1 @@
+"""The article's claims: planned, run, judged, drawn."""

@@ -1,0 +1,106 @@
+"""What the figures of the claims share: style, intervals over seeds, and saving."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+import pandas as pd
+from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from midstate.runs import figures
+from midstate.runs.figures import BLUE, GREEN, GREY, ORANGE
+from midstate.study import statistics
+from midstate.study.tables import read_table
+
+# Okabe and Ito's colours and a marker each: told apart with any colour vision, and in print.
+PURPLE, SKY, YELLOW, BLACK = "#CC79A7", "#56B4E9", "#E69F00", "#000000"
+COLOURS = (BLUE, ORANGE, GREEN, PURPLE, YELLOW, SKY, BLACK)
+MARKERS = "osD^vPX"
+STYLE = {**figures.STYLE, "font.size": 8, "pdf.fonttype": 42, "legend.fontsize": 7, "axes.titlesize": 8.5}
+COLUMN, PAGE = 3.4, 7.0  # inches: one column of a two-column page, and both
+matplotlib.use("Agg")  # before pyplot: no display is needed
+
+
+@dataclass(frozen=True)
+class Tables:
+    """The rows of one cell: runs, and curves over epochs, probes and layers."""
+
+    runs: pd.DataFrame
+    epochs: pd.DataFrame
+    probes: pd.DataFrame
+    sensitivity: pd.DataFrame
+
+    @classmethod
+    def read(cls, results: Path) -> "Tables":
+        """Read what `tables.collect` wrote; a table that is not there is empty."""
+        return cls(*(read_table(results / f"{name}.csv") for name in ("runs", "epochs", "probes", "sensitivity")))
+
+    def cell(self, overrides: str) -> "Tables":
+        """The rows of one cell."""
+        return Tables(*(table[table.overrides == overrides] for table in vars(self).values()))
+
+    def has(self, arms: Iterable[str]) -> bool:
+        """Tell whether every arm has runs of two seeds or more."""
+        return all(self.runs[self.runs.arm == arm].seed.nunique() > 1 for arm in arms)
+
+
+def save(figure: Figure, folder: Path, name: str) -> Path:
+    """Write a figure as PNG and PDF, without a date, so that the same figure is the same file; return the PNG."""
+    folder.mkdir(parents=True, exist_ok=True)
+    figure.savefig(folder / f"{name}.png", dpi=200, metadata={"Software": None})
+    figure.savefig(folder / f"{name}.pdf", metadata={"CreationDate": None, "Producer": None, "Creator": None})
+    plt.close(figure)
+    return folder / f"{name}.png"
+
+
+def panels(columns: int = 1, height: float = 2.7, ratios: Sequence[float] | None = None) -> tuple[Figure, list[Axes]]:
+    """An empty figure, one column wide with one panel and two with more."""
+    width = COLUMN if columns == 1 else PAGE
+    figure, axes = plt.subplots(1, columns, figsize=(width, height), width_ratios=ratios, squeeze=False)
+    return figure, list(axes[0])
+
+
+def mean_interval(values: Sequence[float]) -> tuple[float, float, float]:
+    """Mean over seeds and its 95 % t interval; of one seed, the value alone."""
+    values = np.asarray(values, dtype=float)
+    if len(values) < 2:
+        return values[0], values[0], values[0]
+    estimate = statistics.paired(values, np.zeros_like(values))
+    return estimate.effect, estimate.low, estimate.high
+
+
+def band(axes: Axes, table: pd.DataFrame, x: str, y: str, label: str, index: int, line: str = "-") -> None:
+    """A line of means over seeds, with its interval as a band."""
+    groups = [(at, mean_interval(rows[y])) for at, rows in table.groupby(x)]
+    at = [each for each, _ in groups]
+    mean, low, high = zip(*(interval for _, interval in groups), strict=True)
+    colour = COLOURS[index % len(COLOURS)]
+    axes.plot(at, mean, line, color=colour, marker=MARKERS[index % len(MARKERS)], ms=3.5, lw=1.3, label=label)
+    axes.fill_between(at, low, high, color=colour, alpha=0.15, lw=0)
+
+
+def dots(axes: Axes, rows: Sequence[tuple[str, float, float, float]], sesoi: float | None = None) -> None:
+    """Effects with their intervals, one below the other; the band is what would be too small to matter."""
+    if sesoi:
+        axes.axvspan(-sesoi, sesoi, color=GREY, alpha=0.18, lw=0)
+    axes.axvline(0, color=GREY, lw=0.8)
+    for at, (_, effect, low, high) in enumerate(reversed(rows)):
+        axes.errorbar(effect, at, xerr=[[effect - low], [high - effect]], fmt="o", ms=4, color=BLUE, lw=1.3, capsize=2)
+    axes.set_yticks(range(len(rows)), [label for label, *_ in reversed(rows)])
+    axes.set_ylim(-0.7, len(rows) - 0.3)
+    axes.grid(axis="y", visible=False)
+
+
+def points(axes: Axes, rows: Sequence[tuple[str, Sequence[float]]]) -> None:
+    """One column an arm: every seed as a small dot, the mean with its interval."""
+    for at, (_, values) in enumerate(rows):
+        mean, low, high = mean_interval(values)
+        axes.plot([at] * len(values), values, ".", ms=3, color=GREY, alpha=0.8)
+        axes.errorbar(at, mean, yerr=[[mean - low], [high - mean]], fmt="o", ms=4.5, color=BLUE, capsize=3, lw=1.3)
+    axes.set_xticks(range(len(rows)), [label for label, _ in rows])
+    axes.set_xlim(-0.6, len(rows) - 0.4)
+    axes.grid(axis="x", visible=False)

@@ -1,0 +1,109 @@
+"""Running what is planned: every run a process of its own, so that none takes others along."""
+
+import signal
+import threading
+import time
+from collections.abc import Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from types import FrameType
+
+from tqdm import tqdm
+
+from midstate.common.errors import EXIT_STOPPED
+from midstate.runs.directory import read_summary
+from midstate.study.planning import OUTPUTS, PlannedRun
+from midstate.study.process import LOST, exit_status, start_train
+
+LOGS = OUTPUTS / "reproduce"
+SECONDS = 0.5  # that the main thread waits at most before it looks for signals
+
+
+@dataclass
+class Sweep:
+    """Runs in progress, and what became of those that failed."""
+
+    stopping: threading.Event = field(default_factory=threading.Event)
+    processes: dict[Path, BaseProcess] = field(default_factory=dict)
+    failures: dict[PlannedRun, str] = field(default_factory=dict)
+
+    def run(self, planned: list[PlannedRun], jobs: int) -> None:
+        """Run what is not finished, `jobs` at a time; go on where one fails; end early on SIGINT or SIGTERM."""
+        todo = [run for run in planned if not run.finished]
+        if not todo:
+            return
+        bar = tqdm(total=len(todo), unit="run", desc="reproduce", disable=None, smoothing=0.05)
+        futures: dict[Path, Future] = {}
+        with self._stopped_by_signal(), ThreadPoolExecutor(jobs) as pool, bar:
+            for run in todo:  # parents come first, so nobody waits for what is not yet begun
+                before = futures.get(run.parent.directory) if run.parent else None
+                futures[run.directory] = pool.submit(self._one, run, before)
+            started = time.monotonic()
+            for number, done in enumerate(_as_done(futures.values()), start=1):
+                bar.update()
+                line = done.result()
+                if line and bar.disable:
+                    left = (time.monotonic() - started) / number * (len(todo) - number) / 60
+                    print(f"{number}/{len(todo)} {line}; {left:.0f} min left", flush=True)
+                elif line:
+                    bar.set_postfix_str(line, refresh=False)
+
+    def _one(self, run: PlannedRun, before: Future | None) -> str | None:
+        """Do one run; what becomes of it in a line, None where it was not begun."""
+        if before:
+            before.result()
+        if self.stopping.is_set():
+            return None
+        if run.parent and not run.parent.finished:
+            self.failures[run] = f"not begun: {run.parent.experiment}, which it begins from, is not there"
+            return f"{run.name}: {self.failures[run]}"
+        try:
+            return self._process(run)
+        except (OSError, EOFError) as error:  # no process could be begun
+            self.failures[run] = str(error) or "the server that runs are forked from has died"
+            return f"{run.name}: FAILED, {self.failures[run]}"
+
+    def _process(self, run: PlannedRun) -> str:
+        log = LOGS / f"{run.experiment}-{run.config_hash}-seed{run.seed}.log"
+        log.parent.mkdir(parents=True, exist_ok=True)
+        log.write_text("")  # there also when the run is killed before it says anything
+        process = self.processes[run.directory] = start_train(run.arguments, log)
+        if self.stopping.is_set():
+            process.terminate()
+        status = exit_status(process)
+        del self.processes[run.directory]
+        if status in (0, LOST) and run.finished:
+            return f"{run.name}: top-1 {read_summary(run.directory)['top1']:.1f} %"
+        if status in (EXIT_STOPPED, -signal.SIGTERM) and self.stopping.is_set():
+            return f"{run.name}: stopped, goes on next time"
+        lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
+        how = f"killed by {signal.Signals(-status).name}" if status < 0 else f"exit status {status}"
+        self.failures[run] = f"{how}: {lines[-1] if lines else 'no output'} ({log})"
+        return f"{run.name}: FAILED, {self.failures[run]}"
+
+    @contextmanager
+    def _stopped_by_signal(self) -> Iterator[None]:
+        """Pass the first SIGINT or SIGTERM on to the runs, which save and end."""
+
+        def stop(number: int, frame: FrameType | None) -> None:
+            self.stopping.set()
+            for process in list(self.processes.values()):
+                process.terminate()
+
+        before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+def _as_done(futures: Iterable[Future]) -> Iterator[Future]:
+    """What is done, as it comes. A signal that arrives just before the main thread waits does not wake it."""
+    pending = set(futures)
+    while pending:
+        done, pending = wait(pending, SECONDS, FIRST_COMPLETED)
+        yield from done

@@ -1,0 +1,172 @@
+"""Which runs a set of claims needs, where each belongs, and which are done."""
+
+import logging
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+
+import hydra
+from hydra.core.global_hydra import GlobalHydra
+from omegaconf import DictConfig, OmegaConf
+
+from midstate.common.errors import ConfigError
+from midstate.common.project import CONF
+from midstate.config.schema import check_root
+from midstate.runs.directory import read_summary
+from midstate.runs.identity import config_hash
+from midstate.runs.plan import build_parts, resolve, runs_with_schemes
+from midstate.study.claims import Claim, read_claims
+
+log = logging.getLogger(__name__)
+OUTPUTS = Path("outputs")  # where train.py puts runs by itself; plain multiruns and this sweep share them
+
+
+@dataclass(frozen=True)
+class PlannedRun:
+    """One run of one experiment."""
+
+    experiment: str
+    overrides: tuple[str, ...]  # of the cell
+    seed: int
+    config_hash: str
+    claims: tuple[str, ...] = field(default=(), compare=False)  # such as C10-1a2b3c4d, name and digest
+    parent: "PlannedRun | None" = None  # the run that it begins from
+    takes: str | None = None  # from its parent: the setting that says where it is
+
+    @property
+    def name(self) -> str:
+        """For people."""
+        return " ".join((self.experiment, *self.overrides, f"seed {self.seed}"))
+
+    @property
+    def directory(self) -> Path:
+        """Where the run is written."""
+        return OUTPUTS / self.experiment / self.config_hash / f"seed{self.seed}"
+
+    @property
+    def finished(self) -> bool:
+        """Tell whether the run is there; one whose summary is damaged is not."""
+        try:
+            summary = read_summary(self.directory)
+        except ConfigError:
+            return False
+        return summary is not None and summary["status"] == "finished"
+
+    @property
+    def arguments(self) -> list[str]:
+        """What follows `python train.py`."""
+        start = [f"{self.takes}={self.parent.directory.parent}"] if self.parent else []
+        arguments = [f"experiment={self.experiment}", *self.overrides, f"seed={self.seed}", *start]
+        if "logger=none" in self.overrides or not self.claims:
+            return arguments
+        return [
+            *arguments,
+            f"logger.group={self.claims[0].partition('-')[0]}",
+            f"logger.tags=[{','.join(self.claims)}]",
+        ]
+
+
+def plan_runs(claims: Iterable[Claim], scale: str, num_seeds: int | None = None) -> list[PlannedRun]:
+    """Every run that the claims need at a scale, each once, parents before the runs that begin from them.
+
+    Args:
+        claims: in the order in which they are to be run.
+        scale: quick, full or paper.
+        num_seeds: instead of each claim's own number.
+    """
+    planned: dict[Path, PlannedRun] = {}
+
+    def add(run: PlannedRun) -> None:
+        if run.parent:
+            add(run.parent)
+        planned.setdefault(run.directory, run)
+
+    for claim in claims:
+        if scale not in claim.scales:
+            log.warning(f"{claim.claim} has no {scale} scale")
+        for cell in claim.cells(scale):
+            for seed in range(num_seeds or claim.num_seeds(scale)):
+                for arm in claim.arms_in(cell):
+                    add(_planned(arm, cell, seed))
+    return list(planned.values())
+
+
+def with_parents(todo: Iterable[PlannedRun]) -> list[PlannedRun]:
+    """Unfinished runs, each after the unfinished runs that it begins from."""
+    found: dict[Path, PlannedRun] = {}
+
+    def add(run: PlannedRun) -> None:
+        if run.finished:
+            return
+        if run.parent:
+            add(run.parent)
+        found.setdefault(run.directory, run)
+
+    for run in todo:
+        add(run)
+    return list(found.values())
+
+
+def _planned(experiment: str, overrides: tuple[str, ...], seed: int) -> PlannedRun:
+    config_hash, parent, takes = identity(experiment, overrides)
+    start = _planned(parent, _inherited(overrides), seed) if parent else None
+    return PlannedRun(experiment, overrides, seed, config_hash, _tags(experiment), start, takes)
+
+
+@cache
+def _tags(experiment: str) -> tuple[str, ...]:
+    """Every claim that an experiment is an arm of, whoever asks for it first, with the digest of its file."""
+    return tuple(f"{claim.claim}-{claim.digest}" for claim in read_claims() if experiment in claim.all_arms)
+
+
+def _inherited(overrides: tuple[str, ...]) -> tuple[str, ...]:
+    """What of a cell holds for the parent, too: data, network and machine, not the recipe of what follows."""
+    kinds = ("model", "data", "trainer.batch_size", "trainer.device", "trainer.threads")
+    return tuple(each for each in overrides if each.startswith(kinds))
+
+
+@cache
+def identity(experiment: str, overrides: tuple[str, ...]) -> tuple[str, str | None, str | None]:
+    """The config hash that `train.py` will give a run, the experiment it begins from, and the setting that says so.
+
+    Raises:
+        ConfigError: the experiment cannot work.
+    """
+    config = compose(experiment, overrides)
+    scheme = runs_with_schemes(config)
+    # A scheme that is still to be found stands for nothing but its place: the rest is checked without it.
+    parts = build_parts(_without_scheme(config) if scheme else config)
+    places = {"model.checkpoint": parts["model"].checkpoint, "pruner.scheme": scheme}
+    found = {setting: _experiment(setting, place) for setting, place in places.items() if place}
+    if len(found) > 1:
+        raise ValueError(f"{experiment}: weights and scheme of other runs at once; the scheme has to be a .json file")
+    setting, parent = next(iter(found.items()), (None, None))
+    made_by = identity(parent, _inherited(overrides))[0] if parent else None
+    resolved = resolve(config, parts, made_by if scheme else None)
+    if parent and not scheme:
+        resolved["model"]["checkpoint_of"] = made_by
+    return config_hash(resolved), parent, setting
+
+
+def _without_scheme(config: DictConfig) -> DictConfig:
+    config = config.copy()
+    OmegaConf.update(config, "pruner.allocation", {"_target_": "midstate.sparsity.Uniform"}, merge=False)
+    return config
+
+
+def _experiment(setting: str, place: str) -> str:
+    """The experiment whose runs lie where something is to be taken from."""
+    path = Path(place)
+    if path.parent != OUTPUTS or not (CONF / "experiment" / f"{path.name}.yaml").is_file():
+        raise ValueError(f"{setting}={place}: must be {OUTPUTS}/EXPERIMENT here, so that it can be run first")
+    return path.name
+
+
+def compose(experiment: str, overrides: tuple[str, ...]) -> DictConfig:
+    """Compose an experiment's configuration as `train.py` does."""
+    GlobalHydra.instance().clear()
+    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+        config = hydra.compose("train", overrides=[f"experiment={experiment}", *overrides])
+    check_root(config, list(overrides))
+    return config

@@ -1,0 +1,76 @@
+"""Runs that begin with everything imported: each is forked from a server that has imported it once.
+
+A run spends seconds on importing torch, W&B and matplotlib, as much as a short training takes. The server imports
+them and does nothing else: no tensor is made and no GPU touched before the fork.
+"""
+
+import os
+import runpy
+import signal
+import sys
+import threading
+import time
+from multiprocessing import connection, get_context
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+
+from tqdm import tqdm
+
+ROOT = Path(__file__).parents[3]
+IMPORTS = [
+    "midstate.study.server",  # first: it leaves the group
+    "matplotlib.pyplot",
+    "midstate.runs.figures",
+    "midstate.runs.run",
+    "torch._dynamo",  # every optimizer's first step imports it
+    "wandb",
+    "wandb.sdk.launch",  # every wandb.init does
+]
+LOST = 255  # the status that multiprocessing gives where the server died before it could tell
+_forkserver = get_context("forkserver")
+_lock = threading.Lock()  # `start` reads the status of every process that has ended, and it can be read but once
+_forkserver.set_forkserver_preload(IMPORTS)
+
+
+def start_train(arguments: list[str], log: Path) -> BaseProcess:
+    """Begin `python train.py ARGUMENTS`, its output going to `log`."""
+    process = _forkserver.Process(target=_train, args=(arguments, log))
+    with _lock:
+        process.start()
+    return process
+
+
+def exit_status(process: BaseProcess, seconds: float | None = None) -> int:
+    """Wait for a process and return its exit status, negative where a signal ended it; LOST where nobody can tell.
+
+    Args:
+        process: from `start_train`.
+        seconds: after which it is killed; None: never.
+    """
+    if not connection.wait([process.sentinel], seconds):
+        process.kill()
+        connection.wait([process.sentinel])
+    with _lock:
+        process.join()
+    while process.exitcode == LOST and _alive(process.pid):  # the server is gone, the run is not
+        time.sleep(0.2)
+    return process.exitcode
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def _train(arguments: list[str], log: Path) -> None:
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])  # which the server has blocked
+    tqdm.set_lock(threading.RLock())  # its own would be a semaphore that outlives a run that is killed
+    with log.open("w") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    script = str(ROOT / "train.py")
+    sys.argv = [script, *arguments]
+    runpy.run_path(script, run_name="__main__")

@@ -1,0 +1,155 @@
+"""Which curve accuracy follows over the pruning rate: is it a - b * exp(c * s), and not some other?
+
+Rates s are shares pruned, 0 to 1; values are in percent.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import product
+from math import inf, log
+
+import numpy as np
+from scipy.optimize import least_squares, lsq_linear
+from scipy.special import expit
+
+from midstate.study.statistics import samples
+
+# Squared points. Accuracy comes in steps of .01 points, so a smaller residual sum is an exact fit; without
+# a floor its logarithm is minus infinity, or a contest of roundings between two exact fits.
+EXACT = 1e-12
+_ONE_BEND = ((0.01, 200.0),), (np.geomspace(0.01, 200, 100),)  # from all but straight (or a step) to a cliff at the end
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A curve linear in its first parameters; the others bend it."""
+
+    columns: Callable[..., list[np.ndarray]]  # (s, *bends): what each linear parameter multiplies
+    lowest: tuple[float, ...]  # bounds from below, of the linear parameters
+    bounds: tuple[tuple[float, float], ...] = ()  # low and high, of the bends
+    grid: tuple[Sequence[float], ...] = ()  # where to start from, of the bends
+
+
+SHAPES = {
+    "exponential": Shape(lambda s, c: [np.ones_like(s), -np.exp(c * s)], (-inf, 0), *_ONE_BEND),
+    "linear": Shape(lambda s: [np.ones_like(s), s], (-inf, -inf)),
+    "quadratic": Shape(lambda s: [np.ones_like(s), s, s**2], (-inf, -inf, -inf)),
+    "power": Shape(lambda s, c: [np.ones_like(s), -(s**c)], (-inf, 0), *_ONE_BEND),
+    "logistic": Shape(
+        lambda s, k, s0: [expit(-k * (s - s0))],
+        (0,),
+        ((0.1, 200.0), (0.0, 10.0)),
+        # s0 densely towards 1, as rates usually lie: a coarser grid ends in local minima of noisy curves.
+        (np.geomspace(0.1, 200, 15), [*(1.2 - np.geomspace(0.12, 1.2, 50)), 1.5, 2, 3, 5, 10]),
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Fit:
+    """A shape with its parameters, in the order of the formula in `fit_shapes`."""
+
+    name: str
+    parameters: tuple[float, ...]
+    residual_sum: float  # of squares, points squared
+    aicc: float
+
+
+def aicc(residual_sum: float, num_points: int, num_parameters: int) -> float:
+    """Akaike's criterion for small samples (Hurvich and Tsai 1989), of a least-squares fit; lower is better.
+
+    n * ln(RSS / n) + 2k + 2k(k + 1) / (n - k - 1), where k counts the parameters and the variance.
+
+    Raises:
+        ValueError: too few points for so many parameters (n - k - 1 not above 0), or a negative sum.
+    """
+    k = num_parameters + 1
+    if num_points - k - 1 <= 0:
+        raise ValueError(f"num_points={num_points}: {num_parameters} parameters need {k + 2} points or more")
+    if not residual_sum >= 0:
+        raise ValueError(f"residual_sum={residual_sum!r}: must be 0 or more")
+    fit = num_points * log(max(residual_sum, EXACT) / num_points)
+    return fit + 2 * k + 2 * k * (k + 1) / (num_points - k - 1)
+
+
+def fit_shapes(rates: Sequence[float], values: Sequence[float]) -> dict[str, Fit]:
+    """Fit every shape by least squares; the same result at every call.
+
+    Exponential a - b * exp(c * s), linear a + b * s, quadratic a + b * s + c * s**2, power a - b * s**c,
+    logistic a / (1 + exp(k * (s - s0))). Exponential, power and logistic cannot rise: b >= 0 and
+    .01 <= c <= 200; a >= 0, .1 <= k <= 200 and 0 <= s0 <= 10.
+
+    Args:
+        rates: pruning rates in 0..1, (n,), in any order; points of several seeds may be pooled.
+        values: accuracy in percent, (n,).
+
+    Raises:
+        ValueError: fewer than 6 points or 4 different rates, rates outside 0..1, lengths that differ, NaN.
+    """
+    rates, values = samples(6, rates=rates, values=values)
+    _check_rates(rates)
+    if len(np.unique(rates)) < 4:
+        raise ValueError(f"rates={rates.tolist()}: must have 4 different values or more, or several shapes fit exactly")
+    return {name: _fit(name, shape, rates, values) for name, shape in SHAPES.items()}
+
+
+def best_margin(fits: dict[str, Fit]) -> tuple[str, float]:
+    """Name the strongest rival of the exponential and its AICc less the exponential's: above 0, none is better."""
+    rival = min((fit for fit in fits.values() if fit.name != "exponential"), key=lambda fit: fit.aicc)
+    return rival.name, rival.aicc - fits["exponential"].aicc
+
+
+def second_differences(rates: Sequence[float], values: Sequence[float]) -> list[float]:
+    """Divided second differences f[s0, s1, s2] of (n,) values, n - 2 numbers in percent; negative where concave.
+
+    They are half the second derivative, exactly so of a parabola on any grid.
+
+    Raises:
+        ValueError: fewer than 3 points, rates that do not increase or lie outside 0..1, lengths that differ, NaN.
+    """
+    rates, values = samples(3, rates=rates, values=values)
+    _check_rates(rates)
+    if (np.diff(rates) <= 0).any():
+        raise ValueError(f"rates={rates.tolist()}: must increase strictly")
+    return (np.diff(np.diff(values) / np.diff(rates)) / (rates[2:] - rates[:-2])).tolist()
+
+
+def _check_rates(rates: np.ndarray) -> None:
+    if rates.min() < 0 or rates.max() > 1:
+        raise ValueError(f"rates={rates.tolist()}: must lie from 0 to 1")
+
+
+def _fit(name: str, shape: Shape, rates: np.ndarray, values: np.ndarray) -> Fit:
+    """Search the bends alone; the linear parameters follow (variable projection, Golub and Pereyra 1973)."""
+
+    def residuals(bends: Sequence[float]) -> np.ndarray:
+        return _project(shape, rates, values, bends)[1] - values
+
+    bends = min(product(*shape.grid), key=lambda bends: (residuals(bends) ** 2).sum())
+    if bends:
+        # Not `curve_fit`, which calls this and raises where a search runs long in a flat valley: what it has
+        # found by then is as good. "dogbox" because "trf" creeps where the valley of k and s0 meets a bound.
+        bounds = tuple(zip(*shape.bounds, strict=True))
+        bends = least_squares(residuals, bends, bounds=bounds, method="dogbox", ftol=1e-12, xtol=1e-12).x
+    parameters = (*_project(shape, rates, values, bends)[0].tolist(), *map(float, bends))
+    total = float((residuals(bends) ** 2).sum())
+    return Fit(name, parameters, total, aicc(total, len(rates), len(parameters)))
+
+
+def _project(
+    shape: Shape, rates: np.ndarray, values: np.ndarray, bends: Sequence[float]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the best linear parameters for given bends, and the curve, (n,)."""
+    design = np.column_stack(shape.columns(rates, *bends))
+    # To columns of one size: exp(200 s) beside ones would lose the ones.
+    size = np.maximum(abs(design).max(axis=0), np.finfo(np.float64).tiny)
+    linear = lsq_linear(design / size, values, bounds=(shape.lowest, inf)).x
+    return linear / size, design / size @ linear
+
+
+def predict(fit: Fit, rates: Sequence[float]) -> np.ndarray:
+    """Accuracy of a fitted shape at rates (n,), in percent."""
+    shape = SHAPES[fit.name]
+    linear = len(shape.lowest)
+    rates = np.asarray(rates, dtype=np.float64)
+    return np.column_stack(shape.columns(rates, *fit.parameters[linear:])) @ np.array(fit.parameters[:linear])

@@ -1,0 +1,42 @@
+"""The results of claims on W&B: a run each, in the group of its claim, with tables and figure as an artifact."""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from midstate.study.section import Section
+
+PROJECT = "midstate"
+
+
+def log_claims(sections: Iterable[Section], results: Path, mode: str, directory: Path = Path("outputs")) -> None:
+    """Log every claim that was run.
+
+    Args:
+        sections: of the report.
+        results: holds the tables.
+        mode: offline or online.
+        directory: where W&B writes.
+    """
+    import wandb
+
+    for section in sections:
+        if not section.primary:
+            continue
+        claim = section.claim
+        settings = wandb.Settings(reinit="finish_previous", console="off", silent=True)
+        run = wandb.init(
+            project=PROJECT, group=claim.claim, job_type="report", name=f"{claim.claim} {claim.title}", mode=mode,
+            dir=str(directory), config={"digest": claim.digest}, settings=settings,
+        )  # fmt: skip
+        rows = [result.row for result in (*section.primary, *section.others)]
+        run.log({"results": wandb.Table(columns=list(rows[0]), data=[list(row.values()) for row in rows])})
+        run.summary["verdict"] = section.primary[-1].verdict
+        artifact = wandb.Artifact(f"claim-{claim.claim}", type="claim")
+        for name in ("runs.csv", "claims.csv", "REPORT.md"):
+            artifact.add_file(str(results / name))
+        if section.figure:
+            run.log({"figure": wandb.Image(str(section.figure.path))})
+            artifact.add_file(str(section.figure.path))
+            artifact.add_file(str(section.figure.path.with_suffix(".pdf")))
+        run.log_artifact(artifact)
+        run.finish()
