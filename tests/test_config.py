@@ -10,9 +10,8 @@ from midstate.runs.plan import Plan
 from midstate.runs.prepare import prepare
 
 # Claims are not for train.py; experiments are composed in tests/reproduce and tests/test_papers.py.
-FILES = sorted(
-    path for path in (ROOT / "conf").glob("*/**/*.yaml") if path.parent.name not in ("claim", "experiment", "paper")
-)
+NOT_HERE = ("claim", "experiment", "paper", "base")
+FILES = sorted(path for path in (ROOT / "conf").glob("*/**/*.yaml") if path.parent.name not in NOT_HERE)
 # Launchers and searches are tried in their own tests.
 ELSEWHERE = ("launcher", "sweep")
 GROUPS = sorted({path.parent.relative_to(ROOT / "conf").as_posix() for path in FILES})

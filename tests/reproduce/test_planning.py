@@ -4,6 +4,7 @@ import subprocess
 import sys
 
 import pytest
+import yaml
 from conftest import ROOT, composed
 
 from midstate.runs.plan import Plan
@@ -33,6 +34,13 @@ def test_every_arm_of_every_claim_has_its_seeds(quick):
 def test_every_experiment_is_an_arm_of_some_claim():
     arms = {arm for claim in read_claims() for arm in claim.all_arms}
     assert arms == {path.stem for path in (ROOT / "conf" / "experiment").glob("*.yaml")}
+
+
+def test_every_base_is_one_that_arms_or_other_bases_name():
+    folder = ROOT / "conf" / "experiment"
+    bases = {path.stem for path in folder.glob("base/*.yaml")}
+    lists = [yaml.safe_load(path.read_text()).get("defaults", []) for path in folder.rglob("*.yaml")]
+    assert bases <= {each.removeprefix("base/") for choices in lists for each in choices if isinstance(each, str)}
 
 
 def test_parents_come_before_the_runs_that_begin_with_their_weights(quick):

@@ -53,6 +53,8 @@ def groups(folders: list[Path]) -> dict[str, list[str]]:
     for folder in folders:
         for path, _, files in os.walk(folder, followlinks=True):
             group, prefix = os.path.relpath(path, folder).replace(os.sep, "/"), ""
+            if group == "experiment/base":  # what arms share, no arms
+                continue
             if group.startswith("experiment/"):  # folders of experiments are no groups: experiment=paper/maxq
                 group, _, prefix = (group + "/").partition("/")
             if group != "." and (names := [prefix + name[:-5] for name in files if name.endswith(".yaml")]):

@@ -72,6 +72,8 @@ def _suggest(typed: str) -> str:
     """What a mistyped group, member or key may have been meant to be."""
     members: dict[str, list[str]] = {}
     for path in CONF.glob("*/**/*.yaml"):
+        if path.parent == CONF / "experiment" / "base":
+            continue  # what arms share, no arms
         members.setdefault(path.parent.relative_to(CONF).as_posix(), []).append(path.stem)
     group, _, member = typed.rpartition("/")
     if typed in members:  # a group that only some members of the one above bring

@@ -10,12 +10,6 @@ from midstate.study import verdicts
 from midstate.study.claims import SCALES, Claim
 from midstate.study.drawing import Tables
 
-SWAPS = (
-    ("mixed by sensitivity, levels 1 2 4 8", "c6_sensitivity"),
-    ("mixed by weight error, levels 1 2 4 8", "c6_error_4_levels"),
-    ("mixed by weight error, levels 1 to 8", "c6_error_8_levels"),
-    ("uniform again with another seed, so other weights and data order, too", "c5_2of8"),
-)
 Line = tuple[str, str, int]  # what, value, seeds
 WITHIN = 1.0  # points of top-1 from the dense network that count as recovered
 
@@ -94,7 +88,9 @@ def _role_swaps(claim: Claim, tables: Tables) -> list[Line]:
     """C6c: share of layer pairs whose order of sensitivity reverses between uniform 2:8 and a found scheme."""
     if tables.sensitivity.empty:
         return []
-    found = [(name, verdicts.role_swap(tables.sensitivity, "c5_2of8", arm)) for name, arm in SWAPS]
+    uniform = claim.role_swaps["reference"]
+    arms = claim.role_swaps["arms"].items()
+    found = [(name, verdicts.role_swap(tables.sensitivity, uniform, arm)) for arm, name in arms]
     what = "C6c, pairs of layers whose order of sensitivity reverses against uniform 2:8: "
     return [(what + name, f"{interval(each)} share", each.seeds) for name, each in found if each]
 

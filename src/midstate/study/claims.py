@@ -9,11 +9,13 @@ from typing import Any
 
 import yaml
 
+from midstate.study.figure_plan import Drawing
+
 CLAIMS = Path(__file__).parents[3] / "conf" / "claim"
 SCALES = ("quick", "full", "paper")
 TESTS = ("difference", "equivalence", "share_within", "shapes", "recovery", "concavity")
-# What explains a claim, and what changes no number.
-PROSE = ("title", "article", "english", "would_change", "notes", "changes", "arms", "leave_out")
+# What explains a claim or says how it is shown, and changes no number.
+PROSE = ("title", "article", "english", "would_change", "notes", "changes", "arms", "leave_out", "figure", "role_swaps")
 
 
 @dataclass(frozen=True)
@@ -81,6 +83,8 @@ class Claim:
     notes: tuple[str, ...]
     changes: tuple[str, ...]
     digest: str  # of all that decides its numbers
+    figure: Drawing | None = None  # None: every endpoint in the unit of the primary one
+    role_swaps: dict[str, Any] | None = None  # arms whose layers' order of sensitivity is compared with a reference's
 
     @classmethod
     def read(cls, path: Path) -> "Claim":
@@ -93,13 +97,30 @@ class Claim:
         content["secondary"] = tuple(Endpoint(**each) for each in content["secondary"])
         for key in ("arms", "notes", "changes"):
             content[key] = tuple(content[key])
-        return cls(**{"leave_out": {}, **content}, digest=digest)
+        if content.get("figure"):
+            content["figure"] = Drawing.read(content["figure"])
+        claim = cls(**{"leave_out": {}, **content}, digest=digest)
+        if claim.figure and (unknown := claim.figure.arms - set(claim.all_arms)):
+            raise ValueError(f"figure of {claim.claim}: {', '.join(sorted(unknown))}: must be of its arms")
+        return claim
 
     @cached_property
     def all_arms(self) -> list[str]:
         """Every experiment it needs, in order of appearance."""
         endpoints = (self.endpoint, self.control, *self.secondary)
         return list(dict.fromkeys([arm for endpoint in endpoints for arm in endpoint.arms] + list(self.arms)))
+
+    def named(self, name: str) -> Endpoint:
+        """The endpoint called `endpoint`, `control` or by its own name.
+
+        Raises:
+            ValueError: there is none.
+        """
+        known = {"endpoint": self.endpoint, "control": self.control}
+        known |= {each.name: each for each in (self.endpoint, self.control, *self.secondary)}
+        if name not in known:
+            raise ValueError(f"{name!r} in the figure of {self.claim}: must be one of {', '.join(map(repr, known))}")
+        return known[name]
 
     def cells(self, scale: str) -> list[tuple[str, ...]]:
         """The overrides of every cell (data, model, recipe) of a scale; () are the experiments as they are."""

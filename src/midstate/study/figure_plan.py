@@ -1,0 +1,46 @@
+"""What a claim's file says of its figure: the `figure` block."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+PANELS = ("effects", "points", "gaps", "depth", "shapes", "deficits")  # a function each in panels.py
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One panel of a figure: what it shows, of which arms, and what stands at its axes."""
+
+    kind: str
+    arms: dict[str, str] = field(default_factory=dict)  # arm: label
+    rows: dict[str, str | dict[str, float]] = field(default_factory=dict)  # label: name of an endpoint, or a contrast
+    value: str = "top1"  # column of runs.csv, of arms and contrasts
+    margin: bool = False  # a band for what is too small to matter
+    shade: tuple[float, float] | None = None  # a stretch along the path
+    title: str = ""
+    xlabel: str = ""
+    ylabel: str = ""
+
+    def __post_init__(self) -> None:
+        if self.kind not in PANELS:
+            raise ValueError(f"kind={self.kind!r} of a panel: must be one of {', '.join(PANELS)}")
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """The figure of a claim: its panels side by side."""
+
+    panels: tuple[Panel, ...]
+    height: float = 2.7  # inches
+    ratios: tuple[float, ...] | None = None  # of the panels' widths
+    article: dict[str, str] = field(default_factory=dict)  # arm: label; the curves of the article's own figure
+
+    @classmethod
+    def read(cls, content: dict[str, Any]) -> "Drawing":
+        """Make it from what a claim's file says."""
+        return cls(**{**content, "panels": tuple(Panel(**each) for each in content["panels"])})
+
+    @property
+    def arms(self) -> set[str]:
+        """Every arm that it shows by name."""
+        contrasts = [what for panel in self.panels for what in panel.rows.values() if not isinstance(what, str)]
+        return {arm for arms in (self.article, *(panel.arms for panel in self.panels), *contrasts) for arm in arms}
