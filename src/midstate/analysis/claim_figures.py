@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from midstate.analysis import shapes
-from midstate.analysis.claims import Claim, Endpoint
+from midstate.analysis.claims import Claim, Endpoint, in_words
 from midstate.analysis.drawing import (
     BLUE,
     COLOURS,
@@ -56,19 +56,15 @@ def draw_claims(
             rows = tables.cell(" ".join(cell))
             if rows.has(claim.arms_in(cell)):
                 figure = save(draw(claim, rows), folder, claim.claim.lower())
-                drawn[claim.claim] = Drawn(figure, _words(scale, cell))
+                drawn[claim.claim] = Drawn(figure, in_words(scale, cell))
                 break
     for scale, cell in (("full", ("trainer.epochs=15",)), ("quick", ())):
         rows = tables.cell(" ".join(cell))
         if rows.has(_ARTICLE):
             with plt.rc_context(STYLE):
-                drawn["article"] = Drawn(save(article(rows), folder, "article"), _words(scale, cell))
+                drawn["article"] = Drawn(save(article(rows), folder, "article"), in_words(scale, cell))
             break
     return drawn
-
-
-def _words(scale: str, cell: tuple[str, ...]) -> str:
-    return f"{scale}, {' '.join(cell) or 'the experiments as they are'}"
 
 
 def draw(claim: Claim, tables: Tables) -> Figure:

@@ -14,7 +14,7 @@ from midstate import methods
 from midstate.analysis import tracked, verdicts
 from midstate.analysis.beside import Beside, beside, interval
 from midstate.analysis.claim_figures import Drawn, draw_claims
-from midstate.analysis.claims import SCALES, Claim, read_claims
+from midstate.analysis.claims import SCALES, Claim, in_words, read_claims
 from midstate.analysis.drawing import Tables
 from midstate.analysis.statistics import seeds_needed
 from midstate.analysis.verdicts import Result
@@ -35,6 +35,7 @@ class Section:
     figure: Drawn | None
     not_run: list[str]
     changed: list[str]  # digests that rows carry and the committed file no longer has
+    versions: list[str]  # of torch, where they differ within a cell; one a cell
 
     @property
     def elsewhere(self) -> str:
@@ -132,6 +133,7 @@ def _section(claim: Claim, judged: list[Result], tables: Tables, figures: dict[s
         figures.get(claim.claim),
         _not_run(claim, tables.runs),
         sorted(digests - {claim.digest}),
+        torch_versions(claim, tables.runs),
     )
 
 
@@ -140,14 +142,23 @@ def _not_run(claim: Claim, runs: pd.DataFrame) -> list[str]:
     missing = []
     for scale in SCALES:
         for cell in claim.cells(scale):
-            arms = claim.arms_in(cell)
-            rows = runs[(runs.overrides == " ".join(cell)) & runs.arm.isin(arms)]
+            rows = verdicts.rows_of(claim, cell, runs)
             done = len(rows[rows.seed < claim.num_seeds(scale)])
-            planned = claim.num_seeds(scale) * len(arms)
+            planned = claim.num_seeds(scale) * len(claim.arms_in(cell))
             if done < planned:
-                name = " ".join(cell) or "the experiments as they are"
-                missing.append(f"{scale}, {name}: {done or 'none'} of {planned} runs")
+                missing.append(f"{in_words(scale, cell)}: {done or 'none'} of {planned} runs")
     return missing
+
+
+def torch_versions(claim: Claim, runs: pd.DataFrame) -> list[str]:
+    """The cells of a claim whose rows were made with several versions of torch, in words; empty for one version."""
+    mixed = []
+    for scale in SCALES:
+        for cell in claim.cells(scale):
+            found = verdicts.rows_of(claim, cell, runs).get("torch", pd.Series(dtype=str)).dropna().unique()
+            if len(found) > 1:
+                mixed.append(f"{in_words(scale, cell)}: rows of torch {' and '.join(sorted(found))}")
+    return mixed
 
 
 def _what_ran(claims: list[Claim], runs: pd.DataFrame) -> list[dict[str, Any]]:
