@@ -1,12 +1,14 @@
 """Benchmarks: that rivals do the same work as ours, and that the gate sees what is too slow. Nothing is timed here."""
 
 import json
+import subprocess
+import sys
 
 import pytest
 import torch
-from conftest import composed
+from conftest import TINY, composed
 
-from midstate.bench import common, gate, mask, refresh, step
+from midstate.bench import common, gate, mask, refresh, startup, step
 from midstate.plan import Plan
 from midstate.sparsity import NM, SRSTE, nm_mask
 
@@ -85,3 +87,12 @@ def test_every_limit_reads_what_its_benchmark_writes():
     for name, (_, limits) in gate.LIMITS.items():
         rows = json.loads((common.ROOT / "results" / "bench" / f"{name}.json").read_text())["rows"]
         assert all(row["holds"] for row in gate.judged(rows, limits)), name
+
+
+def test_a_run_that_is_timed_to_its_first_step_ends_there(tmp_path):
+    arguments = [sys.executable, *startup.RUN, *TINY, f"run_dir={tmp_path / 'run'}"]
+    done = subprocess.run(arguments, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "run" / "config.yaml").is_file()
+    assert not (tmp_path / "run" / "summary.json").exists()
+    assert "run_dir: " not in done.stdout
