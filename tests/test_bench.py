@@ -1,12 +1,14 @@
 """Benchmarks: that rivals do the same work as ours, and that the gate sees what is too slow. Nothing is timed here."""
 
 import json
+import subprocess
+import sys
 
 import pytest
 import torch
-from conftest import composed
+from conftest import TINY, composed
 
-from benchmarks import gate, mask, refresh, step
+from benchmarks import gate, mask, refresh, startup, step
 from benchmarks.common import rendered
 from midstate.common.project import ROOT
 from midstate.runs.plan import Plan
@@ -87,3 +89,12 @@ def test_every_limit_reads_what_its_benchmark_writes():
     for name, (_, limits) in gate.LIMITS.items():
         rows = json.loads((ROOT / "results" / "bench" / f"{name}.json").read_text())["rows"]
         assert all(row["holds"] for row in gate.judged(rows, limits)), name
+
+
+def test_a_run_that_is_timed_to_its_first_step_ends_there(tmp_path):
+    arguments = [sys.executable, *startup.RUN, *TINY, f"run_dir={tmp_path / 'run'}"]
+    done = subprocess.run(arguments, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "run" / "config.yaml").is_file()
+    assert not (tmp_path / "run" / "summary.json").exists()
+    assert "run_dir: " not in done.stdout

@@ -9,6 +9,7 @@ import torch
 from conftest import ROOT
 
 from benchmarks import gpu
+from benchmarks.common import ENVIRONMENT
 
 
 @pytest.mark.parametrize("name", ["masks_are_the_cpus", "the_same_bits_twice", "fused_kernels", "a_checkpoint_goes_on"])
@@ -44,7 +45,8 @@ def test_without_a_gpu_nothing_is_written(tmp_path):
         ["bash", str(ROOT / "scripts/gpu_suite.sh")],
         [sys.executable, "-m", "benchmarks.gpu", "--json"],
     ):
-        done = subprocess.run([*command, str(tmp_path / "x.json")], capture_output=True, text=True, timeout=100)
+        command = [*command, str(tmp_path / "x.json")]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=100, env=ENVIRONMENT)
         assert done.returncode == 1
         assert "there is no CUDA device here" in done.stderr
     assert not (tmp_path / "x.json").exists()

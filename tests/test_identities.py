@@ -7,7 +7,6 @@ import json
 
 import pytest
 from conftest import ALONE, ROOT, composed
-
 from midstate.plan import Plan
 from midstate.reproduce.planning import identity
 

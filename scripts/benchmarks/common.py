@@ -13,11 +13,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from midstate.common.project import git_commit
+from midstate.common.project import ROOT, git_commit
 from midstate.config.compose import composed
 
 if TYPE_CHECKING:
     from midstate.engine.session import Session
+
+# Of processes that run a module of this package, which is not installed.
+ENVIRONMENT = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT / "scripts"), *sys.path])}
 
 
 def timed_process(arguments: list[str]) -> dict[str, Any]:
@@ -33,7 +36,7 @@ def timed_process(arguments: list[str]) -> dict[str, Any]:
         output = Path(directory, "stdout")
         with output.open("w") as file:
             started = time.perf_counter()
-            process = subprocess.Popen([sys.executable, *arguments], cwd=directory, stdout=file)
+            process = subprocess.Popen([sys.executable, *arguments], cwd=directory, stdout=file, env=ENVIRONMENT)
             _, status, usage = os.wait4(process.pid, 0)  # this child's own peak, not that of all children
             seconds = time.perf_counter() - started
         if status:

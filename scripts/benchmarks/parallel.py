@@ -13,7 +13,7 @@ from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.common import timed
+from benchmarks.common import ENVIRONMENT, timed
 from midstate.config.compose import composed
 
 if TYPE_CHECKING:
@@ -36,6 +36,7 @@ def measure(repeats: int) -> list[dict[str, Any]]:
             ],
             cwd=place,
             check=True,
+            env=ENVIRONMENT,
         )
         return json.loads(file.read_text())
 

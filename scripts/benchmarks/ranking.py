@@ -11,6 +11,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from benchmarks.common import ENVIRONMENT
+
 ALLOCATIONS = ("uniform", "erk", "global", "lamp")
 
 
@@ -19,7 +21,7 @@ def measure(repeats: int) -> list[dict[str, Any]]:
     rows = []
     for name in ALLOCATIONS:
         command = [sys.executable, "-m", "benchmarks.ranking", name, str(repeats)]
-        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        done = subprocess.run(command, capture_output=True, text=True, check=True, env=ENVIRONMENT)
         rows.append(json.loads(done.stdout))
     return rows
 

@@ -6,30 +6,13 @@ from typing import Any
 from benchmarks.common import timed_process
 from midstate.common.project import ROOT
 
-# Ends the process when the first step is done; the run is otherwise as typed.
-FIRST_STEP = """
-import os, sys
-from midstate import engine
-
-train_step = engine.train_step
-
-def first_step(*arguments):
-    train_step(*arguments)
-    os._exit(0)
-
-engine.train_step = first_step
-import runpy
-sys.argv = sys.argv[1:]
-sys.path.insert(0, os.path.dirname(sys.argv[0]))
-runpy.run_path(sys.argv[0], run_name="__main__")
-"""
-RUN = (str(ROOT / "train.py"), "pruner=nm_block", "schedule=cubic")
+RUN = (str(ROOT / "scripts/benchmarks/first_step.py"), str(ROOT / "train.py"), "pruner=nm_block", "schedule=cubic")
 WAYS = {
     "import torch": ["-c", "import torch"],
     "train.py --help": [str(ROOT / "train.py"), "--help"],
     "train.py --cfg job": [str(ROOT / "train.py"), "--cfg", "job"],
-    "launch to first training step, without W&B": ["-c", FIRST_STEP, *RUN, "logger=none"],
-    "launch to first training step": ["-c", FIRST_STEP, *RUN],  # last: W&B's own process ends a little later
+    "launch to first training step, without W&B": [*RUN, "logger=none"],
+    "launch to first training step": list(RUN),  # last: W&B's own process ends a little later
 }
 
 

@@ -1,13 +1,17 @@
 """The report's words, by hand."""
 
 import math
+import shutil
 
 import pandas as pd
 import pytest
+from conftest import ROOT
 
-from midstate.study.report import needed
+from midstate.study.claims import read_claims
+from midstate.study.report import needed, torch_versions, write_report
 from midstate.study.section import elsewhere
 from midstate.study.statistics import seeds_needed
+from midstate.study.tables import read_runs
 from midstate.study.verdicts import Measured, Result
 
 
@@ -42,3 +46,22 @@ def test_what_enough_seeds_would_cost():
     assert needed(result(mde=4.0, sesoi=2.0), runs) == f"{seeds} (+{(seeds - 10) / 2:.1f} h)"
     assert needed(result(mde=2.0, sesoi=2.0), runs) == ""
     assert needed(result(mde=math.nan, sesoi=2.0), runs) == ""
+
+
+def test_versions_of_torch_are_named_where_rows_of_one_comparison_differ(tmp_path):
+    (claim,) = read_claims(["C10"])
+    runs = read_runs(ROOT / "results")
+    runs = runs[runs.arm.isin(claim.all_arms) & runs.overrides.isin(["", "trainer.epochs=15"])]
+    long = runs.overrides != ""
+    # A cell of its own: no comparison has both.
+    assert torch_versions(claim, runs.assign(torch=runs.torch.where(long, "2.14.1"))) == []
+    mixed = runs.assign(torch="2.15.0").assign(torch=lambda rows: rows.torch.where(long | (rows.seed > 0), "2.14.1"))
+    line = "quick, the experiments as they are: rows of torch 2.14.1 and 2.15.0"
+    assert torch_versions(claim, mixed) == [line]
+    for table in (ROOT / "results").glob("*.csv"):
+        shutil.copy(table, tmp_path)
+    mixed.to_csv(tmp_path / "runs.csv", index=False)
+    write_report(tmp_path, [claim])
+    for name in ("REPORT.md", "report.html"):
+        assert (tmp_path / name).read_text().count(line) == 1
+    assert torch_versions(claim, runs.drop(columns="torch")) == []

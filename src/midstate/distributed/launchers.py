@@ -5,17 +5,16 @@ nothing heavy: Hydra makes them before there is a run.
 """
 
 import atexit
-import gc
 import os
 import secrets
 import shutil
 import signal
-import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
+from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -39,12 +38,15 @@ if TYPE_CHECKING:
 # Neither reports of use to Ray's makers, nor lines left out because another job said the same.
 RAY_SETTINGS = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_DEDUP_LOGS": "0"}
 
+_submitted: "list[Job]" = []  # by this process to submitit
+
 
 class SubmititJobs(Callback):
     """For hydra/launcher=submitit_slurm and submitit_local."""
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """In the sweep's process: pass a stop on to the jobs."""
+        _remember_jobs()
         pass_on_to(_cancel_submitted)
         # Ctrl-C reaches all processes of a terminal, and those that submitit starts here would kill their jobs unsaved.
         # They inherit what this thread has blocked; another one takes the signal.
@@ -104,7 +106,7 @@ def queue_again(numbers: list[int]) -> None:
 
 def wait_for_submitted() -> None:
     """In the sweep's process: let the jobs end that submitit still has at work, so that none is left alone."""
-    while not all(job.done() for job in _submitted()):
+    while not all(job.done() for job in _submitted):
         time.sleep(SECONDS)
 
 
@@ -112,13 +114,19 @@ def _is_job(config: DictConfig) -> bool:
     return config.hydra.mode == RunMode.MULTIRUN and not is_first()
 
 
-def _submitted() -> "list[Job]":
-    """The jobs that this process has given to submitit; Hydra's launcher keeps them to itself."""
-    if "submitit" not in sys.modules:
-        return []
-    from submitit import Job
+def _remember_jobs() -> None:
+    """Have submitit's executor note the jobs that it returns: Hydra's launcher keeps them in a local variable."""
+    from submitit import AutoExecutor
 
-    return [each for each in gc.get_objects() if issubclass(type(each), Job)]
+    map_array = AutoExecutor.map_array
+
+    @wraps(map_array)
+    def remembering(executor: AutoExecutor, function: Callable, *arguments: Iterable) -> "list[Job]":
+        jobs = map_array(executor, function, *arguments)
+        _submitted.extend(jobs)
+        return jobs
+
+    AutoExecutor.map_array = remembering
 
 
 def _cancel_submitted() -> None:
@@ -127,7 +135,7 @@ def _cancel_submitted() -> None:
 
     cancelled: set[str] = set()
     while True:
-        for job in _submitted():
+        for job in list(_submitted):
             if isinstance(job, LocalJob):
                 # Its own `cancel` leaves a second to save. More than once: a process that only begins may miss it.
                 if not job.done():

@@ -148,3 +148,8 @@ def read_claims(only: list[str] | None = None, directory: Path = CLAIMS) -> list
     if unknown := [name for name in wanted if name not in names]:
         raise ValueError(f"only={', '.join(unknown)}: must be of {', '.join(names)}")
     return [each for each in claims if each.claim in wanted]
+
+
+def in_words(scale: str, cell: tuple[str, ...]) -> str:
+    """A cell of a scale, for people."""
+    return f"{scale}, {' '.join(cell) or 'the experiments as they are'}"

@@ -10,7 +10,7 @@ from matplotlib.ticker import MaxNLocator
 
 from midstate.runs.figures import GREY
 from midstate.study import drawing, panels
-from midstate.study.claims import Claim, read_claims
+from midstate.study.claims import Claim, in_words, read_claims
 from midstate.study.drawing import COLOURS, PAGE, STYLE, Tables, band, save
 from midstate.study.figure_plan import Drawing, Panel
 
@@ -42,19 +42,15 @@ def draw_claims(
             rows = tables.cell(" ".join(cell))
             if rows.has(claim.arms_in(cell)):
                 figure = save(draw(claim, rows), folder, claim.claim.lower())
-                drawn[claim.claim] = Drawn(figure, _words(scale, cell))
+                drawn[claim.claim] = Drawn(figure, in_words(scale, cell))
                 break
     for scale, cell in (("full", ("trainer.epochs=15",)), ("quick", ())):
         rows = tables.cell(" ".join(cell))
         if rows.has(_of_the_article()):
             with plt.rc_context(STYLE):
-                drawn["article"] = Drawn(save(article(rows), folder, "article"), _words(scale, cell))
+                drawn["article"] = Drawn(save(article(rows), folder, "article"), in_words(scale, cell))
             break
     return drawn
-
-
-def _words(scale: str, cell: tuple[str, ...]) -> str:
-    return f"{scale}, {' '.join(cell) or 'the experiments as they are'}"
 
 
 def draw(claim: Claim, tables: Tables) -> Figure:

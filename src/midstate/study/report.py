@@ -13,7 +13,7 @@ from midstate import methods
 from midstate.common.files import write_atomically
 from midstate.study import tracked, verdicts
 from midstate.study.beside import beside, interval
-from midstate.study.claims import SCALES, Claim, read_claims
+from midstate.study.claims import SCALES, Claim, in_words, read_claims
 from midstate.study.drawing import Tables
 from midstate.study.figures import Drawn, draw_claims
 from midstate.study.section import Section, elsewhere
@@ -101,6 +101,7 @@ def _section(claim: Claim, judged: list[Result], tables: Tables, figures: dict[s
         figures.get(claim.claim),
         _not_run(claim, tables.runs),
         sorted(digests - {claim.digest}),
+        torch_versions(claim, tables.runs),
     )
 
 
@@ -109,14 +110,23 @@ def _not_run(claim: Claim, runs: pd.DataFrame) -> list[str]:
     missing = []
     for scale in SCALES:
         for cell in claim.cells(scale):
-            arms = claim.arms_in(cell)
-            rows = runs[(runs.overrides == " ".join(cell)) & runs.arm.isin(arms)]
+            rows = verdicts.rows_of(claim, cell, runs)
             done = len(rows[rows.seed < claim.num_seeds(scale)])
-            planned = claim.num_seeds(scale) * len(arms)
+            planned = claim.num_seeds(scale) * len(claim.arms_in(cell))
             if done < planned:
-                name = " ".join(cell) or "the experiments as they are"
-                missing.append(f"{scale}, {name}: {done or 'none'} of {planned} runs")
+                missing.append(f"{in_words(scale, cell)}: {done or 'none'} of {planned} runs")
     return missing
+
+
+def torch_versions(claim: Claim, runs: pd.DataFrame) -> list[str]:
+    """The cells of a claim whose rows were made with several versions of torch, in words; empty for one version."""
+    mixed = []
+    for scale in SCALES:
+        for cell in claim.cells(scale):
+            found = verdicts.rows_of(claim, cell, runs).get("torch", pd.Series(dtype=str)).dropna().unique()
+            if len(found) > 1:
+                mixed.append(f"{in_words(scale, cell)}: rows of torch {' and '.join(sorted(found))}")
+    return mixed
 
 
 def _what_ran(claims: list[Claim], runs: pd.DataFrame) -> list[dict[str, Any]]:

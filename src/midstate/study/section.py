@@ -21,6 +21,7 @@ class Section:
     figure: Drawn | None
     not_run: list[str]
     changed: list[str]  # digests that rows carry and the committed file no longer has
+    versions: list[str]  # of torch, where they differ within a cell; one a cell
 
     @property
     def elsewhere(self) -> str:

@@ -72,10 +72,15 @@ def judge(claims: Iterable[Claim], runs: pd.DataFrame) -> list[Result]:
     for claim in claims:
         for scale in SCALES:
             for cell in claim.cells(scale):
-                rows = runs[(runs.overrides == " ".join(cell)) & runs.arm.isin(claim.arms_in(cell))]
+                rows = rows_of(claim, cell, runs)
                 if not rows.empty:
                     results += _judge_cell(claim, scale, " ".join(cell), rows)
     return results
+
+
+def rows_of(claim: Claim, cell: tuple[str, ...], runs: pd.DataFrame) -> pd.DataFrame:
+    """The rows that a claim compares in one cell."""
+    return runs[(runs.overrides == " ".join(cell)) & runs.arm.isin(claim.arms_in(cell))]
 
 
 def _judge_cell(claim: Claim, scale: str, overrides: str, rows: pd.DataFrame) -> list[Result]:
