@@ -7,8 +7,9 @@ import json
 
 import pytest
 from conftest import ALONE, ROOT, composed
-from midstate.plan import Plan
-from midstate.reproduce.planning import identity
+
+from midstate.runs.plan import Plan
+from midstate.study.planning import identity
 
 CONF = ROOT / "conf"
 ON_RECORD = ROOT / "tests" / "identities.json"
@@ -22,8 +23,8 @@ def identities():
     Nothing has to be there: no runs, no images.
     """
     presets = sorted(path.stem for path in (CONF / "pruner").glob("*.yaml"))
-    experiments = sorted(CONF.glob("experiment/**/*.yaml"))
-    names = [path.relative_to(CONF / "experiment").with_suffix("").as_posix() for path in experiments]
+    experiments = [path.relative_to(CONF / "experiment") for path in sorted(CONF.glob("experiment/**/*.yaml"))]
+    names = [path.with_suffix("").as_posix() for path in experiments if path.parts[0] != "base"]
     return {
         "presets": {name: Plan.of(composed(f"pruner={name}", *GIVEN.get(name, ()), *PINNED)).hash for name in presets},
         "experiments": {name: identity(name, PINNED)[0] for name in names},

@@ -1,4 +1,4 @@
-"""`python scripts/benchmarks/first_step.py train.py SETTINGS`: the run as typed, ended by its optimizer's first step."""
+"""`python scripts/benchmarks/first_step.py train.py SETTINGS`: the run as typed, ended by its first step."""
 
 import os
 import runpy
