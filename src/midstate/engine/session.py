@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 from torch.amp import GradScaler
 from torch.optim import Optimizer
+from tqdm import tqdm
 
 from midstate.common.errors import RunFailed
 from midstate.data import Batches, Images
 from midstate.distributed.processes import ALONE, Processes
-from midstate.engine.measuring import Measuring
 from midstate.engine.mixup import Mixing
 from midstate.engine.probes import GapProbe
 from midstate.optimizers import Rate
@@ -23,6 +23,30 @@ if TYPE_CHECKING:
     from timm.utils import ModelEmaV3
 
     from midstate.engine.settings import Trainer
+
+
+class Measuring:
+    """Opens with the first measurement, counts them, and is gone when closed.
+
+    Args:
+        shown: whether this process shows bars; on a terminal only in any case.
+    """
+
+    def __init__(self, shown: bool) -> None:
+        self.shown = shown
+        self._bar: tqdm | None = None
+
+    def update(self) -> None:
+        """Count a measurement."""
+        if self._bar is None:
+            self._bar = tqdm(desc="measuring losses", unit="loss", leave=False, disable=None if self.shown else True)
+        self._bar.update()
+
+    def close(self) -> None:
+        """Remove the bar; the next measurement opens another."""
+        if self._bar is not None:
+            self._bar.close()
+        self._bar = None
 
 
 @dataclass

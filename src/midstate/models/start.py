@@ -1,4 +1,4 @@
-"""Where a network's first weights come from: drawn, or taken from a checkpoint."""
+"""What every recipe of a network has: first weights, drawn or from a checkpoint, and a trial pass."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -6,9 +6,11 @@ from textwrap import shorten
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.func import functional_call
 
 from midstate.common import checks
+from midstate.common.errors import first_line
 
 NESTED = ("model", "state_dict", "model_ema", "state_dict_ema")  # where programs put the weights
 PREFIXES = ("module.", "_orig_mod.")  # of DataParallel and averaging; of torch.compile
@@ -79,3 +81,28 @@ def _first_line(error: Exception) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     line = lines[1] if len(lines) > 1 and lines[0].startswith("Error(s)") else (lines or [type(error).__name__])[0]
     return shorten(line, 300, placeholder=" ...")  # all the names of a network are no message
+
+
+@torch.no_grad()
+def try_training(model: nn.Module, images: Tensor, num_classes: int) -> None:
+    """Make one forward pass in training mode; model and generators are left as they were.
+
+    Args:
+        model: in training mode.
+        images: a batch (N, C, H, W); of one image BatchNorm may have nothing to measure.
+        num_classes: of the data.
+
+    Raises:
+        ValueError: the model does not take the images, or gives anything but logits (N, num_classes).
+    """
+    buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}  # BatchNorm writes to the copies
+    devices = [images.device] if images.device.type == "cuda" else []
+    with torch.random.fork_rng(devices):
+        try:
+            logits = functional_call(model, buffers, (images,))
+        except Exception as error:  # what other libraries raise where images do not fit
+            raise ValueError(f"{type(error).__name__}: {first_line(error)}") from error
+    expected = (len(images), num_classes)
+    if not isinstance(logits, Tensor) or logits.shape != expected:
+        found = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+        raise ValueError(f"in training the model gives {found}, where logits {expected} are needed")
