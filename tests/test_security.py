@@ -21,7 +21,7 @@ FOREIGN = (
     "midstate.runs.os.system",  # by way of our own modules
     "midstate.runs.subprocess.run",
     "midstate.run.shutil.copy",
-    "midstate.reproduce.server.os.system",
+    "midstate.reproduce.process.os.system",
     "midstate.config.OmegaConf.save",
     "midstate.runs.write_summary",  # ours, and no class
     "midstate.no_such_thing",

@@ -31,14 +31,14 @@ IMPORTS = [
 HELD_BACK = (signal.SIGTERM, signal.SIGINT)
 LOST = 255  # the status that multiprocessing gives where the server died before it could tell
 
-_forkserver = get_context("forkserver")
-_forkserver.set_forkserver_preload(IMPORTS)
+_context = get_context("forkserver")
+_context.set_forkserver_preload(IMPORTS)
 _lock = threading.Lock()  # `start` reads the status of every process that has ended, and it can be read but once
 
 
 def start_train(arguments: list[str], log: Path) -> BaseProcess:
     """Begin `python train.py ARGUMENTS`, its output going to `log`."""
-    process = _forkserver.Process(target=_train, args=(arguments, log))
+    process = _context.Process(target=_train, args=(arguments, log))
     with _lock:
         _start_server()
         process.start()
@@ -83,9 +83,10 @@ def _alive(pid: int) -> bool:
 def _leave_group() -> None:
     """Take signals again, but those of the sweep's group."""
     os.setsid()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # one that came before is dropped; SIGTERM is meant for the run, too
+    # A SIGINT that came before is dropped; SIGTERM is meant for the run, too.
+    handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, HELD_BACK)
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGINT, handler)
 
 
 def _train(arguments: list[str], log: Path) -> None:
