@@ -7,7 +7,7 @@ from conftest import ALONE, ROOT, composed
 
 from midstate.common.errors import ConfigError
 from midstate.runs.plan import Plan
-from midstate.runs.prepare import prepare
+from midstate.runs.prepare import build_session
 
 # Claims are not for train.py; experiments are composed in tests/reproduce and tests/test_papers.py.
 NOT_HERE = ("claim", "experiment", "paper", "base")
@@ -292,7 +292,7 @@ def test_bad_values_name_field_value_and_what_is_allowed(overrides, message):
 def test_parts_that_do_not_fit_each_other_are_refused(overrides, message):
     plan = Plan.of(composed(*overrides.split(" ")))
     with pytest.raises(ConfigError) as refused:
-        prepare(plan)
+        build_session(plan)
     assert message in str(refused.value)
 
 
@@ -342,7 +342,7 @@ def test_arguments_of_a_model_are_typed_as_documented():
 )
 def test_what_hardly_prunes_or_has_no_room_is_warned_of(overrides, message, caplog):
     with caplog.at_level("WARNING"):
-        prepare(Plan.of(composed(*overrides.split(" "))))
+        build_session(Plan.of(composed(*overrides.split(" "))))
     assert message in caplog.text
 
 

@@ -10,7 +10,7 @@ from torch import nn
 
 from midstate.engine.step import train_step
 from midstate.runs.plan import Plan
-from midstate.runs.prepare import prepare
+from midstate.runs.prepare import build_session
 from midstate.sparsity import (
     L1,
     NM,
@@ -43,7 +43,7 @@ METHODS = {
 
 
 def session_of(name, *overrides):
-    session = prepare(Plan.of(composed(*METHODS[name], *RUN, *overrides)))
+    session = build_session(Plan.of(composed(*METHODS[name], *RUN, *overrides)))
     session.model.train()
     return session
 

@@ -1,4 +1,4 @@
-"""The command line's last line of defence: errors become a message a user can act on, and an exit status."""
+"""Errors of the command line: each becomes a message and an exit status."""
 
 import logging
 import os
@@ -41,7 +41,7 @@ def command_line(main: Callable[[], None]) -> int:
     try:
         with stop_workers_on_signal() as stop_requested:
             status = _status(main)
-        # Of a pool that ends early, whatever else has failed in it, the same command goes on.
+        # A pool that was stopped can be continued by the same command, even if some of its jobs failed.
         return EXIT_STOPPED if status == EXIT_FAILED and stop_requested() else status
     finally:
         for stream in (sys.stdout, sys.stderr):
@@ -113,7 +113,7 @@ def _message(error: BaseException) -> tuple[str | None, int]:
 
 
 def _lost_job(error: BaseException) -> str | None:
-    """What to say where a sweep lacks the result of a job, or of all; None where that is not what happened."""
+    """Message for a sweep that lost the result of a job; None for other errors."""
     frames = _frames(error)
     if ("submitit.core.core", "results") in frames:
         return (

@@ -15,7 +15,7 @@ from midstate.config.compose import compose_root
 from midstate.config.schema import flatten
 
 _BARE = (ValueError, OSError, ArithmeticError, RecursionError, TypeError, AssertionError)
-# What launchers and sweepers raise of their own for a setting; a job's own error comes through Hydra's JobReturn.
+# Launchers and sweepers that raise errors for a setting; the error of a job comes through Hydra's JobReturn.
 _PLUGINS = ("joblib", "hydra_plugins", "submitit", "ray", "optuna")
 # Members that bring a plugin of Hydra's, and the extra that installs it.
 _EXTRAS = {"submitit_slurm": "slurm", "submitit_local": "slurm", "ray": "ray", "optuna": "optuna"}
@@ -69,7 +69,7 @@ def explain(error: Exception) -> str:
 
 
 def _suggest(typed: str) -> str:
-    """What a mistyped group, member or key may have been meant to be."""
+    """Suggest a group, member or key for a mistyped one."""
     members: dict[str, list[str]] = {}
     for path in CONF.glob("*/**/*.yaml"):
         if path.parent == CONF / "experiment" / "base":

@@ -1,4 +1,4 @@
-"""What may stand on a command line, looked at before Hydra acts on it."""
+"""Checks of the command line before Hydra acts on it."""
 
 import re
 
@@ -67,5 +67,5 @@ def check_command_line(arguments: list[str]) -> None:
 
 
 def typed_overrides() -> list[str]:
-    """What the user typed, as typed: read like a setting, references in it would be replaced, secrets too."""
+    """Overrides exactly as typed; references, which may hold secrets, are not resolved."""
     return OmegaConf.to_container(HydraConfig.get().overrides.task, resolve=False)

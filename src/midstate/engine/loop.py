@@ -71,7 +71,7 @@ def _train(
             total=steps_per_epoch,
             initial=first_step,
             leave=False,
-            disable=None if session.processes.first else True,
+            disable=None if session.processes.is_rank_zero else True,
             unit="step",
         ) as bar:
             waited = time.perf_counter()

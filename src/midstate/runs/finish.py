@@ -67,7 +67,7 @@ def finish(recorder: Recorder) -> dict[str, Any]:
         recorder.tracker.summarise(summary, figures)
         return summary
 
-    return processes.agree(report)
+    return processes.on_rank_zero(report)
 
 
 def draw(directory: Path, layers: list[dict[str, Any]], states: list[str]) -> list[Path]:

@@ -47,7 +47,7 @@ NEUTRAL: dict[str, Any] = {
     "model.arguments": None,  # as {}, of which nothing is left
     "data.source": "digits",
 }
-# What changes no result.
+# Settings that change no result.
 IRRELEVANT = (
     "seed",
     "run_dir",
@@ -67,7 +67,7 @@ IRRELEVANT = (
     "pruner.scheme",
     "pruner.allocation.scheme",
 )
-# What changes no result but has counted from the first: it counts with one value, the one that results have.
+# Settings that change no result but were hashed from the start: hashed with the one value that old results have.
 FIXED: dict[str, Any] = {"data.download": True}
 
 

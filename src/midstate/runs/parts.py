@@ -1,4 +1,4 @@
-"""What the groups of a configuration build, every `auto` replaced by what it stands for."""
+"""The objects that a configuration names, with every `auto` replaced."""
 
 import os
 from dataclasses import dataclass, replace
@@ -16,7 +16,7 @@ from midstate.models import Narrow
 from midstate.runs.tracking import Wandb
 from midstate.sparsity import Method, Schedule
 
-# What each part must be able to do, wherever it comes from.
+# A method or attribute that each part must have.
 KINDS = {"model": "create", "data": "load", "schedule": "window", "optimizer": "create", "trainer": "checkpoint_every"}
 AXES = {
     "scope": "resolve",
@@ -76,9 +76,7 @@ def _check_kinds(built: dict[str, Any]) -> None:
 
 
 def _decided(trainer: Trainer, embedded: bool, device_index: int) -> tuple[Trainer, torch.device]:
-    """Replace every `auto`: what decides the numbers is part of a run's identity. Of several processes on a machine
-    each has a GPU of its own.
-    """
+    """Replace every `auto`, because device, threads and precision change the numbers; each local process gets a GPU."""
     cuda = trainer.device == "cuda" or (trainer.device == "auto" and torch.cuda.is_available())
     _check_device(trainer, cuda, device_index)
     index = local_rank() if started_by_torchrun() else device_index

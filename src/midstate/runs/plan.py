@@ -69,7 +69,7 @@ class Plan:
         return self.config["rerun"]
 
     def facts(self) -> dict[str, Any]:
-        """What the summary says of the run whatever its end."""
+        """Fields of the summary that do not depend on how the run ends."""
         trainer = self.parts.trainer
         return {
             "format": FORMAT,
@@ -96,7 +96,7 @@ def resolve(config: DictConfig, parts: Parts, scheme_of: str | None = None) -> d
     resolved, trainer = OmegaConf.to_container(config, resolve=True), parts.trainer
     resolved["trainer"] |= {name: getattr(trainer, name) for name in ("device", "threads", "precision")}
     resolved["trainer"]["num_processes"] = world_size()
-    # What a scheme's file says, or which runs have found it, is part of the run's identity, where it lies is not.
+    # The content of a scheme, or the runs that found it, identify a run; the place of the file does not.
     if scheme_of:
         resolved["pruner"]["scheme_of"] = scheme_of
     elif isinstance(parts.method.allocation, Scheme):
@@ -149,7 +149,7 @@ def _check_trained(parts: Parts) -> None:
 
 
 def _directory(config: DictConfig, name: str, identity: str) -> Path:
-    """Where a run is written to."""
+    """Choose and check the directory of the run."""
     if ".." in Path(name).parts or Path(name).is_absolute():
         raise ConfigError(f"{name}: the name of a run must not lead out of outputs/")
     multirun = HydraConfig.get().mode == RunMode.MULTIRUN

@@ -1,4 +1,4 @@
-"""What a run writes while it goes on: tables, checkpoints, summary, and W&B beside them."""
+"""Writes tables, checkpoints and summary of a run, and sends them to W&B."""
 
 import logging
 import time
@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 
 @dataclass
 class Recorder:
-    """Writes what happens in a run."""
+    """Writes the results of a run."""
 
     plan: Plan
     session: Session
@@ -40,7 +40,7 @@ class Recorder:
             RunFailed: it cannot be written.
         """
         self.directory.write("config.yaml", lambda: self.directory.write_config(self.config))
-        if self.session.processes.first:
+        if self.session.processes.is_rank_zero:
             self.tracker.start(self._start_wandb)
 
     def save(self) -> None:
@@ -65,14 +65,14 @@ class Recorder:
         """Write the tables, log the row, print a line."""
         session = self.session
         self.tables()
-        if session.processes.first:
+        if session.processes.is_rank_zero:
             kept = zip(session.pruner.layers, session.pruner.kept(), strict=True)
             self.tracker.log({**row, **{f"kept/{layer.name}": share for layer, share in kept}})
         log.info(epoch_line(row, session.settings.epochs, session.pruner.describe(session.step)))
 
     def summary(self, status: str, **more: Any) -> dict[str, Any]:
         """Write summary.json and return it."""
-        return self.session.processes.agree(lambda: self.write_summary(status, **more))
+        return self.session.processes.on_rank_zero(lambda: self.write_summary(status, **more))
 
     def write_summary(self, status: str, **more: Any) -> dict[str, Any]:
         """Write summary.json and return it, without asking the other processes."""

@@ -14,7 +14,7 @@ from midstate.study.figure_plan import Drawing
 CLAIMS = Path(__file__).parents[3] / "conf" / "claim"
 SCALES = ("quick", "full", "paper")
 TESTS = ("difference", "equivalence", "share_within", "shapes", "recovery", "concavity")
-# What explains a claim or says how it is shown, and changes no number.
+# Fields that explain or show a claim and change no number; not part of its digest.
 PROSE = ("title", "article", "english", "would_change", "notes", "changes", "arms", "leave_out", "figure", "role_swaps")
 
 

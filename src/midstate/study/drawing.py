@@ -1,4 +1,4 @@
-"""What the figures of the claims share: style, intervals over seeds, and saving."""
+"""Shared by the figures of claims: style, intervals over seeds, saving."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
