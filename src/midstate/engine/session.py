@@ -94,7 +94,7 @@ class Session:
         return self.device.type == "cuda"
 
     def check_finite(self) -> None:
-        """Raise RunFailed if a weight is not finite; called before each checkpoint, so that a bad one is never saved."""
+        """Raise RunFailed if a weight is not finite; called before each checkpoint, so that all saved ones are good."""
         for name, tensor in self.model.state_dict().items():
             if not bool(tensor.isfinite().all()):
                 self.diverged(f"{name} holds numbers that are not finite")
