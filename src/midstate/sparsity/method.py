@@ -154,3 +154,36 @@ class Method:
     def dense(self) -> bool:
         """Tell whether nothing is pruned."""
         return self.pattern is None
+
+    @property
+    def measures(self) -> bool:
+        """Tell whether scores or allocations depend on activations or losses."""
+        if self.dense:
+            return False
+        return self.criterion.observes not in (None, "batchnorm") or self.allocation.measures
+
+    @property
+    def prunes_filters(self) -> bool:
+        """Tell whether whole filters go."""
+        return not self.dense and self.pattern.name == "filter"
+
+    @property
+    def num_jumps(self) -> int:
+        """Jumps between the dense network and the target, as the pattern counts them."""
+        return 0 if self.dense else self.pattern.num_jumps
+
+    @property
+    def nominal_density(self) -> float | None:
+        """Density of every layer before rounding to whole units; None where that is not one number."""
+        if self.dense or not self.allocation.uniform or self.pattern.name == "nm":
+            return None
+        return 1 - self.pattern.sparsity
+
+    def describe(self, density: float, progress: float) -> str:
+        """The state at a progress in a few words; `density` is the share of weights that the target keeps."""
+        if self.dense:
+            return "dense"
+        target = self.pattern.title if self.allocation.uniform else f"mixed {self.pattern.title}"
+        if self.allocation.own_budget or self.allocation.searches:
+            target = f"{100 * density:.3g} % of weights"
+        return self.path.describe(self.pattern, target, progress)

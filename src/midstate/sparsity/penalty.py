@@ -24,17 +24,8 @@ class Penalised:
     gamma: Tensor | None = None  # (O,) of the BatchNorm that reads the layer, where observed
 
 
-class Penalty:
-    """What every penalty has. Members add `add(layers, step, progress)`."""
-
-    observes: ClassVar[str | None] = None  # what it looks at besides weights, as a criterion does
-
-    def check(self, pattern: Pattern) -> None:
-        """Raise ValueError if the penalty makes no sense for this pattern."""
-
-
 @dataclass(frozen=True)
-class BatchNormL1(Penalty):
+class BatchNormL1:
     """L1 on gammas, until the first unit goes: grad += strength * sign(gamma) (Liu et al., arXiv 1708.06519).
 
     Args:
@@ -42,7 +33,7 @@ class BatchNormL1(Penalty):
     """
 
     strength: float = 1e-4
-    observes: ClassVar[str | None] = "batchnorm"
+    observes: ClassVar[str | None] = "batchnorm"  # what it looks at besides weights, as a criterion does
 
     def __post_init__(self) -> None:
         checks.number("strength", self.strength, 0)
@@ -68,3 +59,6 @@ class BatchNormL1(Penalty):
         for layer in layers:
             if layer.gamma.grad is not None:
                 layer.gamma.grad.add_(layer.gamma.detach().sign(), alpha=self.strength)
+
+
+Penalty = BatchNormL1  # the members of this axis

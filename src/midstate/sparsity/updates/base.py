@@ -79,3 +79,6 @@ class Ticks:
 
     def _forced(self, step: int) -> bool:
         return step in (self.start, self.stop)
+
+
+NEVER = Ticks(every=1, until=-1, start=0, stop=0, live=False)  # masks are not refreshed at all
