@@ -14,12 +14,11 @@ from midstate.sparsity.allocations.scheme import scheme_text
 from midstate.sparsity.attached import Attached
 from midstate.sparsity.batchnorm import needed_batchnorms
 from midstate.sparsity.history import NO_CHANGES, Changes
-from midstate.sparsity.layers import View
 from midstate.sparsity.method import Method
+from midstate.sparsity.network import Network
 from midstate.sparsity.observe import Sample
 from midstate.sparsity.patterns.nm import Level
 from midstate.sparsity.patterns.pattern import verify
-from midstate.sparsity.penalty import Penalised
 from midstate.sparsity.schedules import Schedule
 from midstate.sparsity.scope import names_of
 from midstate.sparsity.updates.base import NEVER
@@ -94,14 +93,14 @@ class Pruner:
         uses_of = [uses.get(layer.name, 1) for layer in self.layers]
         norms = needed_batchnorms(model, method, self.layers, sample)
         gammas = [None if norm is None else norm.weight for norm in norms]
-        self._view = View(
+        self._network = Network(
             model, method, self.layers, self._weights, self._attached.masked, uses_of, classifier, seed, sample, gammas,
             self._before_measuring,
         )  # fmt: skip
-        self._view.try_measuring()
-        method.allocation.check_layers(method.pattern, self._view.candidates())
+        self._network.try_measuring()
+        method.allocation.check_layers(method.pattern, self._network.views())
         if method.allocation.refresh == "never":
-            self.levels = method.allocation.allocate(method.pattern, self._view.candidates())
+            self.levels = method.allocation.allocate(method.pattern, self._network.views())
         method.path.check_levels(method.pattern, self.levels)
         self._attached.attach(self.levels, norms)
         self._changes = Changes(method.pattern, self.masks)
@@ -155,24 +154,22 @@ class Pruner:
         method = self.method
         if progress == 0:
             return [torch.ones_like(mask) for mask in self.masks]
-        norms = self._view.input_norms(method.criterion.observes)
+        layers = self._network.views(step)
         if self.levels is None or method.allocation.refresh == "tick":
-            self.levels = self._view.attainable(
-                method.allocation.allocate(method.pattern, self._view.candidates(norms))
-            )
-        places = self._view.places(self.levels, norms, step)
-        masks = method.path.masks(method.pattern, places, progress)
+            self.levels = self._network.attainable(method.allocation.allocate(method.pattern, layers))
+        layers = self._network.at(layers, self.levels)
+        masks = method.path.masks(method.pattern, layers, progress)
         masks = [method.pattern.expand(mask, w.shape) for mask, w in zip(masks, self._weights, strict=True)]
         if method.update.regrow == "never":
             masks = [mask * in_force for mask, in_force in zip(masks, self.masks, strict=True)]
         if share := method.update.exchanged(self.ticks.elapsed(step)):
-            return method.path.masks(method.pattern, self._view.exchanging(places, masks, share, step), progress)
-        return self._view.swapped(masks, step) if method.update.forced_swaps else masks
+            return method.path.masks(method.pattern, self._network.exchanging(layers, masks, share), progress)
+        return self._network.swapped(layers, masks) if method.update.forced_swaps else masks
 
     def _search(self, step: int) -> None:
         """Let an allocation that searches decide for this step."""
         self._walks, self._strengths = self.method.allocation.search(
-            self.method.pattern, self._view.candidates(), self._walks, step, self.window.progress(step)
+            self.method.pattern, self._network.views(step), self._walks, step, self.window.progress(step)
         )
         self.levels = [walk["level"] for walk in self._walks]
 
@@ -196,7 +193,7 @@ class Pruner:
             step: the step that it makes, from 0; methods with a penalty need it.
         """
         if self.method.penalty:
-            self.method.penalty.add(self._penalised(), step, self.window.progress(step))
+            self.method.penalty.add(self._network.views(step), step, self.window.progress(step))
         self._attached.before_step()
         for i, strength in enumerate(self._strengths or []):
             press(self._weights[i], self.masks[i], strength)
@@ -205,14 +202,6 @@ class Pruner:
     def after_step(self, optimizer: Optimizer) -> None:
         """Undo what the optimizer did against the estimator's rule; call after the optimizer's step."""
         self._attached.after_step(optimizer)
-
-    def _penalised(self) -> list[Penalised]:
-        view = self._view
-        gammas = view.gammas or [None] * len(self.layers)
-        return [
-            Penalised(weight, mask, uses, gamma)
-            for weight, mask, uses, gamma in zip(self._weights, self.masks, view.uses, gammas, strict=True)
-        ]
 
     def kept(self) -> list[float]:
         """Share of each layer's weights in use under the current masks."""
@@ -279,7 +268,7 @@ class Pruner:
         """How the allocation compares with the uniform one, see `compare_with_uniform`; None when dense."""
         if self.levels is None:
             return None
-        return compare_with_uniform(self.method.pattern, self._view.candidates(), self.levels)
+        return compare_with_uniform(self.method.pattern, self._network.views(), self.levels)
 
     def scheme(self) -> str | None:
         """The target levels as a file that `Scheme` reads; None when dense."""

@@ -21,6 +21,7 @@ class Timed:
     every: str = "1it"
     until: float | str | None = None
     live: ClassVar[bool] = True  # whether each evaluation refreshes the masks as well
+    needs: ClassVar[tuple[str, ...]] = ()  # what it looks at, from `NEEDS`
     from_zero: ClassVar[bool] = False  # whether what is pruned is zeroed, so that it comes back as zero
 
     def __post_init__(self) -> None:
