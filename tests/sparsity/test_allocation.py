@@ -13,9 +13,9 @@ from midstate.sparsity import (
     LAMP,
     NM,
     Budget,
-    Candidate,
     Filter,
     Global,
+    LayerView,
     Row,
     Scheme,
     Uniform,
@@ -32,17 +32,17 @@ SHAPES = [(8, 16, 1, 1), (16, 8, 3, 3), (32, 16, 3, 3), (10, 32)]
 
 def candidate(i, pattern, shape, uses=1, loss=None, scale=1.0):
     weight = scale * torch.randn(shape, generator=Generator().manual_seed(i))
-    return Candidate(
+    return LayerView(
+        weight,
         name=f"layer{i}",
-        shape=torch.Size(shape),
-        uses=uses,
+        index=i,
+        macs=uses,
         is_first=i == 0,
         is_classifier=len(shape) == 2,
-        weight=weight,
-        score=lambda: pattern.pool(weight.abs()),
-        loss=loss or (lambda level: 0.0),
-        input_norm=lambda: torch.ones(shape[1]),
-        generator=Generator().manual_seed(i),
+        score_of=lambda layer: pattern.pool(layer.weight.abs()),
+        loss_of=lambda layer, level: loss(level) if loss else 0.0,
+        measure={"input_norm": lambda: torch.ones(shape[1])},
+        generators=lambda *_: Generator().manual_seed(i),
     )
 
 
@@ -348,7 +348,7 @@ def test_outliers_of_grouped_convolutions_are_found_in_every_group():
     layer = candidate(0, Weight(0.5), (8, 4, 1, 1))
     layer.weight.fill_(1.0)
     norms = torch.tensor([1.0, 1, 1, 1, 1000, 1, 1, 1])
-    assert _outliers(dataclasses.replace(layer, input_norm=lambda: norms)) == 4 / 32
+    assert _outliers(dataclasses.replace(layer, measure={"input_norm": lambda: norms})) == 4 / 32
 
 
 def test_a_hundred_levels_a_layer_end_in_a_choice_near_the_best():

@@ -15,6 +15,7 @@ from midstate.sparsity import (
     Direct,
     Global,
     Hard,
+    LayerView,
     Method,
     Pruner,
     Schedule,
@@ -25,7 +26,6 @@ from midstate.sparsity import (
     Weight,
     nm_mask,
 )
-from midstate.sparsity.paths.base import Place
 from midstate.sparsity.paths.combinations import combinations_of, in_groups, out_of_groups
 
 EVERY_LAYER = Scope(skip_first=False, skip_classifier=False)
@@ -220,7 +220,7 @@ def test_every_layer_has_its_own_combinations(kind, tmp_path):
 def test_ranked_by_scores_the_last_one_is_the_mask_itself(n, m):
     torch.manual_seed(0)
     weight = torch.randn(6, 16, 3, 3)
-    place = Place(weight, weight.abs, n, torch.ones_like(weight, dtype=torch.bool), torch.Generator())
+    place = LayerView(weight, level=n, score_of=lambda layer: layer.weight.abs())
     path, pattern = Combinations(), NM(n, m)
     assert torch.equal(path.masks(pattern, [place], 1.0)[0], nm_mask(weight, n, m))
     last = None

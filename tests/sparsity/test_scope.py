@@ -81,7 +81,7 @@ def test_allocations_know_every_layer_of_the_classifier(classifier):
     model = nn.Sequential(nn.Linear(4, 8), nn.Linear(8, 8), nn.Linear(8, 2))
     method = Method(Scope(skip_classifier=False), NM(2, 4), L1(), Uniform(), Direct(), Update(), SRSTE())
     pruner = Pruner(model, method, Schedule("one_shot", 0, 0), 1, 1, classifier=classifier)
-    assert [each.name for each in pruner._view.candidates() if each.is_classifier] == list(classifier)
+    assert [each.name for each in pruner._network.views() if each.is_classifier] == list(classifier)
 
 
 def test_exclude_by_pattern():

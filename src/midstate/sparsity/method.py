@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from midstate.sparsity.allocations.base import Allocation
 from midstate.sparsity.criteria.base import Criterion
 from midstate.sparsity.estimators.base import Estimator
+from midstate.sparsity.layers import MEASURED, NEEDS
 from midstate.sparsity.paths.base import Path
 from midstate.sparsity.paths.blocks import Blocks
 from midstate.sparsity.paths.combinations import Combinations
@@ -15,6 +16,28 @@ from midstate.sparsity.penalty import Penalty
 from midstate.sparsity.scope import Scope
 from midstate.sparsity.updates.drop_grow import DropGrow
 from midstate.sparsity.updates.live import Update
+
+AXES = ("pattern", "criterion", "allocation", "path", "update", "estimator")
+# Methods that a member must have; whatever else its axis asks for has a default.
+METHODS = {
+    "criterion": ("score(layer, pattern)",),
+    "allocation": ("allocate(pattern, layers)",),
+    "path": ("masks(pattern, layers, p)", "describe(pattern, level, p)"),
+    "estimator": ("apply(weight, mask, memory)",),
+    "penalty": ("add(layers, step, progress)",),
+}
+
+
+def _check_member(axis: str, member: object) -> None:
+    """Raise ValueError if a member lacks a method, or needs what there is not."""
+    name = type(member).__name__
+    lacking = [each for each in METHODS.get(axis, ()) if not callable(getattr(member, each.partition("(")[0], None))]
+    if lacking:
+        raise ValueError(f"{axis}={name}: has no method {' and no '.join(lacking)}; every {axis} needs it")
+    needs = getattr(member, "needs", ())
+    if not isinstance(needs, tuple) or (unknown := [need for need in needs if need not in NEEDS]):
+        wrong = needs if not isinstance(needs, tuple) else unknown
+        raise ValueError(f"{axis}={name}: needs={wrong!r}: must be a tuple of names among {', '.join(NEEDS)}")
 
 
 @dataclass(frozen=True)
@@ -35,12 +58,13 @@ class Method:
     penalty: Penalty | None = None
 
     def __post_init__(self) -> None:
-        axes = ("pattern", "criterion", "allocation", "path", "update", "estimator")
-        missing = [axis for axis in axes if getattr(self, axis) is None]
-        if missing and (len(missing) < len(axes) or self.penalty):
+        missing = [axis for axis in AXES if getattr(self, axis) is None]
+        if missing and (len(missing) < len(AXES) or self.penalty):
             raise ValueError(f"pruner: {', '.join(missing)} missing; a method has all axes, dense only a scope")
         if missing:
             return
+        for axis, member in self.members.items():
+            _check_member(axis, member)
         self.path.check(self.pattern)
         self._check_path()
         self.criterion.check(self.pattern, self.allocation.refresh != "never")
@@ -154,3 +178,44 @@ class Method:
     def dense(self) -> bool:
         """Tell whether nothing is pruned."""
         return self.pattern is None
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """What its members look at that has to be measured or found, from `NEEDS`."""
+        return tuple(dict.fromkeys(need for member in self.members.values() for need in getattr(member, "needs", ())))
+
+    @property
+    def measures(self) -> bool:
+        """Tell whether scores or allocations depend on activations or losses."""
+        return any(need in MEASURED for need in self.needs)
+
+    @property
+    def members(self) -> dict[str, object]:
+        """The members of its axes, by axis; none when dense."""
+        return {axis: member for axis in (*AXES, "penalty") if (member := getattr(self, axis)) is not None}
+
+    @property
+    def prunes_filters(self) -> bool:
+        """Tell whether whole filters go."""
+        return not self.dense and self.pattern.name == "filter"
+
+    @property
+    def num_jumps(self) -> int:
+        """Jumps between the dense network and the target, as the pattern counts them."""
+        return 0 if self.dense else self.pattern.num_jumps
+
+    @property
+    def nominal_density(self) -> float | None:
+        """Density of every layer before rounding to whole units; None where that is not one number."""
+        if self.dense or not self.allocation.uniform or self.pattern.name == "nm":
+            return None
+        return 1 - self.pattern.sparsity
+
+    def describe(self, density: float, progress: float) -> str:
+        """The state at a progress in a few words; `density` is the share of weights that the target keeps."""
+        if self.dense:
+            return "dense"
+        target = self.pattern.title if self.allocation.uniform else f"mixed {self.pattern.title}"
+        if self.allocation.own_budget or self.allocation.searches:
+            target = f"{100 * density:.3g} % of weights"
+        return self.path.describe(self.pattern, target, progress)

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from midstate.common import checks
-from midstate.sparsity.allocations.base import Allocation, Candidate
+from midstate.sparsity.allocations.base import Allocation
+from midstate.sparsity.layers import LayerView
 from midstate.sparsity.patterns.nm import Level
 from midstate.sparsity.patterns.pattern import Pattern
 
@@ -70,7 +71,7 @@ class Scheme(Allocation):
         if made_for != _made_for(pattern):
             raise ValueError(f"scheme={self.scheme!r}: was made for {made_for}, and this run has {_made_for(pattern)}")
 
-    def allocate(self, pattern: Pattern, layers: Sequence[Candidate]) -> list[Level]:
+    def allocate(self, pattern: Pattern, layers: Sequence[LayerView]) -> list[Level]:
         """One target level a layer.
 
         Raises:
@@ -82,7 +83,7 @@ class Scheme(Allocation):
             raise ValueError(f"scheme={self.scheme!r}: does not fit the scope; missing {missing}, not in scope {extra}")
         return [self._level(pattern, layer, levels[layer.name]) for layer in layers]
 
-    def _level(self, pattern: Pattern, layer: Candidate, value: Any) -> Level:
+    def _level(self, pattern: Pattern, layer: LayerView, value: Any) -> Level:
         name = f"scheme level of {layer.name}"
         if not isinstance(value, list):
             return checks.integer(name, value, 0, pattern.full(layer.shape))

@@ -7,8 +7,9 @@ from torch import Tensor
 
 from midstate.common import checks
 from midstate.common.numbers import floor
-from midstate.sparsity.criteria.base import Criterion, Seen
+from midstate.sparsity.criteria.base import Criterion
 from midstate.sparsity.kernels.selection import keep_largest
+from midstate.sparsity.layers import LayerView
 from midstate.sparsity.patterns.pattern import Pattern
 
 
@@ -39,12 +40,12 @@ class GeometricMedian(Criterion):
                 "decides that from the scores; use norm_share=0"
             )
 
-    def score(self, weight: Tensor, pattern: Pattern, seen: Seen) -> Tensor:
+    def score(self, layer: LayerView, pattern: Pattern) -> Tensor:
         """Scores (O,): sums of distances; filters that go by their norm score 0."""
-        filters = weight.flatten(1)
-        stay = torch.ones(len(filters), dtype=torch.bool, device=weight.device)
+        filters = layer.weight.flatten(1)
+        stay = torch.ones(len(filters), dtype=torch.bool, device=filters.device)
         if self.norm_share:
-            num_by_norm = floor(self.norm_share * (len(filters) - seen.level))
+            num_by_norm = floor(self.norm_share * (len(filters) - layer.level))
             stay = keep_largest(filters.norm(dim=1), len(filters) - num_by_norm, 0)
         # The plain form: the faster one by matrix product loses the digits that tell near filters apart.
         distance = torch.cdist(filters, filters[stay], compute_mode="donot_use_mm_for_euclid_dist").sum(1)

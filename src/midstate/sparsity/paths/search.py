@@ -6,7 +6,8 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from midstate.sparsity.paths.base import Path, Place, layer_masks
+from midstate.sparsity.layers import LayerView
+from midstate.sparsity.paths.base import Path, layer_masks
 from midstate.sparsity.patterns.nm import NM
 from midstate.sparsity.schedules import Window
 
@@ -33,9 +34,9 @@ class Search(Path):
             )
         return window
 
-    def masks(self, pattern: NM, places: Sequence[Place], p: float) -> list[Tensor]:
+    def masks(self, pattern: NM, layers: Sequence[LayerView], p: float) -> list[Tensor]:
         """The pattern at the levels found so far."""
-        return layer_masks(pattern, places, [place.level for place in places])
+        return layer_masks(pattern, layers, [layer.level for layer in layers])
 
     def describe(self, pattern: NM, level: str, p: float) -> str:
         """The state in a few words."""

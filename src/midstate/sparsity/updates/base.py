@@ -21,6 +21,7 @@ class Timed:
     every: str = "1it"
     until: float | str | None = None
     live: ClassVar[bool] = True  # whether each evaluation refreshes the masks as well
+    needs: ClassVar[tuple[str, ...]] = ()  # what it looks at, from `NEEDS`
     from_zero: ClassVar[bool] = False  # whether what is pruned is zeroed, so that it comes back as zero
 
     def __post_init__(self) -> None:
@@ -79,3 +80,6 @@ class Ticks:
 
     def _forced(self, step: int) -> bool:
         return step in (self.start, self.stop)
+
+
+NEVER = Ticks(every=1, until=-1, start=0, stop=0, live=False)  # masks are not refreshed at all

@@ -1,7 +1,6 @@
 """Drop and grow: the number of weights stays, and at every tick a share of them changes place (RigL, SET)."""
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -11,6 +10,7 @@ from torch import Generator, Tensor
 from midstate.common import checks
 from midstate.common.numbers import floor
 from midstate.sparsity.kernels.selection import keep_largest, refuse_nan
+from midstate.sparsity.layers import LayerView
 from midstate.sparsity.patterns.pattern import Pattern
 from midstate.sparsity.updates.base import Timed
 
@@ -87,14 +87,13 @@ class DropGrow(Timed):
         """Share of each layer's units in use that a refresh exchanges: half a cosine of the time up to `until`."""
         return self.drop_fraction / 2 * (1 + math.cos(math.pi * elapsed))
 
-    def growth(self, mask: Tensor, memory: Mapping[str, Tensor], generator: Generator) -> Tensor:
-        """What speaks for growing each weight of a layer, 0 or more.
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """Growth by the gradient looks at the last step's."""
+        return ("step_gradient",) if self.grow == "gradient" else ()
 
-        Args:
-            mask: the layer's.
-            memory: what the estimator keeps of it.
-            generator: of random growth.
-        """
+    def growth(self, layer: LayerView) -> Tensor:
+        """What speaks for growing each weight of a layer, 0 or more; random growth is a function of the step."""
         if self.grow == "gradient":
-            return memory["gradient"]
-        return torch.rand(mask.shape, generator=generator).to(mask.device)
+            return layer.step_gradient
+        return torch.rand(layer.shape, generator=layer.generator("growth", layer.step)).to(layer.weight.device)
