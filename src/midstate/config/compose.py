@@ -1,24 +1,58 @@
 """Composing a configuration as the command line does."""
 
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
-from midstate.common.project import ROOT
+from hydra import compose, initialize_config_dir
+from hydra.core.config_search_path import ConfigSearchPath
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.plugins import Plugins
+from hydra.plugins.search_path_plugin import SearchPathPlugin
+from omegaconf import DictConfig, open_dict
 
-if TYPE_CHECKING:
-    from omegaconf import DictConfig
+from midstate.common.errors import ConfigError
+from midstate.common.project import CONF, LOCAL
 
 
-def composed(*overrides: str) -> "DictConfig":
-    """Compose a configuration as `python train.py OVERRIDES` does, with Hydra's own facts in place."""
-    from hydra import compose, initialize_config_dir
-    from hydra.core.global_hydra import GlobalHydra
-    from hydra.core.hydra_config import HydraConfig
-    from omegaconf import open_dict
+class LocalMembers(SearchPathPlugin):
+    """Puts local/conf, where it exists, behind conf/ on Hydra's search path."""
 
+    def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
+        """Append the folder; raise ConfigError where conf/, which is looked at first, would hide a file of it."""
+        folder = LOCAL / "conf"
+        if folder.is_dir():
+            _check_not_hidden(folder)
+            search_path.append("local", str(folder))
+
+
+def register_local_members() -> None:
+    """Let Hydra find the members in local/conf, from now on and in this process."""
+    Plugins.instance().register(LocalMembers)
+
+
+@contextmanager
+def search_path() -> Iterator[None]:
+    """Let `hydra.compose` find what `python train.py` finds."""
     GlobalHydra.instance().clear()
-    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+    register_local_members()
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        yield
+
+
+def composed(*overrides: str) -> DictConfig:
+    """Compose a configuration as `python train.py OVERRIDES` does, with Hydra's own facts in place."""
+    with search_path():
         config = compose("train", overrides=list(overrides), return_hydra_config=True)
     HydraConfig.instance().set_config(config)
     with open_dict(config):
         del config["hydra"]
     return config
+
+
+def _check_not_hidden(folder: Path) -> None:
+    for path in sorted(folder.rglob("*.yaml")):
+        name = path.relative_to(folder)
+        if (CONF / name).is_file():
+            raise ConfigError(f"local/conf/{name}: conf/{name} comes first and would hide it; give it another name")

@@ -3,16 +3,18 @@
 import re
 import sys
 import traceback
+from collections.abc import Collection
+from pathlib import Path
 
 import hydra
-from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException, InstantiationException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from midstate.common.checks import near
 from midstate.common.errors import ConfigError
-from midstate.common.project import CONF
+from midstate.common.project import member_folders
+from midstate.config.compose import search_path
 from midstate.config.schema import flatten
 
 _BARE = (ValueError, OSError, ArithmeticError, RecursionError, TypeError, AssertionError)
@@ -71,40 +73,46 @@ def explain(error: Exception) -> str:
 
 def _suggest(typed: str) -> str:
     """What a mistyped group, member or key may have been meant to be."""
+    files = _member_files()
     members: dict[str, list[str]] = {}
-    for path in CONF.glob("*/**/*.yaml"):
-        members.setdefault(path.parent.relative_to(CONF).as_posix(), []).append(path.stem)
+    for name in files:
+        members.setdefault(name.rpartition("/")[0], []).append(name.rpartition("/")[2])
     group, _, member = typed.rpartition("/")
     if typed in members:  # a group that only some members of the one above bring
-        owners = [name for name in members[group] if f"- {member}:" in (CONF / group / f"{name}.yaml").read_text()]
+        owners = [name for name in members[group] if f"- {member}:" in files[f"{group}/{name}"].read_text()]
         return f"; it goes with {group}={' or '.join(sorted(owners))}"
     if group in members:
         return near(member, members[group])
     prefix, _, last = typed.rpartition(".")
     owners = [
-        path.relative_to(CONF).with_suffix("").as_posix()
-        for path in sorted(CONF.glob(f"{prefix or '*'}/*/*.yaml"))
-        if re.search(rf"^{re.escape(last)}:", path.read_text(), re.MULTILINE)
+        name
+        for name in sorted(files, key=lambda name: name.split("/"))
+        if name.count("/") == 2
+        and name.startswith(f"{prefix}/" if prefix else "")
+        and re.search(rf"^{re.escape(last)}:", files[name].read_text(), re.MULTILINE)
     ]
     if prefix and owners:
         return f"; {last} is a setting of {' and '.join('='.join(owner.rsplit('/', 1)) for owner in owners)}"
-    known = [*members, *_composed_keys(list(members))]
+    known = [*members, *_composed_keys(files)]
     same_last = [key for key in known if key.rpartition(".")[2] == last]
     guess = f"; did you mean {' or '.join(same_last)}?" if same_last else near(typed, known, cutoff=0.8)
     return guess if guess or prefix else f"; the groups are {', '.join(sorted(members))}"
 
 
-def _composed_keys(groups: list[str]) -> list[str]:
+def _member_files() -> dict[str, Path]:
+    """The file of every member of a group, by group/member."""
+    return {
+        path.relative_to(folder).with_suffix("").as_posix(): path
+        for folder in member_folders()
+        for path in folder.glob("*/**/*.yaml")
+    }
+
+
+def _composed_keys(members: Collection[str]) -> list[str]:
     """Keys of the configuration that the command line's valid group choices compose."""
-    GlobalHydra.instance().clear()
-    typed = [argument.partition("=") for argument in sys.argv[1:]]
-    valid = [
-        f"{group}={member}"
-        for group, _, member in typed
-        if group in groups and (CONF / group / f"{member}.yaml").is_file()
-    ]
+    valid = [argument for argument in sys.argv[1:] if argument.replace("=", "/", 1) in members]
     try:
-        with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+        with search_path():
             config = hydra.compose("train", overrides=valid)
     except HydraException:
         return []  # the choices clash for another reason; a suggestion is only a courtesy

@@ -21,7 +21,7 @@ from midstate.distributed.environment import local_rank, local_size, started_by_
 from midstate.distributed.machine import fast_at_bfloat16
 from midstate.runs.directory import FORMAT, read_summary
 from midstate.runs.find import checkpoint_identity, find_checkpoint, find_file, find_like
-from midstate.runs.identity import NUMERICS, config_hash
+from midstate.runs.identity import NUMERICS, config_hash, local_sources
 from midstate.runs.warnings import warn_without_effect
 from midstate.sparsity import Method, Scheme
 
@@ -141,6 +141,8 @@ def resolve(config: DictConfig, parts: dict[str, Any], scheme_of: str | None = N
         resolved["pruner"]["scheme_of"] = scheme_of
     elif isinstance(parts["method"].allocation, Scheme):
         resolved["pruner"]["scheme_digest"] = parts["method"].allocation.digest()
+    if sources := local_sources(resolved):  # an edited formula is another run
+        resolved["local"] = sources
     return resolved
 
 

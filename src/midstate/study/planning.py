@@ -7,11 +7,11 @@ from functools import cache
 from pathlib import Path
 
 import hydra
-from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, OmegaConf
 
 from midstate.common.errors import ConfigError
-from midstate.common.project import CONF
+from midstate.common.project import member_folders
+from midstate.config.compose import search_path
 from midstate.config.schema import check_root
 from midstate.runs.directory import read_summary
 from midstate.runs.identity import config_hash
@@ -158,15 +158,15 @@ def _without_scheme(config: DictConfig) -> DictConfig:
 def _experiment(setting: str, place: str) -> str:
     """The experiment whose runs lie where something is to be taken from."""
     path = Path(place)
-    if path.parent != OUTPUTS or not (CONF / "experiment" / f"{path.name}.yaml").is_file():
+    known = any((folder / "experiment" / f"{path.name}.yaml").is_file() for folder in member_folders())
+    if path.parent != OUTPUTS or not known:
         raise ValueError(f"{setting}={place}: must be {OUTPUTS}/EXPERIMENT here, so that it can be run first")
     return path.name
 
 
 def compose(experiment: str, overrides: tuple[str, ...]) -> DictConfig:
     """Compose an experiment's configuration as `train.py` does."""
-    GlobalHydra.instance().clear()
-    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+    with search_path():
         config = hydra.compose("train", overrides=[f"experiment={experiment}", *overrides])
     check_root(config, list(overrides))
     return config
