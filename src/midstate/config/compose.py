@@ -12,7 +12,7 @@ from hydra.core.plugins import Plugins
 from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import DictConfig, open_dict
 
-from midstate.common.errors import ConfigError
+from midstate.common.errors import ConfigError, first_line
 from midstate.common.project import CONF, LOCAL
 
 
@@ -20,10 +20,10 @@ class LocalMembers(SearchPathPlugin):
     """Puts local/conf, where it exists, behind conf/ on Hydra's search path."""
 
     def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
-        """Append the folder; raise ConfigError where conf/, which is looked at first, would hide a file of it."""
+        """Append the folder; raise ConfigError where a file of it is hidden by conf/, or is no text."""
         folder = LOCAL / "conf"
         if folder.is_dir():
-            _check_not_hidden(folder)
+            _check_files(folder)
             search_path.append("local", str(folder))
 
 
@@ -51,8 +51,12 @@ def composed(*overrides: str) -> DictConfig:
     return config
 
 
-def _check_not_hidden(folder: Path) -> None:
+def _check_files(folder: Path) -> None:
     for path in sorted(folder.rglob("*.yaml")):
         name = path.relative_to(folder)
         if (CONF / name).is_file():
             raise ConfigError(f"local/conf/{name}: conf/{name} comes first and would hide it; give it another name")
+        try:
+            path.read_text("utf-8")
+        except (UnicodeDecodeError, OSError) as error:
+            raise ConfigError(f"local/conf/{name}: cannot be read as UTF-8 text ({first_line(error)})") from error

@@ -7,6 +7,7 @@ from collections.abc import Collection
 from pathlib import Path
 
 import hydra
+import yaml
 from hydra.errors import HydraException, InstantiationException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -32,6 +33,8 @@ def is_users(error: Exception) -> bool:
         return True
     # Hydra answers some overrides, such as group=null, with a bare error of its own; so do its launchers.
     frames = _frames(error)
+    if isinstance(error, yaml.MarkedYAMLError):  # a member's file
+        return not any(module == "midstate.runs.run" for module, _ in frames)
     last = frames[-1][0].split(".")[0]
     if last == "submitit" or ("submitit.core.core", "map_array") in frames:  # no Slurm here, or what it refuses
         return isinstance(error, (*_BARE, RuntimeError))
@@ -51,6 +54,9 @@ def _frames(error: BaseException) -> list[tuple[str, str]]:
 
 def explain(error: Exception) -> str:
     """The error in a few lines, with suggestions for what looks like a typo."""
+    if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark:
+        mark = error.problem_mark
+        return f"{mark.name}, line {mark.line + 1}: cannot be read as YAML ({error.problem})"
     lines = [line for line in str(error).splitlines() if line.strip()]
     # Hydra ends with its search path and the way round its own check; neither helps somebody who mistyped a name.
     noise = re.compile(r"Config search path|To append to your default list|\s*provider|To append to your config use")

@@ -26,8 +26,14 @@ from midstate.runs.warnings import warn_without_effect
 from midstate.sparsity import Method, Scheme
 
 log = logging.getLogger(__name__)
-# What each part must be able to do, wherever it comes from.
-KINDS = {"model": "create", "data": "load", "schedule": "window", "optimizer": "create", "trainer": "checkpoint_every"}
+# What each part must have, wherever it comes from: what tells its kind, and what else is asked of it.
+KINDS = {
+    "model": ("create", "checkpoint"),
+    "data": ("load", "embedded", "augmentation"),
+    "schedule": ("window",),
+    "optimizer": ("create", "rate"),
+    "trainer": ("checkpoint_every",),
+}
 AXES = {
     "scope": "resolve",
     "pattern": "mask",
@@ -177,16 +183,26 @@ def _check_trained(parts: dict[str, Any]) -> None:
 
 def _check_kinds(parts: dict[str, Any]) -> None:
     """Refuse what a file or an override builds nothing of, or something of another kind."""
-    for name, method in KINDS.items():
-        if not hasattr(parts[name], method):
+    for name, needed in KINDS.items():
+        if isinstance(parts[name], dict | None):
             raise ConfigError(f"{name}: builds no {name}; it needs a `_target_` of that kind")
+        _check_has(name, parts[name], name, needed)
     for axis, method in (*AXES.items(), ("narrow", "budget")):
         part = parts["pruner"].get(axis)
-        if isinstance(part, dict) or (part is not None and not hasattr(part, method)):
+        if isinstance(part, dict):
             raise ConfigError(
                 f"pruner/{axis}: its file builds no {axis}; it needs `# @package pruner` as its very first line and a "
                 f"node `{axis}:` with a `_target_` of that kind"
             )
+        if part is not None:
+            _check_has(f"pruner/{axis}", part, axis, (method,))
+
+
+def _check_has(where: str, part: Any, kind: str, needed: tuple[str, ...]) -> None:
+    for name in needed:
+        if not hasattr(part, name):
+            built = f"{type(part).__module__}.{type(part).__qualname__}"
+            raise ConfigError(f"{where}: {built} has no `{name}`, which every {kind} has")
 
 
 def _resolve_auto(resolved: dict[str, Any], embedded: bool) -> None:
