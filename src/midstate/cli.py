@@ -25,6 +25,7 @@ from midstate.common.errors import (
     first_line,
 )
 from midstate.common.secrets import say
+from midstate.config.compose import register_local_members
 from midstate.config.explain import _frames, explain, is_users
 from midstate.config.overrides import check_command_line
 from midstate.distributed.environment import local_rank
@@ -75,6 +76,7 @@ def _status(main: Callable[[], None]) -> int:
     resolved = any(len(each) > 3 and "--resolve".startswith(each) for each in sys.argv)  # abbreviated, too
     try:
         check_command_line(sys.argv[1:])
+        register_local_members()
         with _redacted_output() if resolved else nullcontext():
             main()
     except _Ended as ended:

@@ -6,6 +6,12 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[3]
 CONF = ROOT / "conf"
+LOCAL = ROOT / "local"  # a user's own members: modules, and their configurations in local/conf
+
+
+def member_folders() -> list[Path]:
+    """Where the members of the groups lie, the shipped ones first."""
+    return [folder for folder in (CONF, LOCAL / "conf") if folder.is_dir()]
 
 
 @cache

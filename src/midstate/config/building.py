@@ -1,4 +1,4 @@
-"""Building objects from a configuration: only this project's own classes."""
+"""Building objects from a configuration: classes of this project, of local/, and of packages that the user trusts."""
 
 import inspect
 import math
@@ -12,10 +12,11 @@ import hydra
 from hydra.errors import InstantiationException
 from omegaconf import DictConfig, OmegaConf
 
-from midstate.common.errors import ConfigError
+from midstate.common.errors import ConfigError, user_errors
+from midstate.config import local
 from midstate.config.schema import flatten
 
-# Packages whose classes a configuration may name; no configuration can say so itself.
+# Packages whose classes a configuration may name, beside those of local/; no configuration can say so itself.
 TRUSTED = ("midstate", *filter(None, os.environ.get("MIDSTATE_TRUST", "").split(",")))
 
 
@@ -68,16 +69,19 @@ def _check_targets(name: str, node: Any) -> None:
 
 
 def _check_target(name: str, target: Any) -> None:
-    home = None
+    found = None
     # Only names of ours are looked up: looking up another would already run what it imports.
-    if isinstance(target, str) and re.fullmatch(r"\w+(\.\w+)+", target) and target.split(".")[0] in TRUSTED:
-        with suppress(Exception):  # whatever a name that leads nowhere raises
-            found = pkgutil.resolve_name(target)
-            home = found.__module__ if inspect.isclass(found) else None
-    if home is None or home.split(".")[0] not in TRUSTED:
+    if isinstance(target, str) and re.fullmatch(r"\w+(\.\w+)+", target):
+        if target.split(".")[0] in TRUSTED:
+            with suppress(Exception):  # whatever a name that leads nowhere raises
+                found = pkgutil.resolve_name(target)
+        elif local.has_module(target):
+            with user_errors(f"{name}={target}"):
+                found = local.find(target)
+    if not inspect.isclass(found) or not (found.__module__.split(".")[0] in TRUSTED or local.is_local(found)):
         raise ConfigError(
-            f"{name}={target}: must be a class of {' or '.join(TRUSTED)}; packages of your own are trusted by the "
-            "environment variable MIDSTATE_TRUST=package,package"
+            f"{name}={target}: must be a class of {' or '.join(TRUSTED)}, or of a file in local/; packages elsewhere "
+            "are trusted by the environment variable MIDSTATE_TRUST=package,package"
         )
 
 

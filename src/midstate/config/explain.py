@@ -3,14 +3,17 @@
 import re
 import sys
 import traceback
+from collections.abc import Collection
+from pathlib import Path
 
+import yaml
 from hydra.errors import HydraException, InstantiationException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from midstate.common.checks import near
 from midstate.common.errors import ConfigError
-from midstate.common.project import CONF
+from midstate.common.project import member_folders
 from midstate.config.compose import compose_root
 from midstate.config.schema import flatten
 
@@ -29,6 +32,8 @@ def is_users(error: Exception) -> bool:
         return True
     # Hydra answers some overrides, such as group=null, with a bare error of its own; so do its launchers.
     frames = _frames(error)
+    if isinstance(error, yaml.MarkedYAMLError):  # a member's file
+        return not any(module == "midstate.runs.run" for module, _ in frames)
     last = frames[-1][0].split(".")[0]
     if last == "submitit" or ("submitit.core.core", "map_array") in frames:  # no Slurm here, or what it refuses
         return isinstance(error, (*_BARE, RuntimeError))
@@ -48,6 +53,9 @@ def _frames(error: BaseException) -> list[tuple[str, str]]:
 
 def explain(error: Exception) -> str:
     """The error in a few lines, with suggestions for what looks like a typo."""
+    if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark:
+        mark = error.problem_mark
+        return f"{mark.name}, line {mark.line + 1}: cannot be read as YAML ({error.problem})"
     lines = [line for line in str(error).splitlines() if line.strip()]
     # Hydra ends with its search path and the way round its own check; neither helps somebody who mistyped a name.
     noise = re.compile(r"Config search path|To append to your default list|\s*provider|To append to your config use")
@@ -70,39 +78,45 @@ def explain(error: Exception) -> str:
 
 def _suggest(typed: str) -> str:
     """Suggest a group, member or key for a mistyped one."""
+    files = _member_files()
     members: dict[str, list[str]] = {}
-    for path in CONF.glob("*/**/*.yaml"):
-        if path.parent == CONF / "experiment" / "base":
-            continue  # what arms share, no arms
-        members.setdefault(path.parent.relative_to(CONF).as_posix(), []).append(path.stem)
+    for name in files:
+        members.setdefault(name.rpartition("/")[0], []).append(name.rpartition("/")[2])
     group, _, member = typed.rpartition("/")
     if typed in members:  # a group that only some members of the one above bring
-        owners = [name for name in members[group] if f"- {member}:" in (CONF / group / f"{name}.yaml").read_text()]
+        owners = [name for name in members[group] if f"- {member}:" in files[f"{group}/{name}"].read_text()]
         return f"; it goes with {group}={' or '.join(sorted(owners))}"
     if group in members:
         return near(member, members[group])
     prefix, _, last = typed.rpartition(".")
     owners = [
-        path.relative_to(CONF).with_suffix("").as_posix()
-        for path in sorted(CONF.glob(f"{prefix or '*'}/*/*.yaml"))
-        if re.search(rf"^{re.escape(last)}:", path.read_text(), re.MULTILINE)
+        name
+        for name in sorted(files, key=lambda name: name.split("/"))
+        if name.count("/") == 2
+        and name.startswith(f"{prefix}/" if prefix else "")
+        and re.search(rf"^{re.escape(last)}:", files[name].read_text(), re.MULTILINE)
     ]
     if prefix and owners:
         return f"; {last} is a setting of {' and '.join('='.join(owner.rsplit('/', 1)) for owner in owners)}"
-    known = [*members, *_composed_keys(list(members))]
+    known = [*members, *_composed_keys(files)]
     same_last = [key for key in known if key.rpartition(".")[2] == last]
     guess = f"; did you mean {' or '.join(same_last)}?" if same_last else near(typed, known, cutoff=0.8)
     return guess if guess or prefix else f"; the groups are {', '.join(sorted(members))}"
 
 
-def _composed_keys(groups: list[str]) -> list[str]:
+def _member_files() -> dict[str, Path]:
+    """The file of every member of a group, by group/member; what experiments share is no member."""
+    return {
+        path.relative_to(folder).with_suffix("").as_posix(): path
+        for folder in member_folders()
+        for path in folder.glob("*/**/*.yaml")
+        if path.parent != folder / "experiment" / "base"
+    }
+
+
+def _composed_keys(members: Collection[str]) -> list[str]:
     """Keys of the configuration that the command line's valid group choices compose."""
-    typed = [argument.partition("=") for argument in sys.argv[1:]]
-    valid = [
-        f"{group}={member}"
-        for group, _, member in typed
-        if group in groups and (CONF / group / f"{member}.yaml").is_file()
-    ]
+    valid = [argument for argument in sys.argv[1:] if argument.replace("=", "/", 1) in members]
     try:
         config = compose_root(valid)
     except HydraException:

@@ -18,7 +18,7 @@ from midstate.config.schema import check_root
 from midstate.distributed.environment import started_by_torchrun, world_size
 from midstate.runs.files import FORMAT, read_summary
 from midstate.runs.find import checkpoint_identity, find_checkpoint, find_file, find_like
-from midstate.runs.identity import NUMERICS, config_hash
+from midstate.runs.identity import NUMERICS, config_hash, local_sources
 from midstate.runs.parts import Parts, build_parts
 from midstate.runs.warnings import warn_without_effect
 from midstate.sparsity import Scheme
@@ -101,6 +101,8 @@ def resolve(config: DictConfig, parts: Parts, scheme_of: str | None = None) -> d
         resolved["pruner"]["scheme_of"] = scheme_of
     elif isinstance(parts.method.allocation, Scheme):
         resolved["pruner"]["scheme_digest"] = parts.method.allocation.digest()
+    if sources := local_sources(resolved):  # an edited formula is another run
+        resolved["local"] = sources
     return resolved
 
 

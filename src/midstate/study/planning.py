@@ -9,7 +9,7 @@ from pathlib import Path
 from omegaconf import DictConfig, OmegaConf
 
 from midstate.common.errors import ConfigError
-from midstate.common.project import CONF
+from midstate.common.project import member_folders
 from midstate.config.compose import compose_root
 from midstate.config.schema import check_root
 from midstate.runs.files import read_summary
@@ -158,7 +158,8 @@ def _without_scheme(config: DictConfig) -> DictConfig:
 def _experiment(setting: str, place: str) -> str:
     """The experiment whose runs lie where something is to be taken from."""
     path = Path(place)
-    if path.parent != OUTPUTS or not (CONF / "experiment" / f"{path.name}.yaml").is_file():
+    known = any((folder / "experiment" / f"{path.name}.yaml").is_file() for folder in member_folders())
+    if path.parent != OUTPUTS or not known:
         raise ValueError(f"{setting}={place}: must be {OUTPUTS}/EXPERIMENT here, so that it can be run first")
     return path.name
 
