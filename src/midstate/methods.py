@@ -11,8 +11,9 @@ from pathlib import Path
 from omegaconf import OmegaConf
 
 from midstate.common import files
+from midstate.common.project import CONF
 
-PRESETS = Path(__file__).parents[2] / "conf" / "pruner"
+PRESETS = CONF / "pruner"
 AXES = ("pattern", "criterion", "allocation", "path", "update", "estimator", "scope")
 FACTS = ("Source", "Settings", "Reported", "Differs")
 ORDER = ("", "weight", "row", "filter", "nm")  # of patterns in the table

@@ -9,9 +9,10 @@ from typing import Any
 
 import yaml
 
+from midstate.common.project import CONF
 from midstate.study.figure_plan import Drawing
 
-CLAIMS = Path(__file__).parents[3] / "conf" / "claim"
+CLAIMS = CONF / "claim"
 SCALES = ("quick", "full", "paper")
 TESTS = ("difference", "equivalence", "share_within", "shapes", "recovery", "concavity")
 # Fields that explain or show a claim and change no number; not part of its digest.
