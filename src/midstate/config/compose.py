@@ -49,8 +49,10 @@ def compose_root(overrides: Sequence[str], return_hydra_config: bool = False) ->
 
 
 def _check_files(folder: Path) -> None:
-    for path in sorted(folder.rglob("*.yaml")):
+    for path in sorted(folder.rglob("*.y*ml")):
         name = path.relative_to(folder)
+        if path.suffix != ".yaml":
+            raise ConfigError(f"local/conf/{name}: Hydra reads only files whose names end in .yaml")
         if (CONF / name).is_file():
             raise ConfigError(f"local/conf/{name}: conf/{name} comes first and would hide it; give it another name")
         try:

@@ -46,7 +46,7 @@ def check_command_line(arguments: list[str]) -> None:
     options = get_args_parser().parse_args(arguments)
     for name in ("experimental_rerun", "config_path", "config_name"):
         if getattr(options, name) is not None:
-            raise ConfigError(f"--{name.replace('_', '-')}: not here; --config-dir adds files of your own to conf/")
+            raise ConfigError(f"--{name.replace('_', '-')}: not here; files of your own go into local/conf")
     for override in OverridesParser.create().parse_overrides(options.overrides):
         key, typed = override.key_or_group, redact(override.input_line)
         value = override.input_line.partition("=")[2]
@@ -63,7 +63,9 @@ def check_command_line(arguments: list[str]) -> None:
             raise ConfigError(f"{typed}: nothing may be put below hydra")
         # Also hydra/launcher and its like.
         if ("/" in key or key in GROUPS) and re.search(r"\.\.|\$\{|(^|[\[,'\"])\s*/", value):
-            raise ConfigError(f"{typed}: must be a member of the group {key}, not a path; --config-dir adds members")
+            raise ConfigError(
+                f"{typed}: must be a member of the group {key}, not a path; members of your own go into local/conf"
+            )
 
 
 def typed_overrides() -> list[str]:
