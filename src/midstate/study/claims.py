@@ -15,7 +15,9 @@ CLAIMS = Path(__file__).parents[3] / "conf" / "claim"
 SCALES = ("quick", "full", "paper")
 TESTS = ("difference", "equivalence", "share_within", "shapes", "recovery", "concavity")
 # What explains a claim or says how it is shown, and changes no number.
-PROSE = ("title", "article", "english", "would_change", "notes", "changes", "arms", "leave_out", "figure", "role_swaps")
+PROSE = (
+    "title", "article", "english", "short", "would_change", "notes", "changes", "arms", "leave_out", "figure", "role_swaps",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -83,6 +85,7 @@ class Claim:
     notes: tuple[str, ...]
     changes: tuple[str, ...]
     digest: str  # of all that decides its numbers
+    short: str = ""  # about ten words for README.md; empty: the English sentence
     figure: Drawing | None = None  # None: every endpoint in the unit of the primary one
     role_swaps: dict[str, Any] | None = None  # arms whose layers' order of sensitivity is compared with a reference's
 
