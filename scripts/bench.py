@@ -1,7 +1,7 @@
 """Benchmarks: `python scripts/bench.py first_run`. Prints a table.
 
-With --json F also writes rows and machine, with --docs puts the table into docs/speed.md or docs/scale.md, and the figures
-that README.md quotes there.
+With --json F also writes rows and machine, with --docs puts the table into docs/speed.md or docs/scale.md, and the
+figures quoted from the records into README.md.
 """
 
 import argparse

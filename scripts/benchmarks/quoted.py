@@ -20,8 +20,8 @@ def quoted(records: Path) -> str:
         "| what | figure |",
         "|---|---|",
         f"| the first command above, start to verified 1:16 | {seconds:.0f} s |",
-        f"| a training step of `nm_block`, wide ResNet-18, masks refreshed at every step | {steps['nm_block']:.2f} dense "
-        f"steps (SR-STE's published loop: {steps['SR-STE, published loop']:.2f}) |",
+        f"| a training step of `nm_block`, wide ResNet-18, masks refreshed at every step | {steps['nm_block']:.2f} "
+        f"dense steps (SR-STE's published loop: {steps['SR-STE, published loop']:.2f}) |",
         f"| 1:16 masks of all convolutions of ResNet-50 | {mask['ours, copies']:.1f} copies of the weights, "
         f"{mask['times faster than argsort+scatter']:.0f} times faster than argsort and scatter |",
     ]

@@ -139,7 +139,9 @@ def main() -> None:
     """Print a table, or put all of them into a file between their marks."""
     parser = argparse.ArgumentParser(description="Print the table of presets.")
     parser.add_argument("--members", choices=GROUPS, help="print the members of an axis instead")
-    parser.add_argument("--write", type=Path, help="put all tables into this file, between <!-- NAME --> and <!-- end -->")
+    parser.add_argument(
+        "--write", type=Path, help="put all tables into this file, between <!-- NAME --> and <!-- end -->"
+    )
     arguments = parser.parse_args()
     if arguments.write is None:
         print(members_table(arguments.members) if arguments.members else table(methods()))

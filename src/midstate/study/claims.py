@@ -16,7 +16,8 @@ SCALES = ("quick", "full", "paper")
 TESTS = ("difference", "equivalence", "share_within", "shapes", "recovery", "concavity")
 # What explains a claim or says how it is shown, and changes no number.
 PROSE = (
-    "title", "article", "english", "short", "would_change", "notes", "changes", "arms", "leave_out", "figure", "role_swaps",
+    "title", "article", "english", "short", "would_change", "notes", "changes",
+    "arms", "leave_out", "figure", "role_swaps",
 )  # fmt: skip
 
 
