@@ -12,6 +12,7 @@ from benchmarks import gpu
 from benchmarks.common import ENVIRONMENT
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["masks_are_the_cpus", "the_same_bits_twice", "fused_kernels", "a_checkpoint_goes_on"])
 def test_checks_hold(name):
     assert gpu.CHECKS[name](gpu.Size("cpu"))["holds"]
@@ -39,6 +40,7 @@ def test_masks_that_differ_do_not_hold(monkeypatch):
     assert len(result["differing"]) == 6
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_without_a_gpu_nothing_is_written(tmp_path):
     for command in (

@@ -103,6 +103,7 @@ def test_learnt_combinations_are_averaged_clipped_and_decayed_like_any_matrix():
     assert not [name for name in session.model.state_dict() if "alpha" in name]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("path", "estimator"),
     [(Combinations(), Candidates()), (StepN(), SSTE()), (Direct(), SSTE()), (Fade(), STE()), (Frames("fine"), STE())],

@@ -58,6 +58,7 @@ def is_alive(number):
     return status.exists() and "State:\tZ" not in status.read_text()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("launcher", "number"), [("slurm_local", signal.SIGUSR2), ("ray", signal.SIGKILL)])
 def test_a_job_is_begun_again_and_ends_with_the_same_bits_and_another_fails(tmp_path, places, losses, launcher, number):
     saving = "trainer.checkpoint_every=1ep" if number == signal.SIGKILL else "trainer.checkpoint_every=400ep"
@@ -88,6 +89,7 @@ def test_a_job_is_begun_again_and_ends_with_the_same_bits_and_another_fails(tmp_
 
 
 # To the process, as by `kill`, and to its group, as by a terminal.
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("launcher", "number", "group"),
     [("slurm_local", signal.SIGTERM, False), ("slurm_local", signal.SIGINT, True), ("ray", signal.SIGTERM, False)],
@@ -109,6 +111,7 @@ def test_a_sweep_that_is_asked_to_stop_saves_every_job_and_ends_with_75(tmp_path
     assert not list(Path(places["RAY_TMPDIR"]).iterdir())
 
 
+@pytest.mark.slow
 def test_a_lost_job_is_told_when_the_others_have_ended(tmp_path):
     process = begin(tmp_path, "-m", "launcher=slurm_local", "seed=0,1", *JOB, "trainer.epochs=20")
     wait_for(process, lambda: at_work(tmp_path, 0) and at_work(tmp_path, 1))
@@ -120,6 +123,7 @@ def test_a_lost_job_is_told_when_the_others_have_ended(tmp_path):
     assert {directory.name: status for directory, status in summaries(tmp_path).items()} == {"seed1": "finished"}
 
 
+@pytest.mark.slow
 def test_a_configuration_that_cannot_run_is_refused_by_every_job(start, tmp_path):
     done = start("-m", "launcher=slurm_local", "pruner=nm", "pruner.n=99,98", *TINY)
     assert done.returncode == 2
@@ -128,6 +132,7 @@ def test_a_configuration_that_cannot_run_is_refused_by_every_job(start, tmp_path
     assert [path.name for path in (tmp_path / "outputs").iterdir()] == ["multirun"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "choice", [("launcher=slurm", "slurm"), ("launcher=ray", "ray"), ("sweep=optuna_lr", "optuna")]
 )
@@ -143,6 +148,7 @@ def test_a_plugin_that_is_missing_is_named_with_its_extra(start, tmp_path, choic
     assert line.endswith(f"is not installed: pip install -e '.[{extra}]'")
 
 
+@pytest.mark.slow
 def test_without_slurm_it_is_said_so(start):
     done = start("-m", "launcher=slurm", *JOB, PATH="/usr/bin:/bin")
     assert done.returncode == 2
@@ -151,6 +157,7 @@ def test_without_slurm_it_is_said_so(start):
     ]
 
 
+@pytest.mark.slow
 def test_slurm_is_asked_for_what_is_set_and_what_it_refuses_is_told(start, tmp_path):
     for name in ("srun", "sbatch"):  # stand in for a cluster's front
         (tmp_path / name).write_text(

@@ -16,6 +16,8 @@ from conftest import ROOT, TINY, assert_checkpoints_whole, begin, wait_for
 from faults import fuzz, kill
 from midstate.runs import checkpoint
 
+pytestmark = pytest.mark.slow
+
 # A second or so a step.
 SLOW = ("data=fake", "data.size=32", "model=resnet18", "trainer.batch_size=128", "trainer.checkpoint_every=1it")
 SLOW = (*SLOW, "trainer.threads=1", "trainer.probes=false", "logger=none", "pruner=nm", "run_dir=run")

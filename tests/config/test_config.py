@@ -9,7 +9,7 @@ from midstate.common.errors import ConfigError
 from midstate.runs.plan import Plan
 from midstate.runs.prepare import build_session
 
-# Claims are not for train.py; experiments are composed in tests/reproduce and tests/test_papers.py.
+# Claims are not for train.py; experiments are composed in tests/study and tests/system/test_papers.py.
 NOT_HERE = ("claim", "experiment", "paper", "base")
 FILES = sorted(path for path in (ROOT / "conf").glob("*/**/*.yaml") if path.parent.name not in NOT_HERE)
 # Launchers and searches are tried in their own tests.

@@ -1,6 +1,7 @@
 """Config hashes on record: where a preset or an experiment becomes another run, its results are no longer its own.
 
-`python tests/test_identities.py` writes tests/identities.json anew; a change that was not meant is a defect.
+`PYTHONPATH=tests python tests/runs/test_identities.py` writes tests/identities.json anew; a change that was not
+meant is a defect.
 """
 
 import json

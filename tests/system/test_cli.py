@@ -106,7 +106,12 @@ def whole_run(tmp_path_factory):
 
 
 @pytest.mark.parametrize(
-    ("number", "status"), [(signal.SIGKILL, -signal.SIGKILL), (signal.SIGTERM, 75), (signal.SIGINT, 75)]
+    ("number", "status"),
+    [
+        (signal.SIGTERM, 75),
+        pytest.param(signal.SIGINT, 75, marks=pytest.mark.slow),
+        pytest.param(signal.SIGKILL, -signal.SIGKILL, marks=pytest.mark.slow),
+    ],
 )
 def test_an_interrupted_run_goes_on_to_the_same_bits(start, tmp_path, whole_run, number, status):
     process = begin(tmp_path, *RESUMED, "run_dir=broken")
@@ -125,6 +130,7 @@ def test_an_interrupted_run_goes_on_to_the_same_bits(start, tmp_path, whole_run,
     assert_same_run(tmp_path / "broken", whole_run)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("launcher", ["local", "pool"])
 def test_a_multirun_gives_each_job_its_own_run_and_outlives_a_failing_one(start, tmp_path, launcher):
     done = start("-m", f"launcher={launcher}", "pruner=nm,nm_step", "optimizer.lr=0.1,1e30", "optimizer.warmup=0",

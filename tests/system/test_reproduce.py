@@ -11,6 +11,8 @@ import pandas as pd
 import pytest
 from conftest import ROOT, TINY
 
+pytestmark = pytest.mark.slow
+
 REPRODUCE = [sys.executable, str(ROOT / "scripts" / "reproduce.py")]
 # The data and lengths of the tests, W&B on.
 SMALL = [each for each in TINY if each != "logger=none" and "epochs=" not in each] + ["trainer.epochs=2"]

@@ -12,6 +12,8 @@ from faults.compare import differences
 from midstate.runs import checkpoint
 from midstate.runs.run import run
 
+pytestmark = pytest.mark.slow
+
 JOB = ("pruner=nm", *TINY, "trainer.epochs=6", "trainer.max_steps_per_epoch=8", "trainer.checkpoint_every=3it")
 
 

@@ -389,7 +389,8 @@ def test_images_of_any_number_of_channels_train(channels, model):
     assert math.isfinite(session.losses[0])
 
 
-# Losses of the first ten steps, written by `python tests/test_run.py`; other processors differ in the last bits.
+# Losses of the first ten steps, written by `PYTHONPATH=tests python tests/runs/test_run.py`; other processors differ in
+# the last bits.
 LOSSES = ROOT / "tests" / "losses.json"
 ARMS = {
     name: arguments.split()

@@ -29,6 +29,7 @@ def last_validation(directory):
         return float(list(csv.DictReader(file))[-1]["val/top1"])
 
 
+@pytest.mark.slow
 def test_trials_are_ordinary_runs_and_the_best_on_validation_wins(start, tmp_path):
     done = start(*SEARCH, "hydra.sweeper.n_trials=3")  # also without -m
     assert done.returncode == 0, done.stderr
@@ -50,6 +51,7 @@ def test_trials_are_ordinary_runs_and_the_best_on_validation_wins(start, tmp_pat
     assert again.stdout.count("finished before") == 3
 
 
+@pytest.mark.slow
 def test_a_search_goes_on_past_runs_that_diverge(start, tmp_path):
     done = start(*SEARCH, "optimizer.lr=choice(0.05,1e30)", "hydra.sweeper.n_trials=4")
     assert done.returncode == 0, done.stderr
@@ -62,6 +64,7 @@ def test_a_search_goes_on_past_runs_that_diverge(start, tmp_path):
     assert "Traceback" not in none.stderr
 
 
+@pytest.mark.slow
 def test_a_search_ends_at_a_configuration_that_cannot_run(start, tmp_path):
     done = start(*SEARCH, "pruner.n=99")
     assert done.returncode == 2
@@ -70,6 +73,7 @@ def test_a_search_ends_at_a_configuration_that_cannot_run(start, tmp_path):
     assert [path.name for path in (tmp_path / "outputs").iterdir()] == ["multirun"]
 
 
+@pytest.mark.slow
 def test_a_search_in_a_pool_that_is_asked_to_stop_ends_with_75(tmp_path):
     """Also with a worker that has no job."""
     process = begin(
@@ -104,6 +108,7 @@ def test_the_wandb_sweep_watches_validation_as_it_is_logged():
     assert SWEEP["metric"]["name"] in METRICS
 
 
+@pytest.mark.slow
 def test_the_command_that_an_agent_of_wandb_makes_trains(tmp_path):
     """As its own code puts it together, in the environment that it makes; offline."""
     args = {name: {"value": choices(parameter)[0]} for name, parameter in SWEEP["parameters"].items()}

@@ -52,6 +52,7 @@ def test_more_parts_than_images_are_refused():
         session_of("data=fake", "data.num_train=10", "trainer.accumulate=11")
 
 
+@pytest.mark.slow
 def test_compiled_steps_are_the_eager_ones():
     """Masks are refreshed in place at every step; what is compiled once must see each of them."""
     eager, _ = trained("pruner=maxq", steps=6)

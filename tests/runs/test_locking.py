@@ -51,6 +51,7 @@ def test_a_holder_without_a_name_is_refused_all_the_same(holder, tmp_path):
         pass
 
 
+@pytest.mark.slow
 def test_a_second_run_leaves_and_the_first_is_not_disturbed(start, tmp_path):
     job = ("pruner=nm", *TINY, "trainer.epochs=40", "run_dir=run")
     first = begin(tmp_path, *job)

@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 from conftest import TINY, begin, wait_for
 
+pytestmark = pytest.mark.slow
+
 ONLINE = ("logger=wandb", "logger.mode=online", "pruner=nm", *TINY[:-1], "run_dir=run")
 KEY = "0123456789abcdef0123456789abcdef01234567"
 

@@ -91,6 +91,7 @@ def test_every_limit_reads_what_its_benchmark_writes():
         assert all(row["holds"] for row in gate.judged(rows, limits)), name
 
 
+@pytest.mark.slow
 def test_a_run_that_is_timed_to_its_first_step_ends_there(tmp_path):
     arguments = [sys.executable, *startup.RUN, *TINY, f"run_dir={tmp_path / 'run'}"]
     done = subprocess.run(arguments, cwd=tmp_path, capture_output=True, text=True, timeout=120)
