@@ -1,6 +1,6 @@
-"""The methods that come as presets: `python -m midstate.methods` prints them as a table.
+"""The presets, and the products of axes that are refused: `python -m midstate.methods` prints them as tables.
 
-Everything in it is read from the files under conf/pruner: the axes from their defaults, the rest from the
+Everything on the presets is read from the files under conf/pruner: the axes from their defaults, the rest from the
 comment at their top (Source, Settings, Reported, Differs).
 """
 
@@ -33,6 +33,15 @@ def table(rows: list[dict[str, str]]) -> str:
     return "\n".join(lines)
 
 
+def refused_table() -> str:
+    """Render the products of axes that are refused, with the reasons, as a Markdown table."""
+    from midstate.sparsity.method import REFUSED  # takes as long as importing torch
+
+    rows = [(each.what, re.sub(r"\{[^}]*\}", "…", each.why)) for each in REFUSED]
+    lines = ["| refused | reason, and the way out |", "|---|---|"]
+    return "\n".join(lines + [f"| {what} | {why} |" for what, why in rows])
+
+
 def _read(path: Path) -> dict[str, str]:
     comment = "\n".join(line[1:] for line in path.read_text().splitlines() if line.startswith("# "))
     comment = re.sub(r"\n {2,}", " ", comment)  # indented lines go on
@@ -55,15 +64,22 @@ def _read(path: Path) -> dict[str, str]:
 
 
 def main() -> None:
-    """Print the table, or put it into a file between its marks."""
-    parser = argparse.ArgumentParser(description="Print the table of methods.")
-    parser.add_argument("--write", type=Path, help="put it into this file, between <!-- methods --> and <!-- end -->")
+    """Print a table, or put those that a file has marks for between them."""
+    tables = {"methods": lambda: table(methods()), "refused": refused_table}
+    parser = argparse.ArgumentParser(description="Print the table of methods, or of refused products of axes.")
+    parser.add_argument("--refused", action="store_true", help="the products of axes that are refused, and why")
+    marks = " or ".join(f"<!-- {name} -->" for name in tables)
+    parser.add_argument("--write", type=Path, help=f"put tables into this file, between {marks} and <!-- end -->")
     arguments = parser.parse_args()
-    text = table(methods())
     if arguments.write is None:
-        print(text)
+        print(tables["refused" if arguments.refused else "methods"]())
         return
-    files.put(arguments.write, "methods", text)
+    content = arguments.write.read_text()
+    found = [name for name in tables if f"<!-- {name} -->" in content]
+    if not found:
+        parser.error(f"--write {arguments.write}: has no marks {marks}")
+    for name in found:
+        files.put(arguments.write, name, tables[name]())
 
 
 if __name__ == "__main__":
