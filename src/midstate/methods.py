@@ -1,4 +1,4 @@
-"""Tables of presets, of the members of each axis, and of refused products: `python -m midstate.methods --write docs/methods.md`.
+"""Tables of presets, members and refused products: `python -m midstate.methods --write docs/methods.md`.
 
 All is read from the files under conf/. A preset's comment has Source, Settings, Reported and Differs; a member's
 comment says what it does, and may have a Source; the comment behind a setting says what it means.
