@@ -28,6 +28,7 @@ from midstate.common.secrets import say
 from midstate.config.compose import register_local_members
 from midstate.config.explain import _frames, explain, is_users
 from midstate.config.overrides import check_command_line
+from midstate.config.texts import as_typed
 from midstate.distributed.environment import local_rank
 from midstate.distributed.launchers import wait_for_submitted
 from midstate.distributed.signals import asked_within, is_first, is_stopping, stop_workers_on_signal
@@ -75,6 +76,7 @@ def past_hydra() -> Iterator[None]:
 def _status(main: Callable[[], None]) -> int:
     resolved = any(len(each) > 3 and "--resolve".startswith(each) for each in sys.argv)  # abbreviated, too
     try:
+        sys.argv[1:] = as_typed(sys.argv[1:])  # Hydra reads them there
         check_command_line(sys.argv[1:])
         register_local_members()
         with _redacted_output() if resolved else nullcontext():
