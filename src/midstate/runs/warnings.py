@@ -31,6 +31,26 @@ def warn_of_start(pruner: Pruner) -> None:
         )
 
 
+def warn_of_pretrained(parts: Parts, num_classes: int) -> None:
+    """Warn where a library's weights have read images of another normalisation, or know other classes."""
+    model, data = parts.model, parts.data
+    trained = model.trained() if getattr(model, "pretrained", False) else None
+    if trained is None:
+        return
+    if hasattr(data, "mean"):
+        own, theirs = ([[round(float(x), 3) for x in each] for each in (of.mean, of.std)] for of in (data, trained))
+        if own != theirs:
+            log.warning(
+                f"warning: data.mean={own[0]} data.std={own[1]}: the weights of {model.name} were trained with "
+                f"data.mean={theirs[0]} data.std={theirs[1]}"
+            )
+    if trained.num_classes != num_classes:
+        log.warning(
+            f"warning: model.pretrained={model.pretrained}: is of {trained.num_classes} classes, and the data have "
+            f"{num_classes}: the classifier begins anew"
+        )
+
+
 def warn_of_scope(pruner: Pruner, model: nn.Module, uses: dict[str, int]) -> None:
     """Warn where little is pruned, where its cost is unknown, or where an allocation has no room."""
     if unseen := [layer.name for layer in pruner.layers if layer.name not in uses]:
