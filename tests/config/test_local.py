@@ -18,8 +18,8 @@ import helper
 from midstate.sparsity import Allocation, Criterion, Density, Schedule, STE, Window, fit
 
 class Mine(Criterion):
-    def score(self, layer, pattern, *_):
-        return pattern.pool(getattr(layer, "weight", layer).abs() * helper.FACTOR)
+    def score(self, layer, pattern):
+        return pattern.pool(layer.weight.abs() * helper.FACTOR)
 
 class Tapered(Allocation):
     def allocate(self, pattern, layers):
