@@ -69,6 +69,24 @@ def test_no_paragraph_of_the_page_is_a_wall():
         assert longest <= 6, paragraph
 
 
+def test_the_table_of_refused_products_is_the_one_printed():
+    command = [sys.executable, "-m", "midstate.methods", "--refused"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert f"<!-- refused -->\n{done.stdout}<!-- end -->" in DOCS
+
+
+def test_tables_are_written_where_a_file_has_their_marks(tmp_path, monkeypatch, capsys):
+    path = tmp_path / "page.md"
+    path.write_text("<!-- refused -->\n<!-- end -->\n")
+    monkeypatch.setattr(sys, "argv", ["methods", "--write", str(path)])
+    methods.main()
+    assert path.read_text() == f"<!-- refused -->\n{methods.refused_table()}\n<!-- end -->\n"
+    path.write_text("no marks")
+    with pytest.raises(SystemExit):
+        methods.main()
+    assert "has no marks <!-- methods --> or <!-- refused -->" in capsys.readouterr().err
+
+
 def test_every_preset_names_its_source_settings_and_differences():
     rows = {row["preset"]: row for row in methods.methods()}
     assert set(rows) == {path.stem for path in (ROOT / "conf" / "pruner").glob("*.yaml")}

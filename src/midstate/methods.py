@@ -1,4 +1,4 @@
-"""Tables of presets and of the members of each axis: `python -m midstate.methods --write docs/methods.md`.
+"""Tables of presets, members and refused products: `python -m midstate.methods --write docs/methods.md`.
 
 All is read from the files under conf/. A preset's comment has Source, Settings, Reported and Differs; a member's
 comment says what it does, and may have a Source; the comment behind a setting says what it means.
@@ -8,6 +8,7 @@ import argparse
 import re
 import sys
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from omegaconf import OmegaConf
@@ -54,6 +55,15 @@ def table(rows: list[dict[str, str]]) -> str:
         axes = (row[axis] for axis in AXES)
         lines.append(_line(f"`{row['preset']}`", row["method"], *axes, row["Source"], row["Reported"]))
     return "\n".join(lines)
+
+
+def refused_table() -> str:
+    """Render the products of axes that are refused, with the reasons, as a Markdown table."""
+    from midstate.sparsity.method import REFUSED  # takes as long as importing torch
+
+    rows = [(each.what, re.sub(r"\{[^}]*\}", "…", each.why)) for each in REFUSED]
+    lines = ["| refused | reason, and the way out |", "|---|---|"]
+    return "\n".join(lines + [f"| {what} | {why} |" for what, why in rows])
 
 
 def _read(path: Path) -> dict[str, str]:
@@ -131,9 +141,14 @@ def _settings(lines: list[str]) -> tuple[Setting, ...]:
     return tuple(each for each in found if each.name not in ("_target_", "curve"))
 
 
-def tables() -> dict[str, str]:
-    """Every table, by the name of its mark."""
-    return {"methods": table(methods()), **{f"members:{group}": members_table(group) for group in GROUPS}}
+def tables(only: str | None = None) -> dict[str, str]:
+    """Every table by the name of its mark, or one of them."""
+    made = {
+        "methods": lambda: table(methods()),
+        "refused": refused_table,
+        **{f"members:{group}": partial(members_table, group) for group in GROUPS},
+    }
+    return {name: make() for name, make in made.items() if only in (None, name)}
 
 
 def main() -> None:
@@ -143,9 +158,11 @@ def main() -> None:
     parser.add_argument(
         "--write", type=Path, help="put all tables into this file, between <!-- NAME --> and <!-- end -->"
     )
+    parser.add_argument("--refused", action="store_true", help="print the products of axes that are refused, and why")
     arguments = parser.parse_args()
     if arguments.write is None:
-        print(members_table(arguments.members) if arguments.members else table(methods()))
+        name = f"members:{arguments.members}" if arguments.members else "refused" if arguments.refused else "methods"
+        print(tables(name)[name])
         return
     try:
         for name, text in tables().items():

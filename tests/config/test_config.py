@@ -258,7 +258,7 @@ def test_what_is_typed_and_has_no_effect_is_warned_of_once(overrides, message, c
         ("trainer.channels_last=${nothing}", "trainer.channels_last=${nothing}: Interpolation key 'nothing' not found"),
         ("trainer.epochs=${oc.env:NO_SUCH_VARIABLE}", "trainer.epochs=${oc.env:NO_SUCH_VARIABLE}: KeyError"),
         ("trainer.sensitivity_kinds=true", "trainer.sensitivity_kinds=True: must be a list such as [share,"),
-        ("pruner.exclude=16", "pruner.exclude=16: must be a list such as [layer1.*]"),
+        ("pruner.exclude=16", "pruner.exclude='16': must be a list such as [layer1.*]"),
     ],
 )
 def test_bad_values_name_field_value_and_what_is_allowed(overrides, message):

@@ -5,6 +5,7 @@ import itertools
 
 import pytest
 import torch
+from conftest import composed
 from torch import nn
 from torch.nn import functional as F
 
@@ -167,6 +168,20 @@ def walk(pruner):
     pruner.refresh(8)
     pruner.finalise()
     return pruner
+
+
+@pytest.mark.parametrize(
+    ("overrides", "every"),
+    [
+        (["pruner=nm"], "1it"),
+        (["pruner=nm", "pruner/criterion=taylor"], "100it"),
+        (["pruner=nm", "pruner/criterion=obd"], "1ep"),
+        (["pruner=nm", "pruner/criterion=obd", "pruner.every=7it"], "7it"),
+        (["pruner=sfp", "pruner/criterion=taylor"], "1ep"),  # the preset's own
+    ],
+)
+def test_what_is_dear_to_measure_brings_an_interval(overrides, every):
+    assert composed(overrides).pruner.update.every == every
 
 
 class Lazy(Criterion):

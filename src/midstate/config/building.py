@@ -12,6 +12,7 @@ import hydra
 from hydra.errors import InstantiationException
 from omegaconf import DictConfig, OmegaConf
 
+from midstate.common.checks import near
 from midstate.common.errors import ConfigError, user_errors
 from midstate.config import local
 from midstate.config.schema import flatten
@@ -40,7 +41,8 @@ def build(config: DictConfig, key: str) -> Any:
             raise ConfigError(str(error)) from error
         if isinstance(cause, ValueError | TypeError):
             where = re.search(r"full_key: (\S+)", str(error))
-            raise ConfigError(named(where[1] if where else key, cause, config)) from error
+            where = where[1] if where else key
+            raise ConfigError(named(where, cause, config) + _known(where, cause, config)) from error
         raise
 
 
@@ -83,6 +85,15 @@ def _check_target(name: str, target: Any) -> None:
             f"{name}={target}: must be a class of {' or '.join(TRUSTED)}, or of a file in local/; packages elsewhere "
             "are trusted by the environment variable MIDSTATE_TRUST=package,package"
         )
+
+
+def _known(where: str, error: Exception, config: DictConfig) -> str:
+    """The settings of a node, where an unknown one was added to it."""
+    added = re.search(r"unexpected keyword argument '(\w+)'", str(error))
+    if not added:
+        return ""
+    known = [key for key in OmegaConf.select(config, where) if key not in (added[1], "_target_")]
+    return f"{near(added[1], known)}; known: {', '.join(known)}"
 
 
 def named(where: str, error: Exception, config: DictConfig) -> str:

@@ -13,6 +13,7 @@ from omegaconf import DictConfig, open_dict
 
 from midstate.common.errors import ConfigError, first_line
 from midstate.common.project import CONF, LOCAL
+from midstate.config.texts import as_typed
 
 
 class LocalMembers(SearchPathPlugin):
@@ -45,7 +46,7 @@ def compose_root(overrides: Sequence[str], return_hydra_config: bool = False) ->
     GlobalHydra.instance().clear()
     register_local_members()
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        return compose("train", overrides=list(overrides), return_hydra_config=return_hydra_config)
+        return compose("train", overrides=as_typed(list(overrides)), return_hydra_config=return_hydra_config)
 
 
 def _check_files(folder: Path) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Collection
 from pathlib import Path
 
 import yaml
-from hydra.errors import HydraException, InstantiationException
+from hydra.errors import HydraException, InstantiationException, OverrideParseException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -67,28 +67,36 @@ def explain(error: Exception) -> str:
     if (missing := re.search(r"Could not find 'hydra/\w+/(\w+)'", message)) and missing[1] in _EXTRAS:
         extra = _EXTRAS[missing[1]]
         return f"hydra's plugin for {missing[1]} is not installed: pip install -e '.[{extra}]'"
-    if message.startswith("LexerNoViableAltException"):
-        return message.replace("LexerNoViableAltException", "not readable, put the value into quotes, name='\"value\"'")
+    if isinstance(error, OverrideParseException) and "=" in error.override:
+        key, _, value = error.override.partition("=")
+        why = re.sub(r"^LexerNoViableAltException.*", "a letter that may only stand in quotes", lines[0])
+        return f"{error.override}: not readable ({why}); to give a text, put the value into quotes: '{key}=\"{value}\"'"
     if added := re.search(r"full_key: (model\.arguments\.\S+)", str(error.__cause__)):
         return f"{message}; further arguments are added: +{added[1]}=VALUE"
-    if typed := re.search(r"Could not (?:override|find|load) '([\w./@-]+)'", message):
-        message += _suggest(typed[1])
+    if typed := re.search(r"Could not (?:find|load) '([\w./@-]+)'", message):
+        message += _suggest_member(typed[1])
+    elif typed := re.search(r"Could not override '([\w./@-]+)'", message):
+        message += suggest_key(typed[1])
     return message
 
 
-def _suggest(typed: str) -> str:
-    """Suggest a group, member or key for a mistyped one."""
-    files = _member_files()
-    members: dict[str, list[str]] = {}
-    for name in files:
-        members.setdefault(name.rpartition("/")[0], []).append(name.rpartition("/")[2])
+def _suggest_member(typed: str) -> str:
+    """Suggest a member for a mistyped one."""
     group, _, member = typed.rpartition("/")
-    if typed in members:  # a group that only some members of the one above bring
-        owners = [name for name in members[group] if f"- {member}:" in files[f"{group}/{name}"].read_text()]
+    known = [name.rpartition("/")[2] for name in _member_files() if name.rpartition("/")[0] == group]
+    return near(member, known)
+
+
+def suggest_key(typed: str) -> str:
+    """Suggest a key or a group for a mistyped one, and list what there is in its place."""
+    files = _member_files()
+    groups = {name.rpartition("/")[0] for name in files}
+    if typed in groups:  # only some members of the one above bring it
+        group, _, member = typed.rpartition("/")
+        owners = [name.rpartition("/")[2] for name in files if name.rpartition("/")[0] == group]
+        owners = [owner for owner in owners if f"- {member}:" in files[f"{group}/{owner}"].read_text()]
         return f"; it goes with {group}={' or '.join(sorted(owners))}"
-    if group in members:
-        return near(member, members[group])
-    prefix, _, last = typed.rpartition(".")
+    prefix, _, last = typed.replace("/", ".").rpartition(".")
     owners = [
         name
         for name in sorted(files, key=lambda name: name.split("/"))
@@ -96,12 +104,20 @@ def _suggest(typed: str) -> str:
         and name.startswith(f"{prefix}/" if prefix else "")
         and re.search(rf"^{re.escape(last)}:", files[name].read_text(), re.MULTILINE)
     ]
-    if prefix and owners:
+    keys = _composed_keys(files)
+    if prefix and owners and typed.replace("/", ".") not in keys:
         return f"; {last} is a setting of {' and '.join('='.join(owner.rsplit('/', 1)) for owner in owners)}"
-    known = [*members, *_composed_keys(files)]
-    same_last = [key for key in known if key.rpartition(".")[2] == last]
+    same_last = [name for name in [*sorted(groups), *keys] if re.split(r"[./]", name)[-1] == last]
+    while prefix and not (inside := [key for key in keys if key.startswith(f"{prefix}.")]):
+        prefix = prefix.rpartition(".")[0]
+    known = inside if prefix else [*groups, *keys]
     guess = f"; did you mean {' or '.join(same_last)}?" if same_last else near(typed, known, cutoff=0.8)
-    return guess if guess or prefix else f"; the groups are {', '.join(sorted(members))}"
+    if "/" in typed and (below := sorted(name for name in groups if name.startswith(f"{prefix}/"))):
+        return f"{guess}\nknown groups: {', '.join(below)}"
+    if prefix:
+        return f"{guess}\nknown in {prefix}: {', '.join(key.removeprefix(f'{prefix}.') for key in inside)}"
+    top = ", ".join(sorted(name for name in groups if "/" not in name))
+    return guess or f"; the groups are {top}; without a group: {', '.join(key for key in keys if '.' not in key)}"
 
 
 def _member_files() -> dict[str, Path]:
@@ -125,5 +141,5 @@ def _composed_keys(members: Collection[str]) -> list[str]:
     return [
         key
         for key, value in flatten(OmegaConf.to_container(config, resolve=False))
-        if not str(value).startswith("${pruner.")
+        if not str(value).startswith("${pruner.") and not key.endswith("._target_")
     ]

@@ -19,6 +19,7 @@ _ADDED_TO_AXES = {
     "skip_shortcuts": ("scope", False),
     "skip_linear": ("scope", False),
     "multiples": ("scope", None),
+    "include": ("scope", None),
     "granularity": ("path", "layer"),
     "steps": ("path", "single"),
     "rank": ("path", "layer"),

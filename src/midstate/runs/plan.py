@@ -30,6 +30,7 @@ class Plan:
 
     config: dict[str, Any]  # resolved, every `auto` replaced
     parts: Parts
+    typed: list[str]  # overrides, as the user wrote them
     choices: dict[str, str]  # the chosen member of each group
     name: str  # of the experiment, or the pruner
     directory: Path
@@ -56,7 +57,7 @@ class Plan:
         identity = config_hash(resolved)
         directory = _directory(config, name, identity)
         warn_without_effect(typed, parts)
-        return cls(resolved, parts, choices, name, directory, identity, checkpoint, allowed)
+        return cls(resolved, parts, typed, choices, name, directory, identity, checkpoint, allowed)
 
     @property
     def seed(self) -> int:
@@ -68,6 +69,25 @@ class Plan:
         """Tell whether to start over."""
         return self.config["rerun"]
 
+    @property
+    def model_name(self) -> str:
+        """The network's own name where a group holds many of them, as timm and torchvision do."""
+        return str(self.config["model"].get("name") or self.choices["model"])
+
+    @property
+    def title(self) -> str:
+        """The run in one line: network, data, pruner, and what else was typed."""
+        told = ("model=", "model.name=", "data=", "pruner=", "schedule=", "experiment=", "seed=")
+        silent = ("run_dir=", "rerun=", "logger", "launcher=", "machine.", "hydra")
+        more = [word for word in self.typed if not word.lstrip("+~").startswith((*told, *silent))]
+        words = (self.model_name, self.choices["data"], self.name, self.choices["schedule"], f"seed{self.seed}", *more)
+        return redact(" ".join(words))
+
+    def made_from(self) -> dict[str, Any]:
+        """What the run was made from, in the user's words: network, members of groups, overrides."""
+        members = {group: name for group, name in self.choices.items() if not group.startswith("hydra/")}
+        return redact({"model_name": self.model_name, "choices": members, "overrides": self.typed})
+
     def facts(self) -> dict[str, Any]:
         """Fields of the summary that do not depend on how the run ends."""
         trainer = self.parts.trainer
@@ -77,6 +97,7 @@ class Plan:
             "numerics": NUMERICS,
             "seed": self.seed,
             **{key: self.choices[key] for key in ("model", "data", "pruner", "schedule")},
+            **self.made_from(),
             "epochs": trainer.epochs,
             "device": trainer.device,
             "threads": trainer.threads,

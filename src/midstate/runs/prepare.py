@@ -18,7 +18,7 @@ from midstate.engine.probes import NUM_IMAGES, GapProbe
 from midstate.engine.session import Session
 from midstate.models import classifier_names, load_weights, narrowed, try_training
 from midstate.runs.plan import Plan
-from midstate.runs.warnings import warn_of_end, warn_of_scope, warn_of_start
+from midstate.runs.warnings import warn_of_end, warn_of_pretrained, warn_of_scope, warn_of_start
 from midstate.sparsity import Pruner, Sample
 
 log = logging.getLogger(__name__)
@@ -39,6 +39,7 @@ def build_session(plan: Plan, processes: Processes = ALONE) -> Session:
         torch.set_num_threads(settings.threads)
     keep_freed_memory()
     data = _load(plan, processes)
+    warn_of_pretrained(plan.parts, data.num_classes)
     model, uses, narrowed = _make_model(plan, data, processes)
     torch.manual_seed(seed_for(seed, "dropout", *([processes.rank] if processes.rank else [])))
     batches = _make_batches(plan, data, processes)

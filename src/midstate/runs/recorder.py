@@ -3,6 +3,7 @@
 import logging
 import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from midstate.common.files import write_csv
@@ -15,6 +16,7 @@ from midstate.runs.report import epoch_line
 from midstate.runs.tracking import LOSSES, METRICS, PROBES, Tracker
 
 log = logging.getLogger(__name__)
+NAME = 128  # letters that W&B allows
 
 
 @dataclass
@@ -80,6 +82,11 @@ class Recorder:
         self.directory.write_summary(summary)
         return summary
 
+    def track(self, summary: dict[str, Any], figures: list[Path]) -> None:
+        """Send the finished run to W&B."""
+        if self.plan.parts.logger:
+            self.tracker.summarise(summary, figures, self.plan.parts.logger.weights_mb)
+
     def tables(self) -> None:
         """Write metrics.csv, probes.csv and losses.csv as they are now."""
         session, path = self.session, self.directory.path
@@ -97,10 +104,10 @@ class Recorder:
         return time.perf_counter() - self.started
 
     def _start_wandb(self) -> Any:
-        plan, choices = self.plan, self.plan.choices
+        plan = self.plan
         if not plan.parts.logger:
             return None
-        name = " ".join((choices["model"], choices["data"], plan.name, choices["schedule"], f"seed{plan.seed}"))
+        config = {**redact(self.config), **plan.made_from()}
         return plan.parts.logger.start(
-            plan.directory, redact(self.config), f"{plan.hash}-seed{plan.seed}", plan.name, name
+            plan.directory, config, f"{plan.hash}-seed{plan.seed}", plan.name, plan.title[:NAME]
         )

@@ -37,6 +37,7 @@ from midstate.runs.plan import Plan
 from midstate.runs.prepare import build_session
 from midstate.runs.recorder import Recorder
 from midstate.runs.report import result_table
+from midstate.runs.sweep import note
 from midstate.runs.tracking import Tracker
 
 log = logging.getLogger(__name__)
@@ -73,6 +74,7 @@ def run(config: DictConfig) -> float:
 def _run(plan: Plan, processes: Processes, stop_requested: Callable[[], bool]) -> float:
     _check_same_plan(plan, processes)
     directory = RunDirectory(plan, processes)
+    note(plan.directory)
     summary = directory.finished()
     if summary is None:
         with enough_memory(), user_errors("this cannot be read here", OSError):

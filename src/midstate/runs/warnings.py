@@ -5,7 +5,7 @@ import logging
 from torch import nn
 
 from midstate.runs.parts import Parts
-from midstate.sparsity import Blocks, Budget, Candidates, Direct, Pruner, weight_layers
+from midstate.sparsity import Blocks, Budget, Candidates, Direct, DropGrow, Pruner, weight_layers
 
 log = logging.getLogger(__name__)
 SMALL_SCOPE = 0.1
@@ -16,7 +16,7 @@ def warn_of_end(pruner: Pruner, total_steps: int) -> None:
     method = pruner.method
     if not method.dense and not method.estimator.trains_dense and pruner.window.stop == total_steps:
         log.warning("warning: the schedule stops at the run's last step, so no step is trained at the target")
-    if not method.dense and method.update.from_zero and not pruner.ticks.any_between():
+    if isinstance(method.update, DropGrow) and not pruner.ticks.any_between():
         log.warning(
             f"warning: pruner.every={method.update.every}: no weight will change place before masks are frozen at step "
             f"{pruner.ticks.until}; use a smaller one, such as pruner.every=10it"
@@ -28,6 +28,26 @@ def warn_of_start(pruner: Pruner) -> None:
     if pruner.method.penalty and pruner.window.start == 0:
         log.warning(
             "warning: pruner/penalty has no effect: units go before the first step; schedule.start leaves it time"
+        )
+
+
+def warn_of_pretrained(parts: Parts, num_classes: int) -> None:
+    """Warn where a library's weights have read images of another normalisation, or know other classes."""
+    model, data = parts.model, parts.data
+    trained = model.trained() if getattr(model, "pretrained", False) else None
+    if trained is None:
+        return
+    if hasattr(data, "mean"):
+        own, theirs = ([[round(float(x), 3) for x in each] for each in (of.mean, of.std)] for of in (data, trained))
+        if own != theirs:
+            log.warning(
+                f"warning: data.mean={own[0]} data.std={own[1]}: the weights of {model.name} were trained with "
+                f"data.mean={theirs[0]} data.std={theirs[1]}"
+            )
+    if trained.num_classes != num_classes:
+        log.warning(
+            f"warning: model.pretrained={model.pretrained}: is of {trained.num_classes} classes, and the data have "
+            f"{num_classes}: the classifier begins anew"
         )
 
 

@@ -119,7 +119,7 @@ class LayerView:
 
     def cost(self, pattern: Pattern, level: Level, budget: str) -> int:
         """What a level costs, in `params`, `macs` or `units`."""
-        if budget == "units" and pattern.name == "filter":
+        if budget == "units" and pattern.unit == "filter":
             return level
         return pattern.kept(self.shape, level) * (self.macs if budget == "macs" else 1)
 

@@ -94,7 +94,7 @@ class Network:
     def attainable(self, levels: list[Level]) -> list[Level]:
         """Levels without what can no longer be had: where nothing may regrow, no more units than are in use."""
         pattern = self.method.pattern
-        if self.method.update.regrow == "free" or pattern.name not in ("weight", "filter"):
+        if self.method.update.regrow == "free" or pattern.group != "layer":
             return levels
         return [
             min(level, int(pattern.units(each.mask).sum())) for level, each in zip(levels, self.masked, strict=True)

@@ -120,10 +120,21 @@ def fishers(model: nn.Module, layers: Sequence[Layer], sample: Sample) -> list[T
     return [total / len(sample.labels) for total in totals]
 
 
+@contextmanager
+def _reproducible() -> Iterator[None]:
+    """Have cuDNN give the same bits in every process, and after resuming: masks are made from them."""
+    cudnn = torch.backends.cudnn
+    before = cudnn.deterministic, cudnn.benchmark
+    cudnn.deterministic, cudnn.benchmark = True, False
+    try:
+        yield
+    finally:
+        cudnn.deterministic, cudnn.benchmark = before
+
+
 def _gradients(model: nn.Module, layers: Sequence[Layer], images: Tensor, labels: Tensor) -> tuple[Tensor, ...]:
-    """Gradients of a batch's summed loss; the same bits in every process and after resuming."""
-    steady = torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True)
-    with evaluation(model), torch.enable_grad(), steady, parametrize.cached():
+    """Gradients of a batch's summed loss."""
+    with evaluation(model), torch.enable_grad(), _reproducible(), parametrize.cached():
         used = [layer.weight for layer in layers]  # cached: what the pass reads is these very tensors
         loss = F.cross_entropy(model(images), labels, reduction="sum")
         found = torch.autograd.grad(loss, used, allow_unused=True)

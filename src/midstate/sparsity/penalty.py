@@ -10,7 +10,6 @@ from typing import ClassVar
 
 from midstate.common import checks
 from midstate.sparsity.layers import LayerView
-from midstate.sparsity.patterns.pattern import Pattern
 
 
 @dataclass(frozen=True)
@@ -26,14 +25,6 @@ class BatchNormL1:
 
     def __post_init__(self) -> None:
         checks.number("strength", self.strength, 0)
-
-    def check(self, pattern: Pattern) -> None:
-        """Filters only: a gamma belongs to one."""
-        if pattern.name != "filter":
-            raise ValueError(
-                f"penalty=batchnorm_l1 draws whole channels to zero, and pattern={pattern.name} prunes single weights: "
-                "use pruner/pattern=filter"
-            )
 
     def add(self, layers: Sequence[LayerView], step: int, progress: float) -> None:
         """Add to the gradients of one step.

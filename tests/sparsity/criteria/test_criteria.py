@@ -6,12 +6,18 @@ from midstate.sparsity import (
     L1,
     L2,
     NM,
+    Direct,
     Filter,
     GeometricMedian,
+    Global,
+    Hard,
     LayerView,
+    Method,
     Random,
     Sample,
     Scope,
+    Uniform,
+    Update,
     Wanda,
     Weight,
 )
@@ -81,12 +87,16 @@ def test_zeroed_filters_are_chosen_again():
         assert torch.equal(Filter(0.4).mask(GeometricMedian().score(layer(weight), Filter(0.4)), 10), mask)
 
 
+def method(pattern, criterion, allocation):
+    return Method(Scope(), pattern, criterion, allocation, Direct(), Update(), Hard())
+
+
 def test_products_without_meaning_are_refused():
     with pytest.raises(ValueError, match="distances between filters; pattern=nm prunes single weights"):
-        GeometricMedian().check(NM(1, 4), from_scores=False)
+        method(NM(1, 4), GeometricMedian(), Uniform())
     with pytest.raises(ValueError, match=r"norm_share=0\.5: the mix needs to know how many"):
-        GeometricMedian(0.5).check(Filter(0.3), from_scores=True)
-    GeometricMedian().check(Filter(0.3), from_scores=True)
+        method(Filter(0.3), GeometricMedian(0.5), Global())
+    method(Filter(0.3), GeometricMedian(), Global())
 
 
 def test_input_norms_and_loss_by_hand():

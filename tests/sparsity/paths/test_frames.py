@@ -133,7 +133,7 @@ def test_weights_come_back_while_frames_densify_and_may_not_be_forbidden_to():
     with pytest.raises(ValueError, match="frames='halves': must be one of sparsify, fine, densify"):
         Frames("halves")
     with pytest.raises(ValueError, match="path=frames changes the N and M of N:M, and pattern=weight has none"):
-        Frames().check(Weight(0.5))
+        attached(nn.Linear(64, 8), Frames(), Weight(0.5))
 
 
 def linear(estimator):

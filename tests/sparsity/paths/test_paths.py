@@ -4,14 +4,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from midstate.sparsity import (
+    L1,
     NM,
     Blocks,
     Density,
     Direct,
     Filter,
+    Hard,
     LayerView,
+    Method,
     Row,
+    Scope,
     StepN,
+    Uniform,
+    Update,
     Weight,
     block_nm_mask,
     nm_mask,
@@ -260,7 +266,7 @@ def test_random_at_each_tick_is_the_generators_affair():
 )
 def test_paths_without_meaning_are_refused(path, pattern, message):
     with pytest.raises(ValueError, match=message):
-        path.check(pattern)
+        Method(Scope(), pattern, L1(), Uniform(), path, Update(), Hard())
 
 
 @pytest.mark.parametrize(

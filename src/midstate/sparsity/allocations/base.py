@@ -27,10 +27,8 @@ class Allocation:
     own_budget: ClassVar[bool] = False  # whether the uniform allocation is no more than a comparison
     searches: ClassVar[bool] = False  # whether training itself finds the levels, see `Domino`
     needs: tuple[str, ...] = ()  # what it looks at besides weights and scores, from `NEEDS`
+    patterns: ClassVar[tuple[str, ...]] = ()  # names of those it makes sense for; none: all
     by_filter: bool = False  # whether filters of one layer may have levels of their own
-
-    def check(self, pattern: Pattern) -> None:
-        """Raise ValueError if the allocation makes no sense for this pattern."""
 
     def check_layers(self, pattern: Pattern, layers: Sequence[LayerView]) -> None:
         """Raise ValueError if no allocation of these layers can meet the budget."""

@@ -16,7 +16,7 @@ from torch import Tensor
 from midstate.common import checks
 from midstate.sparsity.allocations.base import Allocation, uniform_cost
 from midstate.sparsity.allocations.erk import erk_densities
-from midstate.sparsity.allocations.fitting import check_list, check_lowest, check_within, proportional
+from midstate.sparsity.allocations.fitting import check_list, check_lowest, proportional
 from midstate.sparsity.criteria.base import of_inputs
 from midstate.sparsity.kernels.selection import Unrankable
 from midstate.sparsity.layers import LayerView
@@ -64,16 +64,6 @@ class Budget(Allocation):
         check_list(self.levels)
         if self.per == "filter" and self.score in ("sensitivity", "owl", "erk"):
             raise ValueError(f"per='filter': score={self.score} knows whole layers only; use weight_error or random")
-
-    def check(self, pattern: Pattern) -> None:
-        """Levels must be levels of the pattern, one of them within the budget; only N:M has levels a filter."""
-        if self.per == "filter" and pattern.name != "nm":
-            raise ValueError(f"per='filter': gives each filter its own N, and pattern={pattern.name} has no N")
-        if self.levels is None:
-            return
-        if pattern.name != "nm":
-            raise ValueError(f"levels={list(self.levels)}: lists N's of N:M; with pattern={pattern.name} use null")
-        check_within(self.levels, pattern)
 
     @property
     def needs(self) -> tuple[str, ...]:

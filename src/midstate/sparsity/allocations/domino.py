@@ -18,10 +18,9 @@ from midstate.common import checks
 from midstate.common.numbers import floor
 from midstate.sparsity.allocations.base import BUDGETS, Allocation, uniform_cost
 from midstate.sparsity.allocations.erk import erk_densities
-from midstate.sparsity.allocations.fitting import check_list, check_lowest, check_within, proportional
+from midstate.sparsity.allocations.fitting import check_list, check_lowest, proportional
 from midstate.sparsity.layers import LayerView
 from midstate.sparsity.patterns.nm import GROUP_DIM, NM, Level, filled_groups
-from midstate.sparsity.patterns.pattern import Pattern
 
 log = logging.getLogger(__name__)
 MOST_DOUBLINGS = 6
@@ -66,12 +65,6 @@ class Domino(Allocation):
             checks.integer(name, getattr(self, name), 1)
         checks.number("strength", self.strength, 0)
         checks.number("double_every", self.double_every, 1e-3, 1)
-
-    def check(self, pattern: Pattern) -> None:
-        """N:M only, and levels that can meet the budget."""
-        if pattern.name != "nm":
-            raise ValueError(f"allocation=domino walks down the N of N:M, and pattern={pattern.name} has no N")
-        check_within(self._levels(pattern) if self.levels is None else self.levels, pattern)
 
     def check_layers(self, pattern: NM, layers: Sequence[LayerView]) -> None:
         """Raise ValueError if even the lowest levels exceed the budget."""

@@ -9,7 +9,7 @@ from midstate.common import checks
 from midstate.common.numbers import EPSILON, floor
 from midstate.sparsity.allocations.base import BUDGETS, uniform_cost
 from midstate.sparsity.layers import LayerView
-from midstate.sparsity.patterns.nm import NM, Level
+from midstate.sparsity.patterns.nm import Level
 from midstate.sparsity.patterns.pattern import Pattern
 
 
@@ -139,14 +139,6 @@ def check_list(levels: object) -> None:
         raise ValueError(f"levels={levels!r}: must be a list of levels such as [1,2,4,8], or null")
     for level in levels:
         checks.integer("levels", level, 1)
-
-
-def check_within(levels: Sequence[int], pattern: NM) -> None:
-    """Raise ValueError unless these are N's of a pattern, one of them no more than the uniform one."""
-    for level in levels:
-        checks.integer("levels", level, 1, pattern.m)
-    if min(levels) > pattern.n:
-        raise ValueError(f"levels={list(levels)}: all exceed the budget, uniform {pattern.label(pattern.n)}")
 
 
 def check_lowest(pattern: Pattern, layers: Sequence[LayerView], lowest: Sequence[Level], budget: str) -> None:

@@ -8,16 +8,12 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from midstate.sparsity.patterns.pattern import Pattern
-
 
 class Criterion:
     """What every criterion has. Members add `score(layer, pattern)`."""
 
     needs: ClassVar[tuple[str, ...]] = ()  # what it looks at besides weights, from `NEEDS`
-
-    def check(self, pattern: Pattern, from_scores: bool) -> None:
-        """Raise ValueError if the criterion makes no sense here; `from_scores`: scores decide the allocation."""
+    patterns: ClassVar[tuple[str, ...]] = ()  # names of those it makes sense for; none: all
 
 
 def of_inputs(weight: Tensor, by_channel: Tensor) -> Tensor:

@@ -16,14 +16,6 @@ class BatchNormScale(Criterion):
 
     needs: ClassVar[tuple[str, ...]] = ("batchnorm_scale",)
 
-    def check(self, pattern: Pattern, from_scores: bool) -> None:
-        """Filters only: a gamma belongs to one."""
-        if pattern.name != "filter":
-            raise ValueError(
-                f"criterion=batchnorm_scale has one score a filter, and pattern={pattern.name} prunes single weights: "
-                "use pruner/pattern=filter, or pruner/criterion=l1"
-            )
-
     def score(self, layer: LayerView, pattern: Pattern) -> Tensor:
         """Scores (O,)."""
         return layer.batchnorm_scale.detach().abs()

@@ -27,19 +27,6 @@ class GeometricMedian(Criterion):
     def __post_init__(self) -> None:
         checks.number("norm_share", self.norm_share, 0, 1)
 
-    def check(self, pattern: Pattern, from_scores: bool) -> None:
-        """Filters only, and the mix only where the number to prune is known beforehand."""
-        if pattern.name != "filter":
-            raise ValueError(
-                f"criterion=geometric_median measures distances between filters; pattern={pattern.name} prunes "
-                "single weights: use pruner/pattern=filter, or pruner/criterion=l1"
-            )
-        if self.norm_share and from_scores:
-            raise ValueError(
-                f"norm_share={self.norm_share}: the mix needs to know how many filters go, and this allocation "
-                "decides that from the scores; use norm_share=0"
-            )
-
     def score(self, layer: LayerView, pattern: Pattern) -> Tensor:
         """Scores (O,): sums of distances; filters that go by their norm score 0."""
         filters = layer.weight.flatten(1)

@@ -25,7 +25,7 @@ def layer_masks(
     `dense` marks the groups of N:M of which all is kept, (O, groups, *K) each.
     """
     first = layers[0].weight if layers else torch.empty(0)
-    if pattern.name == "nm" and has_kernel(first.device, first.dtype):
+    if pattern.group == "neighbours" and has_kernel(first.device, first.dtype):
         masks = masks_by_kernel(pattern.m, [layer.score() for layer in layers], levels)
         if masks is not None:
             if dense is None:
@@ -37,19 +37,11 @@ def layer_masks(
 
 
 class Path:
-    """What every path has: patterns it makes sense for, and a window. Members add `masks` and `describe`."""
+    """What every path has. Members add `masks` and `describe`."""
 
-    patterns: ClassVar[tuple[str, ...]] = ("weight", "row", "filter", "nm")
-    refusal: ClassVar[str] = ""
-    by_filter: bool = True  # whether filters of one layer may have levels of their own
+    patterns: ClassVar[tuple[str, ...]] = ()  # names of those it makes sense for; none: all
     probed: ClassVar[bool] = True  # whether its states lie at known places, where gaps can be probed
-    one_level: ClassVar[str] = ""  # where they may not: because of what
     fades: ClassVar[bool] = False  # whether masks on the way hold factors, from 0 to 1, on weights that are all in use
-
-    def check(self, pattern: Pattern) -> None:
-        """Raise ValueError if the path makes no sense for this pattern."""
-        if pattern.name not in self.patterns:
-            raise ValueError(self.refusal.format(pattern=pattern.name))
 
     def check_levels(self, pattern: Pattern, levels: Sequence[Level] | None) -> None:
         """Raise ValueError if the path cannot lead to these target levels, one a layer; None: any may be asked for."""

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from torch import Generator, Tensor
@@ -65,10 +64,6 @@ class Blocks(Path):
     rank: str = "layer"
     rerank: str = "live"
     staircase: bool = False
-    patterns: ClassVar[tuple[str, ...]] = ("nm",)
-    refusal: ClassVar[str] = (
-        "path=blocks counts the blocks under N:M, and pattern={pattern} has none; use pruner/path=density or direct"
-    )
 
     def __post_init__(self) -> None:
         checks.one_of("order", self.order, ORDERS)

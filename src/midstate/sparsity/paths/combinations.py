@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from functools import cache
 from itertools import combinations
 from math import comb
-from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -57,13 +56,6 @@ class Combinations(Path):
     There are C(M,N) of them, so C(M,N) - 1 jumps. The estimator `candidates` learns which ones go (LBC, arXiv
     2206.06662); under any other those of the least sum of scores go, which ends at the N:M mask itself.
     """
-
-    by_filter: ClassVar[bool] = False
-    one_level: ClassVar[str] = "path=combinations"
-    patterns: ClassVar[tuple[str, ...]] = ("nm",)
-    refusal: ClassVar[str] = (
-        "path=combinations is about the ways to keep N of M, and pattern={pattern} has none; use pruner/path=density"
-    )
 
     def check_levels(self, pattern: NM, levels: Sequence[Level] | None) -> None:
         """Refuse what has too many combinations, before any is made."""

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
 
 from torch import Tensor
 
@@ -14,11 +13,6 @@ from midstate.sparsity.patterns.pattern import Pattern
 @dataclass(frozen=True)
 class Density(Path):
     """The share of pruned units rises from 0 to the target's, the same way in every layer."""
-
-    patterns: ClassVar[tuple[str, ...]] = ("weight", "row", "filter")
-    refusal: ClassVar[str] = (
-        "path=density prunes the units of a layer one by one, and pattern={pattern} counts in groups; use pruner/path=n"
-    )
 
     def masks(self, pattern: Pattern, layers: Sequence[LayerView], p: float) -> list[Tensor]:
         """As many units as the level at progress p keeps."""

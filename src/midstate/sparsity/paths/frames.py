@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -30,10 +29,6 @@ class Frames(Path):
     """
 
     frames: str = "sparsify"
-    patterns: ClassVar[tuple[str, ...]] = ("nm",)
-    refusal: ClassVar[str] = (
-        "path=frames changes the N and M of N:M, and pattern={pattern} has none; use pruner/path=density or direct"
-    )
 
     def __post_init__(self) -> None:
         checks.one_of("frames", self.frames, KINDS)

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -39,20 +38,10 @@ class StepN(Path):
 
     granularity: str = "layer"
     steps: str = "single"
-    one_level: ClassVar[str] = "granularity=group"
-    patterns: ClassVar[tuple[str, ...]] = ("nm",)
-    refusal: ClassVar[str] = (
-        "path=n steps the N of N:M, and pattern={pattern} has no N; use pruner/path=density or pruner/path=direct"
-    )
 
     def __post_init__(self) -> None:
         checks.one_of("granularity", self.granularity, GRANULARITIES)
         checks.one_of("steps", self.steps, STEPS)
-
-    @property
-    def by_filter(self) -> bool:
-        """Tell whether filters of one layer may have levels of their own: groups of a layer step to one N."""
-        return self.granularity == "layer"
 
     def masks(self, pattern: NM, layers: Sequence[LayerView], p: float) -> list[Tensor]:
         """The pattern at the N of progress p."""

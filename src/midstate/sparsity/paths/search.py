@@ -16,10 +16,6 @@ from midstate.sparsity.schedules import Window
 class Search(Path):
     """Every layer at the N that a searching allocation has brought it down to; the schedule's curve is its time."""
 
-    patterns: ClassVar[tuple[str, ...]] = ("nm",)
-    refusal: ClassVar[str] = (
-        "path=search walks down the N of N:M, and pattern={pattern} has no N; use pruner/pattern=nm"
-    )
     probed: ClassVar[bool] = False  # its states are not known beforehand
 
     def window(self, window: Window) -> Window:

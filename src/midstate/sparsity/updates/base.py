@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
+from torch import Tensor
+
 from midstate.common.times import steps_of
 from midstate.sparsity.schedules import Window
 
@@ -11,7 +13,7 @@ from midstate.sparsity.schedules import Window
 class Timed:
     """What every update has: refreshes every `every`, up to `until` (null: to the end).
 
-    Besides, a refresh is forced at the window's start and stop. Members add `check` and `adjust`.
+    Besides, a refresh is forced at the window's start and stop. Members add `adjust`.
 
     Args:
         every: steps ('100it') or epochs ('1ep').
@@ -22,13 +24,15 @@ class Timed:
     until: float | str | None = None
     live: ClassVar[bool] = True  # whether each evaluation refreshes the masks as well
     needs: ClassVar[tuple[str, ...]] = ()  # what it looks at, from `NEEDS`
-    from_zero: ClassVar[bool] = False  # whether what is pruned is zeroed, so that it comes back as zero
 
     def __post_init__(self) -> None:
         if not isinstance(self.every, str) or steps_of("every", self.every, 1, 1) < 1:
             raise ValueError(f"every={self.every!r}: must be steps such as '1it' or epochs such as '1ep'")
         if self.until is not None:
             steps_of("until", self.until, 1, 1)
+
+    def refreshed(self, weight: Tensor, mask: Tensor) -> None:
+        """Act on a layer's weights when its mask is refreshed."""
 
     def exchanged(self, elapsed: float) -> float:
         """Share of each layer's units in use that a refresh exchanges, at a share of the time up to `until`."""

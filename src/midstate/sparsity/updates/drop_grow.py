@@ -11,7 +11,6 @@ from midstate.common import checks
 from midstate.common.numbers import floor
 from midstate.sparsity.kernels.selection import keep_largest, refuse_nan
 from midstate.sparsity.layers import LayerView
-from midstate.sparsity.patterns.pattern import Pattern
 from midstate.sparsity.updates.base import Timed
 
 GROW = ("gradient", "random")
@@ -58,7 +57,6 @@ class DropGrow(Timed):
     grow: str = "gradient"
     initial: str = "random"
     live: ClassVar[bool] = False
-    from_zero: ClassVar[bool] = True
     regrow: ClassVar[str] = "never"  # but by the exchange, which comes after
     forced_swaps: ClassVar[float] = 0.0
 
@@ -68,20 +66,16 @@ class DropGrow(Timed):
         checks.one_of("grow", self.grow, GROW)
         checks.one_of("initial", self.initial, INITIAL)
 
-    def check(self, pattern: Pattern) -> None:
-        """Single weights only."""
-        if pattern.name == "filter":
-            raise ValueError(
-                "update=drop_grow: a grown filter begins at zero, where BatchNorm has no variance to divide by and its "
-                "gradient is hundreds of times too large; use pruner/update=live, or pruner/pattern=weight"
-            )
-
     def adjust(self, score: Tensor, in_use: Tensor, generator: Generator | None) -> Tensor:
         """Scores as the masks in force let them count: nothing pruned comes back, the first masks may be drawn."""
         if generator is not None and self.initial == "random" and in_use.all():
             refuse_nan(score)
             return torch.rand(score.shape, generator=generator).to(score)
         return torch.where(in_use, score, -1)
+
+    def refreshed(self, weight: Tensor, mask: Tensor) -> None:
+        """Zero what is pruned, so that it comes back as zero."""
+        weight.detach().mul_(mask)
 
     def exchanged(self, elapsed: float) -> float:
         """Share of each layer's units in use that a refresh exchanges: half a cosine of the time up to `until`."""
