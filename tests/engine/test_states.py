@@ -16,11 +16,11 @@ from midstate.sparsity import (
     NM,
     SSTE,
     STE,
-    Candidates,
     Combinations,
     Direct,
     Fade,
     Frames,
+    LearnedCombinations,
     Method,
     Pruner,
     Schedule,
@@ -106,7 +106,13 @@ def test_learnt_combinations_are_averaged_clipped_and_decayed_like_any_matrix():
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("path", "estimator"),
-    [(Combinations(), Candidates()), (StepN(), SSTE()), (Direct(), SSTE()), (Fade(), STE()), (Frames("fine"), STE())],
+    [
+        (Combinations(), LearnedCombinations()),
+        (StepN(), SSTE()),
+        (Direct(), SSTE()),
+        (Fade(), STE()),
+        (Frames("fine"), STE()),
+    ],
     ids=lambda axis: type(axis).__name__,
 )
 def test_compiled_models_see_masks_factors_and_gradients(path, estimator):

@@ -14,7 +14,6 @@ from midstate.sparsity import (
     NM,
     Blocks,
     Budget,
-    Candidates,
     Combinations,
     Criterion,
     DenseGradient,
@@ -27,6 +26,7 @@ from midstate.sparsity import (
     GeometricMedian,
     Global,
     Hard,
+    LearnedCombinations,
     Method,
     MultiAxis,
     Scheme,
@@ -87,7 +87,7 @@ def products():
     wider = {axis: [*EVERY[axis], *SETTINGS.get(axis, [])] for axis in AXES}
     usual = {
         "criterion": [L1()], "allocation": [Uniform()], "path": [Direct(), Combinations()], "update": [Update()],
-        "estimator": [Hard(), Candidates()],
+        "estimator": [Hard(), LearnedCombinations()],
     }  # fmt: skip
     for one, other in itertools.combinations([axis for axis in AXES if axis != "pattern"], 2):
         chosen = {**usual, one: wider[one], other: wider[other]}

@@ -1,4 +1,4 @@
-"""Changes: what masks have done from one epoch's end to the next."""
+"""History of masks: units that changed between ends of epochs."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -9,7 +9,7 @@ from torch import Tensor
 from midstate.sparsity.patterns.pattern import Pattern
 
 
-class Changes:
+class MaskHistory:
     """Compares masks with those of the last epoch's end, and counts how often each unit has changed."""
 
     def __init__(self, pattern: Pattern, masks: Sequence[Tensor]) -> None:

@@ -12,7 +12,7 @@ from midstate.sparsity.criteria.base import Criterion
 from midstate.sparsity.criteria.batchnorm_scale import BatchNormScale
 from midstate.sparsity.criteria.geometric_median import GeometricMedian
 from midstate.sparsity.estimators.base import Estimator
-from midstate.sparsity.estimators.candidates import Candidates
+from midstate.sparsity.estimators.candidates import LearnedCombinations
 from midstate.sparsity.estimators.dense_gradient import DenseGradient
 from midstate.sparsity.estimators.hard_channels import HardChannels
 from midstate.sparsity.estimators.multi_axis import MultiAxis
@@ -153,7 +153,7 @@ def _no_filters(*kinds: type) -> Callable[[Method], bool]:
 
 
 def _learns(m: Method) -> bool:
-    return isinstance(m.estimator, Candidates) and isinstance(m.path, Combinations)
+    return isinstance(m.estimator, LearnedCombinations) and isinstance(m.path, Combinations)
 
 
 def _levels(m: Method) -> list[int]:
@@ -238,7 +238,7 @@ REFUSED = (
     ),
     Refused(
         "`estimator=candidates` without N:M",
-        _other_pattern(Candidates),
+        _other_pattern(LearnedCombinations),
         "estimator=candidates learns which combinations stay; use pruner/path=combinations beside pruner/pattern=nm",
     ),
     Refused(
@@ -324,7 +324,7 @@ REFUSED = (
     # Combinations
     Refused(
         "`estimator=candidates` with another path than `combinations`",
-        lambda m: isinstance(m.estimator, Candidates) and not isinstance(m.path, Combinations),
+        lambda m: isinstance(m.estimator, LearnedCombinations) and not isinstance(m.path, Combinations),
         "estimator=candidates learns which combinations stay; use pruner/path=combinations",
     ),
     Refused(
@@ -405,7 +405,7 @@ REFUSED = (
     ),
     Refused(
         "`update=drop_grow` with estimators that train pruned weights",
-        lambda m: isinstance(m.update, DropGrow) and not m.estimator.rests,
+        lambda m: isinstance(m.update, DropGrow) and not m.estimator.freezes_pruned,
         "grow={update.grow!r}: grown weights begin at zero, and under this estimator pruned ones train on; use "
         "pruner/estimator=hard or dense_gradient",
     ),

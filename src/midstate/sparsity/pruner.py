@@ -13,7 +13,7 @@ from midstate.sparsity.allocations.fitting import compare_with_uniform
 from midstate.sparsity.allocations.scheme import scheme_text
 from midstate.sparsity.attached import Attached
 from midstate.sparsity.batchnorm import needed_batchnorms
-from midstate.sparsity.history import NO_CHANGES, Changes
+from midstate.sparsity.history import NO_CHANGES, MaskHistory
 from midstate.sparsity.method import Method
 from midstate.sparsity.network import Network
 from midstate.sparsity.observe import Sample
@@ -71,7 +71,7 @@ class Pruner:
         self._weights = self._attached.weights
         self._before_measuring: list[Callable[[], None]] = []
         # A dense run stays as it is now: nothing attached, no refresh, no change.
-        self.ticks, self._changes = NEVER, NO_CHANGES
+        self.refresh_steps, self._changes = NEVER, NO_CHANGES
         if not method.dense:
             self._attach(model, steps_per_epoch, total_steps, seed, names_of(classifier), uses or {}, sample)
 
@@ -89,7 +89,7 @@ class Pruner:
         method = self.method
         self.window = method.path.window(self.window)
         method.estimator.check_window(self.window)
-        self.ticks = method.update.resolve(self.window, steps_per_epoch, total_steps)
+        self.refresh_steps = method.update.resolve(self.window, steps_per_epoch, total_steps)
         uses_of = [uses.get(layer.name, 1) for layer in self.layers]
         norms = needed_batchnorms(model, method, self.layers, sample)
         gammas = [None if norm is None else norm.weight for norm in norms]
@@ -103,7 +103,7 @@ class Pruner:
             self.levels = method.allocation.allocate(method.pattern, self._network.views())
         method.path.check_levels(method.pattern, self.levels)
         self._attached.attach(self.levels, norms)
-        self._changes = Changes(method.pattern, self.masks)
+        self._changes = MaskHistory(method.pattern, self.masks)
 
     def on_measuring(self, call: Callable[[], None]) -> None:
         """Have `call` called before each loss that an allocation measures; it may raise to stop, nothing is lost."""
@@ -121,21 +121,23 @@ class Pruner:
 
     def due(self, step: int) -> bool:
         """Tell whether `tick` would refresh the masks at `step`."""
-        return self.ticks.due(step)
+        return self.refresh_steps.due(step)
 
     def tick(self, step: int) -> None:
         """Refresh the masks before the forward pass of `step`, if that is due."""
         if self.due(step):
             self.refresh(step)
 
-    def open(self, step: int) -> bool:
+    def refreshes_at_eval(self, step: int) -> bool:
         """Tell whether `refresh` may change the masks for an evaluation at `step`."""
-        return self.ticks.open(step)
+        return self.refresh_steps.refreshes_at_eval(step)
 
     @torch.no_grad()
     def refresh(self, step: int) -> None:
         """Refresh the masks from the present weights, for training or an evaluation; no change once they are frozen."""
-        if not (self.due(step) or self.open(step)) or step == self._refreshed:  # at one step the weights are the same
+        if (
+            not (self.due(step) or self.refreshes_at_eval(step)) or step == self._refreshed
+        ):  # at one step the weights are the same
             return
         if self.method.allocation.searches and step >= self.window.start:
             self._search(step)
@@ -162,7 +164,7 @@ class Pruner:
         masks = [method.pattern.expand(mask, w.shape) for mask, w in zip(masks, self._weights, strict=True)]
         if method.update.regrow == "never":
             masks = [mask * in_force for mask, in_force in zip(masks, self.masks, strict=True)]
-        if share := method.update.exchanged(self.ticks.elapsed(step)):
+        if share := method.update.exchanged(self.refresh_steps.elapsed(step)):
             return method.path.masks(method.pattern, self._network.exchanging(layers, masks, share), progress)
         return self._network.swapped(layers, masks) if method.update.forced_swaps else masks
 

@@ -41,7 +41,7 @@ class Estimator:
     trains_dense: ClassVar[bool] = False  # whether forward passes in training see the weights without masks
     scales: ClassVar[bool] = False  # whether kept weights are scaled; members add `scale`
     whole_channels: ClassVar[bool] = False  # whether a filter's bias, gamma and beta are masked with it
-    rests: ClassVar[bool] = False  # whether pruned weights stand still, without momentum
+    freezes_pruned: ClassVar[bool] = False  # whether pruned weights stand still, without momentum
 
     def check_window(self, window: Window) -> None:
         """Raise ValueError if the path leaves the estimator no time for what it does."""

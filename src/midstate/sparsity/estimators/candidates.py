@@ -31,7 +31,7 @@ class _Candidates(torch.autograd.Function):
 
 
 @dataclass(frozen=True)
-class Candidates(Estimator):
+class LearnedCombinations(Estimator):
     """LBC (Zhang et al., arXiv 2206.06662): each group learns which of its C(M,N) combinations to keep.
 
     alpha, (groups, C(M,N)), begins at 1 / C(M-1,N-1) and is a parameter like any other, weight decay included. At every

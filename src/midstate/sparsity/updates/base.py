@@ -38,7 +38,7 @@ class Timed:
         """Share of each layer's units in use that a refresh exchanges, at a share of the time up to `until`."""
         return 0.0
 
-    def resolve(self, window: Window, steps_per_epoch: int, total_steps: int) -> "Ticks":
+    def resolve(self, window: Window, steps_per_epoch: int, total_steps: int) -> "RefreshSteps":
         """Place the update in a run.
 
         Raises:
@@ -53,11 +53,11 @@ class Timed:
                     f"until={self.until!r}: masks would freeze at step {until}, before the "
                     f"schedule's stop (step {window.stop}), short of the target"
                 )
-        return Ticks(every, until, window.start, window.stop, self.live)
+        return RefreshSteps(every, until, window.start, window.stop, self.live)
 
 
 @dataclass(frozen=True)
-class Ticks:
+class RefreshSteps:
     """The steps at which masks are refreshed."""
 
     every: int
@@ -70,12 +70,12 @@ class Ticks:
         """Tell whether masks are refreshed before the forward pass of `step`."""
         return step <= self.until and (step % self.every == 0 or self._forced(step))
 
-    def open(self, step: int) -> bool:
+    def refreshes_at_eval(self, step: int) -> bool:
         """Tell whether masks are refreshed for an evaluation at `step`."""
         return step <= self.until and (self.live or self._forced(step))
 
     def any_between(self) -> bool:
-        """Tell whether a tick comes after the window's start and before `until`."""
+        """Tell whether a refresh comes after the window's start and before `until`."""
         return (self.start // self.every + 1) * self.every < self.until
 
     def elapsed(self, step: int) -> float:
@@ -86,4 +86,4 @@ class Ticks:
         return step in (self.start, self.stop)
 
 
-NEVER = Ticks(every=1, until=-1, start=0, stop=0, live=False)  # masks are not refreshed at all
+NEVER = RefreshSteps(every=1, until=-1, start=0, stop=0, live=False)  # masks are not refreshed at all
