@@ -1,14 +1,11 @@
-"""The table of methods, and the examples of docs/methods.md as a reader would try them."""
+"""docs/methods.md: its tables are those of the files, and no paragraph is long."""
 
-import json
-import os
 import re
-import shlex
 import subprocess
 import sys
 
 import pytest
-from conftest import ROOT, TINY
+from conftest import ROOT
 from omegaconf import OmegaConf
 
 from midstate import methods
@@ -34,10 +31,6 @@ def test_tables_are_written_between_their_marks(tmp_path):
     page.write_text(empty)
     run("--write", str(page))
     assert page.read_text() == DOCS != empty
-    page.write_text(empty.replace("<!-- members:path -->", ""))
-    with pytest.raises(subprocess.CalledProcessError) as failed:
-        run("--write", str(page))
-    assert failed.value.returncode == 1
 
 
 @pytest.mark.parametrize("group", methods.GROUPS)
@@ -84,7 +77,7 @@ def test_tables_are_written_where_a_file_has_their_marks(tmp_path, monkeypatch, 
     path.write_text("no marks")
     with pytest.raises(SystemExit):
         methods.main()
-    assert "has no marks <!-- methods --> or <!-- refused -->" in capsys.readouterr().err
+    assert "has no marks such as <!-- methods -->" in capsys.readouterr().err
 
 
 def test_every_preset_names_its_source_settings_and_differences():
@@ -101,30 +94,3 @@ def test_what_is_missing_is_noticed(tmp_path, monkeypatch):
     monkeypatch.setattr(methods, "PRESETS", tmp_path)
     with pytest.raises(ValueError, match="says nothing of Settings, Reported, Differs"):
         methods.methods()
-
-
-def test_the_worked_examples_run_as_they_stand(tmp_path):
-    for name, kind, body in re.findall(r"^`(\S+)`:\n\n```(python|yaml)\n(.*?)```", DOCS, re.DOTALL | re.MULTILINE):
-        path = tmp_path / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(body)
-        assert path.suffix == {"python": ".py", "yaml": ".yaml"}[kind]
-    own = DOCS.partition("## Adding your own")[2]
-    path, trust, *command = shlex.split(re.search(r"```bash\n(.*?)\n```", own, re.DOTALL)[1])
-    assert (path, trust) == ("PYTHONPATH=.", "MIDSTATE_TRUST=my_methods")
-    assert command[:2] == ["python", "train.py"]
-    done = subprocess.run(
-        [sys.executable, str(ROOT / "train.py"), *command[2:], *TINY, "run_dir=run", "schedule=linear"],
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": ".", "MIDSTATE_TRUST": "my_methods"},
-        capture_output=True,
-        text=True,
-        timeout=180,
-    )
-    assert done.returncode == 0, done.stderr
-    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
-    assert summary["pattern_verified"] is True
-    targets = [layer["target"] for layer in summary["layers"]]
-    assert targets == sorted(targets, reverse=True)
-    assert targets[0] > targets[-1] + 0.1
-    assert "of the layers" in done.stdout

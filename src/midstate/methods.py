@@ -6,7 +6,6 @@ comment says what it does, and may have a Source; the comment behind a setting s
 
 import argparse
 import re
-import sys
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -152,23 +151,29 @@ def tables(only: str | None = None) -> dict[str, str]:
 
 
 def main() -> None:
-    """Print a table, or put all of them into a file between their marks."""
-    parser = argparse.ArgumentParser(description="Print the table of presets.")
+    """Print a table, or put tables into a file between their marks."""
+    parser = argparse.ArgumentParser(description="Print the table of presets, or another.")
     parser.add_argument("--members", choices=GROUPS, help="print the members of an axis instead")
-    parser.add_argument(
-        "--write", type=Path, help="put all tables into this file, between <!-- NAME --> and <!-- end -->"
-    )
     parser.add_argument("--refused", action="store_true", help="print the products of axes that are refused, and why")
+    parser.add_argument("--write", type=Path, metavar="FILE", help="put every table that FILE has marks for into it")
     arguments = parser.parse_args()
     if arguments.write is None:
         name = f"members:{arguments.members}" if arguments.members else "refused" if arguments.refused else "methods"
         print(tables(name)[name])
         return
     try:
-        for name, text in tables().items():
-            files.put(arguments.write, name, text)
+        _write(arguments.write)
     except (OSError, ValueError) as error:
-        sys.exit(str(error))
+        parser.error(str(error))
+
+
+def _write(path: Path) -> None:
+    content = path.read_text()
+    made = {name: text for name, text in tables().items() if f"<!-- {name} -->" in content}
+    if not made:
+        raise ValueError(f"{path}: has no marks such as <!-- methods --> and <!-- end -->")
+    for name, text in made.items():
+        files.put(path, name, text)
 
 
 if __name__ == "__main__":

@@ -1,14 +1,10 @@
 """Members of a user's own, in local/ beside a copy of `train.py`: found, trusted, part of a run's identity, refused."""
 
 import json
-import os
-import shutil
-import subprocess
-import sys
 
 import pytest
 import yaml
-from conftest import ROOT, TINY, composed
+from conftest import TINY, Tree, composed
 
 from midstate.runs.plan import Plan
 
@@ -49,49 +45,6 @@ class Slow(Schedule):
     for axis, name in {"criterion": "Mine", "allocation": "Tapered", "path": "Halfway", "estimator": "Plain"}.items()
 }
 OWN = ("pruner=magnitude", *(f"pruner/{axis}=mine" for axis in ("allocation", "path", "estimator")), "schedule=mine")
-PLAN = """
-import json, sys
-from midstate.config.compose import composed
-from midstate.config.explain import explain, is_users
-from midstate.runs.plan import Plan
-for overrides in json.loads(sys.argv.pop()):
-    try:
-        print(Plan.of(composed(*overrides)).hash)
-    except Exception as error:
-        print(is_users(error), explain(error))
-"""
-
-
-class Tree:
-    """The project, with files of a user's own."""
-
-    def __init__(self, root):
-        self.root = root
-        shutil.copy(ROOT / "train.py", root)
-        for name in ("conf", "src"):
-            (root / name).symlink_to(ROOT / name)
-
-    def write(self, files):
-        for name, text in files.items():
-            path = self.root / "local" / name
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(text if isinstance(text, bytes) else text.encode())
-
-    def python(self, *arguments, **environment):
-        return subprocess.run(
-            [sys.executable, *arguments],
-            cwd=self.root,
-            env={**os.environ, "PYTHONPATH": f"{self.root / 'src'}:{self.root / 'mine'}", **environment},
-            capture_output=True,
-            text=True,
-            timeout=300,
-        )
-
-    def plans(self, *commands, **environment):
-        """What becomes of each command: the hash of its run, or why it is refused."""
-        done = self.python("-c", PLAN, json.dumps([command.split() for command in commands]), **environment)
-        assert done.returncode == 0, done.stderr
-        return done.stdout.splitlines()
 
 
 @pytest.fixture

@@ -4,8 +4,7 @@ import json
 import re
 import shlex
 
-from conftest import ROOT, TINY
-from test_local import Tree
+from conftest import ROOT, TINY, Tree
 
 from midstate.sparsity import LayerView
 

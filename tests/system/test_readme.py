@@ -4,7 +4,7 @@ import json
 import re
 
 import pytest
-from conftest import ROOT
+from conftest import ROOT, TINY, Tree
 
 from benchmarks.common import rendered
 from benchmarks.quoted import RECORDS, quoted
@@ -50,6 +50,21 @@ def test_what_the_map_names_is_there():
     for name in re.findall(r"`([\w./]+(?:/|\.py|\.yaml))`", rooms):
         places = (ROOT / name, ROOT / "src" / "midstate" / name, ROOT / "scripts" / name)
         assert any(place.exists() for place in places), name
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page):
+    for link in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text()):
+        assert (page.parent / link).exists(), link
+
+
+def test_the_criterion_of_ones_own_runs(tmp_path):
+    settings = re.search(r"## Your own criterion.*?```yaml\n(.*?)```", README, re.DOTALL)[1]
+    tree = Tree(tmp_path)
+    tree.write({"my.py": CODE["Your own criterion"], "conf/pruner/criterion/mine.yaml": settings})
+    done = tree.python("train.py", "pruner/criterion=mine", "pruner.every=100it", *TINY, "run_dir=run")
+    assert done.returncode == 0, done.stderr
+    assert json.loads((tmp_path / "run" / "summary.json").read_text())["pattern_verified"] is True
 
 
 def test_the_loop_of_ones_own_prunes():
