@@ -181,7 +181,7 @@ def walk(pruner):
     ],
 )
 def test_what_is_dear_to_measure_brings_an_interval(overrides, every):
-    assert composed(overrides).pruner.update.every == every
+    assert composed(*overrides).pruner["update"]["every"] == every
 
 
 class Lazy(Criterion):
