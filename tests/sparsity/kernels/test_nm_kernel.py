@@ -11,7 +11,7 @@ pytest.importorskip("triton")
 MASKS = """
 import torch
 from midstate.sparsity import NM
-from midstate.sparsity.nm_kernel import fits, keep_largest_of_groups
+from midstate.sparsity.kernels.triton_nm import fits, keep_largest_of_groups
 
 torch.manual_seed(0)
 for m in (2, 4, 6, 16, 32):
@@ -82,10 +82,10 @@ def test_the_pruner_takes_the_kernel_where_there_is_one(path):
 BROKEN = """
 import logging, sys
 logging.basicConfig(stream=sys.stdout, format="%(message)s")
-from midstate.sparsity import nm_kernel
+from midstate.sparsity.kernels import triton_nm
 def fail(*arguments):
     raise RuntimeError("no compiler")
-nm_kernel.keep_largest_of_groups = fail
+triton_nm.keep_largest_of_groups = fail
 sys.argv = ["-c", "blocks"]
 exec(sys.stdin.read())
 """
@@ -104,7 +104,7 @@ def test_where_triton_does_not_work_masks_are_made_layer_by_layer_and_that_is_sa
 def test_what_the_kernel_does_not_take_is_said():
     done = interpreted(
         "import torch\n"
-        "from midstate.sparsity.nm_kernel import fits\n"
+        "from midstate.sparsity.kernels.triton_nm import fits\n"
         "score = torch.rand(4, 16, 3, 3)\n"
         "print(fits([score], [1], 8), fits([score], [1], 6), fits([score], [torch.ones(4)], 8),"
         " fits([score.double()], [1], 8), fits([score.transpose(0, 1)], [1], 4))\n"
