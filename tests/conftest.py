@@ -1,5 +1,6 @@
 """Helpers: a run in this process, and a run as a user starts it."""
 
+import copy
 import json
 import os
 import shutil
@@ -7,15 +8,18 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig
 from PIL import Image
 
-from midstate.config.compose import composed
+from midstate.config import compose
 from midstate.runs.checkpoint import checkpoints, digest
 
 __all__ = ["ALONE", "ROOT", "TINY", "Tree", "assert_checkpoints_whole", "begin", "composed", "start", "wait_for"]
@@ -34,6 +38,18 @@ TINY = (
 
 # What a preset is to be given to run by itself, where no trained weights lie about.
 ALONE = {"asp": ("trainer.mode=train", "schedule.start=0.5"), "domino": ("trainer.mode=train",)}
+
+
+def composed(*overrides: str) -> DictConfig:
+    """Compose a configuration as `python train.py OVERRIDES` does; the same one again is a copy."""
+    config, own_of_hydra = _composed(overrides)
+    HydraConfig.instance().cfg = own_of_hydra
+    return copy.deepcopy(config)
+
+
+@lru_cache(maxsize=64)
+def _composed(overrides: tuple[str, ...]) -> tuple[DictConfig, DictConfig]:
+    return compose.composed(*overrides), HydraConfig.instance().cfg
 
 
 @pytest.fixture(scope="session")

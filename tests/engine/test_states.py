@@ -55,12 +55,19 @@ def train(session, steps):
         train_step(session, images, labels)
 
 
-@pytest.mark.parametrize("name", METHODS)
-def test_a_run_taken_up_in_the_midst_of_its_ramp_goes_on_to_the_same_bits(name):
-    whole = session_of(name)
-    train(whole, STEPS)
+@pytest.fixture(scope="module", params=METHODS)
+def whole(request):
+    """A method's name, and its run that nothing interrupts."""
+    session = session_of(request.param)
+    train(session, STEPS)
+    return request.param, session
+
+
+def test_a_run_taken_up_in_the_midst_of_its_ramp_goes_on_to_the_same_bits(whole):
+    name, whole = whole
+    first = session_of(name)
     for stop in (3, 7):  # on the way, and at the target
-        first, again, file = session_of(name), session_of(name), io.BytesIO()
+        again, file = session_of(name), io.BytesIO()
         train(first, stop)
         torch.save({"step": first.step, **first.state_dict()}, file)
         file.seek(0)
@@ -76,10 +83,9 @@ def test_a_run_taken_up_in_the_midst_of_its_ramp_goes_on_to_the_same_bits(name):
     assert [row["progress"] for row in whole.probe_rows][-1] == 1
 
 
-@pytest.mark.parametrize("name", METHODS)
-def test_probes_change_nothing(name):
-    with_probes, without = session_of(name), session_of(name, "trainer.probes=false")
-    train(with_probes, STEPS)
+def test_probes_change_nothing(whole):
+    name, with_probes = whole
+    without = session_of(name, "trainer.probes=false")
     train(without, STEPS)
     assert with_probes.probe_rows
     assert with_probes.losses == without.losses

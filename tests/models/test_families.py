@@ -88,7 +88,9 @@ def session_of(name, pruner):
 
 
 @pytest.mark.parametrize("pruner", PRUNERS)
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow if name.startswith("vgg") else ()) for name in FAMILIES]
+)
 def test_scope_and_one_step(name, pruner):
     family, session = FAMILIES[name], session_of(name, pruner)
     layers = [layer.name for layer in weight_layers(session.model)]

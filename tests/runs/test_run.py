@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+import shutil
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from conftest import ALONE, ROOT, TINY, composed
 from omegaconf import OmegaConf
 
 from midstate.common.errors import ConfigError, RunFailed
+from midstate.engine.evaluate import evaluate
 from midstate.engine.loop import train
 from midstate.engine.step import train_step
 from midstate.models import CifarResNet
@@ -110,18 +112,26 @@ def test_config_and_pictures_are_written(block_run):
 
 @pytest.mark.parametrize("pruner", ["nm", "nm_step", "nm_block"])
 @pytest.mark.parametrize("estimator", ["hard", "ste", "sr_ste"])
-def test_every_method_ends_at_its_pattern(tmp_path, pruner, estimator):
-    summary = tiny(tmp_path, f"pruner={pruner}", f"pruner/estimator={estimator}", "pruner.n=2", "pruner.m=8",
-                   "trainer.probes=false")  # fmt: skip
-    assert summary["pattern_verified"] is True
-    assert summary["sparsity"] == 0.75
-    assert summary["top1_gap"] is None
-    assert math.isfinite(summary["loss"])
+def test_every_method_ends_at_its_pattern(pruner, estimator):
+    pruned = trained(f"pruner={pruner}", f"pruner/estimator={estimator}", "pruner.n=2", "pruner.m=8")
+    assert [float((layer.weight != 0).float().mean()) for layer in pruned.layers] == [0.25] * 8
 
 
 @pytest.mark.parametrize("order", ["inverse", "random"])
-def test_every_order_ends_at_its_pattern(tmp_path, order):
-    assert tiny(tmp_path, f"pruner.order={order}", "trainer.probes=false")["pattern_verified"] is True
+def test_every_order_ends_at_its_pattern(order):
+    pruned = trained(f"pruner.order={order}")
+    assert [float((layer.weight != 0).float().mean()) for layer in pruned.layers] == [1 / 16] * 8
+
+
+def trained(*overrides):
+    """A pruner at the end of a run of which nothing is written; its weights obey the pattern."""
+    session = prepare(Plan.of(composed(*TINY, *overrides, "trainer.probes=false")))
+    assert train(session, lambda: None, lambda row: None, lambda: False)
+    session.check_finite()
+    session.pruner.finalise()
+    assert session.pruner.verify() is True
+    assert math.isfinite(evaluate(session.model, session.data.test)["loss"])
+    return session.pruner
 
 
 def test_dense_prunes_nothing(tmp_path):
@@ -190,6 +200,7 @@ PRESETS = sorted({path.stem for path in (ROOT / "conf" / "pruner").glob("*.yaml"
 def test_every_preset_ends_at_its_target(tmp_path, pruner):
     summary = tiny(tmp_path, f"pruner={pruner}", *ALONE.get(pruner, ()), "trainer.probes=false")
     assert summary["pattern_verified"] is True
+    assert summary["top1_gap"] is None
     assert math.isfinite(summary["loss"])
     assert all(layer["kept"] == pytest.approx(layer["target"]) for layer in summary["layers"])
     assert min(layer["kept"] for layer in summary["layers"]) > 0
@@ -228,20 +239,18 @@ EXCHANGE = "pruner.every=5it pruner.until=1.0 pruner.drop_fraction=1"
     "pruner",
     [
         "sfp",
-        "global_filter",
         "maxq",
         "nm_mixed",
-        "wanda",
-        "domino trainer.mode=train",
+        DOMINO,
         *SLIMMING,
         f"rigl {EXCHANGE}",
-        f"set {EXCHANGE}",
+        *(pytest.param(each, marks=pytest.mark.slow) for each in ("global_filter", "wanda", f"set {EXCHANGE}")),
     ],
 )
 def test_every_kind_of_state_survives_an_interruption(tmp_path, pruner):
     arguments = (*f"pruner={pruner}".split(), "trainer.checkpoint_every=5it", "trainer.probes=false")
     tiny(tmp_path / "whole", *arguments)
-    tiny(tmp_path / "resumed", *arguments)
+    shutil.copytree(tmp_path / "whole", tmp_path / "resumed")
     saved = checkpoint.checkpoints(tmp_path / "resumed" / "checkpoints")
     assert [path.stem for path in saved] == ["step-000000020", "step-000000024"]
     saved[-1].unlink()  # as if it had been killed after step 20, in the middle of the last epoch

@@ -9,6 +9,7 @@ from conftest import ROOT, composed
 
 from midstate.runs.plan import Plan
 from midstate.study.claims import read_claims
+from midstate.study.command import main
 from midstate.study.planning import identity, plan_runs, with_parents
 
 QUICK = 660  # runs at most
@@ -95,6 +96,7 @@ def test_a_cell_moves_the_parent_with_the_data_but_not_with_the_recipe():
     assert identity("c1_dense_finetuned", ("optimizer.lr=0.1",))[0] != identity("c1_dense_finetuned", ())[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scale", ["full", "paper"])
 def test_every_cell_of_the_other_scales_composes(scale, monkeypatch):
     monkeypatch.chdir(ROOT)
@@ -106,10 +108,10 @@ def test_every_cell_of_the_other_scales_composes(scale, monkeypatch):
                 assert identity(arm, cell)
 
 
-def test_a_scale_that_a_claim_does_not_have_is_refused_by_name(tmp_path):
-    command = [sys.executable, str(ROOT / "scripts" / "reproduce.py"), "--only", "C2", "--scale", "paper", "seed=1"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
-    assert (done.returncode, done.stderr) == (2, "configuration error: scale='paper': C2 has only quick, full\n")
+def test_a_scale_that_a_claim_does_not_have_is_refused_by_name(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["--only", "C2", "--scale", "paper", "seed=1"]) == 2
+    assert capsys.readouterr().err == "configuration error: scale='paper': C2 has only quick, full\n"
 
 
 def test_a_damaged_summary_counts_as_unfinished(tmp_path, monkeypatch):
@@ -120,10 +122,10 @@ def test_a_damaged_summary_counts_as_unfinished(tmp_path, monkeypatch):
     assert not run.finished
 
 
-def test_a_dry_run_prints_what_would_be_run_and_runs_nothing(tmp_path):
-    command = [sys.executable, str(ROOT / "scripts" / "reproduce.py"), "--only", "c5", "--seeds", "1", "--dry-run"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
-    first, *lines = done.stdout.splitlines()
+def test_a_dry_run_prints_what_would_be_run_and_runs_nothing(monkeypatch, capsys):
+    monkeypatch.chdir(ROOT)
+    assert main(["--only", "c5", "--seeds", "1", "--dry-run"]) == 0
+    first, *lines = capsys.readouterr().out.splitlines()
     assert first.startswith("quick: 6 runs, ")
     assert {line.split()[-3] for line in lines} == set(read_claims(["C5"])[0].all_arms)
 
@@ -136,10 +138,17 @@ def test_a_dry_run_prints_what_would_be_run_and_runs_nothing(tmp_path):
         (["--only", "C2", "trainer.epochs=0"], "trainer.epochs=0"),
     ],
 )
-def test_bad_arguments_are_refused_before_anything_is_run(arguments, message, tmp_path):
-    command = [sys.executable, str(ROOT / "scripts" / "reproduce.py"), *arguments]
+def test_bad_arguments_are_refused_before_anything_is_run(arguments, message, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(arguments) == 2
+    assert message in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_script_answers_with_that_status_and_no_traceback(tmp_path):
+    command = [sys.executable, str(ROOT / "scripts" / "reproduce.py"), "--only", "C12"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 2
-    assert message in done.stderr
+    assert done.stderr.startswith("configuration error: only=C12: must be of C1")
     assert "Traceback" not in done.stderr
     assert not list(tmp_path.iterdir())

@@ -179,7 +179,8 @@ def test_settings_are_the_published_ones(name):
         assert OmegaConf.select(OmegaConf.create(config), key) == value, key
 
 
-SMALL = ("data.num_train=4", "data.num_eval=2", "trainer.batch_size=2", "trainer.precision=fp32")
+# Nothing that is looked at depends on the size of images.
+SMALL = ("data.size=32", "data.num_train=4", "data.num_eval=2", "trainer.batch_size=2", "trainer.precision=fp32")
 
 
 @pytest.mark.parametrize("name", PAPERS_BY_NAME)

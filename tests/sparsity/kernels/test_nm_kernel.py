@@ -82,10 +82,10 @@ def test_the_pruner_takes_the_kernel_where_there_is_one(path):
 BROKEN = """
 import logging, sys
 logging.basicConfig(stream=sys.stdout, format="%(message)s")
-from midstate.sparsity import nm_kernel
+from midstate.sparsity.kernels import triton_nm
 def fail(*arguments):
     raise RuntimeError("no compiler")
-nm_kernel.keep_largest_of_groups = fail
+triton_nm.keep_largest_of_groups = fail
 sys.argv = ["-c", "blocks"]
 exec(sys.stdin.read())
 """
