@@ -16,6 +16,12 @@ from midstate.sparsity.observe import evaluation
 
 IMAGES_AT_ONCE = 32
 aten = torch.ops.aten
+# The common ones of those that give NaN for NaN anyway; what they give need not be looked at.
+_CARRY_IT = (
+    aten.add, aten.add_, aten.sub, aten.sub_, aten.mul, aten.mul_, aten.div, aten.div_, aten.neg, aten.exp, aten.clone,
+    aten.relu, aten.relu_, aten.hardtanh, aten.hardtanh_, aten.clamp, aten.gelu, aten.silu, aten.silu_, aten.sigmoid,
+    aten.tanh, aten.hardsigmoid, aten.hardsigmoid_, aten.hardswish, aten.hardswish_, aten.leaky_relu, aten.sqrt,
+)  # fmt: skip
 Lost = dict[tuple[str, int], Tensor]  # by name of a layer or BatchNorm, and number of its call
 
 
@@ -226,6 +232,8 @@ class _Carrier(TorchDispatchMode):
     def _dye(self, func: Callable, args: tuple, kwargs: dict, inputs: list[Tensor]) -> Tensor | None:
         """What of the output is to be dyed; None: what the operation dyes by itself."""
         kind = func._overloadpacket
+        if kind in _CARRY_IT and all(map(_can_be_dyed, inputs)):
+            return None
         if kind is aten.where and len(args) == 3:
             chosen, other = (self._of(each) if isinstance(each, Tensor) else None for each in args[1:])
             picked = [None if chosen is None else args[0] & chosen, None if other is None else ~args[0] & other]

@@ -11,6 +11,7 @@ from midstate.engine.evaluate import evaluate
 from midstate.engine.probes import NUM_IMAGES
 from midstate.engine.sensitivity import COLUMNS, sensitivities
 from midstate.engine.session import Session
+from midstate.models import classifier_names
 from midstate.runs.recorder import Recorder
 from midstate.sparsity import Pruner
 
@@ -60,6 +61,7 @@ def finish(recorder: Recorder) -> dict[str, Any]:
             allocation=pruner.allocation_report(),
             flipflop=pruner.flipflop(),
             layers=layers,
+            layers_left_dense=_left_dense(session),
             states=states,
             **({} if skipped is None else {"images_skipped": len(skipped)}),
             images_per_second=sum(row["images_per_second"] for row in session.rows) / len(session.rows),
@@ -88,6 +90,15 @@ def draw(directory: Path, layers: list[dict[str, Any]], states: list[str]) -> li
             "draws them when it is finished"
         )
         return []
+
+
+def _left_dense(session: Session) -> list[dict[str, Any]] | None:
+    """The layers that nothing was pruned of, and why, see `Scope.left_dense`; None in a dense run."""
+    method = session.pruner.method
+    if method.dense:
+        return None
+    left = method.scope.left_dense(session.model, classifier_names(session.model), method.pattern)
+    return [{"name": layer.name, "shape": list(layer.weight.shape), "why": why} for layer, why in left]
 
 
 def _what_is_wrong(pruner: Pruner) -> str:

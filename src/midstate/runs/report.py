@@ -1,5 +1,7 @@
 """Lines and tables that a run prints."""
 
+from collections import Counter
+from math import prod
 from typing import Any
 
 
@@ -29,6 +31,7 @@ def result_table(summary: dict[str, Any]) -> str:
             f"{100 * summary['sparsity']:.2f} % of {summary['params_prunable']:,} prunable weights "
             f"in {len(summary['layers'])} layers",
         ),
+        *_left_dense(summary),
         ("parameters", f"{summary['params_nonzero']:,} of {summary['params_total']:,} are not zero"),
         (
             "MACs an image",
@@ -41,6 +44,17 @@ def result_table(summary: dict[str, Any]) -> str:
     ]
     width = max(len(name) for name, _ in lines)
     return "\n".join(["", *(f"{name:<{width}}  {value}" for name, value in lines)])
+
+
+def _left_dense(summary: dict[str, Any]) -> list[tuple[str, str]]:
+    """How much of the network is not in scope, and why; runs made before this was said do not have it."""
+    left = summary.get("layers_left_dense")
+    if not left:
+        return []
+    share = sum(prod(layer["shape"]) for layer in left) / summary["params_total"]
+    reasons = Counter(layer["why"] for layer in left)
+    why = ", ".join(f"{number} {reason}" for reason, number in reasons.most_common())
+    return [("left dense", f"{len(left)} layers, {100 * share:.2f} % of all parameters ({why})")]
 
 
 def _allocation(report: dict[str, float] | None) -> list[tuple[str, str]]:

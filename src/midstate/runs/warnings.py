@@ -4,11 +4,13 @@ import logging
 
 from torch import nn
 
+from midstate.models import classifier_names
 from midstate.runs.parts import Parts
 from midstate.sparsity import Blocks, Budget, Direct, DropGrow, LearnedCombinations, Pruner, weight_layers
 
 log = logging.getLogger(__name__)
 SMALL_SCOPE = 0.1
+NAMED = 8  # layers that a message names at most
 
 
 def warn_of_end(pruner: Pruner, total_steps: int) -> None:
@@ -60,12 +62,30 @@ def warn_of_scope(pruner: Pruner, model: nn.Module, uses: dict[str, int]) -> Non
     if share < SMALL_SCOPE:
         log.warning(f"warning: only {100 * share:.2g} % of the weights are in scope; see pruner/scope")
     method = pruner.method
+    if not method.dense:
+        _warn_of_indivisible(pruner, model)
     if method.dense or method.allocation.uniform or method.allocation.own_budget:
         return
     if all(method.pattern.target(layer.weight.shape) == 1 for layer in pruner.layers):
         log.warning(
             f"warning: pruner/allocation has no effect: every layer is at its least level, {method.pattern.title}"
         )
+
+
+def _warn_of_indivisible(pruner: Pruner, model: nn.Module) -> None:
+    """Warn of layers that are left dense because groups do not fit them, and say how much of the network that is."""
+    scope, pattern = pruner.method.scope, pruner.method.pattern
+    left = scope.left_dense(model, classifier_names(model), pattern)
+    if not (layers := [layer for layer, why in left if why == "indivisible"]):
+        return
+    total = sum(p.numel() for p in model.parameters())
+    share = sum(layer.weight.numel() for layer in layers) / total
+    more = f" and {len(layers) - NAMED} more" if len(layers) > NAMED else ""
+    log.warning(
+        f"warning: {len(layers)} layers stay dense, {100 * share:.2g} % of all parameters, for m={pattern.m} does not "
+        f"divide their input channels: {', '.join(layer.name for layer in layers[:NAMED])}{more}; "
+        "pruner.indivisible=pad prunes them, too, and keeps partial groups"
+    )
 
 
 def warn_without_effect(overrides: list[str], parts: Parts) -> None:
