@@ -1,10 +1,11 @@
 """Helpers: a run in this process, and a run as a user starts it."""
 
+import json
 import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from midstate.runs.checkpoint import checkpoints, digest
 __all__ = ["ALONE", "ROOT", "TINY", "assert_checkpoints_whole", "begin", "composed", "start", "wait_for"]
 
 ROOT = Path(__file__).parents[1]
+os.environ.setdefault("MATPLOTLIBRC", str(ROOT / "tests" / "matplotlibrc"))  # of the processes, too
 
 # A real run of about two seconds: real digits, four epochs of six steps.
 TINY = (
@@ -33,19 +35,39 @@ TINY = (
 ALONE = {"asp": ("trainer.mode=train", "schedule.start=0.5"), "domino": ("trainer.mode=train",)}
 
 
+@pytest.fixture(scope="session")
+def fork(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., subprocess.CompletedProcess]]:
+    """Run `train.py` in a process that is forked from one which has imported torch already."""
+    output = tmp_path_factory.mktemp("output")
+    command = [sys.executable, str(ROOT / "tests" / "fork_server.py")]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as server:
+
+        def run(*arguments: str, cwd: Path, env: dict[str, str]) -> subprocess.CompletedProcess:
+            files = [output / name for name in ("out", "err")]
+            for file in files:
+                file.write_text("")
+            request = {"arguments": arguments, "cwd": str(cwd), "environment": env}
+            print(json.dumps({**request, "out": str(files[0]), "err": str(files[1])}), file=server.stdin, flush=True)
+            status = int(server.stdout.readline())
+            return subprocess.CompletedProcess(arguments, status, *(file.read_text() for file in files))
+
+        yield run
+
+
 @pytest.fixture
-def start(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess]:
-    """Run `train.py` in a process of its own, in an empty directory."""
+def start(tmp_path: Path, request: pytest.FixtureRequest) -> Callable[..., subprocess.CompletedProcess]:
+    """Run `train.py` in a process of its own, in an empty directory.
+
+    Sweeps and other search paths depend on how the interpreter begins, and --help on what it imports: they have a
+    fresh one. Others are forked.
+    """
 
     def run(*overrides: str, **environment: str) -> subprocess.CompletedProcess:
-        return subprocess.run(
-            [sys.executable, str(ROOT / "train.py"), *overrides],
-            cwd=tmp_path,
-            env={**os.environ, **environment},
-            capture_output=True,
-            text=True,
-            timeout=180,
-        )
+        env = {**os.environ, **environment}
+        if not {"-m", "--help"} & {*overrides} and not {"PATH", "PYTHONPATH"} & {*environment}:
+            return request.getfixturevalue("fork")(*overrides, cwd=tmp_path, env=env)
+        command = [sys.executable, str(ROOT / "train.py"), *overrides]
+        return subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=180)
 
     return run
 

@@ -42,6 +42,7 @@ def test_a_run_learns_and_skips_what_is_damaged(folder, start, tmp_path):
     assert summary["top1"] > 60  # by colour alone
 
 
+@pytest.mark.slow
 def test_the_runs_of_a_pool_have_processes_of_their_own(folder, start, tmp_path):
     done = start("-m", *RUN, "trainer.epochs=1", "pruner=dense", "launcher=pool", "machine.workers=2", "seed=0,1")
     assert done.returncode == 0, done.stderr

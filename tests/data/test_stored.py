@@ -242,6 +242,7 @@ def children(process):
     return [int(pid) for pid in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="children are looked up in /proc")
 def test_a_stop_leaves_no_process_and_the_same_command_goes_on_exactly(folder, start, tmp_path):
     common = (*SMALL, f"data.root={folder}", "trainer.epochs=6", "trainer.checkpoint_every=1it")
@@ -260,6 +261,7 @@ def test_a_stop_leaves_no_process_and_the_same_command_goes_on_exactly(folder, s
     assert losses(tmp_path / "stopped") == losses(tmp_path / "whole")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="children are looked up in /proc")
 def test_a_process_that_is_killed_is_told_in_one_line(folder, tmp_path):
     line = (*SMALL, f"data.root={folder}", "trainer.epochs=500", "machine.workers=2", "run_dir=run")

@@ -71,7 +71,7 @@ def _train(
             total=steps_per_epoch,
             initial=first_step,
             leave=False,
-            disable=None if session.processes.first else True,
+            disable=None if session.processes.is_rank_zero else True,
             unit="step",
         ) as bar:
             waited = time.perf_counter()
@@ -95,7 +95,7 @@ def _train(
 def _close_epoch(session: Session) -> dict[str, Any]:
     """Refresh the masks, evaluate on validation, and make the epoch's row of metrics.csv."""
     pruner, totals = session.pruner, session.totals
-    if pruner.open(session.step):
+    if pruner.refreshes_at_eval(session.step):
         refresh(session)
     started = time.perf_counter()
     session.check_same("weights", *zip(*session.model.named_parameters(), strict=True))

@@ -157,6 +157,6 @@ def schedule(rows: list[dict], probes: list[dict]) -> Figure:
 
 
 def _epochs_of(rows: list[dict], probes: list[dict]) -> list[float]:
-    """Where the probes lie on an axis of epochs."""
+    """Positions of the probes on an axis of epochs."""
     steps_per_epoch = rows[0]["step"] / rows[0]["epoch"]
     return [probe["step"] / steps_per_epoch for probe in probes]

@@ -64,10 +64,10 @@ def finish(recorder: Recorder) -> dict[str, Any]:
             **({} if skipped is None else {"images_skipped": len(skipped)}),
             images_per_second=sum(row["images_per_second"] for row in session.rows) / len(session.rows),
         )
-        recorder.tracker.summarise(summary, figures)
+        recorder.track(summary, figures)
         return summary
 
-    return processes.agree(report)
+    return processes.on_rank_zero(report)
 
 
 def draw(directory: Path, layers: list[dict[str, Any]], states: list[str]) -> list[Path]:

@@ -24,7 +24,7 @@ from midstate.sparsity import Pruner, Sample
 log = logging.getLogger(__name__)
 
 
-def prepare(plan: Plan, processes: Processes = ALONE) -> Session:
+def build_session(plan: Plan, processes: Processes = ALONE) -> Session:
     """Load the data, make and attach everything.
 
     Args:
@@ -73,7 +73,7 @@ def _load(plan: Plan, processes: Processes) -> Images:
     recipe = plan.parts.data
     with user_errors("data"):
         fetches = getattr(recipe, "download", False)
-        data = (processes.one_after_the_other(recipe.load) if fetches else recipe.load()).to(plan.parts.device)
+        data = (processes.rank_zero_first(recipe.load) if fetches else recipe.load()).to(plan.parts.device)
     augmentation = recipe.augmentation
     if isinstance(augmentation, Augmentation) and augmentation.crop_padding > min(data.shape[1:]):
         raise ConfigError(
@@ -97,7 +97,7 @@ def _make_model(
         with user_errors("model", Exception):  # what other libraries raise for their own arguments
             return recipe.create(data.shape[0], data.num_classes).to(device)
 
-    model = processes.one_after_the_other(create) if getattr(recipe, "pretrained", False) else create()
+    model = processes.rank_zero_first(create) if getattr(recipe, "pretrained", False) else create()
     with user_errors("model", ValueError, TypeError, RuntimeError, AssertionError):
         if plan.checkpoint is not None:
             load_weights(model, plan.checkpoint)
@@ -138,7 +138,7 @@ def _make_batches(plan: Plan, data: Images, processes: Processes) -> Batches:
         processes.rank,
         processes.size,
     )
-    # What each process averages must weigh the same.
+    # Gradients are averaged over processes, so each must have the same number of images.
     if batches.batch_size % processes.size:
         raise ConfigError(
             f"trainer.batch_size={batches.batch_size}: must be a multiple of the {processes.size} processes that share "

@@ -1,8 +1,9 @@
-"""What a run writes while it goes on: tables, checkpoints, summary, and W&B beside them."""
+"""Writes tables, checkpoints and summary of a run, and sends them to W&B."""
 
 import logging
 import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from midstate.common.files import write_csv
@@ -15,11 +16,12 @@ from midstate.runs.report import epoch_line
 from midstate.runs.tracking import LOSSES, METRICS, PROBES, Tracker
 
 log = logging.getLogger(__name__)
+NAME = 128  # letters that W&B allows
 
 
 @dataclass
 class Recorder:
-    """Writes what happens in a run."""
+    """Writes the results of a run."""
 
     plan: Plan
     session: Session
@@ -40,7 +42,7 @@ class Recorder:
             RunFailed: it cannot be written.
         """
         self.directory.write("config.yaml", lambda: self.directory.write_config(self.config))
-        if self.session.processes.first:
+        if self.session.processes.is_rank_zero:
             self.tracker.start(self._start_wandb)
 
     def save(self) -> None:
@@ -65,20 +67,25 @@ class Recorder:
         """Write the tables, log the row, print a line."""
         session = self.session
         self.tables()
-        if session.processes.first:
+        if session.processes.is_rank_zero:
             kept = zip(session.pruner.layers, session.pruner.kept(), strict=True)
             self.tracker.log({**row, **{f"kept/{layer.name}": share for layer, share in kept}})
         log.info(epoch_line(row, session.settings.epochs, session.pruner.describe(session.step)))
 
     def summary(self, status: str, **more: Any) -> dict[str, Any]:
         """Write summary.json and return it."""
-        return self.session.processes.agree(lambda: self.write_summary(status, **more))
+        return self.session.processes.on_rank_zero(lambda: self.write_summary(status, **more))
 
     def write_summary(self, status: str, **more: Any) -> dict[str, Any]:
         """Write summary.json and return it, without asking the other processes."""
         summary = {"status": status, **self.plan.facts(), **more, "wall_seconds": self.wall_seconds()}
         self.directory.write_summary(summary)
         return summary
+
+    def track(self, summary: dict[str, Any], figures: list[Path]) -> None:
+        """Send the finished run to W&B."""
+        if self.plan.parts.logger:
+            self.tracker.summarise(summary, figures, self.plan.parts.logger.weights_mb)
 
     def tables(self) -> None:
         """Write metrics.csv, probes.csv and losses.csv as they are now."""
@@ -97,10 +104,10 @@ class Recorder:
         return time.perf_counter() - self.started
 
     def _start_wandb(self) -> Any:
-        plan, choices = self.plan, self.plan.choices
+        plan = self.plan
         if not plan.parts.logger:
             return None
-        name = " ".join((choices["model"], choices["data"], plan.name, choices["schedule"], f"seed{plan.seed}"))
+        config = {**redact(self.config), **plan.made_from()}
         return plan.parts.logger.start(
-            plan.directory, redact(self.config), f"{plan.hash}-seed{plan.seed}", plan.name, name
+            plan.directory, config, f"{plan.hash}-seed{plan.seed}", plan.name, plan.title[:NAME]
         )

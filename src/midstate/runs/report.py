@@ -1,4 +1,4 @@
-"""What a run prints."""
+"""Lines and tables that a run prints."""
 
 from typing import Any
 

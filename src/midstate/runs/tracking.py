@@ -41,12 +41,14 @@ class Wandb:
     project: str
     group: str | None = None
     tags: list[str] = field(default_factory=list)
+    weights_mb: float = 100.0
 
     def __post_init__(self) -> None:
         checks.one_of("mode", self.mode, MODES)
         checks.text("project", self.project)
         if self.group is not None:
             checks.text("group", self.group)
+        checks.number("weights_mb", self.weights_mb, 0)
         checks.texts("tags", self.tags, "baseline,first-try")
 
     def start(self, directory: Path, config: dict[str, Any], identity: str, group: str, name: str) -> Any:
@@ -105,16 +107,19 @@ class Tracker:
             with self._nothing_lost():
                 self.wandb_run.log({key: value for key, value in row.items() if value is not None})
 
-    def summarise(self, summary: dict[str, Any], figures: list[Path]) -> None:
-        """Log the finished run: `final/...` values and the pictures."""
+    def summarise(self, summary: dict[str, Any], figures: list[Path], weights_mb: float) -> None:
+        """Log the finished run: `final/...` values, pictures, tables, and the weights where they are small enough."""
         if not self.wandb_run:
             return
         with self._nothing_lost():
             import wandb
 
+            from midstate.runs.artifacts import send  # pandas takes a second to import
+
             self.wandb_run.log({f"figures/{path.stem}": wandb.Image(str(path)) for path in figures})
             for key, value in summary.items():
                 self.wandb_run.summary[f"final/{key}"] = value
+            send(self.wandb_run, self.directory, weights_mb)
 
     def finish(self, exit_code: int) -> None:
         """Close W&B's side; `exit_code` tells it how the run ended."""

@@ -5,7 +5,7 @@ import logging
 from torch import nn
 
 from midstate.runs.parts import Parts
-from midstate.sparsity import Blocks, Budget, Candidates, Direct, Pruner, weight_layers
+from midstate.sparsity import Blocks, Budget, Direct, DropGrow, LearnedCombinations, Pruner, weight_layers
 
 log = logging.getLogger(__name__)
 SMALL_SCOPE = 0.1
@@ -16,10 +16,10 @@ def warn_of_end(pruner: Pruner, total_steps: int) -> None:
     method = pruner.method
     if not method.dense and not method.estimator.trains_dense and pruner.window.stop == total_steps:
         log.warning("warning: the schedule stops at the run's last step, so no step is trained at the target")
-    if not method.dense and method.update.from_zero and not pruner.ticks.any_between():
+    if isinstance(method.update, DropGrow) and not pruner.refresh_steps.any_between():
         log.warning(
             f"warning: pruner.every={method.update.every}: no weight will change place before masks are frozen at step "
-            f"{pruner.ticks.until}; use a smaller one, such as pruner.every=10it"
+            f"{pruner.refresh_steps.until}; use a smaller one, such as pruner.every=10it"
         )
 
 
@@ -91,7 +91,7 @@ def warn_without_effect(overrides: list[str], parts: Parts) -> None:
             "a fixed random order is never ranked again",
         ),
         (
-            isinstance(method.estimator, Candidates),
+            isinstance(method.estimator, LearnedCombinations),
             ("pruner/criterion=",),
             "estimator=candidates ranks combinations by what it has learnt",
         ),

@@ -74,8 +74,7 @@ class Attached:
         """Let estimator and update act on the weights under new masks."""
         for weight, masked in zip(self.weights, self.masked, strict=True):
             self.method.estimator.refreshed(weight, masked.mask, masked.memory, progress)
-            if self.method.update.from_zero:
-                weight.detach().mul_(masked.mask)
+            self.method.update.refreshed(weight, masked.mask)
 
     @contextmanager
     def trial(self) -> Iterator[None]:

@@ -76,7 +76,7 @@ def needed_batchnorms(
     Raises:
         ValueError: there is no sample, or a layer has no BatchNorm of its own and criterion or penalty observe it.
     """
-    observing = [part for part in (method.criterion, method.penalty) if part and part.observes == "batchnorm"]
+    observing = [part for part in (method.criterion, method.penalty) if part and "batchnorm_scale" in part.needs]
     if not (observing or method.estimator.whole_channels):
         return []
     if sample is None:

@@ -3,11 +3,11 @@
 import numpy as np
 from matplotlib.axes import Axes
 
-from midstate.runs.figures import BLUE, GREY
+from midstate.runs.drawing import BLUE, COLOURS, GREY, MARKERS, band
 from midstate.study import drawing
 from midstate.study import shapes as fitted
 from midstate.study.claims import Claim, Endpoint
-from midstate.study.drawing import COLOURS, MARKERS, Tables, band
+from midstate.study.drawing import Tables
 from midstate.study.figure_plan import Panel
 from midstate.study.verdicts import margin, measure
 

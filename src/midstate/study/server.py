@@ -1,4 +1,4 @@
-"""What the server that runs are forked from imports first: the commit of the code that it is about to import."""
+"""Imported first by the fork server: the commit of the code that it imports next."""
 
 from midstate.common.project import git_commit
 

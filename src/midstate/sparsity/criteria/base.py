@@ -1,36 +1,19 @@
 """Criteria: which unit matters less. Each is a pure function from a layer's weights to a score for each unit.
 
-Scores are 0 or more; the smallest go first. `observes` names what a criterion needs to see besides the
-weights: `input_norm`, which the pruner measures on a fixed sample of training images before each refresh, or
-`batchnorm`, whose BatchNorms it finds once.
+Scores are 0 or more; the smallest go first. `needs` names what a criterion looks at that has to be measured or found,
+see `LayerView`.
 """
 
-from dataclasses import dataclass
 from typing import ClassVar
 
-from torch import Generator, Tensor
-
-from midstate.sparsity.patterns.nm import Level
-from midstate.sparsity.patterns.pattern import Pattern
-
-
-@dataclass(frozen=True)
-class Seen:
-    """What a criterion may look at besides the weights of one layer."""
-
-    generator: Generator  # the layer's own; the same draws at every refresh
-    level: Level | None = None  # the layer's target level; None while it is being decided
-    input_norm: Tensor | None = None  # (C,) root mean square of each input channel, where observed
-    gamma: Tensor | None = None  # (O,) of the BatchNorm that reads the layer, where observed
+from torch import Tensor
 
 
 class Criterion:
-    """What every criterion has. Members add `score(weight, pattern, seen)`."""
+    """What every criterion has. Members add `score(layer, pattern)`."""
 
-    observes: ClassVar[str | None] = None
-
-    def check(self, pattern: Pattern, from_scores: bool) -> None:
-        """Raise ValueError if the criterion makes no sense here; `from_scores`: scores decide the allocation."""
+    needs: ClassVar[tuple[str, ...]] = ()  # what it looks at besides weights, from `NEEDS`
+    patterns: ClassVar[tuple[str, ...]] = ()  # names of those it makes sense for; none: all
 
 
 def of_inputs(weight: Tensor, by_channel: Tensor) -> Tensor:

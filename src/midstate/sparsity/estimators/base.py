@@ -37,17 +37,11 @@ class _StraightThrough(torch.autograd.Function):
 class Estimator:
     """What every estimator has; members override what they do differently, and add `apply`."""
 
+    patterns: ClassVar[tuple[str, ...]] = ()  # names of those it makes sense for; none: all
     trains_dense: ClassVar[bool] = False  # whether forward passes in training see the weights without masks
     scales: ClassVar[bool] = False  # whether kept weights are scaled; members add `scale`
     whole_channels: ClassVar[bool] = False  # whether a filter's bias, gamma and beta are masked with it
-    by_filter: ClassVar[bool] = True  # whether filters of one layer may have levels of their own
-    continuous: ClassVar[bool] = False  # whether kept weights come to 0 before they are pruned
-    learns_combinations: ClassVar[bool] = False  # whether it is about the states of path=combinations, and no others
-    rests: ClassVar[bool] = False  # whether pruned weights stand still, without momentum
-    sees_pruned: ClassVar[bool] = False  # whether `memory` holds the last |gradient| of all weights, as `gradient`
-
-    def check(self, pattern: Pattern) -> None:
-        """Raise ValueError if the estimator makes no sense for this pattern."""
+    freezes_pruned: ClassVar[bool] = False  # whether pruned weights stand still, without momentum
 
     def check_window(self, window: Window) -> None:
         """Raise ValueError if the path leaves the estimator no time for what it does."""

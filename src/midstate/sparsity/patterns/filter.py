@@ -20,6 +20,7 @@ class Filter(Weight):
     """
 
     name: ClassVar[str] = "filter"
+    unit: ClassVar[str] = "filter"
 
     def full(self, shape: torch.Size) -> int:
         """All filters."""

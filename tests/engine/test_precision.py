@@ -1,0 +1,80 @@
+"""bfloat16 and channels-last training: what they may change, and what they may not."""
+
+import csv
+
+import pytest
+import torch
+from conftest import TINY, composed
+
+from midstate.common.errors import ConfigError
+from midstate.engine.evaluate import evaluate
+from midstate.engine.step import train_step
+from midstate.runs.plan import Plan
+from midstate.runs.prepare import build_session
+from midstate.runs.run import run
+
+# How far the losses of 24 steps may lie from float32's: bfloat16 has 8 bits, an order of sums the last of 24.
+DISTANCE = {"trainer.precision=bf16": 0.1, "trainer.channels_last=true": 1e-3}
+
+
+def losses(directory):
+    with (directory / "losses.csv").open() as file:
+        return [float(row["loss"]) for row in csv.DictReader(file)]
+
+
+@pytest.fixture(scope="module")
+def fp32(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("fp32")
+    run(composed(*TINY, "pruner=nm_block", f"run_dir={directory}"))
+    return directory
+
+
+@pytest.mark.parametrize("setting", DISTANCE)
+def test_losses_stay_near_those_of_float32(fp32, setting, tmp_path):
+    run(composed(*TINY, "pruner=nm_block", setting, f"run_dir={tmp_path}"))
+    pairs = list(zip(losses(fp32), losses(tmp_path), strict=True))
+    assert max(abs(one - other) for one, other in pairs) < DISTANCE[setting]
+
+
+def test_weights_optimizer_and_masks_stay_what_they_are(tmp_path):
+    plan = Plan.of(composed(*TINY, "pruner=nm_block", "trainer.precision=bf16", "trainer.channels_last=true"))
+    session = build_session(plan)
+    session.model.train()
+    for images, labels in session.batches.epoch(0, 0):
+        train_step(session, images, labels)
+    assert {parameter.dtype for parameter in session.model.parameters()} == {torch.float32}
+    assert {mask.dtype for mask in session.pruner.masks} == {torch.bool}
+    assert {buffer.dtype for state in session.optimizer.state.values() for buffer in state.values()} == {torch.float32}
+
+
+def test_training_passes_take_the_settings_and_evaluations_do_not():
+    plan = Plan.of(composed(*TINY, "pruner=nm_block", "trainer.precision=bf16", "trainer.channels_last=true"))
+    session = build_session(plan)
+    seen = []
+    convolution = session.pruner.layers[0].module
+    convolution.register_forward_hook(
+        lambda module, inputs, output: seen.append(
+            (output.dtype, inputs[0].is_contiguous(memory_format=torch.channels_last))
+        )
+    )
+    session.model.train()
+    train_step(session, *next(session.batches.epoch(0)))
+    evaluate(session.model, session.data.validation)
+    assert seen[0] == (torch.bfloat16, True)
+    assert seen[-1] == (torch.float32, False)
+
+
+def test_auto_is_decided_and_recorded():
+    plan = Plan.of(composed(*TINY, "trainer.precision=auto"))
+    assert plan.config["trainer"]["precision"] in ("fp32", "bf16")
+    assert build_session(plan).settings.precision == plan.config["trainer"]["precision"]
+
+
+def test_defaults_keep_the_identity_that_runs_had_before():
+    assert Plan.of(composed(*TINY)).hash == Plan.of(composed(*TINY, "trainer.precision=fp32")).hash
+    assert Plan.of(composed(*TINY)).hash != Plan.of(composed(*TINY, "trainer.precision=bf16")).hash
+
+
+def test_other_precisions_are_refused_by_name():
+    with pytest.raises(ConfigError, match=r"trainer\.precision='fp8': must be one of auto, fp32, bf16"):
+        Plan.of(composed("trainer.precision=fp8"))
