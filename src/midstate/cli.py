@@ -29,7 +29,7 @@ from midstate.common.errors import (
     RunStopped,
     first_line,
 )
-from midstate.common.secrets import say
+from midstate.common.secrets import say, show_any_letter
 from midstate.config.compose import register_local_members
 from midstate.config.explain import _frames, explain, is_users
 from midstate.config.overrides import check_command_line
@@ -44,6 +44,7 @@ PATIENCE = 10  # seconds
 def command_line(main: Callable[[], None]) -> int:
     """Run a `hydra.main` function; turn bad configurations and failed runs into a message and a status."""
     os.environ["HYDRA_FULL_ERROR"] = "1"  # let errors reach us instead of Hydra's own printing
+    show_any_letter()
     logging.raiseExceptions = False  # a log on a full disk must not bring tracebacks
     try:
         with stop_workers_on_signal() as stop_requested:
@@ -124,7 +125,9 @@ def _status(main: Callable[[], None]) -> int:
         say("stopped at once; the last checkpoint is whole", sys.stderr)
         return EXIT_INTERRUPTED
     except Exception as error:
-        return _tell(error)
+        reader_left = isinstance(error, BrokenPipeError) and _frames(error)[-1][0].startswith("hydra.")
+        if not reader_left:  # of what Hydra prints: its completion, or the configuration
+            return _tell(error)
     return EXIT_FINISHED
 
 

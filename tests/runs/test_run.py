@@ -125,7 +125,7 @@ def test_every_order_ends_at_its_pattern(order):
 
 def trained(*overrides):
     """A pruner at the end of a run of which nothing is written; its weights obey the pattern."""
-    session = prepare(Plan.of(composed(*TINY, *overrides, "trainer.probes=false")))
+    session = build_session(Plan.of(composed(*TINY, *overrides, "trainer.probes=false")))
     assert train(session, lambda: None, lambda row: None, lambda: False)
     session.check_finite()
     session.pruner.finalise()

@@ -157,3 +157,21 @@ def test_a_reader_that_leaves_takes_nothing_along(tmp_path):
     assert done.returncode == 0
     assert not done.stderr
     assert json.loads((tmp_path / "run" / "summary.json").read_text())["status"] == "finished"
+
+
+@pytest.mark.parametrize("environment", [{"PYTHONIOENCODING": "ascii"}, {"LC_ALL": "C", "PYTHONUTF8": "0"}])
+def test_letters_that_cannot_be_shown_stop_nothing(start, tmp_path, environment):
+    done = start("pruner=nm", *TINY, "trainer.epochs=1", "optimizer.warmup=0", "run_dir=d\u00e9", **environment)
+    assert done.returncode == 0, done.stderr
+    assert not done.stderr
+    assert (tmp_path / "d\u00e9" / "summary.json").exists()
+
+
+@pytest.mark.parametrize("option", ["-sc install=bash", "--cfg job", "--info"])
+def test_a_reader_of_what_hydra_prints_may_leave(tmp_path, option):
+    printing = f"{sys.executable} -u {ROOT / 'train.py'} {option}"
+    script = f"{printing} | head -n 1; exit ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", script], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0
+    assert done.stdout
+    assert not done.stderr

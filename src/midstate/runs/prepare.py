@@ -18,7 +18,7 @@ from midstate.engine.probes import NUM_IMAGES, GapProbe
 from midstate.engine.session import Session
 from midstate.models import classifier_names, load_weights, narrowed, try_training
 from midstate.runs.plan import Plan
-from midstate.runs.warnings import warn_of_end, warn_of_pretrained, warn_of_scope, warn_of_start
+from midstate.runs.warnings import warn_of_end, warn_of_long_times, warn_of_pretrained, warn_of_scope, warn_of_start
 from midstate.sparsity import Pruner, Sample
 
 log = logging.getLogger(__name__)
@@ -170,6 +170,7 @@ def _attach(
         )
     warn_of_scope(pruner, model, uses)
     warn_of_end(pruner, total_steps)
+    warn_of_long_times(pruner, plan.parts.trainer.checkpoint_every, steps_per_epoch, total_steps)
     warn_of_start(pruner)
     return pruner
 

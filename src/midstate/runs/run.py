@@ -22,7 +22,7 @@ from midstate.common.errors import (
     RunStopped,
     user_errors,
 )
-from midstate.common.secrets import say
+from midstate.common.secrets import say, show_any_letter
 from midstate.config.overrides import typed_overrides
 from midstate.distributed.environment import local_rank
 from midstate.distributed.launchers import queue_again
@@ -54,6 +54,7 @@ def run(config: DictConfig) -> float:
     """
     if _is_worker() and multiprocessing.current_process().name != "MainProcess":  # joblib's: others have own handlers
         listen_between_runs()
+    show_any_letter()  # also in a process that a launcher has begun
     try:
         with stop_on_signal() as stop_requested:
             if stop_requested():

@@ -31,6 +31,8 @@ METRICS = (
 LOSSES = ("step", "loss")
 PROBES = ("step", "progress", "from", "to", "gap", "gap_bn")
 MODES = ("offline", "online")
+# What W&B takes; the first two are checked by `wandb.init`, a long group by its server only, where a run is then lost.
+LONGEST_NAME, LONGEST_TAG, NOT_IN_PROJECTS = 128, 64, "/\\#?%:"
 
 
 @dataclass(frozen=True)
@@ -45,11 +47,14 @@ class Wandb:
 
     def __post_init__(self) -> None:
         checks.one_of("mode", self.mode, MODES)
-        checks.text("project", self.project)
+        _fits("project", checks.text("project", self.project), LONGEST_NAME)
+        if any(sign in self.project for sign in NOT_IN_PROJECTS):
+            raise ValueError(f"project={self.project!r}: must not hold any of {' '.join(NOT_IN_PROJECTS)}")
         if self.group is not None:
-            checks.text("group", self.group)
+            _fits("group", checks.text("group", self.group), LONGEST_NAME)
         checks.number("weights_mb", self.weights_mb, 0)
-        checks.texts("tags", self.tags, "baseline,first-try")
+        for tag in checks.texts("tags", self.tags, "baseline,first-try"):
+            _fits("tags", tag, LONGEST_TAG)
 
     def start(self, directory: Path, config: dict[str, Any], identity: str, group: str, name: str) -> Any:
         """Begin a W&B run that writes below `directory`; returns wandb's run, an offline one where online fails."""
@@ -72,8 +77,8 @@ class Wandb:
 
         run = wandb.init(
             project=redact(self.project),
-            group=redact(self.group or group),
-            name=redact(name),
+            group=redact(self.group or group)[:LONGEST_NAME],
+            name=redact(name)[:LONGEST_NAME],
             id=identity,
             resume="allow",
             job_type="train",
@@ -88,6 +93,11 @@ class Wandb:
         run.define_metric("epoch")
         run.define_metric("*", step_metric="epoch")
         return run
+
+
+def _fits(name: str, text: str, longest: int) -> None:
+    if not 1 <= len(text) <= longest:
+        raise ValueError(f"{name}={text!r}: must have 1 to {longest} letters for W&B, and this has {len(text)}")
 
 
 class Tracker:

@@ -4,6 +4,7 @@ import logging
 
 from torch import nn
 
+from midstate.common.times import steps_of, warn_if_longer
 from midstate.models import classifier_names
 from midstate.runs.parts import Parts
 from midstate.sparsity import Blocks, Budget, Direct, DropGrow, LearnedCombinations, Pruner, weight_layers
@@ -23,6 +24,19 @@ def warn_of_end(pruner: Pruner, total_steps: int) -> None:
             f"warning: pruner.every={method.update.every}: no weight will change place before masks are frozen at step "
             f"{pruner.refresh_steps.until}; use a smaller one, such as pruner.every=10it"
         )
+
+
+def warn_of_long_times(pruner: Pruner, checkpoint_every: str, steps_per_epoch: int, total_steps: int) -> None:
+    """Warn of intervals of masks and checkpoints that are longer than the run; the optimizer speaks of its own."""
+    times = [("trainer.checkpoint_every", checkpoint_every, "only the end of the run is saved")]
+    update = pruner.method.update
+    if not pruner.method.dense and not update.from_zero:  # of those `warn_of_end` speaks
+        times.append(("pruner.every", update.every, "masks are refreshed at the schedule's start and stop only"))
+    if not pruner.method.dense:
+        times.append(("pruner.until", update.until, "it changes nothing"))
+    for name, time, then in times:
+        if time is not None:
+            warn_if_longer(name, time, steps_of(name, time, steps_per_epoch, total_steps), total_steps, then)
 
 
 def warn_of_start(pruner: Pruner) -> None:
