@@ -12,6 +12,7 @@ from midstate.runs.drawing import COLOURS, STYLE, band, save
 from midstate.runs.groups import Group
 
 LINES = ("-", "--", ":")
+SHADED = 3  # runs from which on the interval is shown: of two it is 13 times their spread, and would hide all else
 LARGEST = len(LINES) * len(COLOURS)  # curves that can be told apart
 
 
@@ -24,17 +25,20 @@ def draw(groups: Sequence[Group], folder: Path) -> None:
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(figsize=(5.6, 3.4 + legend))
         for index, (curve, text) in enumerate(zip(curves, texts, strict=True)):
-            band(axes, curve, "epoch", "val/top1", text, index, LINES[index // len(COLOURS) % len(LINES)])
+            line = LINES[index // len(COLOURS) % len(LINES)]
+            band(axes, curve, "epoch", "val/top1", text, index, line, shaded=curve["run"].nunique() >= SHADED)
             for _, run in curve.groupby("run"):
                 axes.plot(run["epoch"], run["val/top1"], color=COLOURS[index % len(COLOURS)], lw=0.6, alpha=0.4)
         values = pd.concat(curves)["val/top1"]
-        room, bands = max(1.0, values.max() - values.min()), axes.dataLim  # of few seeds the interval may be far wider
+        room, bands = max(1.0, values.max() - values.min()), axes.dataLim  # bands may be far wider than the runs
         axes.set_ylim(max(bands.y0, values.min() - room), min(bands.y1, values.max() + room))
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set_xlabel("epoch")
         axes.set_ylabel("top-1 (%)")
         more = f"; the best {LARGEST} of {len(groups)}" if len(groups) > LARGEST else ""
-        axes.set_title(f"Validation accuracy: mean, 95 % interval, each run{more}", fontsize=9, loc="left")
+        axes.set_title(
+            f"Validation accuracy: mean, each run, 95 % interval of {SHADED} or more{more}", fontsize=9, loc="left"
+        )
         figure.legend(loc="outside lower left", fontsize=8)
         save(figure, folder, "curves")
 
