@@ -23,6 +23,7 @@ class Machine:
     device_index: int = 0
     workers: int | None = None
     prefetch: int = 2
+    live_figures: bool = True
 
 
 @dataclass

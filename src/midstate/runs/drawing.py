@@ -31,14 +31,17 @@ STYLE = {
 matplotlib.use("Agg")  # before pyplot: no display is needed
 
 
-def band(axes: Axes, table: pd.DataFrame, x: str, y: str, label: str, index: int, line: str = "-") -> None:
-    """A line of means over seeds, with its interval as a band."""
+def band(
+    axes: Axes, table: pd.DataFrame, x: str, y: str, label: str, index: int, line: str = "-", shaded: bool = True
+) -> None:
+    """A line of means over seeds, its interval shaded."""
     groups = [(at, mean_interval(rows[y])) for at, rows in table.groupby(x)]
     at = [each for each, _ in groups]
     mean, low, high = zip(*(interval for _, interval in groups), strict=True)
     colour = COLOURS[index % len(COLOURS)]
     axes.plot(at, mean, line, color=colour, marker=MARKERS[index % len(MARKERS)], ms=3.5, lw=1.3, label=label)
-    axes.fill_between(at, low, high, color=colour, alpha=0.15, lw=0)
+    if shaded:
+        axes.fill_between(at, low, high, color=colour, alpha=0.15, lw=0)
 
 
 def save(figure: Figure, folder: Path, name: str, kinds: tuple[str, ...] = ("png", "svg")) -> Path:

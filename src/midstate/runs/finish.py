@@ -48,7 +48,6 @@ def finish(recorder: Recorder) -> dict[str, Any]:
     def report() -> dict[str, Any]:
         with directory.writing("sensitivity.csv"):
             _measure_sensitivities(session, directory.path / "sensitivity.csv", recorder.plan.seed)
-        figures = draw(directory.path, layers, states)
         summary = recorder.write_summary(
             "finished",
             top1=test["top1"],
@@ -66,24 +65,27 @@ def finish(recorder: Recorder) -> dict[str, Any]:
             **({} if skipped is None else {"images_skipped": len(skipped)}),
             images_per_second=sum(row["images_per_second"] for row in session.rows) / len(session.rows),
         )
-        recorder.track(summary, figures)
+        recorder.track(summary, show(directory.path, summary, recorder.plan.title))
         return summary
 
     return processes.on_rank_zero(report)
 
 
-def draw(directory: Path, layers: list[dict[str, Any]], states: list[str]) -> list[Path]:
-    """Draw a run's figures from its tables; where they cannot be written, warn and return none.
+def show(directory: Path, summary: dict[str, Any], title: str) -> list[Path]:
+    """Draw a run's figures and write its report.html; where that is impossible, warn and return none.
 
     Args:
-        directory: the run's.
-        layers: as in the summary.
-        states: as in the summary.
+        directory: the run's, with its tables and configuration.
+        summary: of the finished run.
+        title: what it is, in a line.
     """
     from midstate.runs.figures import draw_run  # matplotlib takes a second to import
+    from midstate.runs.page import write_page
 
     try:
-        return draw_run(directory, layers, states)
+        figures = draw_run(directory, summary["layers"], summary["states"], title)
+        write_page(directory, summary, title)
+        return figures
     except OSError as error:
         log.warning(
             f"warning: figures cannot be written ({error.strerror or error}); the run goes on, and the same command "

@@ -43,7 +43,8 @@ class FinishedRun:
         value = self.value(key)
         if value is None and key not in self.settings:
             return ""
-        return f"{key}={self.typed.get(key) or _written(value)}"
+        typed = None if isinstance(value, bool) else self.typed.get(key)  # launchers write True for true
+        return f"{key}={typed or _written(value)}"
 
 
 def labels(runs: Sequence[FinishedRun]) -> list[str]:

@@ -2,7 +2,8 @@
 
 import logging
 import time
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,8 @@ from midstate.runs.tracking import LOSSES, METRICS, PROBES, Tracker
 
 log = logging.getLogger(__name__)
 NAME = 128  # letters that W&B allows
+FIRST_PICTURE = 10.0  # seconds until a run that goes on is drawn
+PAUSE = 30  # times as long as drawing takes, until it is drawn again: a share of 3 % of the time at most
 
 
 @dataclass
@@ -28,6 +31,7 @@ class Recorder:
     directory: RunDirectory
     tracker: Tracker
     started: float  # on the clock of time.perf_counter, moved back by the time of earlier attempts
+    next_picture: float = field(default_factory=lambda: time.perf_counter() + FIRST_PICTURE)  # on the same clock
 
     @property
     def config(self) -> dict[str, Any]:
@@ -70,6 +74,7 @@ class Recorder:
         if session.processes.is_rank_zero:
             kept = zip(session.pruner.layers, session.pruner.kept(), strict=True)
             self.tracker.log({**row, **{f"kept/{layer.name}": share for layer, share in kept}})
+            self._draw()
         log.info(epoch_line(row, session.settings.epochs, session.pruner.describe(session.step)))
 
     def summary(self, status: str, **more: Any) -> dict[str, Any]:
@@ -102,6 +107,16 @@ class Recorder:
     def wall_seconds(self) -> float:
         """Seconds spent on this run so far, earlier attempts included."""
         return time.perf_counter() - self.started
+
+    def _draw(self) -> None:
+        """Redraw figures/accuracy.png, at most so often that it takes a small share of the time."""
+        if not self.plan.config["machine"]["live_figures"] or (begun := time.perf_counter()) < self.next_picture:
+            return
+        from midstate.runs.figures import draw_progress  # matplotlib takes a second to import
+
+        with suppress(OSError):  # tables and checkpoints say what is wrong with the disk
+            draw_progress(self.directory.path, self.session.pruner.states(), self.plan.title)
+        self.next_picture = time.perf_counter() + PAUSE * (time.perf_counter() - begun)
 
     def _start_wandb(self) -> Any:
         plan = self.plan

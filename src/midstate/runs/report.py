@@ -17,13 +17,22 @@ def epoch_line(row: dict[str, Any], epochs: int, state: str) -> str:
 
 def result_table(summary: dict[str, Any]) -> str:
     """The result as an aligned table of names and values."""
+    lines = result_lines(summary)
+    width = max(len(name) for name, _ in lines)
+    return "\n".join(["", *(f"{name:<{width}}  {value}" for name, value in lines)])
+
+
+def result_lines(summary: dict[str, Any]) -> list[tuple[str, str]]:
+    """The result as names and values."""
     gap, verified = summary["top1_gap"], summary["pattern_verified"]
-    lines = [
+    typed, network = summary.get("overrides"), summary.get("model_name", summary["model"])
+    return [
         (
             "run",
-            f"{summary['model']} on {summary['data']}, {summary['pruner']}, {summary['schedule']}, "
+            f"{network} on {summary['data']}, {summary['pruner']}, {summary['schedule']}, "
             f"seed {summary['seed']}, {summary['epochs']} epochs",
         ),
+        *([("typed", " ".join(typed))] if typed else ()),
         ("top-1 / top-5 (test)", f"{summary['top1']:.2f} % / {summary['top5']:.2f} %"),
         ("pattern verified", {True: "yes, on the finished weights", False: "NO", None: "nothing pruned"}[verified]),
         (
@@ -42,8 +51,6 @@ def result_table(summary: dict[str, Any]) -> str:
         ("last jump", "none probed" if gap is None else f"{gap:+.1f} points of top-1 lost (BatchNorm re-estimated)"),
         ("time", f"{summary['wall_seconds']:.1f} s, {summary['images_per_second']:,.0f} training images a second"),
     ]
-    width = max(len(name) for name, _ in lines)
-    return "\n".join(["", *(f"{name:<{width}}  {value}" for name, value in lines)])
 
 
 def _left_dense(summary: dict[str, Any]) -> list[tuple[str, str]]:

@@ -32,7 +32,9 @@ from midstate.distributed.signals import is_first, listen_between_runs, stop_on_
 from midstate.engine.loop import train
 from midstate.engine.session import Session
 from midstate.runs.directory import RunDirectory
-from midstate.runs.finish import draw, finish
+from midstate.runs.finish import finish, show
+from midstate.runs.opening import opening
+from midstate.runs.page import NAME as PAGE
 from midstate.runs.plan import Plan
 from midstate.runs.prepare import build_session
 from midstate.runs.recorder import Recorder
@@ -88,8 +90,8 @@ def _run(plan: Plan, processes: Processes, stop_requested: Callable[[], bool]) -
             if summary is None:
                 return _report(directory, _train(plan, session, directory, stop_requested))
     log.info("finished before; rerun=true starts over")
-    if processes.is_rank_zero and "states" in summary and not (directory.path / "figures" / "schedule.svg").exists():
-        draw(directory.path, summary["layers"], summary["states"])  # that file is the last to be drawn
+    if processes.is_rank_zero and "states" in summary and not (directory.path / PAGE).exists():
+        show(directory.path, summary, plan.title)  # that file is the last to be written
     return _report(directory, summary)
 
 
@@ -102,6 +104,7 @@ def _train(plan: Plan, session: Session, directory: RunDirectory, stop_requested
     exit_code = EXIT_FAILED
     try:
         with enough_memory(), others_at_work():
+            log.info(opening(plan, session))
             recorder.tables()
             done = train(session, recorder.save, recorder.end_of_epoch, stop_requested)
             if not done or stop_requested():  # its last checkpoint is saved
@@ -138,6 +141,8 @@ def _report(directory: RunDirectory, summary: dict[str, Any]) -> float:
     # Printed, not logged: tools read the last line, whatever becomes of the logging's configuration.
     if directory.processes.is_rank_zero:
         say(result_table(summary))
+        if (directory.path / PAGE).exists():
+            say(f"report: {directory.path / PAGE}")
         say(f"run_dir: {directory.path}")
     return summary["val_top1"]
 
