@@ -11,6 +11,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from midstate.compaction.parts import Constants, Spread
 from midstate.sparsity import Layer, weight_layers
 from midstate.sparsity.observe import evaluation
 
@@ -154,13 +155,22 @@ def _trace(
         with carrier.resting():
             note(name, _living(inputs[0], True))
 
+    def restore(part: nn.Module, inputs: tuple, output: Tensor) -> Tensor:
+        """What an extracted network has as a constant was made of images before it was pruned."""
+        with carrier.resting():
+            dyed = torch.full_like(output, torch.nan)
+            carrier.made(dyed, True)
+            return dyed
+
     hooks = [
         layer.module.register_forward_hook(lambda _, inputs, output, layer=layer: dye(layer, inputs, output))
         for layer in weight_layers(model)
     ]
-    for name, norm in model.named_modules():
-        if isinstance(norm, _BatchNorm):
-            hooks.append(norm.register_forward_pre_hook(partial(note_norm, name)))
+    for name, module in model.named_modules():
+        if isinstance(module, _BatchNorm):
+            hooks.append(module.register_forward_pre_hook(partial(note_norm, name)))
+        elif is_first and isinstance(module, Constants | Spread):
+            hooks.append(module.register_forward_hook(restore))
     try:
         with evaluation(model), carrier:
             model(images)
