@@ -107,7 +107,7 @@ def _train(plan: Plan, session: Session, directory: RunDirectory, stop_requested
             log.info(opening(plan, session))
             recorder.tables()
             done = train(session, recorder.save, recorder.end_of_epoch, stop_requested)
-            if not done or stop_requested():  # its last checkpoint is saved
+            if not done or stop_requested():
                 exit_code = EXIT_STOPPED
                 recorder.summary("stopped")
                 log.info(
