@@ -229,7 +229,7 @@ def test_evaluations_do_not_press():
         ({"pattern": Weight(0.5)}, "N:M"),
         ({"update": Update("10it")}, "every='10it'"),
         ({"allocation": Domino(levels=[4, 8])}, r"all exceed the budget, uniform 1:16"),
-        ({"allocation": Domino(levels=[1, 32])}, "levels=32"),
+        ({"allocation": Domino(levels=[1, 32])}, r"levels=\[1, 32\]"),
     ],
 )
 def test_what_makes_no_sense_is_refused(change, message):
