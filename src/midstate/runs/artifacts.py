@@ -1,5 +1,8 @@
 """What W&B keeps of a finished run beside its curves: tables, the scheme, and the final weights."""
 
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -7,6 +10,7 @@ import pandas as pd
 
 TABLES = ("probes", "losses", "sensitivity")
 FILES = ("config.yaml", "summary.json", "metrics.csv", "probes.csv", "losses.csv", "sensitivity.csv", "scheme.json")
+STAGING = "WANDB_DATA_DIR"
 ROWS = 10_000  # that W&B shows of a table; of more every k-th is sent, and the file is whole
 
 
@@ -18,6 +22,11 @@ def send(run: Any, directory: Path, weights_mb: float) -> None:
         directory: of the finished run.
         weights_mb: the final weights go along where their file is no larger than this.
     """
+    with _staged(directory / "wandb"):
+        _send(run, directory, weights_mb)
+
+
+def _send(run: Any, directory: Path, weights_mb: float) -> None:
     import wandb
 
     run.log({f"tables/{name}": wandb.Table(dataframe=table) for name, table in _tables(directory).items()})
@@ -26,6 +35,18 @@ def send(run: Any, directory: Path, weights_mb: float) -> None:
     weights = directory / "checkpoints" / "final.pt"
     if weights.stat().st_size <= weights_mb * 1e6:
         run.log_artifact(_artifact(f"weights-{run.id}", "model", [weights]))
+
+
+@contextmanager
+def _staged(folder: Path) -> Iterator[None]:
+    """Let W&B keep what it is to send beside the run, unless told where: a home may not be there to be written."""
+    before = os.environ.get(STAGING)
+    os.environ[STAGING] = before or str(folder.absolute())
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[STAGING]
 
 
 def _tables(directory: Path) -> dict[str, pd.DataFrame]:

@@ -77,6 +77,7 @@ def accuracy(rows: list[dict], probes: list[dict], states: list[str], title: str
     bottom.set_ylabel("kept share")
     bottom.set_ylim(0, 1.05)
     bottom.set_xlabel("epoch")
+    bottom.set_xlim(0, 1.03 * epochs[-1])  # also of a single epoch
     bottom.xaxis.set_major_locator(MaxNLocator(integer=True))
     low, high = top.get_ylim()
     top.set_ylim(low, high + 0.18 * (high - low))  # room for the legend above the lines

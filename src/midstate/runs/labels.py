@@ -67,7 +67,7 @@ def _whole(run: FinishedRun) -> str:
 
 
 def _relevant(key: str) -> bool:
-    return key != "experiment" and not any(key == name or key.startswith(f"{name}.") for name in IRRELEVANT)
+    return not any(key == name or key.startswith(f"{name}.") for name in IRRELEVANT)
 
 
 def _differs(runs: Sequence[FinishedRun], key: str) -> bool:

@@ -104,6 +104,10 @@ def test_labels_are_what_differs_as_typed():
     assert labels([first, second]) == ["optimizer.lr=1e-3", "optimizer.lr=0.1"]
     assert labels([run("a", [], pruner="nm"), run("b", [], pruner="lbc")]) == ["pruner=nm", "pruner=lbc"]
     assert labels([run("a", []), run("b", [])]) == ["a", "b"]
+    pair = [run(name, [f"experiment={name}"]) for name in ("one_of_four", "two_of_eight")]
+    for each in pair:
+        each.summary["choices"] = {"experiment": each.summary["config_hash"]}
+    assert labels(pair) == ["experiment=one_of_four", "experiment=two_of_eight"]
 
 
 def test_a_run_says_what_it_is(sweep):
