@@ -12,7 +12,7 @@ LOCAL = ROOT / "local"  # a user's own members: modules, and their configuration
 
 
 def member_folders() -> list[Path]:
-    """Where the members of the groups lie, the shipped ones first."""
+    """Folders of the groups' members, the shipped ones first."""
     return [folder for folder in (CONF, LOCAL / "conf") if folder.is_dir()]
 
 

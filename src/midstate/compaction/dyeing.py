@@ -156,7 +156,7 @@ def _trace(
             note(name, _living(inputs[0], True))
 
     def restore(part: nn.Module, inputs: tuple, output: Tensor) -> Tensor:
-        """What an extracted network has as a constant was made of images before it was pruned."""
+        """Constants of an extracted network were computed from images before pruning."""
         with carrier.resting():
             dyed = torch.full_like(output, torch.nan)
             carrier.made(dyed, True)
@@ -240,7 +240,7 @@ class _Carrier(TorchDispatchMode):
         return out
 
     def _dye(self, func: Callable, args: tuple, kwargs: dict, inputs: list[Tensor]) -> Tensor | None:
-        """What of the output is to be dyed; None: what the operation dyes by itself."""
+        """Part of the output to dye; None: left to the operation."""
         kind = func._overloadpacket
         if kind in _CARRY_IT and all(map(_can_be_dyed, inputs)):
             return None
@@ -262,7 +262,7 @@ class _Carrier(TorchDispatchMode):
         return None
 
     def _of(self, tensor: Tensor) -> Tensor | None:
-        """What of a tensor is dyed; None: nothing."""
+        """Dyed part of a tensor; None: nothing."""
         if _can_be_dyed(tensor):
             return tensor.isnan()
         return self._beside.get(_memory(tensor), {}).get(_place(tensor))

@@ -122,7 +122,7 @@ class _Products(TorchDispatchMode):
         return out
 
     def _in_parts(self, func: Callable, args: tuple, kwargs: dict) -> object:
-        """What an operation gives that is made of others, once each of these was seen."""
+        """Result of a composite operation, after its parts were seen."""
         with self:
             return func.decompose(*args, **kwargs)
 

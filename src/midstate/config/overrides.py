@@ -13,7 +13,7 @@ from midstate.common.secrets import redact
 from midstate.config.explain import suggest_key
 from midstate.config.schema import GROUPS
 
-# Of Hydra's own settings: plain values for these. The others of launchers and sweepers would run something (setup,
+# Settings of Hydra that may be changed, to plain values. Others of launchers and sweepers would run something (setup,
 # python, runtime_env, custom_search_space), read pickles (submitit_folder, address, storage), put lines into a batch
 # script (additional_parameters), open ports, or be overrides that nobody has looked at (params).
 _OF_LAUNCHERS = {

@@ -21,7 +21,7 @@ from torch.utils.data import Dataset
 from midstate.common.errors import first_line
 from midstate.common.seeds import seed_for
 
-# What reading raises for a damaged file; an error with an errno is the disk's and not the image's.
+# Errors that mean a damaged image; an error with an errno comes from the disk.
 _UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, Image.DecompressionBombError)
 
 

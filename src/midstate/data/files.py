@@ -1,4 +1,4 @@
-"""What all sets whose images lie in files have in common."""
+"""Base of the data sets whose images lie in files."""
 
 import logging
 import os

@@ -97,7 +97,7 @@ RESERVED += ("weights_backbone", "num_classes", "in_chans", "features_only")
 
 @dataclass(frozen=True)
 class Trained:
-    """What pretrained weights were trained on: mean and deviation of each channel, and the number of classes."""
+    """Data that pretrained weights were trained on: mean and deviation of each channel, number of classes."""
 
     mean: Sequence[float]
     std: Sequence[float]
@@ -106,7 +106,7 @@ class Trained:
 
 @dataclass(frozen=True)
 class Bridge(Recipe):
-    """What the recipes of both libraries have.
+    """Settings of a network from torchvision or timm.
 
     Args:
         name: as the library lists it.

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.serialization import get_unsafe_globals_in_checkpoint, safe_globals
 
-# Where programs put the weights, the first that is there counts; of several sets the trained one, not its average.
+# Keys under which programs save weights; the first present counts, so trained weights come before their average.
 CONTAINERS = ("model", "state_dict", "model_state_dict", "net", "network", "weights")
 CONTAINERS += ("model_ema", "state_dict_ema", "ema", "ema_state_dict")
 _MASKED = re.compile(r"(?P<layer>.*)\.parametrizations\.(?P<name>[^.]+)\.(?P<what>original|\d+\.\w+)")
@@ -27,7 +27,7 @@ _ESCAPES = re.compile(r"\x1b\[[0-9;]*m")
 
 
 def read_checkpoint(path: Path) -> Any:
-    """What a file holds: tensors, plain values, and classes that only hold values.
+    """Content of a file: tensors, plain values, and classes that only hold values.
 
     Raises:
         ValueError: it is damaged, or holds anything else; that is not run.
@@ -61,7 +61,7 @@ def find_weights(content: Any, wanted: Mapping[str, Tensor]) -> dict[str, Tensor
 
 
 def first_line(error: Exception) -> str:
-    """What an error says, in one short line without colours."""
+    """Message of an error in one short line without colours."""
     lines = [line.strip() for line in _ESCAPES.sub("", str(error)).splitlines() if line.strip()]
     return shorten((lines or [type(error).__name__])[0], 300, placeholder=" ...")
 
@@ -90,7 +90,7 @@ def _harmless() -> list[Any]:
 
 
 def _why(path: Path, error: Exception) -> str:
-    """What is refused in a file that holds more than values; else what the reader says."""
+    """Name of the refused class in a file; otherwise the reader's own message."""
     refused = []
     if "GLOBAL" in str(error):
         try:
@@ -135,7 +135,7 @@ def _container(content: Any) -> dict[str, Tensor]:
 
 
 def _holds_tensors(value: Any) -> bool:
-    """Whether a value is a dict with tensors by name in it, at whatever depth."""
+    """True for a dict that holds named tensors at any depth."""
     return isinstance(value, dict) and any(
         isinstance(name, str) and (isinstance(each, Tensor) or _holds_tensors(each)) for name, each in value.items()
     )
@@ -166,7 +166,7 @@ def _unmasked(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _is_masked(parts: Mapping[str, Tensor]) -> bool:
-    """Whether a weight is its original, or that and a mask; other parametrizations are not known here."""
+    """True if a parametrized weight is an original, with or without a mask; no other kind is known."""
     return "original" in parts and ("mask" in parts or len(parts) == 1)
 
 

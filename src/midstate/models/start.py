@@ -1,4 +1,4 @@
-"""What every recipe of a network has: where its first weights come from, and a trial pass."""
+"""Base of all network recipes, and a trial pass."""
 
 from dataclasses import dataclass, field
 
@@ -12,7 +12,7 @@ from midstate.common.errors import first_line
 
 @dataclass(frozen=True)
 class Recipe:
-    """What every recipe of a network has; members add their settings and `create`.
+    """Base of all network recipes; members add settings and `create`.
 
     Args:
         checkpoint: weights to begin with: a file, or the directory of an experiment's runs, which stands for

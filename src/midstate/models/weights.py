@@ -66,7 +66,7 @@ def _of_other_classes(model: nn.Module, state: Mapping[str, Tensor], own: Mappin
 
 
 def _difference(state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> str:
-    """What the file has beside what the model wants, in at most four lines; empty where they are alike."""
+    """Names in the file beside names in the model, in at most four lines; empty if they agree."""
     more, missing = [name for name in state if name not in own], [name for name in own if name not in state]
     shapes = [name for name in own if name in state and state[name].shape != own[name].shape]
     if not (more or missing or shapes):

@@ -1,4 +1,4 @@
-"""What W&B keeps of a finished run beside its curves: tables, the scheme, and the final weights."""
+"""Files of a finished run that go to W&B: tables, the scheme, and the final weights."""
 
 import os
 from collections.abc import Iterator

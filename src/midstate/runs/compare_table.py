@@ -52,7 +52,7 @@ def _time(seconds: float) -> str:
 
 
 def _notes(groups: Sequence[Group]) -> list[str]:
-    """What the numbers mean, and where an interval is not one over seeds."""
+    """Meaning of the numbers, and groups whose interval is not over seeds."""
     notes = ["top-1: test data, last epoch; parameters: not zero; MACs: an image; gap: top-1 lost at the last jump"]
     if mixed := [each.label for each in groups if each.num_configurations > 1]:
         notes.append(

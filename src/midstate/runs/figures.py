@@ -97,7 +97,7 @@ def kept_points(rows: list[dict], probes: list[dict]) -> list[tuple[float, float
 
 
 def _gaps(axis: Axes, at: list[float], probes: list[dict], states: list[str]) -> None:
-    """What each jump costs, its largest and last in words."""
+    """Accuracy lost at each jump; the largest and the last in words."""
     gaps = [probe["gap_bn"] for probe in probes]
     axis.vlines(at, 0, gaps, color=GREEN, lw=2)
     axis.plot(at, gaps, "o", color=GREEN, ms=4, label="BatchNorm re-estimated")

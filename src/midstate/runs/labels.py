@@ -1,4 +1,4 @@
-"""What a run is called beside others: what differs between their configurations, as it was typed."""
+"""Labels of runs: the settings that differ between their configurations, as typed."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

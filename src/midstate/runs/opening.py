@@ -43,7 +43,7 @@ def _num_parameters(model: nn.Module) -> int:
 
 
 def _scope(pruner: Pruner, session: Session) -> Iterable[tuple[str, str]]:
-    """What is pruned, and what is not."""
+    """Layers in scope, and layers that stay dense."""
     layers = weight_layers(session.model)
     if pruner.method.dense:
         yield "pruning", "none, all layers stay dense"

@@ -84,7 +84,7 @@ class Plan:
         return redact(" ".join(words))
 
     def made_from(self) -> dict[str, Any]:
-        """What the run was made from, in the user's words: network, members of groups, overrides."""
+        """Name of the network, chosen members, and overrides as typed."""
         members = {group: name for group, name in self.choices.items() if not group.startswith("hydra/")}
         return redact({"model_name": self.model_name, "choices": members, "overrides": self.typed})
 

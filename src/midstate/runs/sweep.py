@@ -24,5 +24,5 @@ def noted(folder: Path) -> list[Path]:
 
 
 def notes_of(sweep_dir: str, identity: str) -> Path:
-    """Where the jobs of a sweep leave their notes."""
+    """Folder in which the jobs of a sweep note their run directories."""
     return Path(sweep_dir, f".runs-{identity}")

@@ -31,7 +31,7 @@ METRICS = (
 LOSSES = ("step", "loss")
 PROBES = ("step", "progress", "from", "to", "gap", "gap_bn")
 MODES = ("offline", "online")
-# What W&B takes; the first two are checked by `wandb.init`, a long group by its server only, where a run is then lost.
+# Limits of W&B. `wandb.init` checks the first two; its server alone checks a long group, and then loses the run.
 LONGEST_NAME, LONGEST_TAG, NOT_IN_PROJECTS = 128, 64, "/\\#?%:"
 
 

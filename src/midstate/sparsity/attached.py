@@ -28,7 +28,7 @@ class Attached:
 
     @property
     def masks(self) -> list[Tensor]:
-        """What is in force, one a layer."""
+        """Masks in force, one a layer."""
         return [masked.mask for masked in self.masked]
 
     def attach(self, levels: Sequence[Level] | None, norms: Sequence[_BatchNorm | None]) -> None:

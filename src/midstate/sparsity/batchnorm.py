@@ -92,7 +92,7 @@ def needed_batchnorms(
 
 
 class Channels:
-    """What a filter has beside its weights, masked with them: with a pruned filter its whole channel is gone.
+    """Bias, gamma and beta of each filter, masked with it, so that the whole channel of a pruned filter is zero.
 
     Without this, BatchNorm's beta (or a bias) makes a constant of it.
     """

@@ -38,7 +38,7 @@ class MaskHistory:
         return sum(int((count >= 2).sum()) for count in self._counts) / sum(count.numel() for count in self._counts)
 
     def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint needs."""
+        """State for a checkpoint."""
         return {"epoch_masks": self._last, "changes": self._counts}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:

@@ -11,7 +11,7 @@ from midstate.common.seeds import seed_for
 from midstate.sparsity.patterns.nm import Level
 from midstate.sparsity.patterns.pattern import Pattern
 
-# What a member may ask for by `needs`, beside what every layer has.
+# Measurements that a member may ask for by `needs`.
 NEEDS = ("gradient", "fisher", "step_gradient", "input_norm", "batchnorm_scale", "loss")
 MEASURED = ("gradient", "fisher", "input_norm", "loss")  # of these, on the sample of training images
 
@@ -63,7 +63,7 @@ class LayerView:
 
     @property
     def shape(self) -> torch.Size:
-        """Of the weight."""
+        """Shape of the weight."""
         return self.parameter.shape
 
     @property
@@ -118,7 +118,7 @@ class LayerView:
         return self._measured("batchnorm_scale")
 
     def cost(self, pattern: Pattern, level: Level, budget: str) -> int:
-        """What a level costs, in `params`, `macs` or `units`."""
+        """Cost of a level in `params`, `macs` or `units`."""
         if budget == "units" and pattern.unit == "filter":
             return level
         return pattern.kept(self.shape, level) * (self.macs if budget == "macs" else 1)

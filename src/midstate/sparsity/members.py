@@ -1,4 +1,4 @@
-"""What a member of an axis must have, whoever wrote it; whatever else its axis asks for has a default."""
+"""Methods that a member of each axis must have; everything else has a default."""
 
 from midstate.sparsity.layers import NEEDS
 

@@ -77,7 +77,7 @@ class Method:
 
     @property
     def needs(self) -> tuple[str, ...]:
-        """What its members look at that has to be measured or found, from `NEEDS`."""
+        """Measurements that its members need, from `NEEDS`."""
         return tuple(dict.fromkeys(need for member in self.members.values() for need in getattr(member, "needs", ())))
 
     @property

@@ -1,4 +1,4 @@
-"""What is measured on a fixed sample of training images: losses, gradients and input norms.
+"""Measurements on a fixed sample of training images: losses, gradients and input norms.
 
 The model is in evaluation mode meanwhile (no running statistic moves, nothing is drawn) and left as it was; masks in
 force are applied, and gradients of parameters are not touched.

@@ -279,7 +279,7 @@ class Pruner:
         return scheme_text(self.method.pattern, [layer.name for layer in self.layers], self.levels)
 
     def state_dict(self) -> dict[str, Any]:
-        """What the model's own state_dict (weights and masks) does not hold."""
+        """State beside the model's own state_dict, which holds weights and masks."""
         if self.method.dense:
             return {}
         return {

@@ -17,7 +17,7 @@ log = logging.getLogger(__name__)
 INDIVISIBLE = ("skip", "pad", "error")
 LEAST_SHARE = 0.01  # of a network's parameters, to be spoken of
 NAMED = 8  # tensors that a message names at most
-# What model code calls the projection beside a residual block; the last two are torchvision's RegNet and MaxViT.
+# Names of the projection beside a residual block; the last two are torchvision's RegNet and MaxViT.
 SHORTCUTS = ("shortcut", "downsample", ".proj.0", ".proj.1")
 
 
@@ -91,7 +91,7 @@ def other_tensors(model: nn.Module) -> list[Layer]:
 
 
 def layer_name(tensor_name: str) -> str:
-    """What a layer is called whose tensor has this name in a state dict."""
+    """Name of the layer whose tensor has this name in a state dict."""
     return tensor_name.removeprefix(".").removesuffix(".weight")
 
 

@@ -65,7 +65,7 @@ def shapes(axes: Axes, panel: Panel, claim: Claim, tables: Tables) -> None:
 
 
 def deficits(axes: Axes, panel: Panel, claim: Claim, tables: Tables) -> None:
-    """What is missing to the reference over the rate, a line for each endpoint that is a slope."""
+    """Accuracy missing to the reference over the pruning rate, with a line for each slope endpoint."""
     for i, (label, name) in enumerate(panel.rows.items()):
         slope = claim.named(name)
         against = [Endpoint("", slope.value, "", contrast={slope.reference: 1, arm: -1}) for arm in slope.slope]

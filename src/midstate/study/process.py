@@ -27,7 +27,7 @@ IMPORTS = [
     "wandb",
     "wandb.sdk.launch",  # every wandb.init does
 ]
-# What is sent to the whole group, as by a terminal, `timeout` or a batch system, is for the sweep, which passes it on.
+# Signals that a terminal, `timeout` or a batch system sends to the whole group; only the sweep acts on them.
 HELD_BACK = (signal.SIGTERM, signal.SIGINT)
 LOST = 255  # the status that multiprocessing gives where the server died before it could tell
 

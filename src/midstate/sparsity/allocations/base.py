@@ -15,12 +15,16 @@ BUDGETS = ("params", "macs")
 
 
 def uniform_cost(pattern: Pattern, layers: Sequence[LayerView], budget: str) -> int:
-    """What the uniform allocation costs: the budget of all others."""
+    """Cost of the uniform allocation: the budget of all others."""
     return sum(layer.cost(pattern, pattern.target(layer.shape), budget) for layer in layers)
 
 
 class Allocation:
-    """What every allocation has. Members add `allocate(pattern, layers)`."""
+    """Base of allocations; members add `allocate(pattern, layers)`, which returns one level a layer.
+
+    Protocol: `check_layers` is called when the pruner is attached; `allocate` then (`refresh=never`), when pruning
+    begins (`once`), or at every refresh (`tick`).
+    """
 
     refresh: ClassVar[str] = "never"  # never: from shapes alone; once: when pruning begins; tick: at every refresh
     uniform: ClassVar[bool] = False  # whether every layer has one level

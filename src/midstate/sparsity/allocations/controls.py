@@ -17,7 +17,7 @@ from midstate.sparsity.patterns.pattern import Pattern
 
 @dataclass(frozen=True)
 class _Control(Allocation):
-    """What the controls share: the budget they meet, like any other allocation."""
+    """Base of the controls: they meet the same budget as any other allocation."""
 
     budget: str = "params"
 

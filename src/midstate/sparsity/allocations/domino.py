@@ -24,7 +24,7 @@ from midstate.sparsity.patterns.nm import GROUP_DIM, NM, Level, filled_groups
 
 log = logging.getLogger(__name__)
 MOST_DOUBLINGS = 6
-# Of one layer: `thresholds` (O, groups, *K), `walked`, the N it has come down to, and `level`, the N in force.
+# State of one layer: `thresholds` (O, groups, *K), `walked`, the N it has come down to, and `level`, the N in force.
 Walk = dict[str, Any]
 
 
@@ -71,13 +71,13 @@ class Domino(Allocation):
         check_lowest(pattern, layers, [self._levels(pattern)[0]] * len(layers), self.budget)
 
     def allocate(self, pattern: NM, layers: Sequence[LayerView]) -> list[Level]:
-        """Where the search begins: every layer dense."""
+        """State at the start of the search: every layer dense."""
         return [pattern.m] * len(layers)
 
     def search(
         self, pattern: NM, layers: Sequence[LayerView], walks: Sequence[Walk] | None, step: int, progress: float
     ) -> tuple[list[Walk], list[float] | None]:
-        """What one step of training means for the search.
+        """Advance the search by one step of training.
 
         Args:
             pattern: N:M; its uniform allocation is the budget.

@@ -57,7 +57,7 @@ class Scheme(Allocation):
 
     @property
     def made_for(self) -> dict[str, Any]:
-        """What the file says of its pattern."""
+        """Pattern for which the file was made."""
         return {key: value for key, value in self.content.items() if key != "levels"}
 
     def digest(self) -> str:

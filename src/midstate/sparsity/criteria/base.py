@@ -10,14 +10,18 @@ from torch import Tensor
 
 
 class Criterion:
-    """What every criterion has. Members add `score(layer, pattern)`."""
+    """Base of criteria; members add `score(layer, pattern)`.
+
+    Protocol: `score` is called at every refresh, once a layer; when an allocation compares layers, once more. It must
+    not change the layer, and returns 0 or more for each unit; the smallest are pruned.
+    """
 
     needs: ClassVar[tuple[str, ...]] = ()  # what it looks at besides weights, from `NEEDS`
     patterns: ClassVar[tuple[str, ...]] = ()  # names of those it makes sense for; none: all
 
 
 def of_inputs(weight: Tensor, by_channel: Tensor) -> Tensor:
-    """What each weight (O, C, *K) reads, as (O, C, 1, ...), from one value for each input channel of all groups."""
+    """Spread one value for each input channel to the weights (O, C, *K) that read it, as (O, C, 1, ...)."""
     channels = weight.shape[1]
     groups = len(by_channel) // channels  # of a grouped convolution
     by_row = by_channel.view(groups, 1, channels).expand(-1, weight.shape[0] // groups, -1)

@@ -37,7 +37,12 @@ def layer_masks(
 
 
 class Path:
-    """What every path has. Members add `masks` and `describe`."""
+    """Base of paths; members add `masks(pattern, layers, p)` and `describe(pattern, level, p)`.
+
+    Protocol: `window` is called when the pruner is attached, `check_levels` as soon as the target levels are known.
+    `masks` is called at every refresh with the progress p in (0, 1]: a pure function, because probes ask for masks
+    that are never put in force; at p = 1 it must give the target itself. `describe` names the state for people.
+    """
 
     patterns: ClassVar[tuple[str, ...]] = ()  # names of those it makes sense for; none: all
     probed: ClassVar[bool] = True  # whether its states lie at known places, where gaps can be probed

@@ -27,7 +27,7 @@ class Filter(Weight):
         return shape[0]
 
     def target(self, shape: torch.Size) -> int:
-        """What stays under uniform allocation: floor(sparsity * filters) go, as SFP and FPGM round."""
+        """Level of the uniform allocation: floor(sparsity * filters) are pruned, as SFP and FPGM round."""
         return max(1, shape[0] - floor(self.sparsity * shape[0]))
 
     def choices(self, shape: torch.Size) -> list[int]:

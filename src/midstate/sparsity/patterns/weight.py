@@ -53,7 +53,7 @@ class Weight:
         return shape.numel()
 
     def target(self, shape: torch.Size) -> int:
-        """What stays under uniform allocation: floor((1 - sparsity) * full), never more than was asked."""
+        """Level of the uniform allocation: floor((1 - sparsity) * full), never more than was asked."""
         return max(1, floor((1 - self.sparsity) * self.full(shape)))
 
     def on_the_way(self, shape: torch.Size, level: int, p: float) -> int:

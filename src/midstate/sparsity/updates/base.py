@@ -11,9 +11,12 @@ from midstate.sparsity.schedules import Window
 
 @dataclass(frozen=True)
 class Timed:
-    """What every update has: refreshes every `every`, up to `until` (null: to the end).
+    """Base of updates: masks are refreshed every `every`, up to `until` (null: to the end).
 
-    Besides, a refresh is forced at the window's start and stop. Members add `adjust`.
+    Protocol: `resolve` is called once, when the pruner is attached, and says at which steps masks are refreshed; the
+    window's start and stop are always among them. At a refresh `adjust` changes the scores before masks are made,
+    because a unit in use may be harder to replace; `exchanged` says how many units change place; `refreshed` acts on
+    the weights under the new mask. Members add `adjust`.
 
     Args:
         every: steps ('100it') or epochs ('1ep').

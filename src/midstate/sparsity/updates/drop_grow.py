@@ -87,7 +87,7 @@ class DropGrow(Timed):
         return ("step_gradient",) if self.grow == "gradient" else ()
 
     def growth(self, layer: LayerView) -> Tensor:
-        """What speaks for growing each weight of a layer, 0 or more; random growth is a function of the step."""
+        """Growth score of each weight, 0 or more; random growth is a function of the step."""
         if self.grow == "gradient":
             return layer.step_gradient
         return torch.rand(layer.shape, generator=layer.generator("growth", layer.step)).to(layer.weight.device)
