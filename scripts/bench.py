@@ -1,6 +1,7 @@
 """Benchmarks: `python scripts/bench.py first_run`. Prints a table.
 
-With --json F also writes rows and machine, with --readme puts the table into README.md or docs/scale.md.
+With --json F also writes rows and machine, with --docs puts the table into docs/speed.md or docs/scale.md, and the
+figures quoted from the records into README.md.
 """
 
 import argparse
@@ -10,6 +11,7 @@ import sys
 from pathlib import Path
 
 from benchmarks.common import machine, rendered
+from benchmarks.quoted import RECORDS, quoted
 from midstate.common import files
 from midstate.common.project import ROOT
 
@@ -28,7 +30,7 @@ COMMANDS = {
     "step": 25,
     "sweep": 1,
 }
-# Whose tables do not stand in README.md.
+# Whose tables do not stand in docs/speed.md.
 PAGES = {"files": "docs/scale.md", "parallel": "docs/scale.md"}
 
 
@@ -38,7 +40,7 @@ def main() -> None:
     parser.add_argument("command", choices=COMMANDS)
     parser.add_argument("--repeats", type=int, default=None, help="how often; default: " + str(COMMANDS))
     parser.add_argument("--json", type=Path, default=None, help="file for rows and machine")
-    parser.add_argument("--readme", action="store_true", help="put the table into README.md, or docs/scale.md")
+    parser.add_argument("--docs", action="store_true", help="put the table into docs/speed.md or docs/scale.md")
     arguments = parser.parse_args()
     benchmark = importlib.import_module(f"benchmarks.{arguments.command}")
     result = {"machine": machine(), "rows": benchmark.measure(arguments.repeats or COMMANDS[arguments.command])}
@@ -47,8 +49,9 @@ def main() -> None:
     if arguments.json:
         arguments.json.parent.mkdir(parents=True, exist_ok=True)
         arguments.json.write_text(json.dumps(result, indent=1) + "\n")
-    if arguments.readme:
-        files.put(ROOT / PAGES.get(arguments.command, "README.md"), f"bench:{arguments.command}", text)
+    if arguments.docs:
+        files.put(ROOT / PAGES.get(arguments.command, "docs/speed.md"), f"bench:{arguments.command}", text)
+        files.put(ROOT / "README.md", "speed", quoted(RECORDS))
     if not all(row.get("holds", True) for row in result["rows"]):
         sys.exit("a limit is broken")
 

@@ -3,6 +3,7 @@
 import copy
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -21,7 +22,7 @@ from PIL import Image
 from midstate.config import compose
 from midstate.runs.checkpoint import checkpoints, digest
 
-__all__ = ["ALONE", "ROOT", "TINY", "assert_checkpoints_whole", "begin", "composed", "start", "wait_for"]
+__all__ = ["ALONE", "ROOT", "TINY", "Tree", "assert_checkpoints_whole", "begin", "composed", "start", "wait_for"]
 
 ROOT = Path(__file__).parents[1]
 os.environ.setdefault("MATPLOTLIBRC", str(ROOT / "tests" / "matplotlibrc"))  # of the processes, too
@@ -131,3 +132,48 @@ def assert_checkpoints_whole(directory: Path) -> None:
 @pytest.fixture(autouse=True)
 def _one_thread() -> None:
     torch.set_num_threads(1)
+
+
+_PLAN = """
+import json, sys
+from midstate.config.compose import composed
+from midstate.config.explain import explain, is_users
+from midstate.runs.plan import Plan
+for overrides in json.loads(sys.argv.pop()):
+    try:
+        print(Plan.of(composed(*overrides)).hash)
+    except Exception as error:
+        print(is_users(error), explain(error))
+"""
+
+
+class Tree:
+    """The project, with files of a user's own."""
+
+    def __init__(self, root):
+        self.root = root
+        shutil.copy(ROOT / "train.py", root)
+        for name in ("conf", "src"):
+            (root / name).symlink_to(ROOT / name)
+
+    def write(self, files):
+        for name, text in files.items():
+            path = self.root / "local" / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(text if isinstance(text, bytes) else text.encode())
+
+    def python(self, *arguments, **environment):
+        return subprocess.run(
+            [sys.executable, *arguments],
+            cwd=self.root,
+            env={**os.environ, "PYTHONPATH": f"{self.root / 'src'}:{self.root / 'mine'}", **environment},
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
+
+    def plans(self, *commands, **environment):
+        """What becomes of each command: the hash of its run, or why it is refused."""
+        done = self.python("-c", _PLAN, json.dumps([command.split() for command in commands]), **environment)
+        assert done.returncode == 0, done.stderr
+        return done.stdout.splitlines()

@@ -1,23 +1,83 @@
-"""The table of methods, and the examples of docs/methods.md as a reader would try them."""
+"""docs/methods.md: its tables are those of the files, and no paragraph is long."""
 
-import json
-import os
 import re
-import shlex
 import subprocess
 import sys
 
 import pytest
-from conftest import ROOT, TINY
+from conftest import ROOT
+from omegaconf import OmegaConf
 
 from midstate import methods
 
 DOCS = (ROOT / "docs" / "methods.md").read_text()
 
 
-def test_the_table_in_the_readme_is_the_one_printed():
-    done = subprocess.run([sys.executable, "-m", "midstate.methods"], capture_output=True, text=True, check=True)
-    assert f"<!-- methods -->\n{done.stdout}<!-- end -->" in (ROOT / "README.md").read_text()
+def test_the_tables_are_those_printed():
+    for name, text in methods.tables().items():
+        assert f"<!-- {name} -->\n{text}\n<!-- end -->" in DOCS, "python -m midstate.methods --write docs/methods.md"
+    assert run() == methods.tables()["methods"] + "\n"
+    assert run("--members", "path") == methods.tables()["members:path"] + "\n"
+
+
+def run(*arguments):
+    command = [sys.executable, "-m", "midstate.methods", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+
+def test_tables_are_written_between_their_marks(tmp_path):
+    page = tmp_path / "methods.md"
+    empty = re.sub(r"(<!-- (?:methods|members:\w+) -->\n).*?(<!-- end -->)", r"\1\2", DOCS, flags=re.DOTALL)
+    page.write_text(empty)
+    run("--write", str(page))
+    assert page.read_text() == DOCS != empty
+
+
+@pytest.mark.parametrize("group", methods.GROUPS)
+def test_members_have_the_settings_of_their_files(group):
+    """What is read from the lines of a file is what OmegaConf reads from it."""
+    folder = ROOT / "conf" / group if group == "schedule" else ROOT / "conf" / "pruner" / group
+    members = methods.members(group)
+    assert [member.name for member in members] == sorted(path.stem for path in folder.glob("*.yaml"))
+    for member in members:
+        content = OmegaConf.to_container(OmegaConf.load(folder / f"{member.name}.yaml"))
+        expected = {}
+        for key, value in content.items():
+            if not isinstance(value, dict):
+                expected[key] = value
+            elif "_target_" not in value:  # a window sets others' settings
+                expected |= {f"{key}.{name}": each for name, each in value.items()}
+        expected = {key: value for key, value in expected.items() if key not in ("_target_", "curve")}
+        read = OmegaConf.create("\n".join(f"{each.name}: {each.default}" for each in member.settings))
+        assert OmegaConf.to_container(read) == expected
+        assert member.what
+        assert all(each.meaning for each in member.settings), member.name
+
+
+def test_no_paragraph_of_the_page_is_a_wall():
+    text = re.sub(r"```.*?```", "", DOCS, flags=re.DOTALL)
+    for paragraph in text.split("\n\n"):
+        lines = [line for line in paragraph.splitlines() if not line.startswith("|")]
+        longest = max((len(item.splitlines()) for item in re.split(r"\n(?=- |\d\. )", "\n".join(lines))), default=0)
+        assert longest <= 6, paragraph
+
+
+def test_the_table_of_refused_products_is_the_one_printed():
+    command = [sys.executable, "-m", "midstate.methods", "--refused"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert f"<!-- refused -->\n{done.stdout}<!-- end -->" in DOCS
+
+
+def test_tables_are_written_where_a_file_has_their_marks(tmp_path, monkeypatch, capsys):
+    path = tmp_path / "page.md"
+    path.write_text("<!-- refused -->\n<!-- end -->\n")
+    monkeypatch.setattr(sys, "argv", ["methods", "--write", str(path)])
+    methods.main()
+    assert path.read_text() == f"<!-- refused -->\n{methods.refused_table()}\n<!-- end -->\n"
+    path.write_text("no marks")
+    with pytest.raises(SystemExit):
+        methods.main()
+    assert "has no marks such as <!-- methods -->" in capsys.readouterr().err
 
 
 def test_every_preset_names_its_source_settings_and_differences():
@@ -34,30 +94,3 @@ def test_what_is_missing_is_noticed(tmp_path, monkeypatch):
     monkeypatch.setattr(methods, "PRESETS", tmp_path)
     with pytest.raises(ValueError, match="says nothing of Settings, Reported, Differs"):
         methods.methods()
-
-
-def test_the_worked_examples_run_as_they_stand(tmp_path):
-    for name, kind, body in re.findall(r"^`(\S+)`:\n\n```(python|yaml)\n(.*?)```", DOCS, re.DOTALL | re.MULTILINE):
-        path = tmp_path / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(body)
-        assert path.suffix == {"python": ".py", "yaml": ".yaml"}[kind]
-    own = DOCS.partition("## Adding your own")[2]
-    path, trust, *command = shlex.split(re.search(r"```bash\n(.*?)\n```", own, re.DOTALL)[1])
-    assert (path, trust) == ("PYTHONPATH=.", "MIDSTATE_TRUST=my_methods")
-    assert command[:2] == ["python", "train.py"]
-    done = subprocess.run(
-        [sys.executable, str(ROOT / "train.py"), *command[2:], *TINY, "run_dir=run", "schedule=linear"],
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": ".", "MIDSTATE_TRUST": "my_methods"},
-        capture_output=True,
-        text=True,
-        timeout=180,
-    )
-    assert done.returncode == 0, done.stderr
-    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
-    assert summary["pattern_verified"] is True
-    targets = [layer["target"] for layer in summary["layers"]]
-    assert targets == sorted(targets, reverse=True)
-    assert targets[0] > targets[-1] + 0.1
-    assert "of the layers" in done.stdout

@@ -69,6 +69,18 @@ def test_milestones_have_an_order_and_a_place(caplog):
     assert "some lie after the run's last step" in caplog.text
 
 
+def test_times_longer_than_the_run_are_warned_of(caplog):
+    sgd(warmup="2ep", every="20it").rate(10, 20)
+    assert not caplog.text
+    assert sgd(warmup="21it").rate(10, 20).at(19) < 0.1
+    sgd(every="3ep").rate(10, 20)
+    assert (
+        "optimizer.warmup=21it is longer than the run (21 steps, and it has 20): the rate does not come to lr=0.1"
+        in (caplog.text)
+    )
+    assert "optimizer.every=3ep is longer than the run (30 steps, and it has 20): the rate is set once" in caplog.text
+
+
 @pytest.mark.parametrize("create", [sgd, adamw])
 def test_vectors_do_not_decay_where_asked(create):
     """With gradients of 0 a step is the decay alone; a masked weight is still a matrix under another name."""

@@ -66,9 +66,9 @@ def run_all(jobs: Sequence[tuple[list[str], Path]], at_once: int = 2) -> int:
 def prepared(*overrides: str) -> "Session":
     """A run as `python train.py OVERRIDES` prepares it, in this process; nothing is written."""
     from midstate.runs.plan import Plan
-    from midstate.runs.prepare import prepare
+    from midstate.runs.prepare import build_session
 
-    return prepare(Plan.of(composed(*overrides)))
+    return build_session(Plan.of(composed(*overrides)))
 
 
 def timed(call: Callable[[], Any]) -> float:

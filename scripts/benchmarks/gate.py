@@ -12,7 +12,7 @@ from benchmarks import data, mask, startup, step
 Rows = list[dict[str, Any]]
 
 FASTER = "times faster than argsort+scatter"
-# What is measured, how it is read off the rows, and the most it may be. Goals are stricter; see README.md.
+# What is measured, how it is read off the rows, and the most it may be. Goals are stricter; see docs/speed.md.
 Limits = dict[str, tuple[Callable[[Rows], float], float]]
 MASK: Limits = {
     "1:16 masks (argsort+scatter)": (lambda rows: 1 / _of(rows, masks="1:16")[FASTER], 0.33),

@@ -14,7 +14,7 @@ from torchvision.models import resnet50
 from benchmarks.common import timed
 from midstate import sparsity
 from midstate.distributed.machine import keep_freed_memory
-from midstate.sparsity import NM, Place
+from midstate.sparsity import NM, LayerView
 from midstate.sparsity.kernels.selection import count_largest
 from midstate.sparsity.paths.base import layer_masks
 
@@ -63,7 +63,7 @@ def _row(name: str, weights: list[Tensor], ways: dict[str, Callable[[], Any]], r
 
 def each_mask(pattern: NM, weights: list[Tensor]) -> Callable[[], Any]:
     """Return what makes the masks of all weights, as training does."""
-    places = [Place(weight, weight.abs, pattern.n, torch.empty(0), torch.Generator()) for weight in weights]
+    places = [LayerView(weight, level=pattern.n, score_of=lambda layer: layer.weight.abs()) for weight in weights]
     return lambda: layer_masks(pattern, places, [pattern.n] * len(places))
 
 

@@ -49,16 +49,18 @@ def _measure(repeats: int) -> list[dict[str, Any]]:
 
     with joined(torch.device("cpu")) as processes:
         rows = [{"network": model, **_row(model, size, processes, repeats)} for model, size in MODELS.items()]
-    return rows if processes.first else []
+    return rows if processes.is_rank_zero else []
 
 
 def _session(model: str, size: int, batch_size: int, processes: "Processes") -> "Session":
     from midstate.runs.plan import Plan
-    from midstate.runs.prepare import prepare
+    from midstate.runs.prepare import build_session
 
     data = ("data=fake", f"data.size={size}", f"data.num_train={4 * batch_size}", f"trainer.batch_size={batch_size}")
     length = ("trainer.epochs=1000", "trainer.threads=1", "trainer.device=cpu", "trainer.probes=false")
-    session = prepare(Plan.of(composed(f"model={model}", *data, *length, "logger=none", "pruner=nm_block")), processes)
+    session = build_session(
+        Plan.of(composed(f"model={model}", *data, *length, "logger=none", "pruner=nm_block")), processes
+    )
     session.model.train()
     session.step = int(0.1 * session.total_steps)  # in the midst of the ramp
     return session

@@ -9,7 +9,7 @@ import torch
 from benchmarks.common import timed
 from midstate.common.project import ROOT
 from midstate.distributed.machine import keep_freed_memory
-from midstate.sparsity import NM, Place
+from midstate.sparsity import NM, LayerView
 from midstate.sparsity.paths.base import layer_masks
 
 WEIGHTS = (1e6, 3e6, 1e7, 3e7, 1e8)
@@ -36,7 +36,7 @@ def _row(grows: str, num_weights: int, num_layers: int, n: int, m: int, repeats:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     layers = [layer.to(device) for layer in layers]
     pattern, masks, copies = NM(n, m), [], []
-    places = [Place(layer, layer.abs, n, torch.empty(0), torch.Generator()) for layer in layers]
+    places = [LayerView(layer, level=n, score_of=lambda layer: layer.weight.abs()) for layer in layers]
     for _ in range(repeats):
         copies.append(timed(lambda: [layer.clone() for layer in layers]))
         masks.append(timed(lambda: layer_masks(pattern, places, [n] * len(places))))

@@ -113,7 +113,7 @@ class _Way:
         """Steps between two refreshes, those of an epoch being CIFAR's."""
         if self.session.pruner.method.dense:
             return {"default": 1}  # there is none
-        every = self.session.pruner.ticks.every
+        every = self.session.pruner.refresh_steps.every
         default = CIFAR_STEPS if every == self.session.batches.steps_per_epoch else every
         return {"default": default, "every_step": 1, "every_epoch": CIFAR_STEPS}
 

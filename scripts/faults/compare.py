@@ -11,7 +11,7 @@ from midstate.common.files import PARTIAL
 from midstate.runs.checkpoint import checkpoints, digest
 
 CLOCK = ("seconds", "images_per_second", "wall_seconds")
-COMMIT = "git"
+NOT_COMPARED = (*CLOCK, "mask_seconds", "git", "overrides")  # the last holds where the run was written to
 TABLES = ("metrics.csv", "probes.csv", "losses.csv")
 SOMETIMES = ("scheme.json", "sensitivity.csv")  # which not every run has
 
@@ -19,6 +19,9 @@ SOMETIMES = ("scheme.json", "sensitivity.csv")  # which not every run has
 def differences(directory: Path, reference: Path) -> list[str]:
     """Name what differs: weights, masks, optimizer, random states, tables, summary; and what is left half written."""
     ours, theirs = _content(directory), _content(reference)
+    both = ours["summary.json"].keys() & theirs["summary.json"].keys()  # a key that one version adds is no difference
+    for content in (ours, theirs):
+        content["summary.json"] = {key: value for key, value in content["summary.json"].items() if key in both}
     partial = [str(path) for path in directory.rglob(f".*{PARTIAL}")]
     return partial + [name for name in sorted({*ours, *theirs}) if ours.get(name) != theirs.get(name)]
 
@@ -33,14 +36,12 @@ def _content(directory: Path) -> dict[str, Any]:
     content |= {name: (directory / name).read_text() for name in SOMETIMES if (directory / name).exists()}
     for path in [*checkpoints(directory / "checkpoints"), directory / "checkpoints" / "final.pt"]:
         for key, value in torch.load(path, weights_only=True).items():
-            if key in (*CLOCK, "digest"):
+            if key in (*CLOCK, "digest", "config"):  # of the configuration, the hash beside it is compared
                 continue
-            if key == "config":
-                value = {name: part for name, part in value.items() if name not in ("run_dir", "logger")}
             value = [_without_clock(row) for row in value] if key == "rows" else value
             content[f"{path.name}: {key}"] = digest(_without_clock(value) if isinstance(value, dict) else value)
     return content
 
 
 def _without_clock(row: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in row.items() if key not in (*CLOCK, "mask_seconds", COMMIT)}
+    return {key: value for key, value in row.items() if key not in NOT_COMPARED}

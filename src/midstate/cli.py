@@ -1,16 +1,21 @@
-"""The command line's last line of defence: errors become a message a user can act on, and an exit status."""
+"""Errors of the command line: each becomes a message and an exit status."""
 
 import logging
 import os
+import shutil
 import sys
 import traceback
 from collections.abc import Callable, Iterator
 from concurrent.futures import BrokenExecutor
 from contextlib import contextmanager, nullcontext, redirect_stdout
 from io import StringIO
+from pathlib import Path
+from typing import Any, ClassVar
 
 from hydra.core.hydra_config import HydraConfig
+from hydra.experimental.callback import Callback
 from hydra.types import RunMode
+from omegaconf import DictConfig
 
 from midstate.common.errors import (
     EXIT_BAD_CONFIG,
@@ -24,9 +29,11 @@ from midstate.common.errors import (
     RunStopped,
     first_line,
 )
-from midstate.common.secrets import say
+from midstate.common.secrets import say, show_any_letter
+from midstate.config.compose import register_local_members
 from midstate.config.explain import _frames, explain, is_users
 from midstate.config.overrides import check_command_line
+from midstate.config.texts import as_typed
 from midstate.distributed.environment import local_rank
 from midstate.distributed.launchers import wait_for_submitted
 from midstate.distributed.signals import asked_within, is_first, is_stopping, stop_workers_on_signal
@@ -37,11 +44,14 @@ PATIENCE = 10  # seconds
 def command_line(main: Callable[[], None]) -> int:
     """Run a `hydra.main` function; turn bad configurations and failed runs into a message and a status."""
     os.environ["HYDRA_FULL_ERROR"] = "1"  # let errors reach us instead of Hydra's own printing
+    show_any_letter()
     logging.raiseExceptions = False  # a log on a full disk must not bring tracebacks
     try:
         with stop_workers_on_signal() as stop_requested:
             status = _status(main)
-        # Of a pool that ends early, whatever else has failed in it, the same command goes on.
+            if not stop_requested():
+                _compare_sweeps()
+        # A pool that was stopped can be continued by the same command, even if some of its jobs failed.
         return EXIT_STOPPED if status == EXIT_FAILED and stop_requested() else status
     finally:
         for stream in (sys.stdout, sys.stderr):
@@ -49,6 +59,36 @@ def command_line(main: Callable[[], None]) -> int:
                 stream.flush()
             except OSError:  # nobody reads it, or it is on a full disk: the status is to be told all the same
                 os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
+class Sweep(Callback):
+    """Remembers the sweep that this process has begun; conf/train.yaml names it. Its jobs know the same identity."""
+
+    begun: ClassVar[list[tuple[str, str]]] = []  # the sweep's directory and identity
+
+    def __init__(self, identity: str) -> None:
+        self.identity = identity
+
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """In the main process of a sweep."""
+        self.begun.append((config.hydra.sweep.dir, self.identity))
+
+
+def _compare_sweeps() -> None:
+    """Print a table of the runs of each sweep that has ended, also where one of its jobs has failed."""
+    while Sweep.begun:
+        from midstate.runs.compare import compare  # heavy, as the runs themselves
+        from midstate.runs.sweep import noted, notes_of
+
+        place, identity = Sweep.begun.pop()
+        notes = notes_of(place, identity)
+        try:
+            if len(runs := [run for run in noted(notes) if run.is_dir()]) > 1:
+                say(compare(runs, (), Path(place)))
+        except (ConfigError, OSError) as error:
+            say(f"no table of the sweep: {error}")  # what failed was said before, to standard error
+        finally:
+            shutil.rmtree(notes, ignore_errors=True)
 
 
 class _Ended(BaseException):
@@ -74,7 +114,9 @@ def past_hydra() -> Iterator[None]:
 def _status(main: Callable[[], None]) -> int:
     resolved = any(len(each) > 3 and "--resolve".startswith(each) for each in sys.argv)  # abbreviated, too
     try:
+        sys.argv[1:] = as_typed(sys.argv[1:])  # Hydra reads them there
         check_command_line(sys.argv[1:])
+        register_local_members()
         with _redacted_output() if resolved else nullcontext():
             main()
     except _Ended as ended:
@@ -83,7 +125,9 @@ def _status(main: Callable[[], None]) -> int:
         say("stopped at once; the last checkpoint is whole", sys.stderr)
         return EXIT_INTERRUPTED
     except Exception as error:
-        return _tell(error)
+        reader_left = isinstance(error, BrokenPipeError) and _frames(error)[-1][0].startswith("hydra.")
+        if not reader_left:  # of what Hydra prints: its completion, or the configuration
+            return _tell(error)
     return EXIT_FINISHED
 
 
@@ -113,7 +157,7 @@ def _message(error: BaseException) -> tuple[str | None, int]:
 
 
 def _lost_job(error: BaseException) -> str | None:
-    """What to say where a sweep lacks the result of a job, or of all; None where that is not what happened."""
+    """Message for a sweep that lost the result of a job; None for other errors."""
     frames = _frames(error)
     if ("submitit.core.core", "results") in frames:
         return (

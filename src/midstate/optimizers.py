@@ -9,7 +9,7 @@ from typing import Any
 from torch import nn, optim
 
 from midstate.common import checks
-from midstate.common.times import steps_of
+from midstate.common.times import steps_of, warn_if_longer
 
 log = logging.getLogger(__name__)
 DECAYS = ("cosine", "constant", "steps")
@@ -111,14 +111,19 @@ class _Optimizer:
             raise ValueError(f"milestones={self.milestones}: must come one after another; here they are steps {starts}")
         if starts and starts[-1] >= total_steps:
             log.warning(f"warning: optimizer.milestones={self.milestones}: some lie after the run's last step")
+        warmup, every = (
+            steps_of(name, getattr(self, name), steps_per_epoch, total_steps) for name in ("warmup", "every")
+        )
+        warn_if_longer("optimizer.warmup", self.warmup, warmup, total_steps, f"the rate does not come to lr={self.lr}")
+        warn_if_longer("optimizer.every", self.every, every, total_steps, "the rate is set once")
         factors = self.factors if isinstance(self.factors, list) else [self.factors] * len(starts)
         return Rate(
             self.lr,
             self.decay,
-            steps_of("warmup", self.warmup, steps_per_epoch, total_steps),
+            warmup,
             total_steps,
             dict(zip(starts, factors, strict=True)) if self.decay == "steps" else {},
-            max(1, steps_of("every", self.every, steps_per_epoch, total_steps)),
+            max(1, every),
         )
 
     def _groups(self, model: nn.Module) -> list[dict[str, Any]]:

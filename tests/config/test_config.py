@@ -7,7 +7,7 @@ from conftest import ALONE, ROOT, composed
 
 from midstate.common.errors import ConfigError
 from midstate.runs.plan import Plan
-from midstate.runs.prepare import prepare
+from midstate.runs.prepare import build_session
 
 # Claims are not for train.py; experiments are composed in tests/study and tests/system/test_papers.py.
 NOT_HERE = ("claim", "experiment", "paper", "base")
@@ -241,6 +241,15 @@ def test_what_is_typed_and_has_no_effect_is_warned_of_once(overrides, message, c
         ("optimizer.lr=inf", "optimizer.lr=inf: must be a finite number"),
         ("optimizer.lr=fast", "optimizer.lr='fast': must be a finite number"),
         ("logger.mode=onlin", "logger.mode='onlin': must be one of offline, online; did you mean online?"),
+        (
+            "logger.tags=[" + 65 * "x" + "]",
+            "tags='" + 65 * "x" + "': must have 1 to 64 letters for W&B, and this has 65",
+        ),
+        ("logger.tags=['']", "tags='': must have 1 to 64 letters"),
+        ("logger.project=team/pruning", "logger.project='team/pruning': must not hold any of / \\ # ? % :"),
+        ("logger.project=" + 129 * "x", "must have 1 to 128 letters for W&B, and this has 129"),
+        ("logger.group=" + 129 * "x", "must have 1 to 128 letters for W&B, and this has 129"),
+        ("logger.group=''", "logger.group='': must be a name"),
         ("model=timm model.name=resnet_18", "model.name='resnet_18': timm has no model of that name; did you mean"),
         ("+foo=1", "foo: unknown key; known: model, data"),
         ("+pruner.ordr=inverse", "pruner.ordr=inverse: no axis of this pruner reads it; did you mean order?"),
@@ -258,7 +267,7 @@ def test_what_is_typed_and_has_no_effect_is_warned_of_once(overrides, message, c
         ("trainer.channels_last=${nothing}", "trainer.channels_last=${nothing}: Interpolation key 'nothing' not found"),
         ("trainer.epochs=${oc.env:NO_SUCH_VARIABLE}", "trainer.epochs=${oc.env:NO_SUCH_VARIABLE}: KeyError"),
         ("trainer.sensitivity_kinds=true", "trainer.sensitivity_kinds=True: must be a list such as [share,"),
-        ("pruner.exclude=16", "pruner.exclude=16: must be a list such as [layer1.*]"),
+        ("pruner.exclude=16", "pruner.exclude='16': must be a list such as [layer1.*]"),
     ],
 )
 def test_bad_values_name_field_value_and_what_is_allowed(overrides, message):
@@ -292,7 +301,7 @@ def test_bad_values_name_field_value_and_what_is_allowed(overrides, message):
 def test_parts_that_do_not_fit_each_other_are_refused(overrides, message):
     plan = Plan.of(composed(*overrides.split(" ")))
     with pytest.raises(ConfigError) as refused:
-        prepare(plan)
+        build_session(plan)
     assert message in str(refused.value)
 
 
@@ -342,8 +351,18 @@ def test_arguments_of_a_model_are_typed_as_documented():
 )
 def test_what_hardly_prunes_or_has_no_room_is_warned_of(overrides, message, caplog):
     with caplog.at_level("WARNING"):
-        prepare(Plan.of(composed(*overrides.split(" "))))
+        build_session(Plan.of(composed(*overrides.split(" "))))
     assert message in caplog.text
+
+
+def test_times_longer_than_the_run_are_warned_of(caplog):
+    names = ("pruner.every", "pruner.until", "trainer.checkpoint_every", "optimizer.warmup", "optimizer.every")
+    for time, warned in (("2ep", 0), ("3ep", 5)):
+        caplog.clear()
+        build_session(Plan.of(composed("trainer.epochs=2", *(f"{name}={time}" for name in names))))
+        assert sum(f"{name}={time} is longer than the run" in caplog.text for name in names) == warned
+    with pytest.raises(ConfigError, match="lies after the run's end"):
+        build_session(Plan.of(composed("trainer.epochs=2", "schedule.stop=3ep")))
 
 
 def test_a_component_whose_file_builds_nothing_is_refused(tmp_path, start):

@@ -23,7 +23,6 @@ FOREIGN = (
     "midstate.study.process.os.system",  # by way of our own modules
     "midstate.common.project.subprocess.run",
     "midstate.runs.directory.shutil.copy",
-    "midstate.study.server.os.system",
     "midstate.config.building.OmegaConf.save",
     "midstate.runs.files.write_summary",  # ours, and no class
     "midstate.no_such_thing",

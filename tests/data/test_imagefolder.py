@@ -78,7 +78,6 @@ def test_the_runs_of_a_pool_have_processes_of_their_own(folder, start, tmp_path)
         ),
         (lambda root: (root / "val/red/00.jpg").symlink_to(moved(root)), {}, "test='val': 1 of its images .*blue/00"),
         (lambda root: None, {"num_classes": 4}, "num_classes=4: .*train has 3"),
-        (lambda root: None, {"num_validation": 36}, "num_validation=36: must leave some of the 36"),
         (lambda root: flatten(root / "val"), {}, "test='val': .*val holds images, and no folder for each class"),
         (lambda root: (root / "empty").mkdir(), {"test": "empty"}, "empty holds no folders, one for each class"),
     ],

@@ -140,14 +140,14 @@ import os, sys, torch
 from midstate.common.errors import RunFailed
 from midstate.config.compose import composed
 from midstate.runs.plan import Plan
-from midstate.runs.prepare import prepare
-from midstate.runs.prepare import prepare
+from midstate.runs.prepare import build_session
+from midstate.runs.prepare import build_session
 from midstate.distributed.processes import joined
 from midstate.engine.step import train_step
 
 plan = Plan.of(composed(*sys.argv[1:], "logger=none", "trainer.probes=false", "schedule.start=0"))
 with joined(plan.parts.device) as processes:
-    session = prepare(plan, processes)
+    session = build_session(plan, processes)
     session.model.train()
     for step, batch in enumerate(session.batches.epoch(0)):
         if step == 3 and processes.rank == 1:
@@ -194,7 +194,7 @@ def refused():
 try:
     with joined(torch.device("cpu")) as processes:
         try:
-            processes.agree(refused)
+            processes.on_rank_zero(refused)
         except Exception as error:
             say(type(error).__name__, error)
         weights = [torch.zeros(3), torch.full((2,), float(processes.rank))]

@@ -8,7 +8,7 @@ from midstate.common.errors import ConfigError
 from midstate.engine.evaluate import evaluate
 from midstate.engine.step import train_step
 from midstate.runs.plan import Plan
-from midstate.runs.prepare import prepare
+from midstate.runs.prepare import build_session
 
 # How far the losses of 24 steps may lie from float32's: bfloat16 has 8 bits, an order of sums the last of 24.
 DISTANCE = {"trainer.precision=bf16": 0.1, "trainer.channels_last=true": 1e-3}
@@ -16,7 +16,7 @@ DISTANCE = {"trainer.precision=bf16": 0.1, "trainer.channels_last=true": 1e-3}
 
 def losses(*overrides):
     """The losses of 24 steps."""
-    session = prepare(Plan.of(composed(*TINY, "pruner=nm_block", *overrides)))
+    session = build_session(Plan.of(composed(*TINY, "pruner=nm_block", *overrides)))
     session.model.train()
     for epoch in range(4):
         for batch in session.batches.epoch(epoch):
@@ -34,7 +34,7 @@ def test_losses_stay_near_those_of_float32():
 
 def test_weights_optimizer_and_masks_stay_what_they_are(tmp_path):
     plan = Plan.of(composed(*TINY, "pruner=nm_block", "trainer.precision=bf16", "trainer.channels_last=true"))
-    session = prepare(plan)
+    session = build_session(plan)
     session.model.train()
     for images, labels in session.batches.epoch(0, 0):
         train_step(session, images, labels)
@@ -45,7 +45,7 @@ def test_weights_optimizer_and_masks_stay_what_they_are(tmp_path):
 
 def test_training_passes_take_the_settings_and_evaluations_do_not():
     plan = Plan.of(composed(*TINY, "pruner=nm_block", "trainer.precision=bf16", "trainer.channels_last=true"))
-    session = prepare(plan)
+    session = build_session(plan)
     seen = []
     convolution = session.pruner.layers[0].module
     convolution.register_forward_hook(
@@ -63,7 +63,7 @@ def test_training_passes_take_the_settings_and_evaluations_do_not():
 def test_auto_is_decided_and_recorded():
     plan = Plan.of(composed(*TINY, "trainer.precision=auto"))
     assert plan.config["trainer"]["precision"] in ("fp32", "bf16")
-    assert prepare(plan).settings.precision == plan.config["trainer"]["precision"]
+    assert build_session(plan).settings.precision == plan.config["trainer"]["precision"]
 
 
 def test_defaults_keep_the_identity_that_runs_had_before():

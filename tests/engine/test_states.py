@@ -10,17 +10,17 @@ from torch import nn
 
 from midstate.engine.step import train_step
 from midstate.runs.plan import Plan
-from midstate.runs.prepare import prepare
+from midstate.runs.prepare import build_session
 from midstate.sparsity import (
     L1,
     NM,
     SSTE,
     STE,
-    Candidates,
     Combinations,
     Direct,
     Fade,
     Frames,
+    LearnedCombinations,
     Method,
     Pruner,
     Schedule,
@@ -43,7 +43,7 @@ METHODS = {
 
 
 def session_of(name, *overrides):
-    session = prepare(Plan.of(composed(*METHODS[name], *RUN, *overrides)))
+    session = build_session(Plan.of(composed(*METHODS[name], *RUN, *overrides)))
     session.model.train()
     return session
 
@@ -112,7 +112,13 @@ def test_learnt_combinations_are_averaged_clipped_and_decayed_like_any_matrix():
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("path", "estimator"),
-    [(Combinations(), Candidates()), (StepN(), SSTE()), (Direct(), SSTE()), (Fade(), STE()), (Frames("fine"), STE())],
+    [
+        (Combinations(), LearnedCombinations()),
+        (StepN(), SSTE()),
+        (Direct(), SSTE()),
+        (Fade(), STE()),
+        (Frames("fine"), STE()),
+    ],
     ids=lambda axis: type(axis).__name__,
 )
 def test_compiled_models_see_masks_factors_and_gradients(path, estimator):

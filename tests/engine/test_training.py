@@ -8,7 +8,7 @@ from midstate.common.errors import ConfigError
 from midstate.engine.mixup import Mixing
 from midstate.engine.step import train_step
 from midstate.runs.plan import Plan
-from midstate.runs.prepare import prepare
+from midstate.runs.prepare import build_session
 
 # No BatchNorm, so that parts of a batch see what the whole does.
 TRANSFORMER = (
@@ -20,7 +20,7 @@ TRANSFORMER = (
 
 def session_of(*overrides):
     size = () if "data=fake" in overrides else ("data.train_placements=1", "data.eval_placements=1")
-    return prepare(Plan.of(composed(*size, "logger=none", "trainer.probes=false", *overrides)))
+    return build_session(Plan.of(composed(*size, "logger=none", "trainer.probes=false", *overrides)))
 
 
 def trained(*overrides, steps=8):

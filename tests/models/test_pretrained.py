@@ -10,7 +10,7 @@ from conftest import composed
 from midstate.common.errors import ConfigError
 from midstate.models import Timm, Torchvision
 from midstate.runs.plan import Plan
-from midstate.runs.prepare import prepare
+from midstate.runs.prepare import build_session
 
 NOWHERE = "http://127.0.0.1:9"
 
@@ -94,7 +94,7 @@ def test_timms_weights_by_tag(hub_home):
 def test_without_a_network_a_run_is_refused_in_one_line(torch_home):
     settings = ("model=resnet50", "model.pretrained=true", "data=fake", "pruner=nm", "pruner.m=4")
     with pytest.raises(ConfigError, match=r"model: pretrained=True: .*use model.checkpoint=FILE$") as error:
-        prepare(Plan.of(composed(*settings)))
+        build_session(Plan.of(composed(*settings)))
     assert "\n" not in str(error.value)
 
 

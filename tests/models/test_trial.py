@@ -8,7 +8,7 @@ from torch import nn
 from midstate.common.errors import ConfigError
 from midstate.models import Torchvision, try_training
 from midstate.runs.plan import Plan
-from midstate.runs.prepare import prepare
+from midstate.runs.prepare import build_session
 
 
 def test_a_trial_leaves_no_trace():
@@ -54,5 +54,5 @@ def test_networks_with_auxiliary_heads_are_built_without(name, size):
 
 def test_a_model_that_does_not_fit_is_named_with_the_images_size():
     with pytest.raises(ConfigError, match=r"^model.name=levit_128s, data.size=16: RuntimeError: .*\[8, 196\]"):
-        prepare(Plan.of(composed("data=fake", "data.size=16", "model=timm", "model.name=levit_128s",
+        build_session(Plan.of(composed("data=fake", "data.size=16", "model=timm", "model.name=levit_128s",
                                  "model.arguments=null", "pruner=dense")))  # fmt: skip

@@ -18,7 +18,7 @@ from midstate.engine.step import train_step
 from midstate.models import CifarResNet
 from midstate.runs import checkpoint
 from midstate.runs.plan import Plan
-from midstate.runs.prepare import prepare
+from midstate.runs.prepare import build_session
 from midstate.runs.run import run
 from midstate.runs.tracking import METRICS, PROBES
 from midstate.sparsity import weight_layers
@@ -125,7 +125,7 @@ def test_every_order_ends_at_its_pattern(order):
 
 def trained(*overrides):
     """A pruner at the end of a run of which nothing is written; its weights obey the pattern."""
-    session = prepare(Plan.of(composed(*TINY, *overrides, "trainer.probes=false")))
+    session = build_session(Plan.of(composed(*TINY, *overrides, "trainer.probes=false")))
     assert train(session, lambda: None, lambda row: None, lambda: False)
     session.check_finite()
     session.pruner.finalise()
@@ -144,7 +144,7 @@ def test_dense_prunes_nothing(tmp_path):
 @pytest.mark.parametrize("pruner", ["nm_block", "magnitude"])
 def test_torchvisions_attention_is_pruned_with_the_same_presets(pruner):
     """Twelve layers of 768 are too large to train here: from the configuration to finished, verified weights."""
-    session = prepare(Plan.of(
+    session = build_session(Plan.of(
         composed(*TINY, "model=torchvision", "model.name=vit_b_16", "model.small_stem=false",
                  "+model.arguments.image_size=16", f"pruner={pruner}",
                  "pruner.exclude=[heads.head]")  # untrained, its weights are zero: a collapsed layer would not pass
@@ -266,7 +266,9 @@ def test_every_kind_of_state_survives_an_interruption(tmp_path, pruner):
 
 def test_a_stop_is_heard_while_an_allocation_measures():
     """Measuring sensitivities can take minutes; stopping in their midst loses nothing but them."""
-    whole, stopped = (prepare(Plan.of(composed(*TINY, "pruner=nm_mixed", "trainer.probes=false"))) for _ in range(2))
+    whole, stopped = (
+        build_session(Plan.of(composed(*TINY, "pruner=nm_mixed", "trainer.probes=false"))) for _ in range(2)
+    )
     asked, saved = [], []
 
     def stop():
@@ -359,7 +361,7 @@ def test_losses_that_are_measured_and_are_no_numbers_are_divergence(tmp_path):
 
 
 def test_an_infinite_gradient_is_not_clipped_to_nothing():
-    session = prepare(Plan.of(composed(*TINY, "pruner=nm", "trainer.clip_norm=1")))
+    session = build_session(Plan.of(composed(*TINY, "pruner=nm", "trainer.clip_norm=1")))
     weight = next(session.model.parameters())
     weight.register_hook(lambda gradient: gradient * math.inf)
     before = weight.detach().clone()
@@ -381,7 +383,7 @@ def test_a_layer_that_has_died_is_named(tmp_path):
 
 
 def test_a_batch_larger_than_the_data_is_all_of_it_and_that_is_said(caplog):
-    session = prepare(Plan.of(composed("data=fake", "data.num_train=24", "trainer.batch_size=64", "logger=none")))
+    session = build_session(Plan.of(composed("data=fake", "data.num_train=24", "trainer.batch_size=64", "logger=none")))
     assert "trainer.batch_size=64: there are only 24 training images; all of them are one batch" in caplog.text
     assert [len(labels) for _, labels in session.batches.epoch(0)] == [24]
 
@@ -390,7 +392,7 @@ def test_a_batch_larger_than_the_data_is_all_of_it_and_that_is_said(caplog):
 @pytest.mark.parametrize("model", ["resnet8", "torchvision", "timm"])
 def test_images_of_any_number_of_channels_train(channels, model):
     small = ("data=fake", "data.size=16", "data.num_train=8", "data.num_eval=4", "trainer.batch_size=4", "logger=none")
-    session = prepare(Plan.of(composed(f"model={model}", f"data.channels={channels}", "pruner=nm", *small)))
+    session = build_session(Plan.of(composed(f"model={model}", f"data.channels={channels}", "pruner=nm", *small)))
     session.model.train()
     train_step(session, *next(session.batches.epoch(0)))
     assert math.isfinite(session.losses[0])
@@ -406,7 +408,7 @@ ARMS = {
 
 
 def first_losses(*overrides):
-    session = prepare(Plan.of(composed(*TINY, "trainer.max_steps_per_epoch=10", "trainer.epochs=1", *overrides)))
+    session = build_session(Plan.of(composed(*TINY, "trainer.max_steps_per_epoch=10", "trainer.epochs=1", *overrides)))
     session.model.train()
     losses, total = [], 0.0
     for images, labels in session.batches.epoch(0):

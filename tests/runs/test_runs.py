@@ -10,7 +10,7 @@ from midstate.runs.files import read_summary, write_config, write_summary
 from midstate.runs.find import find_file
 from midstate.runs.identity import NEUTRAL, config_hash
 from midstate.runs.plan import Plan
-from midstate.runs.prepare import prepare
+from midstate.runs.prepare import build_session
 
 IRRELEVANT = (
     "seed=5",
@@ -103,5 +103,5 @@ def test_settings_without_effect_warn(override, caplog):
 
 def test_a_schedule_that_ends_with_the_run_warns(caplog):
     with caplog.at_level("WARNING"):
-        prepare(Plan.of(composed("schedule.stop=1.0", "trainer.max_steps_per_epoch=2")))
+        build_session(Plan.of(composed("schedule.stop=1.0", "trainer.max_steps_per_epoch=2")))
     assert "no step is trained at the target" in caplog.text

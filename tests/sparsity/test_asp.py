@@ -14,7 +14,7 @@ from midstate.engine.loop import train
 from midstate.models import classifier_names
 from midstate.runs.parts import build_parts
 from midstate.runs.plan import Plan
-from midstate.runs.prepare import prepare
+from midstate.runs.prepare import build_session
 from midstate.runs.run import run
 from midstate.sparsity import NM, Pruner, Scope, verify_nm, weight_layers
 
@@ -139,7 +139,7 @@ def test_any_run_may_ask_for_trained_weights(dense):
 def test_what_is_typed_wins_and_trains_dense_first():
     plan = Plan.of(composed(*SHORT, "pruner=asp", *ALONE["asp"]))
     assert (plan.parts.trainer.mode, plan.parts.schedule.start) == ("train", 0.5)
-    session, kept = prepare(plan), []
+    session, kept = build_session(plan), []
 
     def after_step():
         kept.append(min(session.pruner.kept()))

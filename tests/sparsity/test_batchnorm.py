@@ -288,7 +288,7 @@ def test_what_cannot_be_is_refused_before_training():
     with pytest.raises(ValueError, match="hard_channels takes whole channels away, and pattern=weight"):
         Method(FILTERS, Weight(0.5), L1(), *axes, HardChannels())
     with pytest.raises(ValueError, match="batchnorm_l1 draws whole channels to zero, and pattern=nm"):
-        BatchNormL1().check(NM(1, 4))
+        Method(FILTERS, NM(1, 4), L1(), *axes, Hard(), BatchNormL1())
     with pytest.raises(ValueError, match="strength=-1"):
         BatchNormL1(-1)
     with pytest.raises(ValueError, match="missing; a method has all axes"):

@@ -18,7 +18,6 @@ from midstate.sparsity import (
     STE,
     Blocks,
     Budget,
-    Candidates,
     Combinations,
     ConstantScale,
     Density,
@@ -29,6 +28,7 @@ from midstate.sparsity import (
     GeometricMedian,
     Global,
     Hard,
+    LearnedCombinations,
     Method,
     MultiAxis,
     Pruner,
@@ -128,7 +128,7 @@ def test_every_product_works_or_is_refused_with_a_reason(pattern):
 
 # Of PGF, LBC and S-STE, under one criterion and in few networks: beside which other axes they work.
 NEW_PATHS = [Fade(), Frames("sparsify"), Frames("fine"), Frames("densify"), Combinations()]
-NEW_ESTIMATORS = [SSTE(), Candidates()]
+NEW_ESTIMATORS = [SSTE(), LearnedCombinations()]
 NEW_WORKING = {
     "weight": 6 * 3,  # fading, under hard, ste and sr_ste
     "filter": 6 * 3,

@@ -81,7 +81,7 @@ def test_allocations_know_every_layer_of_the_classifier(classifier):
     model = nn.Sequential(nn.Linear(4, 8), nn.Linear(8, 8), nn.Linear(8, 2))
     method = Method(Scope(skip_classifier=False), NM(2, 4), L1(), Uniform(), Direct(), Update(), SRSTE())
     pruner = Pruner(model, method, Schedule("one_shot", 0, 0), 1, 1, classifier=classifier)
-    assert [each.name for each in pruner._view.candidates() if each.is_classifier] == list(classifier)
+    assert [each.name for each in pruner._network.views() if each.is_classifier] == list(classifier)
 
 
 def test_exclude_by_pattern():
@@ -122,9 +122,12 @@ def test_scaled_standardised_convolutions_are_refused_by_name():
         names(model)
 
 
-def test_a_shared_module_of_a_library_model_is_refused_by_name():
+def test_a_module_that_is_used_twice_is_one_layer():
     model = torchvision.models.resnet18()
     model.layer1[1].conv1 = model.layer1[0].conv1
+    assert len(names(model)) == 18
+    model.layer1[1].conv1 = nn.Conv2d(64, 64, 3, padding=1, bias=False)
+    model.layer1[1].conv1.weight = model.layer1[0].conv1.weight  # two layers, one tensor
     with pytest.raises(ValueError, match=r"layer1.0.conv1 shares its weight"):
         names(model)
 

@@ -41,6 +41,11 @@ def readme_command():
     return command.split()
 
 
+def wandb_text(directory):
+    (file,) = directory.glob("wandb/offline-run-*/*.wandb")
+    return file.read_bytes().decode(errors="replace")
+
+
 def test_the_readme_command_at_a_reduced_size(start, tmp_path):
     done = start(*readme_command(), *FILES)
     directory = run_dir_of(done, tmp_path)
@@ -62,7 +67,11 @@ def test_the_readme_command_at_a_reduced_size(start, tmp_path):
             assert not value or logged[key] == pytest.approx(float(value))
         assert logged["kept/stages.2.0.conv2"] == pytest.approx(logged["kept"], abs=0.02)
     assert any("figures/accuracy" in str(record) for record in records["history"])
+    assert any("tables/losses" in str(record) for record in records["history"])
+    assert all(kind in wandb_text(directory) for kind in ("weights-", "results-", "final.pt", "scheme.json"))
     config = records["run"][0]["config"]["update"]
+    assert config["choices"]["pruner"] == "nm_block"
+    assert config["overrides"] == [*readme_command(), *FILES]
     assert config["pruner"]["path"]["order"] == "default"
     assert records["run"][0]["run_group"] == "nm_block"
     final = {k: v for record in records["summary"] for k, v in record["update"].items() if k.startswith("final/")}

@@ -157,3 +157,38 @@ def test_a_reader_that_leaves_takes_nothing_along(tmp_path):
     assert done.returncode == 0
     assert not done.stderr
     assert json.loads((tmp_path / "run" / "summary.json").read_text())["status"] == "finished"
+
+
+@pytest.mark.parametrize("environment", [{"PYTHONIOENCODING": "ascii"}, {"LC_ALL": "C", "PYTHONUTF8": "0"}])
+def test_letters_that_cannot_be_shown_stop_nothing(start, tmp_path, environment):
+    done = start("pruner=nm", *TINY, "trainer.epochs=1", "optimizer.warmup=0", "run_dir=d\u00e9", **environment)
+    assert done.returncode == 0, done.stderr
+    assert not done.stderr
+    assert (tmp_path / "d\u00e9" / "summary.json").exists()
+
+
+@pytest.mark.parametrize("option", ["-sc install=bash", "--cfg job", "--info"])
+def test_a_reader_of_what_hydra_prints_may_leave(tmp_path, option):
+    printing = f"{sys.executable} -u {ROOT / 'train.py'} {option}"
+    script = f"{printing} | head -n 1; exit ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", script], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0
+    assert done.stdout
+    assert not done.stderr
+
+
+def test_a_stop_that_also_ends_the_compiler_is_a_stop(tmp_path):
+    """Ctrl-C goes to all processes of a terminal, also to the C++ compiler that torch.compile waits for."""
+    compiler = tmp_path / "c++"
+    stop_once = f"case $* in *main.cpp*) mkdir {tmp_path}/asked 2> /dev/null && kill -INT 0; exit 1;; esac"
+    compiler.write_text(f'#!/bin/bash\n{stop_once}\nexec g++ "$@"\n')
+    compiler.chmod(0o755)
+    job = ("pruner=nm", *TINY, "trainer.compile=true", "trainer.probes=false", "optimizer.warmup=0", "run_dir=run")
+    places = {"CXX": str(compiler), "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "cache")}
+    process = begin(tmp_path, *job, env={**os.environ, **places}, start_new_session=True)
+    said, errors = process.communicate(timeout=300)
+    assert (tmp_path / "asked").exists()
+    assert process.returncode == 75, errors
+    assert "the compiler was stopped, too" in said
+    assert "Traceback" not in errors
+    assert json.loads((tmp_path / "run" / "summary.json").read_text())["status"] == "stopped"

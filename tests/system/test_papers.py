@@ -10,7 +10,7 @@ from omegaconf import OmegaConf
 
 from midstate.engine.step import train_step
 from midstate.runs.plan import Plan
-from midstate.runs.prepare import prepare
+from midstate.runs.prepare import build_session
 from midstate.sparsity import weight_layers
 
 PAPERS = ROOT / "conf" / "experiment" / "paper"
@@ -200,7 +200,7 @@ def test_what_is_built_is_what_was_published_and_trains(name):
     reached = {epoch: window.progress(round(epoch * per_epoch)) for epoch in paper.progress}
     assert reached == pytest.approx(paper.progress)
 
-    session = prepare(plan)
+    session = build_session(plan)
     groups = session.optimizer.param_groups
     assert {(group["momentum"], group["nesterov"]) for group in groups} == {(paper.momentum, paper.nesterov)}
     decays = {(p.dim() > 1, group["weight_decay"]) for group in groups for p in group["params"]}

@@ -136,17 +136,23 @@ def test_a_signal_to_the_whole_group_stops_a_sweep_as_one_to_itself_does(tmp_pat
     assert errors == ""
 
 
-def test_a_stop_before_the_first_run_has_begun_is_not_lost(tmp_path):
+# To the process, as by `kill`, and to its group, as by a terminal or `timeout`.
+@pytest.mark.parametrize(
+    ("number", "send"), [(signal.SIGTERM, os.kill), (signal.SIGTERM, os.killpg), (signal.SIGINT, os.killpg)]
+)
+def test_a_stop_before_the_first_run_has_begun_is_not_lost(number, send, tmp_path):
     arguments = ["--only", "C2", "--seeds", "2", "--wandb", "off", *SMALL[:-1], "trainer.epochs=500", "logger=none"]
     process = subprocess.Popen(
-        [*REPRODUCE, *arguments], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+        [*REPRODUCE, *arguments], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        start_new_session=True,
+    )  # fmt: skip
     while not list(tmp_path.glob("outputs/reproduce/*.log")):
         time.sleep(0.01)
-    process.send_signal(signal.SIGTERM)  # the server that forks is still importing
-    output, _ = process.communicate(timeout=60)
-    assert process.returncode == 75
+    send(process.pid, number)  # the server that forks is still importing
+    output, errors = process.communicate(timeout=60)
+    assert process.returncode == 75, errors
     assert "FAILED" not in output
+    assert errors == ""
     assert not list(tmp_path.glob("outputs/c2_*/*/seed*/checkpoints/*"))
 
 

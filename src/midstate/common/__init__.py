@@ -1,1 +1,1 @@
-"""What everything may use: errors, checks, seeds, times, files. Knows nothing of pruning."""
+"""Errors, checks, seeds, times and files for all other packages; knows nothing of pruning."""

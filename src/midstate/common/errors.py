@@ -1,4 +1,4 @@
-"""What ends a run or refuses it, and the exit status that goes with each."""
+"""Exceptions that end or refuse a run, and the exit statuses."""
 
 import signal
 from collections.abc import Iterator
@@ -23,7 +23,7 @@ class RunStopped(Exception):
 
 @contextmanager
 def user_errors(where: str, *kinds: type[Exception]) -> Iterator[None]:
-    """Turn what a part refuses into a ConfigError that says which part."""
+    """Turn errors of the given kinds (default ValueError) into a ConfigError that names the part."""
     try:
         yield
     except kinds or (ValueError,) as error:  # noqa: B030
@@ -31,5 +31,5 @@ def user_errors(where: str, *kinds: type[Exception]) -> Iterator[None]:
 
 
 def first_line(error: Exception) -> str:
-    """What an error says, in one line; its kind where it says nothing."""
+    """First line of an error's message; its type if the message is empty."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -5,7 +5,15 @@ from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).parents[3]
-CONF = ROOT / "conf"
+# Beside the package where that is installed as a copy; else, editable or by PYTHONPATH, in the checkout.
+_INSTALLED = Path(__file__).parents[1] / "conf"
+CONF = _INSTALLED if _INSTALLED.is_dir() else ROOT / "conf"
+LOCAL = ROOT / "local"  # a user's own members: modules, and their configurations in local/conf
+
+
+def member_folders() -> list[Path]:
+    """Folders of the groups' members, the shipped ones first."""
+    return [folder for folder in (CONF, LOCAL / "conf") if folder.is_dir()]
 
 
 @cache

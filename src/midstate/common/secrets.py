@@ -1,7 +1,8 @@
-"""Values of secret environment variables are kept out of files and messages."""
+"""Values of secret environment variables are kept out of files and messages; what cannot be shown stops nothing."""
 
 import os
 import re
+import sys
 from contextlib import suppress
 from typing import Any, TextIO
 
@@ -18,6 +19,13 @@ def redact(value: Any) -> Any:
         for text, name in _secrets():
             value = value.replace(text, f"<{name}>")
     return value
+
+
+def show_any_letter() -> None:
+    """Let standard output and error show letters that they have no code for as escapes, and not raise."""
+    for stream in (sys.stdout, sys.stderr):
+        if getattr(stream, "errors", None) == "strict" and hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def say(text: str, file: TextIO | None = None, end: str = "\n") -> None:

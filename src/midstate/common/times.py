@@ -1,8 +1,11 @@
 """Times as a user types them ('10ep', '500it', 0.5), turned into steps."""
 
+import logging
 import math
 
 from midstate.common.numbers import floor
+
+log = logging.getLogger(__name__)
 
 
 def steps_of(name: str, time: object, steps_per_epoch: int, total_steps: int) -> int:
@@ -31,3 +34,9 @@ def steps_of(name: str, time: object, steps_per_epoch: int, total_steps: int) ->
             f"for epochs write {time:g}ep, for steps {time:g}it"
         )
     return floor(time * total_steps)
+
+
+def warn_if_longer(name: str, time: object, steps: int, total_steps: int, then: str) -> None:
+    """Warn of a time that is longer than the run; `then` tells what comes of it."""
+    if steps > total_steps:
+        log.warning(f"warning: {name}={time} is longer than the run ({steps} steps, and it has {total_steps}): {then}")

@@ -85,7 +85,7 @@ def cut_norm(norm: _BatchNorm, channels: Tensor, shift: Tensor | None) -> _Batch
 
 @dataclass(frozen=True)
 class Response:
-    """What the channels that a layer no longer reads had added to its outputs.
+    """Contribution of removed input channels to a layer's outputs.
 
     Args:
         module: adds it to the layer's output (and for BorderShift from its input); None: it was nothing.

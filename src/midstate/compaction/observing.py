@@ -1,4 +1,4 @@
-"""What is known of a network's values before it is cut: which channels depend on the image, what the others are."""
+"""Observation of a network before it is cut: channels that depend on the image, and values of the others."""
 
 import operator
 from contextlib import suppress

@@ -67,7 +67,7 @@ def adds_channels(node: Node, seen: Observed) -> bool:
 
 
 def flattened(node: Node, seen: Observed) -> Tensor | None:
-    """What flattening keeps of the channels that are kept, where a node only flattens (N, C, ...) to (N, F).
+    """Features kept when a node flattens (N, C, ...) to (N, F) and some channels are kept.
 
     Returns:
         The kept ones among the F; None where the node does something else.

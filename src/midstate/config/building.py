@@ -1,4 +1,4 @@
-"""Building objects from a configuration: only this project's own classes."""
+"""Building objects from a configuration: classes of this project, of local/, and of packages that the user trusts."""
 
 import inspect
 import math
@@ -12,10 +12,12 @@ import hydra
 from hydra.errors import InstantiationException
 from omegaconf import DictConfig, OmegaConf
 
-from midstate.common.errors import ConfigError
+from midstate.common.checks import near
+from midstate.common.errors import ConfigError, user_errors
+from midstate.config import local
 from midstate.config.schema import flatten
 
-# Packages whose classes a configuration may name; no configuration can say so itself.
+# Packages whose classes a configuration may name, beside those of local/; no configuration can say so itself.
 TRUSTED = ("midstate", *filter(None, os.environ.get("MIDSTATE_TRUST", "").split(",")))
 
 
@@ -39,7 +41,8 @@ def build(config: DictConfig, key: str) -> Any:
             raise ConfigError(str(error)) from error
         if isinstance(cause, ValueError | TypeError):
             where = re.search(r"full_key: (\S+)", str(error))
-            raise ConfigError(named(where[1] if where else key, cause, config)) from error
+            where = where[1] if where else key
+            raise ConfigError(named(where, cause, config) + _known(where, cause, config)) from error
         raise
 
 
@@ -68,17 +71,29 @@ def _check_targets(name: str, node: Any) -> None:
 
 
 def _check_target(name: str, target: Any) -> None:
-    home = None
+    found = None
     # Only names of ours are looked up: looking up another would already run what it imports.
-    if isinstance(target, str) and re.fullmatch(r"\w+(\.\w+)+", target) and target.split(".")[0] in TRUSTED:
-        with suppress(Exception):  # whatever a name that leads nowhere raises
-            found = pkgutil.resolve_name(target)
-            home = found.__module__ if inspect.isclass(found) else None
-    if home is None or home.split(".")[0] not in TRUSTED:
+    if isinstance(target, str) and re.fullmatch(r"\w+(\.\w+)+", target):
+        if target.split(".")[0] in TRUSTED:
+            with suppress(Exception):  # whatever a name that leads nowhere raises
+                found = pkgutil.resolve_name(target)
+        elif local.has_module(target):
+            with user_errors(f"{name}={target}"):
+                found = local.find(target)
+    if not inspect.isclass(found) or not (found.__module__.split(".")[0] in TRUSTED or local.is_local(found)):
         raise ConfigError(
-            f"{name}={target}: must be a class of {' or '.join(TRUSTED)}; packages of your own are trusted by the "
-            "environment variable MIDSTATE_TRUST=package,package"
+            f"{name}={target}: must be a class of {' or '.join(TRUSTED)}, or of a file in local/; packages elsewhere "
+            "are trusted by the environment variable MIDSTATE_TRUST=package,package"
         )
+
+
+def _known(where: str, error: Exception, config: DictConfig) -> str:
+    """The settings of a node, where an unknown one was added to it."""
+    added = re.search(r"unexpected keyword argument '(\w+)'", str(error))
+    if not added:
+        return ""
+    known = [key for key in OmegaConf.select(config, where) if key not in (added[1], "_target_")]
+    return f"{near(added[1], known)}; known: {', '.join(known)}"
 
 
 def named(where: str, error: Exception, config: DictConfig) -> str:

@@ -1,13 +1,35 @@
 """Composing a configuration as the command line does."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from hydra import compose, initialize_config_dir
+from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.plugins import Plugins
+from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import DictConfig, open_dict
 
-from midstate.common.project import CONF
+from midstate.common.errors import ConfigError, first_line
+from midstate.common.project import CONF, LOCAL
+from midstate.config.texts import as_typed
+
+
+class LocalMembers(SearchPathPlugin):
+    """Puts local/conf, where it exists, behind conf/ on Hydra's search path."""
+
+    def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
+        """Append the folder; raise ConfigError where a file of it is hidden by conf/, or is no text."""
+        folder = LOCAL / "conf"
+        if folder.is_dir():
+            _check_files(folder)
+            search_path.append("local", str(folder))
+
+
+def register_local_members() -> None:
+    """Let Hydra find the members in local/conf, from now on and in this process."""
+    Plugins.instance().register(LocalMembers)
 
 
 def composed(*overrides: str) -> DictConfig:
@@ -20,7 +42,21 @@ def composed(*overrides: str) -> DictConfig:
 
 
 def compose_root(overrides: Sequence[str], return_hydra_config: bool = False) -> DictConfig:
-    """Compose a configuration; `return_hydra_config` leaves Hydra's own node in it."""
+    """Compose a configuration from conf/ and local/conf/; `return_hydra_config` leaves Hydra's own node in it."""
     GlobalHydra.instance().clear()
+    register_local_members()
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        return compose("train", overrides=list(overrides), return_hydra_config=return_hydra_config)
+        return compose("train", overrides=as_typed(list(overrides)), return_hydra_config=return_hydra_config)
+
+
+def _check_files(folder: Path) -> None:
+    for path in sorted(folder.rglob("*.y*ml")):
+        name = path.relative_to(folder)
+        if path.suffix != ".yaml":
+            raise ConfigError(f"local/conf/{name}: Hydra reads only files whose names end in .yaml")
+        if (CONF / name).is_file():
+            raise ConfigError(f"local/conf/{name}: conf/{name} comes first and would hide it; give it another name")
+        try:
+            path.read_text("utf-8")
+        except (UnicodeDecodeError, OSError) as error:
+            raise ConfigError(f"local/conf/{name}: cannot be read as UTF-8 text ({first_line(error)})") from error

@@ -3,19 +3,22 @@
 import re
 import sys
 import traceback
+from collections.abc import Collection
+from pathlib import Path
 
-from hydra.errors import HydraException, InstantiationException
+import yaml
+from hydra.errors import HydraException, InstantiationException, OverrideParseException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from midstate.common.checks import near
 from midstate.common.errors import ConfigError
-from midstate.common.project import CONF
+from midstate.common.project import member_folders
 from midstate.config.compose import compose_root
 from midstate.config.schema import flatten
 
 _BARE = (ValueError, OSError, ArithmeticError, RecursionError, TypeError, AssertionError)
-# What launchers and sweepers raise of their own for a setting; a job's own error comes through Hydra's JobReturn.
+# Launchers and sweepers that raise errors for a setting; the error of a job comes through Hydra's JobReturn.
 _PLUGINS = ("joblib", "hydra_plugins", "submitit", "ray", "optuna")
 # Members that bring a plugin of Hydra's, and the extra that installs it.
 _EXTRAS = {"submitit_slurm": "slurm", "submitit_local": "slurm", "ray": "ray", "optuna": "optuna"}
@@ -29,6 +32,8 @@ def is_users(error: Exception) -> bool:
         return True
     # Hydra answers some overrides, such as group=null, with a bare error of its own; so do its launchers.
     frames = _frames(error)
+    if isinstance(error, yaml.MarkedYAMLError):  # a member's file
+        return not any(module == "midstate.runs.run" for module, _ in frames)
     last = frames[-1][0].split(".")[0]
     if last == "submitit" or ("submitit.core.core", "map_array") in frames:  # no Slurm here, or what it refuses
         return isinstance(error, (*_BARE, RuntimeError))
@@ -48,6 +53,9 @@ def _frames(error: BaseException) -> list[tuple[str, str]]:
 
 def explain(error: Exception) -> str:
     """The error in a few lines, with suggestions for what looks like a typo."""
+    if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark:
+        mark = error.problem_mark
+        return f"{mark.name}, line {mark.line + 1}: cannot be read as YAML ({error.problem})"
     lines = [line for line in str(error).splitlines() if line.strip()]
     # Hydra ends with its search path and the way round its own check; neither helps somebody who mistyped a name.
     noise = re.compile(r"Config search path|To append to your default list|\s*provider|To append to your config use")
@@ -59,50 +67,72 @@ def explain(error: Exception) -> str:
     if (missing := re.search(r"Could not find 'hydra/\w+/(\w+)'", message)) and missing[1] in _EXTRAS:
         extra = _EXTRAS[missing[1]]
         return f"hydra's plugin for {missing[1]} is not installed: pip install -e '.[{extra}]'"
-    if message.startswith("LexerNoViableAltException"):
-        return message.replace("LexerNoViableAltException", "not readable, put the value into quotes, name='\"value\"'")
+    if isinstance(error, OverrideParseException) and "=" in error.override:
+        key, _, value = error.override.partition("=")
+        why = re.sub(r"^LexerNoViableAltException.*", "a letter that may only stand in quotes", lines[0])
+        return f"{error.override}: not readable ({why}); to give a text, put the value into quotes: '{key}=\"{value}\"'"
     if added := re.search(r"full_key: (model\.arguments\.\S+)", str(error.__cause__)):
         return f"{message}; further arguments are added: +{added[1]}=VALUE"
-    if typed := re.search(r"Could not (?:override|find|load) '([\w./@-]+)'", message):
-        message += _suggest(typed[1])
+    if typed := re.search(r"Could not (?:find|load) '([\w./@-]+)'", message):
+        message += _suggest_member(typed[1])
+    elif typed := re.search(r"Could not override '([\w./@-]+)'", message):
+        message += suggest_key(typed[1])
     return message
 
 
-def _suggest(typed: str) -> str:
-    """What a mistyped group, member or key may have been meant to be."""
-    members: dict[str, list[str]] = {}
-    for path in CONF.glob("*/**/*.yaml"):
-        if path.parent == CONF / "experiment" / "base":
-            continue  # what arms share, no arms
-        members.setdefault(path.parent.relative_to(CONF).as_posix(), []).append(path.stem)
+def _suggest_member(typed: str) -> str:
+    """Suggest a member for a mistyped one."""
     group, _, member = typed.rpartition("/")
-    if typed in members:  # a group that only some members of the one above bring
-        owners = [name for name in members[group] if f"- {member}:" in (CONF / group / f"{name}.yaml").read_text()]
+    known = [name.rpartition("/")[2] for name in _member_files() if name.rpartition("/")[0] == group]
+    return near(member, known)
+
+
+def suggest_key(typed: str) -> str:
+    """Suggest a key or a group for a mistyped one, and list what there is in its place."""
+    files = _member_files()
+    groups = {name.rpartition("/")[0] for name in files}
+    if typed in groups:  # only some members of the one above bring it
+        group, _, member = typed.rpartition("/")
+        owners = [name.rpartition("/")[2] for name in files if name.rpartition("/")[0] == group]
+        owners = [owner for owner in owners if f"- {member}:" in files[f"{group}/{owner}"].read_text()]
         return f"; it goes with {group}={' or '.join(sorted(owners))}"
-    if group in members:
-        return near(member, members[group])
-    prefix, _, last = typed.rpartition(".")
+    prefix, _, last = typed.replace("/", ".").rpartition(".")
     owners = [
-        path.relative_to(CONF).with_suffix("").as_posix()
-        for path in sorted(CONF.glob(f"{prefix or '*'}/*/*.yaml"))
-        if re.search(rf"^{re.escape(last)}:", path.read_text(), re.MULTILINE)
+        name
+        for name in sorted(files, key=lambda name: name.split("/"))
+        if name.count("/") == 2
+        and name.startswith(f"{prefix}/" if prefix else "")
+        and re.search(rf"^{re.escape(last)}:", files[name].read_text(), re.MULTILINE)
     ]
-    if prefix and owners:
+    keys = _composed_keys(files)
+    if prefix and owners and typed.replace("/", ".") not in keys:
         return f"; {last} is a setting of {' and '.join('='.join(owner.rsplit('/', 1)) for owner in owners)}"
-    known = [*members, *_composed_keys(list(members))]
-    same_last = [key for key in known if key.rpartition(".")[2] == last]
+    same_last = [name for name in [*sorted(groups), *keys] if re.split(r"[./]", name)[-1] == last]
+    while prefix and not (inside := [key for key in keys if key.startswith(f"{prefix}.")]):
+        prefix = prefix.rpartition(".")[0]
+    known = inside if prefix else [*groups, *keys]
     guess = f"; did you mean {' or '.join(same_last)}?" if same_last else near(typed, known, cutoff=0.8)
-    return guess if guess or prefix else f"; the groups are {', '.join(sorted(members))}"
+    if "/" in typed and (below := sorted(name for name in groups if name.startswith(f"{prefix}/"))):
+        return f"{guess}\nknown groups: {', '.join(below)}"
+    if prefix:
+        return f"{guess}\nknown in {prefix}: {', '.join(key.removeprefix(f'{prefix}.') for key in inside)}"
+    top = ", ".join(sorted(name for name in groups if "/" not in name))
+    return guess or f"; the groups are {top}; without a group: {', '.join(key for key in keys if '.' not in key)}"
 
 
-def _composed_keys(groups: list[str]) -> list[str]:
+def _member_files() -> dict[str, Path]:
+    """The file of every member of a group, by group/member; what experiments share is no member."""
+    return {
+        path.relative_to(folder).with_suffix("").as_posix(): path
+        for folder in member_folders()
+        for path in folder.glob("*/**/*.yaml")
+        if path.parent != folder / "experiment" / "base"
+    }
+
+
+def _composed_keys(members: Collection[str]) -> list[str]:
     """Keys of the configuration that the command line's valid group choices compose."""
-    typed = [argument.partition("=") for argument in sys.argv[1:]]
-    valid = [
-        f"{group}={member}"
-        for group, _, member in typed
-        if group in groups and (CONF / group / f"{member}.yaml").is_file()
-    ]
+    valid = [argument for argument in sys.argv[1:] if argument.replace("=", "/", 1) in members]
     try:
         config = compose_root(valid)
     except HydraException:
@@ -111,5 +141,5 @@ def _composed_keys(groups: list[str]) -> list[str]:
     return [
         key
         for key, value in flatten(OmegaConf.to_container(config, resolve=False))
-        if not str(value).startswith("${pruner.")
+        if not str(value).startswith("${pruner.") and not key.endswith("._target_")
     ]

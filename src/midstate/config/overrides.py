@@ -1,4 +1,4 @@
-"""What may stand on a command line, looked at before Hydra acts on it."""
+"""Checks of the command line before Hydra acts on it."""
 
 import re
 
@@ -10,9 +10,10 @@ from omegaconf import OmegaConf
 from midstate.common.checks import near
 from midstate.common.errors import ConfigError
 from midstate.common.secrets import redact
+from midstate.config.explain import suggest_key
 from midstate.config.schema import GROUPS
 
-# Of Hydra's own settings: plain values for these. The others of launchers and sweepers would run something (setup,
+# Settings of Hydra that may be changed, to plain values. Others of launchers and sweepers would run something (setup,
 # python, runtime_env, custom_search_space), read pickles (submitit_folder, address, storage), put lines into a batch
 # script (additional_parameters), open ports, or be overrides that nobody has looked at (params).
 _OF_LAUNCHERS = {
@@ -38,15 +39,17 @@ def check_command_line(arguments: list[str]) -> None:
         arguments: of the command line.
 
     Raises:
-        ConfigError: settings of Hydra's own but launcher, sweeper, verbosity and the sweep's directory; settings that
-            are put below them; members of groups that are paths; a folder of experiments typed as a group; options
-            that read another configuration or a pickle.
+        ConfigError: unknown options; settings of Hydra's own but launcher, sweeper, verbosity and the sweep's
+            directory; settings that are put below them; members of groups that are paths; a folder of experiments
+            typed as a group; options that read another configuration or a pickle.
         HydraException: not readable as overrides.
     """
-    options = get_args_parser().parse_args(arguments)
+    options, unknown = get_args_parser().parse_known_args(arguments)
+    if unknown:
+        raise ConfigError(_no_option(unknown[0].partition("=")[0]))
     for name in ("experimental_rerun", "config_path", "config_name"):
         if getattr(options, name) is not None:
-            raise ConfigError(f"--{name.replace('_', '-')}: not here; --config-dir adds files of your own to conf/")
+            raise ConfigError(f"--{name.replace('_', '-')}: not here; files of your own go into local/conf")
     for override in OverridesParser.create().parse_overrides(options.overrides):
         key, typed = override.key_or_group, redact(override.input_line)
         value = override.input_line.partition("=")[2]
@@ -63,9 +66,19 @@ def check_command_line(arguments: list[str]) -> None:
             raise ConfigError(f"{typed}: nothing may be put below hydra")
         # Also hydra/launcher and its like.
         if ("/" in key or key in GROUPS) and re.search(r"\.\.|\$\{|(^|[\[,'\"])\s*/", value):
-            raise ConfigError(f"{typed}: must be a member of the group {key}, not a path; --config-dir adds members")
+            raise ConfigError(
+                f"{typed}: must be a member of the group {key}, not a path; members of your own go into local/conf"
+            )
+
+
+def _no_option(typed: str) -> str:
+    guess = re.search("; did you mean .*", suggest_key(typed.strip("-").replace("-", "_") or "-"))
+    return (
+        f"{typed}: no such option; a setting is written without dashes, as KEY=VALUE"
+        f"{guess[0] if guess else ', and --help shows what there is'}"
+    )
 
 
 def typed_overrides() -> list[str]:
-    """What the user typed, as typed: read like a setting, references in it would be replaced, secrets too."""
+    """Overrides exactly as typed; references, which may hold secrets, are not resolved."""
     return OmegaConf.to_container(HydraConfig.get().overrides.task, resolve=False)

@@ -12,17 +12,18 @@ from omegaconf.errors import InterpolationResolutionError
 from midstate.common.checks import near
 from midstate.common.errors import ConfigError, first_line
 
-# What tensors and generators take.
+# Largest numbers that tensors and generators accept.
 _LIMITS = {bool: 1, int: 2**63 - 1, float: 3.4e38}
 
 
 @dataclass
 class Machine:
-    """What differs between machines and changes no result."""
+    """Settings that differ between machines and change no result."""
 
     device_index: int = 0
     workers: int | None = None
     prefetch: int = 2
+    live_figures: bool = True
 
 
 @dataclass

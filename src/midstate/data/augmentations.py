@@ -24,7 +24,7 @@ EIGENVECTORS = ((-0.5675, 0.7192, 0.4009), (-0.5808, -0.0045, -0.8140), (-0.5836
 
 @dataclass(frozen=True)
 class Preparation:
-    """What all images of a set go through.
+    """Preparation of all images of a set.
 
     Args:
         size: height and width of what the network sees.

@@ -11,7 +11,7 @@ from torch import Generator, Tensor
 from midstate.common import checks
 from midstate.data.downloads import removing_what_is_empty
 from midstate.data.images import Images
-from midstate.data.splits import Augmentation, Split, check_augmentation
+from midstate.data.splits import Augmentation, Split, check_augmentation, hold_out, most_held_out
 
 
 @dataclass(frozen=True)
@@ -51,15 +51,15 @@ class CIFAR:
             ValueError: the folder or its files are missing or damaged, or the download failed.
         """
         train, test = self._read(train=True), self._read(train=False)
-        if self.num_validation >= len(train):
+        if self.num_validation > most_held_out(train.labels, len(train)):
             raise ValueError(
-                f"num_validation={self.num_validation}: must leave some of the {len(train)} training images"
+                f"num_validation={self.num_validation}: must leave one of each class of the {len(train)} images"
             )
         mean = train.images.mean((0, 2, 3), keepdim=True)
         std = train.images.std((0, 2, 3), keepdim=True)
         train, test = (Split((split.images - mean) / std, split.labels) for split in (train, test))
         order = torch.randperm(len(train), generator=Generator().manual_seed(self.seed))
-        held_out, kept = order[: self.num_validation], order[self.num_validation :]
+        held_out, kept = hold_out(order, train.labels, self.num_validation)
         return Images(
             Split(train.images[kept], train.labels[kept]),
             Split(train.images[held_out], train.labels[held_out]),

@@ -14,14 +14,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from midstate.common.errors import first_line
 from midstate.common.seeds import seed_for
 
-# What reading raises for a damaged file; an error with an errno is the disk's and not the image's.
+# Errors that mean a damaged image; an error with an errno comes from the disk.
 _UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, Image.DecompressionBombError)
 
 
@@ -88,16 +88,27 @@ class Decoder(Dataset):
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """Return an image in RGB, 8 bits a channel; 16 bits of grey are scaled, where Pillow would clip them.
+    """Return an image upright and in RGB, 8 bits a channel; 16 bits of grey are scaled, where Pillow would clip them.
+
+    It is turned as its EXIF data say, which then say so no more: twice is as once.
 
     Raises:
         ValueError: its pixels are whole or real numbers of 32 bits, of which nobody knows what white is.
     """
+    image = _upright(image)
     if image.mode.startswith("I;16"):
         image = Image.fromarray((np.asarray(image) / 257).round().astype(np.uint8))
     elif image.mode in ("I", "F"):
         raise ValueError(f"mode {image.mode} is not 8 bits a channel")
     return image.convert("RGB")
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    try:
+        turned = image.getexif().get(ExifTags.Base.Orientation, 1) != 1
+        return ImageOps.exif_transpose(image) if turned else image
+    except Exception:  # damaged EXIF data turn nothing; damaged pixels are told by what reads them next
+        return image
 
 
 def gather(items: Sequence[tuple[Tensor | None, int, list[Unreadable]]]) -> tuple[Tensor, Tensor, list[Unreadable]]:

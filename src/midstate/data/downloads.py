@@ -8,7 +8,7 @@ from pathlib import Path
 
 @contextmanager
 def removing_what_is_empty(root: Path) -> Iterator[None]:
-    """Where a download into a folder fails, remove the empty folders that it has made."""
+    """Remove the empty folders that a failed download has made."""
     made = [folder for folder in (root, *root.parents) if not folder.exists()]
     before = set(os.listdir(root)) if root.is_dir() else set()
     try:

@@ -1,5 +1,6 @@
-"""What all sets whose images lie in files have in common."""
+"""Base of the data sets whose images lie in files."""
 
+import logging
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -14,7 +15,11 @@ from midstate.common.seeds import seed_for
 from midstate.data.augmentations import Crops, Preparation, TimmAugmentation
 from midstate.data.images import Images
 from midstate.data.reading import Reading
+from midstate.data.splits import hold_out, most_held_out
 from midstate.data.stored import Stored
+
+log = logging.getLogger(__name__)
+SMALL_SHARE = 0.2  # of the training images, where they are too few to hold out as many as asked
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,7 +30,8 @@ class Files:
         augmentation: of training images.
         root: folder of the set.
         num_classes: labels run from 0 to num_classes - 1; None: as many as there are.
-        num_validation: training images held out for validation, where there is no split for it.
+        num_validation: training images held out for validation, where there is no split for it; a fifth of them
+            where so many cannot be.
         seed: of the held-out choice.
         size: height and width of what the network sees.
         resize: the shorter side before evaluation crops the centre.
@@ -79,23 +85,49 @@ class Files:
         """Make the splits of three sources; without one for validation some of training are held out.
 
         Raises:
-            ValueError: nothing is left to train on, or timm does not know the augmentation.
+            ValueError: no image can be held out, or timm does not know the augmentation.
         """
         preparation, reading = self._preparation(), replace(self._reading(), num_classes=num_classes)
         self.augmentation.transform(preparation)
-        order = _order(len(train), self.seed, "train")
-        kept, held_out = order, _order(len(validation), self.seed, "validation") if validation else None
+        kept = _order(len(train), self.seed, "train")
         if validation is None:
-            if self.num_validation >= len(train):
-                raise ValueError(
-                    f"num_validation={self.num_validation}: must leave some of the {len(train)} training images"
-                )
-            held_out, kept, validation = order[: self.num_validation], order[self.num_validation :], train
+            (held_out, kept), validation = self._hold_out(kept, _labels(train)), train
+        else:
+            held_out = _order(len(validation), self.seed, "validation")
         splits = ((train, kept), (validation, held_out), (test, torch.arange(len(test))))
-        return Images(
+        images = Images(
             *(Stored(source, indices, _labels(source, indices), preparation, reading) for source, indices in splits),
             num_classes=num_classes,
         )
+        log.info(
+            f"data: {len(images.train):,} training, {len(images.validation):,} validation and {len(images.test):,} "
+            f"test images of {num_classes:,} classes; photographs are turned as their EXIF data say"
+        )
+        return images
+
+    def _hold_out(self, order: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Indices of the images held out for validation, and of the rest; of a small set a share is held out.
+
+        Raises:
+            ValueError: every class has one image only.
+        """
+        count, most = self.num_validation, most_held_out(labels, len(order))
+        if most < 1:
+            raise ValueError(
+                f"num_validation={count}: none of the {len(order)} training images can be held out, for each class has "
+                "one only; name a folder or split with data.validation"
+            )
+        if count > most:
+            count = min(most, max(1, round(len(order) * SMALL_SHARE)))
+            log.warning(
+                f"warning: data.num_validation={self.num_validation}: cannot be held out of {len(order)} training "
+                f"images, so that each class keeps one; {count} are, a fifth"
+            )
+        elif 2 * count > len(order):
+            log.warning(
+                f"warning: data.num_validation={count}: more than half of the {len(order)} training images are held out"
+            )
+        return hold_out(order, labels, count)
 
 
 def _order(count: int, seed: int, name: str) -> Tensor:
@@ -103,6 +135,9 @@ def _order(count: int, seed: int, name: str) -> Tensor:
     return torch.randperm(count, generator=Generator().manual_seed(seed_for(seed, "order", name)))
 
 
-def _labels(source: Any, indices: Tensor) -> Tensor | None:
+def _labels(source: Any, indices: Tensor | None = None) -> Tensor | None:
     targets = getattr(source, "targets", None)
-    return None if targets is None else torch.as_tensor(targets, dtype=torch.int64)[indices]
+    if targets is None:
+        return None
+    labels = torch.as_tensor(targets, dtype=torch.int64)
+    return labels if indices is None else labels[indices]

@@ -1,7 +1,9 @@
 """Folders of images: what is listed of them, and what the splits of a set must have in common, and must not."""
 
+import logging
 import os
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import combinations
 from pathlib import Path
@@ -12,23 +14,31 @@ from torch.utils.data import Dataset
 
 from midstate.data.decoding import to_rgb
 
+log = logging.getLogger(__name__)
 NAMED = 5  # folders that a message names at most
-_HIDDEN = re.compile(rf"{re.escape(os.sep)}\.[^{re.escape(os.sep)}]*{re.escape(os.sep)}")
+_HIDDEN = re.compile(rf"{re.escape(os.sep)}\.")
 
 
 class FolderImages(Dataset):
-    """The images of a split, as they were listed, without folders whose name begins with a dot; each file once.
+    """The images of a split, as they were listed, each file once; what has a name that begins with a dot is left out.
 
     Args:
         folder: of the split.
         samples: (file in it, label).
         class_to_idx: the label of each class, by name; images that lie in no folder of a class are of class "".
+        extensions: of the files that were listed, such as .jpg.
     """
 
-    def __init__(self, folder: str, samples: Sequence[tuple[str, int]], class_to_idx: Mapping[str, int]) -> None:
+    def __init__(
+        self,
+        folder: str,
+        samples: Sequence[tuple[str, int]],
+        class_to_idx: Mapping[str, int],
+        extensions: Sequence[str],
+    ) -> None:
         seen = sorted({label for name, label in class_to_idx.items() if name and not name.startswith(".")})
         labels = {label: number for number, label in enumerate(seen)}
-        self.folder = folder
+        self.folder, self.extensions = folder, tuple(extensions)
         self.class_to_idx = {name: labels[label] for name, label in class_to_idx.items() if label in labels}
         self.samples = _once(
             folder,
@@ -42,6 +52,19 @@ class FolderImages(Dataset):
 
     def __len__(self) -> int:
         return len(self.samples)
+
+    def left_out(self, name: str = "") -> str:
+        """Say how many files in a class's folder, or in all, have another extension: '3 .gif'; empty for none."""
+        found: Counter[str] = Counter()
+        for place, folders, files in os.walk(os.path.join(self.folder, name) if name else self.folder):
+            folders[:] = [each for each in folders if not each.startswith(".")]
+            if place != self.folder:
+                found.update(
+                    os.path.splitext(file)[1].lower() or "without an extension"
+                    for file in files
+                    if not file.startswith(".") and not file.lower().endswith(self.extensions)
+                )
+        return some([f"{count:,} {kind}" for kind, count in found.most_common()])
 
     def __getitem__(self, index: int) -> tuple[Image.Image, int]:
         file, label = self.samples[index]
@@ -73,6 +96,8 @@ def split_folder(root: Path, setting: str, name: str, synonyms: Iterable[str] = 
 def check_splits(settings: Any, sources: Mapping[str, Any]) -> None:
     """Refuse splits that share a file or whose classes differ, and classes without an image, or fewer than two.
 
+    Files in folders of classes that are no images by their extension are warned of.
+
     Args:
         settings: of the set; its train, validation and test name the splits.
         sources: of the splits by setting, train first; `class_to_idx` is None where classes have no names.
@@ -85,9 +110,17 @@ def check_splits(settings: Any, sources: Mapping[str, Any]) -> None:
     for setting, source in listed.items():
         with_images = set(source.targets)
         if empty := sorted(name for name, label in source.class_to_idx.items() if label not in with_images):
-            raise ValueError(f"{shown[setting]}: no image in {source.folder} of {some(empty)}")
+            others = source.left_out(empty[0])
+            hint = f" ({others} there; {', '.join(source.extensions)} are read)" if others else ""
+            raise ValueError(f"{shown[setting]}: no image in {source.folder} of {some(empty)}{hint}")
     _check_apart(shown, listed)
     _check_classes(settings, shown, sources)
+    for setting, source in listed.items():
+        if others := source.left_out():
+            log.warning(
+                f"warning: data.{shown[setting]}: files that are not read in {source.folder}: {others}; read are "
+                f"{', '.join(source.extensions)}"
+            )
 
 
 def some(names: list[str]) -> str:

@@ -14,7 +14,7 @@ from midstate.data.images import Images
 class ImageFolder(Files):
     """Folders root/SPLIT/CLASS/IMAGE; the classes are numbered in the order of their sorted names.
 
-    Folders whose name begins with a dot are left out.
+    Files and folders whose name begins with a dot are left out, and files with another extension, which is said.
 
     Args:
         train: folder of the training images.
@@ -64,4 +64,4 @@ class ImageFolder(Files):
             raise ValueError(f"{name}={getattr(self, name)!r}: {folder} holds {what}")
         classes = {entry: number for number, entry in enumerate(inside)}
         samples = make_dataset(str(folder), classes, IMG_EXTENSIONS, allow_empty=True)
-        return FolderImages(str(folder), samples, classes)
+        return FolderImages(str(folder), samples, classes, IMG_EXTENSIONS)

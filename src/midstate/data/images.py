@@ -1,4 +1,4 @@
-"""What every data set becomes: three splits, in memory or in files."""
+"""A loaded data set: three splits, in memory or in files."""
 
 from dataclasses import dataclass, replace
 

@@ -121,6 +121,46 @@ class Batches(Shuffled):
         """Nothing runs beside."""
 
 
+def hold_out(order: Tensor, labels: Tensor | None, count: int) -> tuple[Tensor, Tensor]:
+    """Divide training images into those held out for validation, and those kept; both stay in the order given.
+
+    The first `count` are held out. Only where a class would lose its last training image by that, each class gives
+    its share instead, and keeps one at least.
+
+    Args:
+        order: (N,), int64: indices of all images, shuffled.
+        labels: (N,), int64, by index; None where only decoding would tell.
+        count: images to hold out, at most `most_held_out`.
+    """
+    held = torch.zeros(len(order), dtype=torch.bool)
+    held[:count] = True
+    if labels is not None and len(labels[order[~held]].unique()) < len(labels.unique()):
+        held = _share_of_each(labels[order], count)
+    return order[held], order[~held]
+
+
+def most_held_out(labels: Tensor | None, num_images: int) -> int:
+    """How many training images can be held out, so that each class keeps one."""
+    return num_images - (1 if labels is None else len(labels.unique()))
+
+
+def _share_of_each(labels: Tensor, count: int) -> Tensor:
+    """Tell (N,) which images are held out: the first of each class, as many as its share (largest remainders)."""
+    _, numbers, sizes = labels.unique(return_inverse=True, return_counts=True)
+    chosen, room = sizes * count // len(labels), sizes - 1
+    most_first = (sizes * count % len(labels)).argsort(descending=True, stable=True).tolist()
+    left = count - int(chosen.sum())
+    while left:
+        for number in most_first:
+            if left and chosen[number] < room[number]:
+                chosen[number] += 1
+                left -= 1
+    by_class = numbers.argsort(stable=True)
+    rank = torch.empty_like(numbers)  # of an image within its class
+    rank[by_class] = torch.arange(len(numbers)) - (sizes.cumsum(0) - sizes)[numbers[by_class]]
+    return rank < chosen[numbers]
+
+
 def check_labels(name: str, labels: Tensor, num_classes: int) -> None:
     """Refuse labels (N,) that are not from 0 to num_classes - 1.
 

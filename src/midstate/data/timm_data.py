@@ -94,7 +94,8 @@ class TimmData(Files):
         return self._images(sources["train"], sources.get("validation"), sources["test"], num_classes)
 
     def _source(self, setting: str) -> Any:
-        from timm.data import create_dataset
+        from timm.data import create_dataset, get_img_extensions
+        from torchvision.datasets.folder import IMG_EXTENSIONS
 
         split, folder, options = getattr(self, setting), self.folder, {}
         if self._known_as in FOLDERS:
@@ -115,7 +116,8 @@ class TimmData(Files):
             ) from error
         listing = data if hasattr(data, "samples") else getattr(data, "reader", None)
         if hasattr(listing, "samples"):
-            return FolderImages(str(listing.root), listing.samples, listing.class_to_idx)
+            extensions = get_img_extensions() if self._known_as == "folder" else IMG_EXTENSIONS
+            return FolderImages(str(listing.root), listing.samples, listing.class_to_idx, extensions)
         return _Source(data)
 
 

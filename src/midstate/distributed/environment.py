@@ -1,4 +1,4 @@
-"""What torchrun says, through the environment, to each of the processes that it starts for one run."""
+"""Rank and size of the process group, from the environment variables that torchrun sets."""
 
 import os
 

@@ -45,7 +45,7 @@ class SubmititJobs(Callback):
     """For hydra/launcher=submitit_slurm and submitit_local."""
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """In the sweep's process: pass a stop on to the jobs."""
+        """In the main process of a sweep: pass a request to stop on to the jobs."""
         _remember_jobs()
         pass_on_to(_cancel_submitted)
         # Ctrl-C reaches all processes of a terminal, and those that submitit starts here would kill their jobs unsaved.
@@ -54,7 +54,7 @@ class SubmititJobs(Callback):
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
 
     def on_job_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """In a job's process: do not pass over a SIGTERM before the run, as submitit would."""
+        """In a job: remember a SIGTERM that comes before the run; submitit would ignore it."""
         if _is_job(config):
             listen_between_runs([signal.SIGTERM])
 
@@ -63,13 +63,13 @@ class RayJobs(Callback):
     """For hydra/launcher=ray."""
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """In the sweep's process: start Ray, or join it, and pass a stop on to the jobs."""
+        """In the main process of a sweep: start or join Ray, and pass a request to stop on to the jobs."""
         with suppress(Exception), _same_handlers():  # the launcher would try once more, and say why it fails
             _start_ray(OmegaConf.to_container(config.hydra.launcher.ray.init, resolve=True))
             pass_on_to(_ask_ray_jobs)
 
     def on_job_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """In a job's process: listen for a stop."""
+        """In a job: listen for a request to stop."""
         if _is_job(config):
             threading.Thread(target=_wait_for_request, daemon=True).start()
 
@@ -78,7 +78,7 @@ class Search(Callback):
     """For sweepers that go on past failed runs, as hydra/sweeper=optuna."""
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
-        """In the sweep's process: do not pass a search that was stopped for one that has finished."""
+        """In the main process of a sweep: end with the status of a stopped run if the search was stopped."""
         from midstate.common.errors import EXIT_STOPPED  # which imports this module
 
         if is_stopping():
@@ -86,7 +86,7 @@ class Search(Callback):
 
 
 def queue_again(numbers: list[int]) -> None:
-    """In a job of submitit's whose run was stopped: have it queued again where it was preempted, or its time is up.
+    """In a stopped submitit job: queue it again if it was preempted or its time is up.
 
     Args:
         numbers: the signals that the run has had.
@@ -105,7 +105,7 @@ def queue_again(numbers: list[int]) -> None:
 
 
 def wait_for_submitted() -> None:
-    """In the sweep's process: let the jobs end that submitit still has at work, so that none is left alone."""
+    """In the main process of a sweep: wait for submitted jobs that are still running."""
     while not all(job.done() for job in _submitted):
         time.sleep(SECONDS)
 

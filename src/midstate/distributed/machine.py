@@ -1,4 +1,4 @@
-"""What the machine offers, and how it treats memory that is freed."""
+"""Hardware support and memory: bfloat16, out-of-memory errors, and keeping freed memory in the process."""
 
 import ctypes
 import re

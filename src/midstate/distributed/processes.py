@@ -20,17 +20,17 @@ from midstate.distributed.environment import started_by_torchrun
 # 0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9 and 0x94D049BB133111EB as signed numbers
 _MIX = (-7046029254386353131, -4658895280553007687, -7723592293110705685)
 T = TypeVar("T")
-# What Gloo and NCCL say where another process is gone.
+# Messages of Gloo and NCCL when another process is gone.
 _LOST = (
     *("onnection closed by peer", "onnection reset by peer", "Broken pipe", "Timed out waiting"),
     *("remote process exited", "ncclRemoteError"),
 )
-# The others wait so long for what the first does alone: fetching data, drawing, sending a record.
+# How long the others wait while rank zero works alone: fetching data, drawing, sending a record.
 TIMEOUT = timedelta(hours=2)
 
 
 def digest(tensor: Tensor) -> Tensor:
-    """A number, int64, that depends on every bit of a tensor: another for one that differs in a mask's one weight.
+    """Return an int64 checksum that depends on every bit of a tensor.
 
     The sum of eight bytes at a time, each such word times an odd number of its own, modulo 2^64.
     """
@@ -57,8 +57,8 @@ class Processes:
     distributed: bool = False
 
     @property
-    def first(self) -> bool:
-        """Tell whether this is the process that writes and speaks."""
+    def is_rank_zero(self) -> bool:
+        """True for the one process that writes files and prints."""
         return self.rank == 0
 
     def sum(self, values: Sequence[float]) -> list[float]:
@@ -81,13 +81,13 @@ class Processes:
         distributed.all_gather_object(values, value)
         return values
 
-    def agree(self, call: Callable[[], T]) -> T:
-        """Let the first process alone call; all return what it returns, or raise what it raises."""
+    def on_rank_zero(self, call: Callable[[], T]) -> T:
+        """Call on rank zero only; every process returns its result, or raises its error."""
         if self.size == 1:
             return call()
         outcome: list[Any] = [None, None]
         own: Exception | None = None
-        if self.first:
+        if self.is_rank_zero:
             try:
                 outcome[0] = call()
             except Exception as error:
@@ -97,10 +97,10 @@ class Processes:
             raise own or outcome[1]
         return outcome[0]
 
-    def one_after_the_other(self, call: Callable[[], T]) -> T:
-        """Let the first process call before the others do: what it fetches they find."""
+    def rank_zero_first(self, call: Callable[[], T]) -> T:
+        """Call on rank zero first, then on the others, which find what it has fetched."""
         mine: list[T] = []
-        self.agree(lambda: mine.append(call()))
+        self.on_rank_zero(lambda: mine.append(call()))
         return mine[0] if mine else call()
 
     @torch.no_grad()

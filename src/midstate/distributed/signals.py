@@ -10,13 +10,13 @@ from contextlib import contextmanager, suppress
 from types import FrameType
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2)
-# What a sweep's process sends to those of a pool: it ends none that has no job yet, as SIGTERM would, and with it the
-# pool; and a terminal has sent them SIGINT already, a second of which would stop them at once.
+# Sent by a sweep to the workers of its pool. Not SIGTERM, which would end a worker that has no job yet, and with it
+# the pool; not SIGINT, which a terminal has sent them already and whose second arrival stops at once.
 PASSED_ON = signal.SIGURG
-SECONDS = 0.5  # between two times of sending it, for the process of a job that has just begun misses the first
+SECONDS = 0.5  # between repetitions: a worker whose job has just begun can miss the first
 _outside = threading.Event()  # a stop was requested of this process while it was not in a run
-_first: list[int] = []  # the process that a user started, and so none that a launcher begins
-_jobs_elsewhere: list[Callable[[], None]] = []  # how to ask jobs to stop that are no children of multiprocessing
+_first: list[int] = []  # pid of the process that the user started; not of a launcher's worker
+_jobs_elsewhere: list[Callable[[], None]] = []  # ask jobs to stop that are not children of this process
 
 
 class Requests:
@@ -40,12 +40,12 @@ def stop_on_signal() -> Iterator[Requests]:
 
 @contextmanager
 def stop_workers_on_signal() -> Iterator[Callable[[], bool]]:
-    """In the process that a sweep was started as: pass a request on to the processes of its jobs."""
+    """In the main process of a sweep: pass a request to stop on to the workers."""
 
     def pass_on() -> None:
         _outside.set()
         workers = [worker.pid for worker in multiprocessing.active_children()]
-        # In threads, for the signal may have come in the middle of what they use.
+        # In threads: the signal may have interrupted code that holds a lock they need.
         for ask in (lambda: _ask(workers), *_jobs_elsewhere):
             threading.Thread(target=ask, daemon=True).start()
 
@@ -64,17 +64,17 @@ def _ask(workers: list[int]) -> None:
 
 
 def is_first() -> bool:
-    """Tell whether this is the process that the user started, and not one that a launcher keeps for a sweep's jobs."""
+    """True in the process that the user started; false in a worker of a launcher."""
     return _first == [os.getpid()]
 
 
 def pass_on_to(ask: Callable[[], None]) -> None:
-    """In the process that a sweep was started as: have `ask` called, in a thread, when a stop is requested."""
+    """In the main process of a sweep: call `ask`, in a thread, when a stop is requested."""
     _jobs_elsewhere.append(ask)
 
 
 def stop_what_follows() -> None:
-    """In a process that does one job after another: let none that follows begin, and the one at work end."""
+    """In a worker: finish the present job, begin no other."""
     _outside.set()
 
 
@@ -84,7 +84,7 @@ def is_stopping() -> bool:
 
 
 def listen_between_runs(numbers: Iterable[signal.Signals] = (*SIGNALS, PASSED_ON)) -> None:
-    """In a process that does a sweep's jobs: let a request that comes before a run, or between two, count for it."""
+    """In a worker: remember a request that comes before a run or between two runs."""
     for number in numbers:
         signal.signal(number, lambda number, frame: _outside.set())
 

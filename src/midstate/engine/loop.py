@@ -1,5 +1,6 @@
 """The training loop."""
 
+import logging
 import math
 import time
 from collections.abc import Callable
@@ -7,10 +8,13 @@ from typing import Any
 
 from tqdm import tqdm
 
+from midstate.common.errors import RunFailed
 from midstate.common.times import steps_of
 from midstate.engine.evaluate import evaluate
 from midstate.engine.session import Session
 from midstate.engine.step import refresh, train_step
+
+log = logging.getLogger(__name__)
 
 
 def train(
@@ -28,7 +32,7 @@ def train(
         stop_requested: asked after every step, and between the measurements of an allocation.
 
     Returns:
-        True when finished, False when stopped (a checkpoint is saved).
+        True when finished, False when stopped (a checkpoint is saved, unless the stop has also ended the compiler).
 
     Raises:
         RunFailed: the loss is no longer a finite number.
@@ -45,10 +49,26 @@ def train(
     except _Stopped:  # what was measured so far is measured again
         checkpoint()
         return False
+    except Exception as error:
+        if not _stopped_compiler(session, error, stop_requested):
+            raise
+        log.info(
+            "the compiler was stopped, too, in the midst of a step: steps since the last checkpoint are done again"
+        )
+        return False
 
 
 class _Stopped(Exception):
     """A stop was requested while an allocation was measuring."""
+
+
+def _stopped_compiler(session: Session, error: Exception, stop_requested: Callable[[], bool]) -> bool:
+    """Tell whether a step failed because the signal that asks for a stop has ended the compiler, as Ctrl-C does.
+
+    Asked of a process that trains alone: of several, the others may not be at the same place.
+    """
+    alone = session.processes.size == 1 and session.settings.compile and not isinstance(error, RunFailed)
+    return alone and stop_requested()
 
 
 def _train(
@@ -71,7 +91,7 @@ def _train(
             total=steps_per_epoch,
             initial=first_step,
             leave=False,
-            disable=None if session.processes.first else True,
+            disable=None if session.processes.is_rank_zero else True,
             unit="step",
         ) as bar:
             waited = time.perf_counter()
@@ -95,7 +115,7 @@ def _train(
 def _close_epoch(session: Session) -> dict[str, Any]:
     """Refresh the masks, evaluate on validation, and make the epoch's row of metrics.csv."""
     pruner, totals = session.pruner, session.totals
-    if pruner.open(session.step):
+    if pruner.refreshes_at_eval(session.step):
         refresh(session)
     started = time.perf_counter()
     session.check_same("weights", *zip(*session.model.named_parameters(), strict=True))

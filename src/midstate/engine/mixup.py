@@ -10,7 +10,7 @@ from midstate.common.seeds import seed_for
 
 @dataclass(frozen=True)
 class Mixing:
-    """What is done to a batch; of both, each step takes one with equal chance.
+    """Mixup, CutMix, or at each step one of both with equal probability.
 
     Args:
         mixup: alpha of the Beta distribution that mixup's share is drawn from (arXiv 1710.09412); 0: none.

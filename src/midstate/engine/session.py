@@ -1,4 +1,4 @@
-"""A session: what a run is made of, and all that changes while it runs."""
+"""The state of a run: network, pruner, optimizer, data, and everything that changes during training."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 from torch.amp import GradScaler
 from torch.optim import Optimizer
+from tqdm import tqdm
 
 from midstate.common.errors import RunFailed
 from midstate.data import Batches, Images
 from midstate.distributed.processes import ALONE, Processes
-from midstate.engine.measuring import Measuring
 from midstate.engine.mixup import Mixing
 from midstate.engine.probes import GapProbe
 from midstate.optimizers import Rate
@@ -25,9 +25,33 @@ if TYPE_CHECKING:
     from midstate.engine.settings import Trainer
 
 
+class Measuring:
+    """Opens with the first measurement, counts them, and is gone when closed.
+
+    Args:
+        shown: whether this process shows bars; on a terminal only in any case.
+    """
+
+    def __init__(self, shown: bool) -> None:
+        self.shown = shown
+        self._bar: tqdm | None = None
+
+    def update(self) -> None:
+        """Count a measurement."""
+        if self._bar is None:
+            self._bar = tqdm(desc="measuring losses", unit="loss", leave=False, disable=None if self.shown else True)
+        self._bar.update()
+
+    def close(self) -> None:
+        """Remove the bar; the next measurement opens another."""
+        if self._bar is not None:
+            self._bar.close()
+        self._bar = None
+
+
 @dataclass
 class Session:
-    """What a run is made of, and all that changes while it runs."""
+    """The state of a run: its parts, and everything that changes during training."""
 
     settings: "Trainer"
     data: Images
@@ -53,7 +77,7 @@ class Session:
     epoch_gap: float | None = None  # the epoch's largest gap_bn so far
 
     def __post_init__(self) -> None:
-        self.measuring = Measuring(shown=self.processes.first)
+        self.measuring = Measuring(shown=self.processes.is_rank_zero)
 
     @property
     def total_steps(self) -> int:
@@ -62,7 +86,7 @@ class Session:
 
     @property
     def device(self) -> torch.device:
-        """Where the model computes."""
+        """Device of the model."""
         return next(self.model.parameters()).device
 
     @property
@@ -70,10 +94,7 @@ class Session:
         return self.device.type == "cuda"
 
     def check_finite(self) -> None:
-        """Raise RunFailed if a weight is not a finite number: the step after one with a finite loss may come to that.
-
-        Asked before a checkpoint, so that the last ones stay good.
-        """
+        """Raise RunFailed if a weight is not finite; called before each checkpoint, so that all saved ones are good."""
         for name, tensor in self.model.state_dict().items():
             if not bool(tensor.isfinite().all()):
                 self.diverged(f"{name} holds numbers that are not finite")
@@ -86,7 +107,7 @@ class Session:
         )
 
     def check_same(self, what: str, names: Sequence[str], tensors: Sequence[Tensor]) -> None:
-        """Raise RunFailed if the processes have not the same tensors: they have become several runs."""
+        """Raise RunFailed if tensors differ between processes."""
         if differing := self.processes.differing(tensors):
             raise RunFailed(
                 f"the {what} of {', '.join(names[i] for i in differing)} differ between processes at step {self.step}: "
@@ -94,22 +115,22 @@ class Session:
             )
 
     def skipped(self) -> dict[str, str] | None:
-        """Damaged images that any process has left out, with the reason; None where no image lies in a file."""
+        """Damaged images that any process has skipped, with the reason; None if images are not read from files."""
         if self.data.skipped is None:
             return None
         return {name: why for each in self.processes.gather(dict(self.data.skipped)) for name, why in each.items()}
 
     def synchronise(self) -> None:
-        """Average over all processes what each measures on its own images: BatchNorm's running statistics.
+        """Average BatchNorm's running statistics over all processes.
 
-        Before whatever depends on them: evaluations, checkpoints, scores that look at activations.
+        Called before everything that depends on them: evaluations, checkpoints, scores from activations.
         """
         models = [self.model, *([self.ema.module] if self.ema else [])]
         self.processes.average([tensor for model in models for tensor in _statistics(model)])
 
     @contextmanager
     def averaged(self) -> Iterator[None]:
-        """Give the model the moving average of its weights, where one is kept, for the time of the context."""
+        """Use the moving average of the weights, if there is one, inside the context."""
         self._swap_average()
         try:
             yield
@@ -118,7 +139,7 @@ class Session:
 
     @torch.no_grad()
     def take_average(self) -> None:
-        """Give the model the moving average of its weights, where one is kept, for good."""
+        """Replace the weights by their moving average, if there is one."""
         self._swap_average()
         self.ema = None
 
@@ -132,7 +153,7 @@ class Session:
             mean.copy_(kept)
 
     def state_dict(self) -> dict[str, Any]:
-        """All that a run needs to go on as if it had never stopped; called by all processes."""
+        """Everything needed to resume with the same bits; called by all processes."""
         self.synchronise()
         rng = self.processes.gather(torch.get_rng_state())
         skipped = self.skipped()
@@ -154,7 +175,7 @@ class Session:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take back `state_dict` and the step beside it."""
+        """Restore `state_dict` and the step."""
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.pruner.load_state_dict(state["pruner"])
@@ -175,12 +196,12 @@ class Session:
 
 
 def _statistics(model: nn.Module) -> list[Tensor]:
-    """Float buffers of a model's own layers; masks and their scales are not measured, and the same everywhere."""
+    """Float buffers of a model's own layers; masks and scales are left out, for they are equal in all processes."""
     return [buffer for name, buffer in model.named_buffers() if buffer.is_floating_point() and not _of_mask(name)]
 
 
 def _averageable(model: nn.Module) -> list[Tensor]:
-    """What a moving average is made of: weights, and BatchNorm's statistics."""
+    """Tensors of the moving average: weights, and BatchNorm statistics."""
     return [*(parameter.detach() for parameter in model.parameters()), *_statistics(model)]
 
 

@@ -1,7 +1,7 @@
 """Bridges to torchvision and timm: any classification model by name, its stem adapted where asked."""
 
 import difflib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -96,8 +96,17 @@ RESERVED += ("weights_backbone", "num_classes", "in_chans", "features_only")
 
 
 @dataclass(frozen=True)
+class Trained:
+    """Data that pretrained weights were trained on: mean and deviation of each channel, number of classes."""
+
+    mean: Sequence[float]
+    std: Sequence[float]
+    num_classes: int
+
+
+@dataclass(frozen=True)
 class Bridge(Recipe):
-    """What the recipes of both libraries have.
+    """Settings of a network from torchvision or timm.
 
     Args:
         name: as the library lists it.
@@ -167,6 +176,20 @@ class Torchvision(Bridge):
         if not isinstance(self.pretrained, bool) and self.pretrained not in names:
             raise ValueError(f"pretrained={self.pretrained!r}: must be true, false or one of {', '.join(names)}")
 
+    def _weights(self) -> Any | None:
+        from torchvision import models
+
+        if not self.pretrained:
+            return None
+        return models.get_model_weights(self.name)["DEFAULT" if self.pretrained is True else self.pretrained]
+
+    def trained(self) -> Trained | None:
+        """Say what its weights were trained on; None: it has none."""
+        if not (weights := self._weights()):
+            return None
+        images = weights.transforms()
+        return Trained(images.mean, images.std, len(weights.meta["categories"]))
+
     def create(self, in_channels: int, num_classes: int) -> nn.Module:
         """Build the network; what is fresh of it is drawn from torch's global generator.
 
@@ -175,10 +198,8 @@ class Torchvision(Bridge):
         """
         from torchvision import models
 
-        weights, classes = None, {"num_classes": num_classes}
-        if self.pretrained:  # with as many classes as they have
-            weights = models.get_model_weights(self.name)["DEFAULT" if self.pretrained is True else self.pretrained]
-            classes = {}
+        weights = self._weights()
+        classes = {} if weights else {"num_classes": num_classes}  # with as many as the weights have
         with self._creating():
             model = models.get_model(self.name, weights=weights, **classes, **self.arguments or {})
         _drop_auxiliary(model)
@@ -209,6 +230,15 @@ class Timm(Bridge):
             _check_name(self.name, timm.list_pretrained(f"{self.name.partition('.')[0]}.*"), "timm")
         if self.pretrained and not timm.is_model_pretrained(self.name):
             raise ValueError(f"pretrained=True: timm has no weights of {self.name}")
+
+    def trained(self) -> Trained | None:
+        """Say what its weights were trained on; None: it has none."""
+        import timm
+
+        if not self.pretrained:
+            return None
+        found = timm.get_pretrained_cfg(self.name)
+        return Trained(found.mean, found.std, found.num_classes)
 
     def create(self, in_channels: int, num_classes: int) -> nn.Module:
         """Build the network; what is fresh of it is drawn from torch's global generator.

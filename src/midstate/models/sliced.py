@@ -96,7 +96,7 @@ def _cut(model: nn.Module, share: Fraction, images: Tensor) -> None:
     heads = classifier_names(model)
     widths = {layer: layer.weight.shape[0] for layer in weight_layers(model) if layer.name not in heads}
     groups = {layer: _groups(layer) for layer in widths}
-    # Of few channels one has to stay.
+    # At least one channel stays.
     few = {
         layer.module: ratio(groups[layer] / width) for layer, width in widths.items() if width * share < groups[layer]
     }

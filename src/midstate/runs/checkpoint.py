@@ -27,7 +27,7 @@ def save(directory: Path, step: int, state: dict[str, Any]) -> None:
     _write(path, {"digest": digest(state), **state})
     found = checkpoints(directory)
     place = found.index(path) + 1
-    # Those of later steps were broken, or they would have been gone on from.
+    # Checkpoints of later steps were broken: otherwise the run would have resumed from them.
     for other in found[: max(0, place - KEEP)] + found[place:]:
         other.unlink(missing_ok=True)
 

@@ -22,15 +22,15 @@ from midstate.runs.plan import Plan
 
 log = logging.getLogger(__name__)
 NAMED = 8  # settings that a message names at most
-TABLES = ("metrics.csv", "probes.csv", "losses.csv", "sensitivity.csv", "scheme.json")
+TABLES = ("metrics.csv", "probes.csv", "losses.csv", "sensitivity.csv", "scheme.json", "report.html")
 FIGURES = tuple(f"{name}.{kind}" for name in ("accuracy", "kept_by_depth", "schedule") for kind in ("png", "svg"))
 
 
 class RunDirectory:
-    """The directory of one run, finished, resumable or fresh; nobody else asks whose it is, or writes there.
+    """The directory of one run: finished, resumable or fresh. The only object that checks its owner.
 
-    Of several processes rank zero alone reads and writes; the others get what it gets, and fail where it fails. Every
-    method is called by all of them.
+    With several processes, rank zero alone reads and writes; the others get its result or its error. All processes
+    call `finished`, `held`, `last_checkpoint` and `write`.
     """
 
     def __init__(self, plan: Plan, processes: Processes) -> None:
@@ -43,7 +43,7 @@ class RunDirectory:
         Raises:
             ConfigError: the directory holds a run of another configuration or seed, or something damaged.
         """
-        return self.processes.agree(self._finished)
+        return self.processes.on_rank_zero(self._finished)
 
     @contextmanager
     def held(self) -> Iterator[None]:
@@ -54,21 +54,21 @@ class RunDirectory:
             RunFailed: something cannot be removed.
         """
         with ExitStack() as stack:
-            self.processes.agree(lambda: stack.enter_context(locked(self.path)))
+            self.processes.on_rank_zero(lambda: stack.enter_context(locked(self.path)))
             if self.plan.rerun:
-                self.processes.agree(lambda: clear(self.path))
+                self.processes.on_rank_zero(lambda: clear(self.path))
             yield
 
     def last_checkpoint(self) -> dict[str, Any] | None:
-        """What the last whole checkpoint holds, and remove what was left half written; None where there is none.
+        """Load the last whole checkpoint, None if there is none; partial files are removed.
 
         Raises:
             ConfigError: there are some, and none can be used, or they are another run's.
         """
-        return self.processes.agree(self._last_checkpoint)
+        return self.processes.on_rank_zero(self._last_checkpoint)
 
     def check_widths(self, narrowed: dict[str, Any] | None) -> None:
-        """Refuse to go on with a network of other widths than the run began with: the run it is like was made anew.
+        """Refuse to resume with other widths than the run began with, after the run that it is like has changed.
 
         Raises:
             ConfigError: it says which.
@@ -81,10 +81,10 @@ class RunDirectory:
             )
 
     def write(self, what: str, call: Callable[[], Any]) -> Any:
-        """Let rank zero write something; return what it returns.
+        """Write on rank zero; every process returns the result.
 
         Args:
-            what: is written, for messages.
+            what: name of the content, for messages.
             call: writes it.
 
         Raises:
@@ -95,11 +95,11 @@ class RunDirectory:
             with self.writing(what):
                 return call()
 
-        return self.processes.agree(writing)
+        return self.processes.on_rank_zero(writing)
 
     @contextmanager
     def writing(self, what: str) -> Iterator[None]:
-        """Say what a full or vanished disk leaves: everything is written whole or not at all."""
+        """Turn an OSError into RunFailed that says how to go on; files are written whole or not at all."""
         try:
             yield
         except OSError as error:
@@ -148,7 +148,7 @@ class RunDirectory:
 
     def _last_checkpoint(self) -> dict[str, Any] | None:
         remove_partial(self.path)
-        # Of several processes each takes it from the CPU to its own device.
+        # With several processes the state is sent through the CPU, and each moves it to its own device.
         device = self.plan.parts.device if self.processes.size == 1 else torch.device("cpu")
         with user_errors("checkpoints", OSError):
             saved = checkpoint.load_latest(self.checkpoints, device)
@@ -184,7 +184,7 @@ class RunDirectory:
 
 
 def clear(directory: Path) -> None:
-    """Remove what an earlier run wrote, its result first, what it belongs to last; anything else is the user's.
+    """Remove the files of an earlier run, summary.json first and config.yaml last; other files are left alone.
 
     Raises:
         RunFailed: something cannot be removed.

@@ -94,7 +94,7 @@ def _rebuild(directory: Path, config: dict[str, Any]) -> tuple[nn.Module, Images
         data = source.load()
     with user_errors(str(directory), Exception):  # what other libraries raise for their own arguments
         model = recipe.create(data.shape[0], data.num_classes)
-        load_weights(model, file)
+        load_weights(model, file, fresh_classifier=False)
     return model.eval(), data
 
 

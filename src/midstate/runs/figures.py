@@ -1,31 +1,21 @@
 """Pictures of one run, drawn from what it has written."""
 
 import csv
-from io import BytesIO
+from math import prod
 from pathlib import Path
+from textwrap import wrap
 from typing import Any
 
-import matplotlib
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
-from midstate.common.files import write_atomically
+from midstate.runs.drawing import BLUE, GREEN, GREY, ORANGE, STYLE, save
 
-# Okabe and Ito's colours, distinguishable with any colour vision.
-BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#999999"
-STYLE = {
-    "font.size": 9,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "grid.alpha": 0.25,
-    "axes.axisbelow": True,
-    "legend.frameon": False,
-    "figure.constrained_layout.use": True,
-    "svg.hashsalt": "midstate",
-}
-matplotlib.use("Agg")  # before pyplot: no display is needed
+WIDTH = 5.2  # inches: of a size that a telephone can show without making it unreadable
+UNIFORM = 0.005  # kept shares that differ by no more are those of a uniform run; rounding to whole units moves them
+NAMED = 40  # layers that an axis names at most
 
 
 def read_table(path: Path) -> list[dict[str, float | None]]:
@@ -34,40 +24,40 @@ def read_table(path: Path) -> list[dict[str, float | None]]:
         return [{key: float(value) if value else None for key, value in row.items()} for row in csv.DictReader(file)]
 
 
-def draw_run(directory: Path, layers: list[dict[str, Any]], states: list[str]) -> list[Path]:
+def draw_run(directory: Path, layers: list[dict[str, Any]], states: list[str], title: str = "") -> list[Path]:
     """Draw the three pictures of a finished run into `directory`/figures.
 
     Args:
         directory: of the run, with metrics.csv and probes.csv.
         layers: as the summary lists them.
         states: names of the states that probes.csv numbers.
+        title: what the run is, in a line.
 
     Returns:
         The PNG files; an SVG of the same name lies beside each.
     """
     rows, probes = read_table(directory / "metrics.csv"), read_table(directory / "probes.csv")
-    folder = directory / "figures"
-    files = []
     with plt.rc_context(STYLE):
-        for name, figure in (
-            ("accuracy", accuracy(rows, probes, states)),
-            ("kept_by_depth", kept_by_depth(layers)),
-            ("schedule", schedule(rows, probes)),
-        ):
-            png, svg = BytesIO(), BytesIO()
-            figure.savefig(png, dpi=150, format="png")
-            figure.savefig(svg, metadata={"Date": None}, format="svg")
-            plt.close(figure)
-            write_atomically(folder / f"{name}.png", png.getvalue())
-            write_atomically(folder / f"{name}.svg", svg.getvalue())
-            files.append(folder / f"{name}.png")
-    return files
+        figures = {
+            "accuracy": accuracy(rows, probes, states, title),
+            "kept_by_depth": kept_by_depth(layers, title),
+            "schedule": schedule(rows, probes, title),
+        }
+        return [save(figure, directory / "figures", name) for name, figure in figures.items()]
 
 
-def accuracy(rows: list[dict], probes: list[dict], states: list[str]) -> Figure:
+def draw_progress(directory: Path, states: list[str], title: str) -> None:
+    """Draw figures/accuracy.png of a run that goes on, from the epochs that it has done."""
+    rows, probes = read_table(directory / "metrics.csv"), read_table(directory / "probes.csv")
+    with plt.rc_context(STYLE):
+        save(accuracy(rows, probes, states, title), directory / "figures", "accuracy", ("png",))
+
+
+def accuracy(rows: list[dict], probes: list[dict], states: list[str], title: str = "") -> Figure:
     """Accuracy over epochs above, the drop at each jump and the kept share below."""
+    figure, (top, middle, bottom) = plt.subplots(3, 1, figsize=(WIDTH, 6), sharex=True, height_ratios=[3, 1.6, 1.2])
+    _title(figure, title, "accuracy, what each jump costs, and what is kept")
     epochs = [row["epoch"] for row in rows]
-    figure, (top, middle, bottom) = plt.subplots(3, 1, figsize=(6.4, 6), sharex=True, height_ratios=[3, 1.6, 1.2])
     top.plot(epochs, [row["val/top1"] for row in rows], color=BLUE, marker="o", ms=3, label="validation")
     top.plot(epochs, [row["train/top1"] for row in rows], color=ORANGE, marker="s", ms=3, ls="--", label="training")
     top.set_ylabel("top-1 (%)")
@@ -77,24 +67,45 @@ def accuracy(rows: list[dict], probes: list[dict], states: list[str]) -> Figure:
             axis.axvline(x, color=GREY, lw=0.6, alpha=0.5)
     if at:
         top.plot([], [], color=GREY, lw=0.6, label="jump to a new state")
-        middle.vlines(at, 0, [probe["gap_bn"] for probe in probes], color=GREEN, lw=2)
-        middle.plot(at, [probe["gap_bn"] for probe in probes], "o", color=GREEN, ms=4, label="BatchNorm re-estimated")
-        middle.plot(at, [probe["gap"] for probe in probes], "x", color=GREY, ms=4, label="as is")
-        middle.legend(ncols=1, fontsize=7, loc="best")
-        largest = max(probes, key=lambda probe: probe["gap_bn"])
-        notes = [f"{word} jump: {_jump(probe, states)}" for word, probe in (("largest", largest), ("last", probes[-1]))]
-        middle.set_title("\n".join(notes), fontsize=7, loc="right")
+        _gaps(middle, at, probes, states)
         _name_states(top, at, probes, states)
     else:
         middle.text(0.5, 0.5, "no jump was probed", transform=middle.transAxes, ha="center", color=GREY)
     middle.axhline(0, color="black", lw=0.6)
     middle.set_ylabel("top-1 lost at\nthe jump (points)")
-    bottom.step([0, *epochs], [1, *(row["kept"] for row in rows)], where="post", color=BLUE)
+    bottom.plot(*zip(*kept_points(rows, probes), strict=True), color=BLUE, marker="o", ms=3)
     bottom.set_ylabel("kept share")
     bottom.set_ylim(0, 1.05)
     bottom.set_xlabel("epoch")
-    top.legend(fontsize=8)
+    bottom.set_xlim(0, 1.03 * epochs[-1])  # also of a single epoch
+    bottom.xaxis.set_major_locator(MaxNLocator(integer=True))
+    low, high = top.get_ylim()
+    top.set_ylim(low, high + 0.18 * (high - low))  # room for the legend above the lines
+    top.legend(fontsize=7.5, ncols=3, loc="upper left")
     return figure
+
+
+def kept_points(rows: list[dict], probes: list[dict]) -> list[tuple[float, float]]:
+    """Epochs and the share of prunable weights in use: at each epoch's end, and before the first step where known."""
+    first, jump = rows[0], next(iter(probes), None)
+    started = {row["progress"] for row in rows if row["progress"] > 0}
+    begun = jump["progress"] if jump and jump["step"] == 0 else 0 if jump or not started else None
+    points = [(row["epoch"], row["kept"]) for row in rows]
+    if first["progress"] == 0 or begun == 0:
+        return [(0, 1.0), *points]
+    return [(0, first["kept"]), *points] if begun == first["progress"] else points
+
+
+def _gaps(axis: Axes, at: list[float], probes: list[dict], states: list[str]) -> None:
+    """Accuracy lost at each jump; the largest and the last in words."""
+    gaps = [probe["gap_bn"] for probe in probes]
+    axis.vlines(at, 0, gaps, color=GREEN, lw=2)
+    axis.plot(at, gaps, "o", color=GREEN, ms=4, label="BatchNorm re-estimated")
+    axis.plot(at, [probe["gap"] for probe in probes], "x", color=GREY, ms=4, label="as is")
+    axis.legend(ncols=1, fontsize=7, loc="best")
+    largest = max(probes, key=lambda probe: probe["gap_bn"])
+    notes = [f"{word} jump: {_jump(probe, states)}" for word, probe in (("largest", largest), ("last", probes[-1]))]
+    axis.set_title("\n".join(line for note in notes for line in wrap(note, 80)), fontsize=7, loc="left")
 
 
 def _jump(probe: dict, states: list[str]) -> str:
@@ -103,7 +114,7 @@ def _jump(probe: dict, states: list[str]) -> str:
 
 def _name_states(axis: Axes, at: list[float], probes: list[dict], states: list[str]) -> None:
     """Write above the axis which state each jump leads to; names too long to stand there become progress."""
-    shown, room = [], (at[-1] - at[0]) / 25
+    shown, room = [], (at[-1] - at[0]) / 20
     for x, probe in reversed(list(zip(at, probes, strict=True))):  # the last jumps matter most
         if not shown or shown[-1][0] - x > room:
             name = states[int(probe["to"])]
@@ -112,51 +123,77 @@ def _name_states(axis: Axes, at: list[float], probes: list[dict], states: list[s
     upper.set_xticks([x for x, _ in shown], [name for _, name in shown], rotation=60, fontsize=6)
 
 
-def kept_by_depth(layers: list[dict[str, Any]]) -> Figure:
-    """Kept share of every prunable layer in the order of depth, with its target."""
+def kept_by_depth(layers: list[dict[str, Any]], title: str = "") -> Figure:
+    """Weights of every prunable layer and how many are kept, in the order of depth; above them the shares that differ.
+
+    Where all layers keep the same share, their bars would say nothing: it is told in words.
+    """
+    shares = [layer["kept"] for layer in layers]
+    uniform = max(shares) - min(shares) <= UNIFORM
+    width = max(WIDTH, min(12.0, 0.3 * len(layers) + 1.5))
+    figure, axes = plt.subplots(2 - uniform, 1, figsize=(width, 3.8 if uniform else 5.6), sharex=True, squeeze=False)
     places = range(len(layers))
-    figure, axis = plt.subplots(figsize=(max(4.0, min(12.0, 0.45 * len(layers) + 1.5)), 3.6))
-    axis.bar(places, [layer["kept"] for layer in layers], color=BLUE, label="kept")
-    axis.plot(places, [layer["target"] for layer in layers], "_", color=ORANGE, ms=14, mew=2, label="target")
-    if len(layers) <= 40:
-        axis.set_xticks(places, [layer["name"] for layer in layers], rotation=60, ha="right", fontsize=7)
-    axis.set_xlabel("layer, input to output")
-    axis.set_ylabel("kept share of weights")
-    axis.set_ylim(0, 1.25 * max(layer["kept"] for layer in layers))
-    axis.legend(fontsize=8, ncols=2)
+    if uniform:
+        kept = f"every layer keeps {100 * sum(shares) / len(shares):.3g} % of its weights"
+    else:
+        kept = f"layers keep {100 * min(shares):.3g} to {100 * max(shares):.3g} % of their weights"
+        axes[0, 0].bar(places, shares, color=BLUE, label="kept")
+        targets = [layer["target"] for layer in layers]
+        axes[0, 0].plot(
+            places, targets, "_", color=ORANGE, ms=max(4, min(14, 300 / len(layers))), mew=2, label="target"
+        )
+        axes[0, 0].set_ylabel("kept share")
+        axes[0, 0].set_ylim(0, 1.25 * max(*shares, *targets))
+        axes[0, 0].legend(fontsize=8, ncols=2)
+    _title(figure, title, f"{kept}, layers in scope: {len(layers)}")
+    _weights(axes[-1, 0], layers)
     return figure
 
 
-def schedule(rows: list[dict], probes: list[dict]) -> Figure:
+def _weights(axis: Axes, layers: list[dict[str, Any]]) -> None:
+    """How many weights each layer has and keeps, so that it is seen where they are; layers differ by powers of ten."""
+    places, sizes = range(len(layers)), [prod(layer["shape"]) for layer in layers]
+    kept = [size * layer["kept"] for size, layer in zip(sizes, layers, strict=True)]
+    axis.bar(places, sizes, color=GREY, alpha=0.4, label="dense")
+    axis.bar(places, kept, color=BLUE, label="kept")
+    axis.set_yscale("log")
+    axis.set_ylim(max(0.5, 0.3 * min(filter(None, kept), default=1)), 6 * max(sizes))
+    axis.set_ylabel("weights (log scale)")
+    axis.legend(fontsize=8, ncols=2)
+    if len(layers) <= NAMED:
+        axis.set_xticks(places, [layer["name"] for layer in layers], rotation=60, ha="right", fontsize=7)
+        axis.tick_params(axis="x", length=0)
+    axis.grid(axis="x", visible=False)
+    axis.set_xlabel("layer, input to output")
+
+
+def schedule(rows: list[dict], probes: list[dict], title: str = "") -> Figure:
     """Progress along the path and the kept share it led to."""
     points = sorted(
         {(row["epoch"], row["progress"]) for row in rows}
         | set(zip(_epochs_of(rows, probes), [probe["progress"] for probe in probes], strict=True))
     )
-    figure, axis = plt.subplots(figsize=(5.2, 3.2))
-    axis.plot(
-        *zip((0, points[0][1] if points[0][0] == 0 else 0), *points, strict=True),
-        color=BLUE,
-        marker=".",
-        label="progress along the path",
-    )
-    axis.plot(
-        [row["epoch"] for row in rows],
-        [row["kept"] for row in rows],
-        color=ORANGE,
-        marker="s",
-        ms=3,
-        ls="--",
-        label="kept share",
-    )
+    first = points[0][1] if points[0][0] == 0 else 0
+    figure, axis = plt.subplots(figsize=(WIDTH, 3.4))
+    _title(figure, title, "progress and kept share")
+    axis.plot(*zip((0, first), *points, strict=True), color=BLUE, marker=".", label="progress along the path")
+    kept = kept_points(rows, probes)
+    axis.plot(*zip(*kept, strict=True), color=ORANGE, marker="s", ms=3, ls="--", label="kept share")
     axis.set_xlabel("epoch")
     axis.set_ylabel("share")
     axis.set_ylim(-0.03, 1.05)
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     axis.legend(fontsize=8)
     return figure
 
 
+def _title(figure: Figure, title: str, shows: str) -> None:
+    """The run above, what is shown below."""
+    lines = [*wrap(title, int(14 * figure.get_figwidth())), *wrap(shows, int(14 * figure.get_figwidth()))]
+    figure.suptitle("\n".join(lines), fontsize=8, x=0.02, ha="left")
+
+
 def _epochs_of(rows: list[dict], probes: list[dict]) -> list[float]:
-    """Where the probes lie on an axis of epochs."""
+    """Positions of the probes on an axis of epochs."""
     steps_per_epoch = rows[0]["step"] / rows[0]["epoch"]
     return [probe["step"] / steps_per_epoch for probe in probes]

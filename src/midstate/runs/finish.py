@@ -11,6 +11,7 @@ from midstate.engine.evaluate import evaluate
 from midstate.engine.probes import NUM_IMAGES
 from midstate.engine.sensitivity import COLUMNS, sensitivities
 from midstate.engine.session import Session
+from midstate.models import classifier_names
 from midstate.runs.recorder import Recorder
 from midstate.sparsity import Pruner
 
@@ -47,7 +48,6 @@ def finish(recorder: Recorder) -> dict[str, Any]:
     def report() -> dict[str, Any]:
         with directory.writing("sensitivity.csv"):
             _measure_sensitivities(session, directory.path / "sensitivity.csv", recorder.plan.seed)
-        figures = draw(directory.path, layers, states)
         summary = recorder.write_summary(
             "finished",
             top1=test["top1"],
@@ -60,34 +60,47 @@ def finish(recorder: Recorder) -> dict[str, Any]:
             allocation=pruner.allocation_report(),
             flipflop=pruner.flipflop(),
             layers=layers,
+            layers_left_dense=_left_dense(session),
             states=states,
             **({} if skipped is None else {"images_skipped": len(skipped)}),
             images_per_second=sum(row["images_per_second"] for row in session.rows) / len(session.rows),
         )
-        recorder.tracker.summarise(summary, figures)
+        recorder.track(summary, show(directory.path, summary, recorder.plan.title))
         return summary
 
-    return processes.agree(report)
+    return processes.on_rank_zero(report)
 
 
-def draw(directory: Path, layers: list[dict[str, Any]], states: list[str]) -> list[Path]:
-    """Draw a run's figures from its tables; where they cannot be written, warn and return none.
+def show(directory: Path, summary: dict[str, Any], title: str) -> list[Path]:
+    """Draw a run's figures and write its report.html; where that is impossible, warn and return none.
 
     Args:
-        directory: the run's.
-        layers: as in the summary.
-        states: as in the summary.
+        directory: the run's, with its tables and configuration.
+        summary: of the finished run.
+        title: what it is, in a line.
     """
     from midstate.runs.figures import draw_run  # matplotlib takes a second to import
+    from midstate.runs.page import write_page
 
     try:
-        return draw_run(directory, layers, states)
+        figures = draw_run(directory, summary["layers"], summary["states"], title)
+        write_page(directory, summary, title)
+        return figures
     except OSError as error:
         log.warning(
             f"warning: figures cannot be written ({error.strerror or error}); the run goes on, and the same command "
             "draws them when it is finished"
         )
         return []
+
+
+def _left_dense(session: Session) -> list[dict[str, Any]] | None:
+    """The layers that nothing was pruned of, and why, see `Scope.left_dense`; None in a dense run."""
+    method = session.pruner.method
+    if method.dense:
+        return None
+    left = method.scope.left_dense(session.model, classifier_names(session.model), method.pattern)
+    return [{"name": layer.name, "shape": list(layer.weight.shape), "why": why} for layer, why in left]
 
 
 def _what_is_wrong(pruner: Pruner) -> str:

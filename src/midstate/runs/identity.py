@@ -2,8 +2,13 @@
 
 import hashlib
 import json
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
 from typing import Any
 
+from midstate.common.project import LOCAL
+from midstate.config import local
 from midstate.config.schema import flatten
 
 # Raise whenever losses change for an unchanged configuration: it is part of every run's identity.
@@ -14,6 +19,7 @@ _ADDED_TO_AXES = {
     "skip_shortcuts": ("scope", False),
     "skip_linear": ("scope", False),
     "multiples": ("scope", None),
+    "include": ("scope", None),
     "granularity": ("path", "layer"),
     "steps": ("path", "single"),
     "rank": ("path", "layer"),
@@ -47,7 +53,7 @@ NEUTRAL: dict[str, Any] = {
     "model.arguments": None,  # as {}, of which nothing is left
     "data.source": "digits",
 }
-# What changes no result.
+# Settings that change no result.
 IRRELEVANT = (
     "seed",
     "run_dir",
@@ -67,8 +73,15 @@ IRRELEVANT = (
     "pruner.scheme",
     "pruner.allocation.scheme",
 )
-# What changes no result but has counted from the first: it counts with one value, the one that results have.
+# Settings that change no result but were hashed from the start: hashed with the one value that old results have.
 FIXED: dict[str, Any] = {"data.download": True}
+
+
+def local_sources(config: dict[str, Any]) -> dict[str, str]:
+    """Digests of the files in local/ whose classes a resolved configuration names, where they change results."""
+    targets = [target for key, node in config.items() if counts(key, node) for target in _targets(node)]
+    files = {file for target in targets if local.has_module(target) for file in local.sources(target)}
+    return {file.relative_to(LOCAL).as_posix(): _digest(file) for file in sorted(files)}
 
 
 def config_hash(config: dict[str, Any]) -> str:
@@ -76,6 +89,20 @@ def config_hash(config: dict[str, Any]) -> str:
     content = {key: FIXED.get(key, value) for key, value in flatten(config) if counts(key, value)}
     canonical = json.dumps({"numerics": NUMERICS, **content}, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(canonical.encode()).hexdigest()[:12]
+
+
+@cache
+def _digest(file: Path) -> str:
+    """Taken once a process: what is imported stays what it is."""
+    return hashlib.sha256(file.read_bytes()).hexdigest()[:12]
+
+
+def _targets(node: Any) -> Iterator[str]:
+    """Every `_target_` in a tree, in lists, too."""
+    if isinstance(node, dict):
+        yield from (node["_target_"],) if "_target_" in node else ()
+    for value in node.values() if isinstance(node, dict) else node if isinstance(node, list) else ():
+        yield from _targets(value)
 
 
 def counts(key: str, value: Any) -> bool:

@@ -1,4 +1,4 @@
-"""What the groups of a configuration build, every `auto` replaced by what it stands for."""
+"""The objects that a configuration names, with every `auto` replaced."""
 
 import os
 from dataclasses import dataclass, replace
@@ -16,8 +16,14 @@ from midstate.models import Narrow
 from midstate.runs.tracking import Wandb
 from midstate.sparsity import Method, Schedule
 
-# What each part must be able to do, wherever it comes from.
-KINDS = {"model": "create", "data": "load", "schedule": "window", "optimizer": "create", "trainer": "checkpoint_every"}
+# What each part must have, wherever it comes from: first what tells its kind.
+KINDS = {
+    "model": ("create", "checkpoint"),
+    "data": ("load", "embedded", "augmentation"),
+    "schedule": ("window",),
+    "optimizer": ("create", "rate"),
+    "trainer": ("checkpoint_every",),
+}
 AXES = {
     "scope": "resolve",
     "pattern": "mask",
@@ -63,22 +69,30 @@ def build_parts(config: DictConfig) -> Parts:
 
 def _check_kinds(built: dict[str, Any]) -> None:
     """Refuse what a file or an override builds nothing of, or something of another kind."""
-    for name, method in KINDS.items():
-        if not hasattr(built[name], method):
+    for name, needed in KINDS.items():
+        if isinstance(built[name], dict | None):
             raise ConfigError(f"{name}: builds no {name}; it needs a `_target_` of that kind")
+        _check_has(name, built[name], name, needed)
     for axis, method in (*AXES.items(), ("narrow", "budget")):
         part = built["pruner"].get(axis)
-        if isinstance(part, dict) or (part is not None and not hasattr(part, method)):
+        if isinstance(part, dict):
             raise ConfigError(
                 f"pruner/{axis}: its file builds no {axis}; it needs `# @package pruner` as its very first line and a "
                 f"node `{axis}:` with a `_target_` of that kind"
             )
+        if part is not None:
+            _check_has(f"pruner/{axis}", part, axis, (method,))
+
+
+def _check_has(where: str, part: Any, kind: str, needed: tuple[str, ...]) -> None:
+    for name in needed:
+        if not hasattr(part, name):
+            built = f"{type(part).__module__}.{type(part).__qualname__}"
+            raise ConfigError(f"{where}: {built} has no `{name}`, which every {kind} has")
 
 
 def _decided(trainer: Trainer, embedded: bool, device_index: int) -> tuple[Trainer, torch.device]:
-    """Replace every `auto`: what decides the numbers is part of a run's identity. Of several processes on a machine
-    each has a GPU of its own.
-    """
+    """Replace every `auto`, because device, threads and precision change the numbers; each local process gets a GPU."""
     cuda = trainer.device == "cuda" or (trainer.device == "auto" and torch.cuda.is_available())
     _check_device(trainer, cuda, device_index)
     index = local_rank() if started_by_torchrun() else device_index

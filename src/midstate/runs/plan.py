@@ -18,7 +18,7 @@ from midstate.config.schema import check_root
 from midstate.distributed.environment import started_by_torchrun, world_size
 from midstate.runs.files import FORMAT, read_summary
 from midstate.runs.find import checkpoint_identity, find_checkpoint, find_file, find_like
-from midstate.runs.identity import NUMERICS, config_hash
+from midstate.runs.identity import NUMERICS, config_hash, local_sources
 from midstate.runs.parts import Parts, build_parts
 from midstate.runs.warnings import warn_without_effect
 from midstate.sparsity import Scheme
@@ -30,6 +30,7 @@ class Plan:
 
     config: dict[str, Any]  # resolved, every `auto` replaced
     parts: Parts
+    typed: list[str]  # overrides, as the user wrote them
     choices: dict[str, str]  # the chosen member of each group
     name: str  # of the experiment, or the pruner
     directory: Path
@@ -56,7 +57,7 @@ class Plan:
         identity = config_hash(resolved)
         directory = _directory(config, name, identity)
         warn_without_effect(typed, parts)
-        return cls(resolved, parts, choices, name, directory, identity, checkpoint, allowed)
+        return cls(resolved, parts, typed, choices, name, directory, identity, checkpoint, allowed)
 
     @property
     def seed(self) -> int:
@@ -68,8 +69,27 @@ class Plan:
         """Tell whether to start over."""
         return self.config["rerun"]
 
+    @property
+    def model_name(self) -> str:
+        """The network's own name where a group holds many of them, as timm and torchvision do."""
+        return str(self.config["model"].get("name") or self.choices["model"])
+
+    @property
+    def title(self) -> str:
+        """The run in one line: network, data, pruner, and what else was typed."""
+        told = ("model=", "model.name=", "data=", "pruner=", "schedule=", "experiment=", "seed=")
+        silent = ("run_dir=", "rerun=", "logger", "launcher=", "machine.", "hydra")
+        more = [word for word in self.typed if not word.lstrip("+~").startswith((*told, *silent))]
+        words = (self.model_name, self.choices["data"], self.name, self.choices["schedule"], f"seed{self.seed}", *more)
+        return redact(" ".join(words))
+
+    def made_from(self) -> dict[str, Any]:
+        """Name of the network, chosen members, and overrides as typed."""
+        members = {group: name for group, name in self.choices.items() if not group.startswith("hydra/")}
+        return redact({"model_name": self.model_name, "choices": members, "overrides": self.typed})
+
     def facts(self) -> dict[str, Any]:
-        """What the summary says of the run whatever its end."""
+        """Fields of the summary that do not depend on how the run ends."""
         trainer = self.parts.trainer
         return {
             "format": FORMAT,
@@ -77,6 +97,7 @@ class Plan:
             "numerics": NUMERICS,
             "seed": self.seed,
             **{key: self.choices[key] for key in ("model", "data", "pruner", "schedule")},
+            **self.made_from(),
             "epochs": trainer.epochs,
             "device": trainer.device,
             "threads": trainer.threads,
@@ -96,11 +117,13 @@ def resolve(config: DictConfig, parts: Parts, scheme_of: str | None = None) -> d
     resolved, trainer = OmegaConf.to_container(config, resolve=True), parts.trainer
     resolved["trainer"] |= {name: getattr(trainer, name) for name in ("device", "threads", "precision")}
     resolved["trainer"]["num_processes"] = world_size()
-    # What a scheme's file says, or which runs have found it, is part of the run's identity, where it lies is not.
+    # The content of a scheme, or the runs that found it, identify a run; the place of the file does not.
     if scheme_of:
         resolved["pruner"]["scheme_of"] = scheme_of
     elif isinstance(parts.method.allocation, Scheme):
         resolved["pruner"]["scheme_digest"] = parts.method.allocation.digest()
+    if sources := local_sources(resolved):  # an edited formula is another run
+        resolved["local"] = sources
     return resolved
 
 
@@ -149,7 +172,7 @@ def _check_trained(parts: Parts) -> None:
 
 
 def _directory(config: DictConfig, name: str, identity: str) -> Path:
-    """Where a run is written to."""
+    """Choose and check the directory of the run."""
     if ".." in Path(name).parts or Path(name).is_absolute():
         raise ConfigError(f"{name}: the name of a run must not lead out of outputs/")
     multirun = HydraConfig.get().mode == RunMode.MULTIRUN

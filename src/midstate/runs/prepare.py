@@ -18,13 +18,13 @@ from midstate.engine.probes import NUM_IMAGES, GapProbe
 from midstate.engine.session import Session
 from midstate.models import classifier_names, load_weights, narrowed, try_training
 from midstate.runs.plan import Plan
-from midstate.runs.warnings import warn_of_end, warn_of_scope, warn_of_start
+from midstate.runs.warnings import warn_of_end, warn_of_long_times, warn_of_pretrained, warn_of_scope, warn_of_start
 from midstate.sparsity import Pruner, Sample
 
 log = logging.getLogger(__name__)
 
 
-def prepare(plan: Plan, processes: Processes = ALONE) -> Session:
+def build_session(plan: Plan, processes: Processes = ALONE) -> Session:
     """Load the data, make and attach everything.
 
     Args:
@@ -39,6 +39,7 @@ def prepare(plan: Plan, processes: Processes = ALONE) -> Session:
         torch.set_num_threads(settings.threads)
     keep_freed_memory()
     data = _load(plan, processes)
+    warn_of_pretrained(plan.parts, data.num_classes)
     model, uses, narrowed = _make_model(plan, data, processes)
     torch.manual_seed(seed_for(seed, "dropout", *([processes.rank] if processes.rank else [])))
     batches = _make_batches(plan, data, processes)
@@ -72,7 +73,7 @@ def _load(plan: Plan, processes: Processes) -> Images:
     recipe = plan.parts.data
     with user_errors("data"):
         fetches = getattr(recipe, "download", False)
-        data = (processes.one_after_the_other(recipe.load) if fetches else recipe.load()).to(plan.parts.device)
+        data = (processes.rank_zero_first(recipe.load) if fetches else recipe.load()).to(plan.parts.device)
     augmentation = recipe.augmentation
     if isinstance(augmentation, Augmentation) and augmentation.crop_padding > min(data.shape[1:]):
         raise ConfigError(
@@ -96,7 +97,7 @@ def _make_model(
         with user_errors("model", Exception):  # what other libraries raise for their own arguments
             return recipe.create(data.shape[0], data.num_classes).to(device)
 
-    model = processes.one_after_the_other(create) if getattr(recipe, "pretrained", False) else create()
+    model = processes.rank_zero_first(create) if getattr(recipe, "pretrained", False) else create()
     with user_errors("model", ValueError, TypeError, RuntimeError, AssertionError):
         if plan.checkpoint is not None:
             load_weights(model, plan.checkpoint)
@@ -137,7 +138,7 @@ def _make_batches(plan: Plan, data: Images, processes: Processes) -> Batches:
         processes.rank,
         processes.size,
     )
-    # What each process averages must weigh the same.
+    # Gradients are averaged over processes, so each must have the same number of images.
     if batches.batch_size % processes.size:
         raise ConfigError(
             f"trainer.batch_size={batches.batch_size}: must be a multiple of the {processes.size} processes that share "
@@ -169,6 +170,7 @@ def _attach(
         )
     warn_of_scope(pruner, model, uses)
     warn_of_end(pruner, total_steps)
+    warn_of_long_times(pruner, plan.parts.trainer.checkpoint_every, steps_per_epoch, total_steps)
     warn_of_start(pruner)
     return pruner
 

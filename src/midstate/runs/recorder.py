@@ -1,8 +1,10 @@
-"""What a run writes while it goes on: tables, checkpoints, summary, and W&B beside them."""
+"""Writes tables, checkpoints and summary of a run, and sends them to W&B."""
 
 import logging
 import time
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from midstate.common.files import write_csv
@@ -15,17 +17,21 @@ from midstate.runs.report import epoch_line
 from midstate.runs.tracking import LOSSES, METRICS, PROBES, Tracker
 
 log = logging.getLogger(__name__)
+NAME = 128  # letters that W&B allows
+FIRST_PICTURE = 10.0  # seconds until a run that goes on is drawn
+PAUSE = 30  # times as long as drawing takes, until it is drawn again: a share of 3 % of the time at most
 
 
 @dataclass
 class Recorder:
-    """Writes what happens in a run."""
+    """Writes the results of a run."""
 
     plan: Plan
     session: Session
     directory: RunDirectory
     tracker: Tracker
     started: float  # on the clock of time.perf_counter, moved back by the time of earlier attempts
+    next_picture: float = field(default_factory=lambda: time.perf_counter() + FIRST_PICTURE)  # on the same clock
 
     @property
     def config(self) -> dict[str, Any]:
@@ -40,7 +46,7 @@ class Recorder:
             RunFailed: it cannot be written.
         """
         self.directory.write("config.yaml", lambda: self.directory.write_config(self.config))
-        if self.session.processes.first:
+        if self.session.processes.is_rank_zero:
             self.tracker.start(self._start_wandb)
 
     def save(self) -> None:
@@ -65,20 +71,26 @@ class Recorder:
         """Write the tables, log the row, print a line."""
         session = self.session
         self.tables()
-        if session.processes.first:
+        if session.processes.is_rank_zero:
             kept = zip(session.pruner.layers, session.pruner.kept(), strict=True)
             self.tracker.log({**row, **{f"kept/{layer.name}": share for layer, share in kept}})
+            self._draw()
         log.info(epoch_line(row, session.settings.epochs, session.pruner.describe(session.step)))
 
     def summary(self, status: str, **more: Any) -> dict[str, Any]:
         """Write summary.json and return it."""
-        return self.session.processes.agree(lambda: self.write_summary(status, **more))
+        return self.session.processes.on_rank_zero(lambda: self.write_summary(status, **more))
 
     def write_summary(self, status: str, **more: Any) -> dict[str, Any]:
         """Write summary.json and return it, without asking the other processes."""
         summary = {"status": status, **self.plan.facts(), **more, "wall_seconds": self.wall_seconds()}
         self.directory.write_summary(summary)
         return summary
+
+    def track(self, summary: dict[str, Any], figures: list[Path]) -> None:
+        """Send the finished run to W&B."""
+        if self.plan.parts.logger:
+            self.tracker.summarise(summary, figures, self.plan.parts.logger.weights_mb)
 
     def tables(self) -> None:
         """Write metrics.csv, probes.csv and losses.csv as they are now."""
@@ -96,11 +108,21 @@ class Recorder:
         """Seconds spent on this run so far, earlier attempts included."""
         return time.perf_counter() - self.started
 
+    def _draw(self) -> None:
+        """Redraw figures/accuracy.png, at most so often that it takes a small share of the time."""
+        if not self.plan.config["machine"]["live_figures"] or (begun := time.perf_counter()) < self.next_picture:
+            return
+        from midstate.runs.figures import draw_progress  # matplotlib takes a second to import
+
+        with suppress(OSError):  # tables and checkpoints say what is wrong with the disk
+            draw_progress(self.directory.path, self.session.pruner.states(), self.plan.title)
+        self.next_picture = time.perf_counter() + PAUSE * (time.perf_counter() - begun)
+
     def _start_wandb(self) -> Any:
-        plan, choices = self.plan, self.plan.choices
+        plan = self.plan
         if not plan.parts.logger:
             return None
-        name = " ".join((choices["model"], choices["data"], plan.name, choices["schedule"], f"seed{plan.seed}"))
+        config = {**redact(self.config), **plan.made_from()}
         return plan.parts.logger.start(
-            plan.directory, redact(self.config), f"{plan.hash}-seed{plan.seed}", plan.name, name
+            plan.directory, config, f"{plan.hash}-seed{plan.seed}", plan.name, plan.title[:NAME]
         )

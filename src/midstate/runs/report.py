@@ -1,5 +1,7 @@
-"""What a run prints."""
+"""Lines and tables that a run prints."""
 
+from collections import Counter
+from math import prod
 from typing import Any
 
 
@@ -15,13 +17,22 @@ def epoch_line(row: dict[str, Any], epochs: int, state: str) -> str:
 
 def result_table(summary: dict[str, Any]) -> str:
     """The result as an aligned table of names and values."""
+    lines = result_lines(summary)
+    width = max(len(name) for name, _ in lines)
+    return "\n".join(["", *(f"{name:<{width}}  {value}" for name, value in lines)])
+
+
+def result_lines(summary: dict[str, Any]) -> list[tuple[str, str]]:
+    """The result as names and values."""
     gap, verified = summary["top1_gap"], summary["pattern_verified"]
-    lines = [
+    typed, network = summary.get("overrides"), summary.get("model_name", summary["model"])
+    return [
         (
             "run",
-            f"{summary['model']} on {summary['data']}, {summary['pruner']}, {summary['schedule']}, "
+            f"{network} on {summary['data']}, {summary['pruner']}, {summary['schedule']}, "
             f"seed {summary['seed']}, {summary['epochs']} epochs",
         ),
+        *([("typed", " ".join(typed))] if typed else ()),
         ("top-1 / top-5 (test)", f"{summary['top1']:.2f} % / {summary['top5']:.2f} %"),
         ("pattern verified", {True: "yes, on the finished weights", False: "NO", None: "nothing pruned"}[verified]),
         (
@@ -29,6 +40,7 @@ def result_table(summary: dict[str, Any]) -> str:
             f"{100 * summary['sparsity']:.2f} % of {summary['params_prunable']:,} prunable weights "
             f"in {len(summary['layers'])} layers",
         ),
+        *_left_dense(summary),
         ("parameters", f"{summary['params_nonzero']:,} of {summary['params_total']:,} are not zero"),
         (
             "MACs an image",
@@ -39,8 +51,17 @@ def result_table(summary: dict[str, Any]) -> str:
         ("last jump", "none probed" if gap is None else f"{gap:+.1f} points of top-1 lost (BatchNorm re-estimated)"),
         ("time", f"{summary['wall_seconds']:.1f} s, {summary['images_per_second']:,.0f} training images a second"),
     ]
-    width = max(len(name) for name, _ in lines)
-    return "\n".join(["", *(f"{name:<{width}}  {value}" for name, value in lines)])
+
+
+def _left_dense(summary: dict[str, Any]) -> list[tuple[str, str]]:
+    """How much of the network is not in scope, and why; runs made before this was said do not have it."""
+    left = summary.get("layers_left_dense")
+    if not left:
+        return []
+    share = sum(prod(layer["shape"]) for layer in left) / summary["params_total"]
+    reasons = Counter(layer["why"] for layer in left)
+    why = ", ".join(f"{number} {reason}" for reason, number in reasons.most_common())
+    return [("left dense", f"{len(left)} layers, {100 * share:.2f} % of all parameters ({why})")]
 
 
 def _allocation(report: dict[str, float] | None) -> list[tuple[str, str]]:

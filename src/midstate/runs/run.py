@@ -22,7 +22,7 @@ from midstate.common.errors import (
     RunStopped,
     user_errors,
 )
-from midstate.common.secrets import say
+from midstate.common.secrets import say, show_any_letter
 from midstate.config.overrides import typed_overrides
 from midstate.distributed.environment import local_rank
 from midstate.distributed.launchers import queue_again
@@ -32,11 +32,14 @@ from midstate.distributed.signals import is_first, listen_between_runs, stop_on_
 from midstate.engine.loop import train
 from midstate.engine.session import Session
 from midstate.runs.directory import RunDirectory
-from midstate.runs.finish import draw, finish
+from midstate.runs.finish import finish, show
+from midstate.runs.opening import opening
+from midstate.runs.page import NAME as PAGE
 from midstate.runs.plan import Plan
-from midstate.runs.prepare import prepare
+from midstate.runs.prepare import build_session
 from midstate.runs.recorder import Recorder
 from midstate.runs.report import result_table
+from midstate.runs.sweep import note
 from midstate.runs.tracking import Tracker
 
 log = logging.getLogger(__name__)
@@ -53,10 +56,11 @@ def run(config: DictConfig) -> float:
     """
     if _is_worker() and multiprocessing.current_process().name != "MainProcess":  # joblib's: others have own handlers
         listen_between_runs()
+    show_any_letter()  # also in a process that a launcher has begun
     try:
         with stop_on_signal() as stop_requested:
             if stop_requested():
-                _leave()
+                _exit_stopped()
             if local_rank():  # the first process of each machine speaks for all
                 logging.getLogger("midstate").setLevel(logging.ERROR)
             with user_errors("this cannot be read here", OSError):
@@ -73,46 +77,48 @@ def run(config: DictConfig) -> float:
 def _run(plan: Plan, processes: Processes, stop_requested: Callable[[], bool]) -> float:
     _check_same_plan(plan, processes)
     directory = RunDirectory(plan, processes)
+    note(plan.directory)
     summary = directory.finished()
     if summary is None:
         with enough_memory(), user_errors("this cannot be read here", OSError):
-            session = prepare(plan, processes)
+            session = build_session(plan, processes)
         directory.check_widths(session.narrowed)
         if stop_requested():
-            _leave()
+            _exit_stopped()
         with directory.held():
             summary = directory.finished()  # another process may have done it in the meantime
             if summary is None:
                 return _report(directory, _train(plan, session, directory, stop_requested))
     log.info("finished before; rerun=true starts over")
-    if processes.first and "states" in summary and not (directory.path / "figures" / "schedule.svg").exists():
-        draw(directory.path, summary["layers"], summary["states"])  # that file is the last to be drawn
+    if processes.is_rank_zero and "states" in summary and not (directory.path / PAGE).exists():
+        show(directory.path, summary, plan.title)  # that file is the last to be written
     return _report(directory, summary)
 
 
 def _train(plan: Plan, session: Session, directory: RunDirectory, stop_requested: Callable[[], bool]) -> dict[str, Any]:
     """Go on from the last checkpoint, or begin; train, finish, and return the summary."""
     with enough_memory():
-        started = time.perf_counter() - _go_on(session, directory)
+        started = time.perf_counter() - _resume(session, directory)
     recorder = Recorder(plan, session, directory, Tracker(directory.path), started)
     recorder.start()
     exit_code = EXIT_FAILED
     try:
         with enough_memory(), others_at_work():
+            log.info(opening(plan, session))
             recorder.tables()
             done = train(session, recorder.save, recorder.end_of_epoch, stop_requested)
-            if not done or stop_requested():  # its last checkpoint is saved
+            if not done or stop_requested():
                 exit_code = EXIT_STOPPED
                 recorder.summary("stopped")
                 log.info(
                     f"stopped at step {session.step} of {session.total_steps}; {directory.again} goes on from here"
                 )
-                _leave()
+                _exit_stopped()
             summary = finish(recorder)
         exit_code = EXIT_FINISHED
         return summary
     except RunFailed as error:
-        if session.processes.first:  # the others may be anywhere
+        if session.processes.is_rank_zero:  # the others may be anywhere
             with suppress(RunFailed):  # the disk may be what failed
                 recorder.write_summary("failed", reason=str(error))
         raise
@@ -121,7 +127,7 @@ def _train(plan: Plan, session: Session, directory: RunDirectory, stop_requested
         recorder.tracker.finish(exit_code)
 
 
-def _go_on(session: Session, directory: RunDirectory) -> float:
+def _resume(session: Session, directory: RunDirectory) -> float:
     """Take back the last checkpoint, if there is one; the seconds spent until then."""
     saved = directory.last_checkpoint()
     if saved is None:
@@ -133,8 +139,10 @@ def _go_on(session: Session, directory: RunDirectory) -> float:
 
 def _report(directory: RunDirectory, summary: dict[str, Any]) -> float:
     # Printed, not logged: tools read the last line, whatever becomes of the logging's configuration.
-    if directory.processes.first:
+    if directory.processes.is_rank_zero:
         say(result_table(summary))
+        if (directory.path / PAGE).exists():
+            say(f"report: {directory.path / PAGE}")
         say(f"run_dir: {directory.path}")
     return summary["val_top1"]
 
@@ -164,7 +172,7 @@ def _is_worker() -> bool:
     return HydraConfig.get().mode == RunMode.MULTIRUN and not is_first()
 
 
-def _leave() -> NoReturn:
+def _exit_stopped() -> NoReturn:
     # A pool that a SystemExit came back to would kill its other workers before they have saved.
     if _is_worker():
         stop_what_follows()

@@ -31,6 +31,8 @@ METRICS = (
 LOSSES = ("step", "loss")
 PROBES = ("step", "progress", "from", "to", "gap", "gap_bn")
 MODES = ("offline", "online")
+# Limits of W&B. `wandb.init` checks the first two; its server alone checks a long group, and then loses the run.
+LONGEST_NAME, LONGEST_TAG, NOT_IN_PROJECTS = 128, 64, "/\\#?%:"
 
 
 @dataclass(frozen=True)
@@ -41,13 +43,18 @@ class Wandb:
     project: str
     group: str | None = None
     tags: list[str] = field(default_factory=list)
+    weights_mb: float = 100.0
 
     def __post_init__(self) -> None:
         checks.one_of("mode", self.mode, MODES)
-        checks.text("project", self.project)
+        _fits("project", checks.text("project", self.project), LONGEST_NAME)
+        if any(sign in self.project for sign in NOT_IN_PROJECTS):
+            raise ValueError(f"project={self.project!r}: must not hold any of {' '.join(NOT_IN_PROJECTS)}")
         if self.group is not None:
-            checks.text("group", self.group)
-        checks.texts("tags", self.tags, "baseline,first-try")
+            _fits("group", checks.text("group", self.group), LONGEST_NAME)
+        checks.number("weights_mb", self.weights_mb, 0)
+        for tag in checks.texts("tags", self.tags, "baseline,first-try"):
+            _fits("tags", tag, LONGEST_TAG)
 
     def start(self, directory: Path, config: dict[str, Any], identity: str, group: str, name: str) -> Any:
         """Begin a W&B run that writes below `directory`; returns wandb's run, an offline one where online fails."""
@@ -70,8 +77,8 @@ class Wandb:
 
         run = wandb.init(
             project=redact(self.project),
-            group=redact(self.group or group),
-            name=redact(name),
+            group=redact(self.group or group)[:LONGEST_NAME],
+            name=redact(name)[:LONGEST_NAME],
             id=identity,
             resume="allow",
             job_type="train",
@@ -86,6 +93,11 @@ class Wandb:
         run.define_metric("epoch")
         run.define_metric("*", step_metric="epoch")
         return run
+
+
+def _fits(name: str, text: str, longest: int) -> None:
+    if not 1 <= len(text) <= longest:
+        raise ValueError(f"{name}={text!r}: must have 1 to {longest} letters for W&B, and this has {len(text)}")
 
 
 class Tracker:
@@ -105,16 +117,19 @@ class Tracker:
             with self._nothing_lost():
                 self.wandb_run.log({key: value for key, value in row.items() if value is not None})
 
-    def summarise(self, summary: dict[str, Any], figures: list[Path]) -> None:
-        """Log the finished run: `final/...` values and the pictures."""
+    def summarise(self, summary: dict[str, Any], figures: list[Path], weights_mb: float) -> None:
+        """Log the finished run: `final/...` values, pictures, tables, and the weights where they are small enough."""
         if not self.wandb_run:
             return
         with self._nothing_lost():
             import wandb
 
+            from midstate.runs.artifacts import send  # pandas takes a second to import
+
             self.wandb_run.log({f"figures/{path.stem}": wandb.Image(str(path)) for path in figures})
             for key, value in summary.items():
                 self.wandb_run.summary[f"final/{key}"] = value
+            send(self.wandb_run, self.directory, weights_mb)
 
     def finish(self, exit_code: int) -> None:
         """Close W&B's side; `exit_code` tells it how the run ended."""

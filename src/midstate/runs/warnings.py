@@ -4,11 +4,14 @@ import logging
 
 from torch import nn
 
+from midstate.common.times import steps_of, warn_if_longer
+from midstate.models import classifier_names
 from midstate.runs.parts import Parts
-from midstate.sparsity import Blocks, Budget, Candidates, Direct, Pruner, weight_layers
+from midstate.sparsity import Blocks, Budget, Direct, DropGrow, LearnedCombinations, Pruner, weight_layers
 
 log = logging.getLogger(__name__)
 SMALL_SCOPE = 0.1
+NAMED = 8  # layers that a message names at most
 
 
 def warn_of_end(pruner: Pruner, total_steps: int) -> None:
@@ -16,11 +19,24 @@ def warn_of_end(pruner: Pruner, total_steps: int) -> None:
     method = pruner.method
     if not method.dense and not method.estimator.trains_dense and pruner.window.stop == total_steps:
         log.warning("warning: the schedule stops at the run's last step, so no step is trained at the target")
-    if not method.dense and method.update.from_zero and not pruner.ticks.any_between():
+    if isinstance(method.update, DropGrow) and not pruner.refresh_steps.any_between():
         log.warning(
             f"warning: pruner.every={method.update.every}: no weight will change place before masks are frozen at step "
-            f"{pruner.ticks.until}; use a smaller one, such as pruner.every=10it"
+            f"{pruner.refresh_steps.until}; use a smaller one, such as pruner.every=10it"
         )
+
+
+def warn_of_long_times(pruner: Pruner, checkpoint_every: str, steps_per_epoch: int, total_steps: int) -> None:
+    """Warn of intervals of masks and checkpoints that are longer than the run; the optimizer speaks of its own."""
+    times = [("trainer.checkpoint_every", checkpoint_every, "only the end of the run is saved")]
+    update = pruner.method.update
+    if not pruner.method.dense and not update.from_zero:  # of those `warn_of_end` speaks
+        times.append(("pruner.every", update.every, "masks are refreshed at the schedule's start and stop only"))
+    if not pruner.method.dense:
+        times.append(("pruner.until", update.until, "it changes nothing"))
+    for name, time, then in times:
+        if time is not None:
+            warn_if_longer(name, time, steps_of(name, time, steps_per_epoch, total_steps), total_steps, then)
 
 
 def warn_of_start(pruner: Pruner) -> None:
@@ -28,6 +44,26 @@ def warn_of_start(pruner: Pruner) -> None:
     if pruner.method.penalty and pruner.window.start == 0:
         log.warning(
             "warning: pruner/penalty has no effect: units go before the first step; schedule.start leaves it time"
+        )
+
+
+def warn_of_pretrained(parts: Parts, num_classes: int) -> None:
+    """Warn where a library's weights have read images of another normalisation, or know other classes."""
+    model, data = parts.model, parts.data
+    trained = model.trained() if getattr(model, "pretrained", False) else None
+    if trained is None:
+        return
+    if hasattr(data, "mean"):
+        own, theirs = ([[round(float(x), 3) for x in each] for each in (of.mean, of.std)] for of in (data, trained))
+        if own != theirs:
+            log.warning(
+                f"warning: data.mean={own[0]} data.std={own[1]}: the weights of {model.name} were trained with "
+                f"data.mean={theirs[0]} data.std={theirs[1]}"
+            )
+    if trained.num_classes != num_classes:
+        log.warning(
+            f"warning: model.pretrained={model.pretrained}: is of {trained.num_classes} classes, and the data have "
+            f"{num_classes}: the classifier begins anew"
         )
 
 
@@ -40,12 +76,30 @@ def warn_of_scope(pruner: Pruner, model: nn.Module, uses: dict[str, int]) -> Non
     if share < SMALL_SCOPE:
         log.warning(f"warning: only {100 * share:.2g} % of the weights are in scope; see pruner/scope")
     method = pruner.method
+    if not method.dense:
+        _warn_of_indivisible(pruner, model)
     if method.dense or method.allocation.uniform or method.allocation.own_budget:
         return
     if all(method.pattern.target(layer.weight.shape) == 1 for layer in pruner.layers):
         log.warning(
             f"warning: pruner/allocation has no effect: every layer is at its least level, {method.pattern.title}"
         )
+
+
+def _warn_of_indivisible(pruner: Pruner, model: nn.Module) -> None:
+    """Warn of layers that are left dense because groups do not fit them, and say how much of the network that is."""
+    scope, pattern = pruner.method.scope, pruner.method.pattern
+    left = scope.left_dense(model, classifier_names(model), pattern)
+    if not (layers := [layer for layer, why in left if why == "indivisible"]):
+        return
+    total = sum(p.numel() for p in model.parameters())
+    share = sum(layer.weight.numel() for layer in layers) / total
+    more = f" and {len(layers) - NAMED} more" if len(layers) > NAMED else ""
+    log.warning(
+        f"warning: {len(layers)} layers stay dense, {100 * share:.2g} % of all parameters, for m={pattern.m} does not "
+        f"divide their input channels: {', '.join(layer.name for layer in layers[:NAMED])}{more}; "
+        "pruner.indivisible=pad prunes them, too, and keeps partial groups"
+    )
 
 
 def warn_without_effect(overrides: list[str], parts: Parts) -> None:
@@ -71,7 +125,7 @@ def warn_without_effect(overrides: list[str], parts: Parts) -> None:
             "a fixed random order is never ranked again",
         ),
         (
-            isinstance(method.estimator, Candidates),
+            isinstance(method.estimator, LearnedCombinations),
             ("pruner/criterion=",),
             "estimator=candidates ranks combinations by what it has learnt",
         ),

@@ -1,23 +1,24 @@
 """The pruning algebra: a method is a composition of axes, each a small module of pure functions.
 
-| axis       | answers                                    | modules                                       |
-|------------|--------------------------------------------|-----------------------------------------------|
-| pattern    | what goes together, among which is ranked  | `patterns`, `nm`                              |
-| criterion  | which unit matters less                    | `criteria`                                    |
-| allocation | how much goes from each layer              | `allocation`, `ranking`, `budget`, `domino`, ... |
-| path       | the intermediate states (中间态) on the way | `paths`, `nm_paths`, `frames`, `combinations` |
-| schedule   | how far along the path at a given time     | `schedules`                                   |
-| update     | when a mask may change                     | `updates`, `drop_grow`                        |
-| estimator  | what forward and backward see              | `estimators`, `scaling`, `candidates`         |
-| scope      | which tensors                              | `scope`                                       |
-| penalty    | what gradients gain before pruning begins  | `penalties`                                   |
+| axis       | answers                                     | modules              |
+|------------|---------------------------------------------|----------------------|
+| pattern    | what goes together, among which is ranked   | `patterns`           |
+| criterion  | which unit matters less                     | `criteria`           |
+| allocation | how much goes from each layer               | `allocations`        |
+| path       | the intermediate states (中间态) on the way | `paths`              |
+| schedule   | how far along the path at a given time      | `schedules`          |
+| update     | when a mask may change                      | `updates`            |
+| estimator  | what forward and backward see               | `estimators`         |
+| scope      | which tensors                               | `scope`              |
+| penalty    | what gradients gain before pruning begins   | `penalty`            |
 
+All of them see a layer as `LayerView`; what is measured for it is in `observe`.
 Only `Pruner` has state. This package imports torch, scipy where it solves, and nothing of the rest of midstate.
 """
 
 from midstate.common.seeds import seed_for
 from midstate.common.times import steps_of
-from midstate.sparsity.allocations.base import Allocation, Candidate
+from midstate.sparsity.allocations.base import Allocation
 from midstate.sparsity.allocations.budget import Budget
 from midstate.sparsity.allocations.controls import Collapsed, RandomShares, Reversed
 from midstate.sparsity.allocations.domino import Domino
@@ -28,15 +29,17 @@ from midstate.sparsity.allocations.lamp import LAMP
 from midstate.sparsity.allocations.scheme import Scheme, scheme_text
 from midstate.sparsity.allocations.uniform import Uniform
 from midstate.sparsity.allocations.uniform_plus import UniformPlus
-from midstate.sparsity.criteria.base import Criterion, Seen
+from midstate.sparsity.criteria.base import Criterion
 from midstate.sparsity.criteria.batchnorm_scale import BatchNormScale
 from midstate.sparsity.criteria.geometric_median import GeometricMedian
 from midstate.sparsity.criteria.l1 import L1
 from midstate.sparsity.criteria.l2 import L2
+from midstate.sparsity.criteria.obd import OBD
 from midstate.sparsity.criteria.random import Random
+from midstate.sparsity.criteria.taylor import Taylor
 from midstate.sparsity.criteria.wanda import Wanda
 from midstate.sparsity.estimators.base import Estimator
-from midstate.sparsity.estimators.candidates import Candidates
+from midstate.sparsity.estimators.candidates import LearnedCombinations
 from midstate.sparsity.estimators.constant_scale import ConstantScale
 from midstate.sparsity.estimators.dense_gradient import DenseGradient
 from midstate.sparsity.estimators.hard import Hard
@@ -47,9 +50,10 @@ from midstate.sparsity.estimators.soft import Soft
 from midstate.sparsity.estimators.sr_ste import SRSTE
 from midstate.sparsity.estimators.ste import STE
 from midstate.sparsity.kernels.selection import Unrankable
+from midstate.sparsity.layers import LayerView
 from midstate.sparsity.method import Method
 from midstate.sparsity.observe import Sample
-from midstate.sparsity.paths.base import Path, Place
+from midstate.sparsity.paths.base import Path
 from midstate.sparsity.paths.blocks import Blocks, block_nm_mask
 from midstate.sparsity.paths.combinations import Combinations
 from midstate.sparsity.paths.density import Density
@@ -63,20 +67,86 @@ from midstate.sparsity.patterns.nm import NM, nm_mask, verify_nm
 from midstate.sparsity.patterns.pattern import Pattern, verify
 from midstate.sparsity.patterns.row import Row
 from midstate.sparsity.patterns.weight import Weight
-from midstate.sparsity.penalty import BatchNormL1, Penalised, Penalty
+from midstate.sparsity.penalty import BatchNormL1, Penalty
 from midstate.sparsity.pruner import Pruner
 from midstate.sparsity.schedules import Schedule, Window, curve
 from midstate.sparsity.scope import Layer, Scope, weight_layers
 from midstate.sparsity.updates.drop_grow import DropGrow
 from midstate.sparsity.updates.live import Update
 
+Candidates = LearnedCombinations  # its name in configurations, and so in identities of runs
+
 __all__ = [
-    "ERK", "L1", "L2", "LAMP", "NM", "SRSTE", "SSTE", "STE", "Allocation", "BatchNormL1", "BatchNormScale",
-    "Blocks", "Budget", "Candidate", "Candidates", "Collapsed", "Combinations", "ConstantScale", "Criterion",
-    "DenseGradient", "Density", "Direct", "Domino", "DropGrow", "Estimator", "Fade", "Filter", "Frames",
-    "GeometricMedian", "Global", "Hard", "HardChannels", "Layer", "Method", "MultiAxis", "Path", "Pattern",
-    "Penalised", "Penalty", "Place", "Pruner", "Random", "RandomShares", "Reversed", "Row", "Sample", "Schedule",
-    "Scheme", "Scope", "Search", "Seen", "Soft", "StepN", "Uniform", "UniformPlus", "Unrankable", "Update",
-    "Wanda", "Weight", "Window", "block_nm_mask", "curve", "fit", "multi_axis_mask", "nm_mask", "scheme_text",
-    "seed_for", "step_n", "steps_of", "verify", "verify_nm", "weight_layers",
+    "ERK",
+    "L1",
+    "L2",
+    "LAMP",
+    "NM",
+    "OBD",
+    "SRSTE",
+    "SSTE",
+    "STE",
+    "Allocation",
+    "BatchNormL1",
+    "BatchNormScale",
+    "Blocks",
+    "Budget",
+    "Candidates",
+    "Collapsed",
+    "Combinations",
+    "ConstantScale",
+    "Criterion",
+    "DenseGradient",
+    "Density",
+    "Direct",
+    "Domino",
+    "DropGrow",
+    "Estimator",
+    "Fade",
+    "Filter",
+    "Frames",
+    "GeometricMedian",
+    "Global",
+    "Hard",
+    "HardChannels",
+    "Layer",
+    "LayerView",
+    "LearnedCombinations",
+    "Method",
+    "MultiAxis",
+    "Path",
+    "Pattern",
+    "Penalty",
+    "Pruner",
+    "Random",
+    "RandomShares",
+    "Reversed",
+    "Row",
+    "Sample",
+    "Schedule",
+    "Scheme",
+    "Scope",
+    "Search",
+    "Soft",
+    "StepN",
+    "Taylor",
+    "Uniform",
+    "UniformPlus",
+    "Unrankable",
+    "Update",
+    "Wanda",
+    "Weight",
+    "Window",
+    "block_nm_mask",
+    "curve",
+    "fit",
+    "multi_axis_mask",
+    "nm_mask",
+    "scheme_text",
+    "seed_for",
+    "step_n",
+    "steps_of",
+    "verify",
+    "verify_nm",
+    "weight_layers",
 ]  # fmt: skip

@@ -28,7 +28,7 @@ class Attached:
 
     @property
     def masks(self) -> list[Tensor]:
-        """What is in force, one a layer."""
+        """Masks in force, one a layer."""
         return [masked.mask for masked in self.masked]
 
     def attach(self, levels: Sequence[Level] | None, norms: Sequence[_BatchNorm | None]) -> None:
@@ -74,8 +74,7 @@ class Attached:
         """Let estimator and update act on the weights under new masks."""
         for weight, masked in zip(self.weights, self.masked, strict=True):
             self.method.estimator.refreshed(weight, masked.mask, masked.memory, progress)
-            if self.method.update.from_zero:
-                weight.detach().mul_(masked.mask)
+            self.method.update.refreshed(weight, masked.mask)
 
     @contextmanager
     def trial(self) -> Iterator[None]:

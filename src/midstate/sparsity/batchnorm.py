@@ -76,7 +76,7 @@ def needed_batchnorms(
     Raises:
         ValueError: there is no sample, or a layer has no BatchNorm of its own and criterion or penalty observe it.
     """
-    observing = [part for part in (method.criterion, method.penalty) if part and part.observes == "batchnorm"]
+    observing = [part for part in (method.criterion, method.penalty) if part and "batchnorm_scale" in part.needs]
     if not (observing or method.estimator.whole_channels):
         return []
     if sample is None:
@@ -92,7 +92,7 @@ def needed_batchnorms(
 
 
 class Channels:
-    """What a filter has beside its weights, masked with them: with a pruned filter its whole channel is gone.
+    """Bias, gamma and beta of each filter, masked with it, so that the whole channel of a pruned filter is zero.
 
     Without this, BatchNorm's beta (or a bias) makes a constant of it.
     """

@@ -1,4 +1,4 @@
-"""Changes: what masks have done from one epoch's end to the next."""
+"""History of masks: units that changed between ends of epochs."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -9,7 +9,7 @@ from torch import Tensor
 from midstate.sparsity.patterns.pattern import Pattern
 
 
-class Changes:
+class MaskHistory:
     """Compares masks with those of the last epoch's end, and counts how often each unit has changed."""
 
     def __init__(self, pattern: Pattern, masks: Sequence[Tensor]) -> None:
@@ -38,10 +38,32 @@ class Changes:
         return sum(int((count >= 2).sum()) for count in self._counts) / sum(count.numel() for count in self._counts)
 
     def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint needs."""
+        """State for a checkpoint."""
         return {"epoch_masks": self._last, "changes": self._counts}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take back `state_dict`."""
         self._last = [saved.to(own.device) for saved, own in zip(state["epoch_masks"], self._last, strict=True)]
         self._counts = [saved.to(own.device) for saved, own in zip(state["changes"], self._counts, strict=True)]
+
+
+class _NoChanges:
+    """The changes of a run without masks."""
+
+    def end_epoch(self, masks: Sequence[Tensor]) -> dict[str, float]:
+        """All weights are kept."""
+        return {"kept": 1.0, "churn": 0.0, "revived": 0.0}
+
+    def flipflop(self) -> float:
+        """No unit changes."""
+        return 0.0
+
+    def state_dict(self) -> dict[str, Any]:
+        """Nothing to save."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Nothing to take back."""
+
+
+NO_CHANGES = _NoChanges()

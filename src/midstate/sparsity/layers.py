@@ -1,156 +1,132 @@
-"""What the axes of a method see of a network: scores, candidates for allocations, places on a path."""
+"""One layer as every axis sees it."""
 
-from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, field, replace
-from functools import cache, partial
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
-from torch import Generator, Tensor, nn
+import torch
+from torch import Generator, Tensor
 
 from midstate.common.seeds import seed_for
-from midstate.sparsity import observe
-from midstate.sparsity.allocations.base import Candidate
-from midstate.sparsity.criteria.base import Seen
-from midstate.sparsity.masks import Masked
-from midstate.sparsity.method import Method
-from midstate.sparsity.observe import Sample
-from midstate.sparsity.paths.base import Place
 from midstate.sparsity.patterns.nm import Level
-from midstate.sparsity.scope import Layer
-from midstate.sparsity.updates.drop_grow import exchange_scores
+from midstate.sparsity.patterns.pattern import Pattern
+
+# Measurements that a member may ask for by `needs`.
+NEEDS = ("gradient", "fisher", "step_gradient", "input_norm", "batchnorm_scale", "loss")
+MEASURED = ("gradient", "fisher", "input_norm", "loss")  # of these, on the sample of training images
 
 
-@dataclass(frozen=True)
-class View:
-    """One network under one method; holds no state of its own, the weights and masks are the pruner's."""
+@dataclass(frozen=True, eq=False)
+class LayerView:
+    """One layer, with what is measured for it; what is measured is measured when first asked for, and then shared.
 
-    model: nn.Module
-    method: Method
-    layers: Sequence[Layer]
-    weights: Sequence[Tensor]
-    masked: Sequence[Masked]  # one a layer once attached, and its mask in force
-    uses: Sequence[int]
-    classifier: Collection[str]  # names of its layers
-    seed: int
-    sample: Sample | None
-    gammas: Sequence[Tensor | None] = ()  # one a layer, of the BatchNorm that reads it, where the method observes it
-    before_measuring: list[Callable[[], None]] = field(default_factory=list)  # called before each loss is measured
+    O is the number of output filters, C of input channels (of one group), K of kernel positions.
 
-    def input_norms(self, observed: str | None) -> Sequence[Tensor] | None:
-        """Input norms of all layers, where a criterion looks at them."""
-        observed = observed == "input_norm"
-        return observe.input_norms(self.model, self.layers, self.sample) if observed else None
+    Args:
+        parameter: the tensor as the optimizer has it, (O, C) or (O, C, *K); hidden, that is without its mask.
+        name: as a user reads it.
+        index: place among the layers in scope, from 0.
+        macs: multiply-accumulates of one weight on one image.
+        is_first: whether it is the first of all weight tensors.
+        is_classifier: whether it is (a part of) the classifier.
+        level: the target, in the pattern's levels; None while it is being decided.
+        in_force: the mask, bool, like the weight; None: nothing is pruned yet.
+        step: the optimizer step that comes next, from 0.
+        seed: of everything that is drawn.
+        memory: what the estimator keeps of the layer, by name.
+        score_of: scores of the pattern's units, see `score`.
+        loss_of: loss at a level, see `loss`.
+        measure: by name from `NEEDS`, what gives the tensor.
+        generators: gives a generator for a purpose; None: from the seed.
+    """
 
-    def try_measuring(self) -> None:
-        """Raise ValueError if what the method measures cannot be measured here: before training, not in its midst."""
-        method = self.method
-        if not (method.criterion.observes or method.allocation.measures):
-            return
-        if self.sample is None:
-            raise ValueError("this method measures on training images; give the pruner a sample")
-        if "input_norm" in (method.criterion.observes, method.allocation.observes):
-            observe.input_norms(self.model, self.layers, self.sample)
+    parameter: Tensor
+    name: str = "layer"
+    index: int = 0
+    macs: int = 1
+    is_first: bool = False
+    is_classifier: bool = False
+    level: Level | None = None
+    in_force: Tensor | None = None
+    step: int = 0
+    seed: int = 0
+    memory: Mapping[str, Tensor] = field(default_factory=dict)
+    score_of: "Callable[[LayerView], Tensor] | None" = None
+    loss_of: "Callable[[LayerView, Level], float] | None" = None
+    measure: Mapping[str, Callable[[], Tensor]] = field(default_factory=dict)
+    generators: Callable[..., Generator] | None = None
 
-    def places(self, levels: Sequence[Level], norms: Sequence[Tensor] | None, step: int) -> list[Place]:
-        """The layers as a path sees them."""
-        return [
-            Place(
-                self.weights[i].detach(),
-                partial(self._score, i, norms, level),
-                level,
-                each.mask,
-                self._order(i, step),
-                each.memory.get("alpha"),
-            )
-            for i, (level, each) in enumerate(zip(levels, self.masked, strict=True))
-        ]
+    @property
+    def weight(self) -> Tensor:
+        """The hidden weight, (O, C) or (O, C, *K), detached; not to be changed."""
+        return self.parameter.detach()
 
-    def exchanging(self, places: Sequence[Place], masks: Sequence[Tensor], share: float, step: int) -> list[Place]:
-        """The places again, scored so that a share of the units in use gives way to pruned ones.
+    @property
+    def shape(self) -> torch.Size:
+        """Shape of the weight."""
+        return self.parameter.shape
 
-        Args:
-            places: of all layers.
-            masks: what their paths keep of what is in force.
-            share: of each layer's units in use, 0..1; a layer that was dense until now exchanges none.
-            step: of which random growth is a function.
+    @property
+    def mask(self) -> Tensor:
+        """The mask in force, bool, of the weight's shape."""
+        if self.in_force is None:
+            return torch.ones((), dtype=torch.bool, device=self.parameter.device).expand(self.shape)
+        return self.in_force
+
+    def generator(self, *purpose: object) -> Generator:
+        """A new generator for a purpose, such as "criterion": the same draws at every call, others in each layer."""
+        if self.generators is not None:
+            return self.generators(*purpose)
+        first, *rest = purpose
+        return Generator().manual_seed(seed_for(self.seed, first, self.index, *rest))
+
+    def score(self) -> Tensor:
+        """Scores of the pattern's units by the method's criterion and update, a new tensor at each call."""
+        return self._of("score", self.score_of)(self)
+
+    def loss(self, level: Level) -> float:
+        """Mean loss on the sample with this layer alone at a level, every other layer as it is."""
+        return self._of("loss", self.loss_of)(self, level)
+
+    @property
+    def gradient(self) -> Tensor:
+        """Gradient of the mean loss on the sample, like the weight; pruned weights have theirs.
+
+        The network is evaluated under the masks in force. The gradient is that of the weight which the layer uses,
+        given to the hidden one as it is (straight through), whatever the estimator.
         """
-        update = self.method.update
+        return self._measured("gradient")
 
-        def score(i: int) -> Tensor:
-            place, each = places[i], self.masked[i]
-            growth = update.growth(each.mask, each.memory, self._generator("growth", i, step))
-            return exchange_scores(masks[i], place.score(), growth, 0.0 if place.mask.all() else share)
+    @property
+    def fisher(self) -> Tensor:
+        """Diagonal of the empirical Fisher: mean square of the gradients of single images' losses, like the weight."""
+        return self._measured("fisher")
 
-        return [
-            replace(place, score=partial(score, i), generator=self._order(i, step)) for i, place in enumerate(places)
-        ]
+    @property
+    def step_gradient(self) -> Tensor:
+        """|gradient| of the last step's batch, like the weight; pruned weights have theirs."""
+        return self._measured("step_gradient")
 
-    def swapped(self, masks: list[Tensor], step: int) -> list[Tensor]:
-        """Masks after the update's forced swaps, the same for every call at one step."""
-        pattern, update = self.method.pattern, self.method.update
-        return [
-            pattern.expand(update.swap(pattern.units(mask), self._generator("swaps", i, step)), mask.shape)
-            for i, mask in enumerate(masks)
-        ]
+    @property
+    def input_norm(self) -> Tensor:
+        """Root mean square of each input channel on the sample, (C,), C of all groups of a grouped convolution."""
+        return self._measured("input_norm")
 
-    def attainable(self, levels: list[Level]) -> list[Level]:
-        """Levels without what can no longer be had: where nothing may regrow, no more units than are in use."""
-        pattern = self.method.pattern
-        if self.method.update.regrow == "free" or pattern.name not in ("weight", "filter"):
-            return levels
-        return [
-            min(level, int(pattern.units(each.mask).sum())) for level, each in zip(levels, self.masked, strict=True)
-        ]
+    @property
+    def batchnorm_scale(self) -> Tensor:
+        """Gamma of the BatchNorm that reads the layer, (O,), the parameter itself."""
+        return self._measured("batchnorm_scale")
 
-    def candidates(self, norms: Sequence[Tensor] | None = None) -> list[Candidate]:
-        """The layers as an allocation sees them."""
+    def cost(self, pattern: Pattern, level: Level, budget: str) -> int:
+        """Cost of a level in `params`, `macs` or `units`."""
+        if budget == "units" and pattern.unit == "filter":
+            return level
+        return pattern.kept(self.shape, level) * (self.macs if budget == "macs" else 1)
 
-        @cache
-        def all_norms() -> Sequence[Tensor]:
-            return norms or observe.input_norms(self.model, self.layers, self.sample)
+    def _measured(self, name: str) -> Tensor:
+        return self._of(name, self.measure.get(name))()
 
-        return [
-            Candidate(
-                name=layer.name,
-                shape=self.weights[i].shape,
-                uses=self.uses[i],
-                is_first=layer.depth == 0,
-                is_classifier=layer.name in self.classifier,
-                weight=self.weights[i].detach(),
-                score=partial(self._joint_score, i, norms),
-                loss=partial(self._loss, i, norms),
-                input_norm=lambda i=i: all_norms()[i],
-                generator=self._generator("allocation", i),
-            )
-            for i, layer in enumerate(self.layers)
-        ]
-
-    def _score(self, i: int, norms: Sequence[Tensor] | None, level: Level | None) -> Tensor:
-        """Scores of layer i's units, as they count beside the mask in force."""
-        method = self.method
-        gamma = self.gammas[i] if self.gammas else None
-        seen = Seen(self._generator("criterion", i), level, norms[i] if norms else None, gamma=gamma)
-        score = method.criterion.score(self.weights[i].detach(), method.pattern, seen)
-        first = None if level is None else self._generator("initial", i)
-        return method.update.adjust(score, method.pattern.units(self.masked[i].mask), first)
-
-    def _joint_score(self, i: int, norms: Sequence[Tensor] | None) -> Tensor:
-        """Scores of layer i's units where layers are compared: what may not come back is worth nothing."""
-        return self._score(i, norms, None).clamp_min(0)
-
-    def _order(self, i: int, step: int) -> Generator:
-        """Source of layer i's random order: the same at every refresh, with no state to save, unless asked."""
-        return self._generator("order", i, *([step] if self.method.path.redraws else []))
-
-    def _generator(self, *purpose: object) -> Generator:
-        return Generator().manual_seed(seed_for(self.seed, *purpose))
-
-    def _loss(self, i: int, norms: Sequence[Tensor] | None, level: Level) -> float:
-        """Loss on the sample with layer i at a level and every other layer as it is."""
-        for call in self.before_measuring:
-            call()
-        mask, pattern = self.masked[i].mask, self.method.pattern
-        before = mask.clone()
-        mask.copy_(pattern.expand(pattern.mask(self._score(i, norms, level), level), mask.shape))
-        loss = observe.mean_loss(self.model, self.sample)
-        mask.copy_(before)
-        return loss
+    def _of(self, name: str, found: Any) -> Any:
+        if found is None:
+            raise ValueError(f"layer.{name}: nothing was measured; a member that looks at it has needs = ({name!r},)")
+        return found

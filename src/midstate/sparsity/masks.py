@@ -35,7 +35,7 @@ class Masked(nn.Module):
 
     @property
     def memory(self) -> dict[str, Tensor]:
-        """What the estimator keeps, by name."""
+        """Tensors that the estimator keeps, by name."""
         return {name: getattr(self, name) for name in self._names}
 
     def forward(self, weight: Tensor) -> Tensor:

@@ -1,20 +1,38 @@
-"""A method: one member of each axis, and which products of them make no sense."""
+"""A method: one member of each axis, and the one table of products that make no sense, with the reasons."""
 
+import re
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from midstate.sparsity.allocations.base import Allocation
+from midstate.sparsity.allocations.budget import Budget
+from midstate.sparsity.allocations.domino import Domino
+from midstate.sparsity.allocations.scheme import Scheme
 from midstate.sparsity.criteria.base import Criterion
+from midstate.sparsity.criteria.batchnorm_scale import BatchNormScale
+from midstate.sparsity.criteria.geometric_median import GeometricMedian
 from midstate.sparsity.estimators.base import Estimator
+from midstate.sparsity.estimators.candidates import LearnedCombinations
+from midstate.sparsity.estimators.dense_gradient import DenseGradient
+from midstate.sparsity.estimators.hard_channels import HardChannels
+from midstate.sparsity.estimators.multi_axis import MultiAxis
+from midstate.sparsity.estimators.s_ste import SSTE
+from midstate.sparsity.layers import MEASURED
+from midstate.sparsity.members import check_member
 from midstate.sparsity.paths.base import Path
 from midstate.sparsity.paths.blocks import Blocks
 from midstate.sparsity.paths.combinations import Combinations
+from midstate.sparsity.paths.density import Density
 from midstate.sparsity.paths.frames import Frames
+from midstate.sparsity.paths.n import StepN
 from midstate.sparsity.paths.search import Search
 from midstate.sparsity.patterns.pattern import Pattern
-from midstate.sparsity.penalty import Penalty
+from midstate.sparsity.penalty import BatchNormL1, Penalty
 from midstate.sparsity.scope import Scope
 from midstate.sparsity.updates.drop_grow import DropGrow
 from midstate.sparsity.updates.live import Update
+
+AXES = ("pattern", "criterion", "allocation", "path", "update", "estimator")
 
 
 @dataclass(frozen=True)
@@ -22,7 +40,8 @@ class Method:
     """The axes of a pruning method, and a penalty where it has one. A dense run has a scope and nothing else.
 
     Raises:
-        ValueError: an axis is missing, or two make no sense together; the message says why.
+        ValueError: an axis is missing, a member lacks a method or needs what there is not, or two make no sense
+            together (`REFUSED`).
     """
 
     scope: Scope
@@ -35,122 +54,371 @@ class Method:
     penalty: Penalty | None = None
 
     def __post_init__(self) -> None:
-        axes = ("pattern", "criterion", "allocation", "path", "update", "estimator")
-        missing = [axis for axis in axes if getattr(self, axis) is None]
-        if missing and (len(missing) < len(axes) or self.penalty):
+        missing = [axis for axis in AXES if getattr(self, axis) is None]
+        if missing and (len(missing) < len(AXES) or self.penalty):
             raise ValueError(f"pruner: {', '.join(missing)} missing; a method has all axes, dense only a scope")
         if missing:
             return
-        self.path.check(self.pattern)
-        self._check_path()
-        self.criterion.check(self.pattern, self.allocation.refresh != "never")
-        self.allocation.check(self.pattern)
-        self.estimator.check(self.pattern)
-        self.update.check(self.pattern)
-        if isinstance(self.update, DropGrow):
-            self._check_exchange()
-        if self.penalty:
-            self.penalty.check(self.pattern)
-        if self.allocation.by_filter and not (self.estimator.by_filter and self.path.by_filter):
-            other = self.path.one_level if self.estimator.by_filter else "estimators of MaxQ"
-            raise ValueError(
-                f"per=filter gives filters of one layer different N's, and {other} needs one; use per=layer"
-            )
-        self._check_search()
-        if self.update.regrow == "never" and isinstance(self.path, Blocks) and self.path.rerank == "live":
-            raise ValueError("regrow=never: rerank=live lets blocks turn dense again; use pruner.rerank=sticky")
-        if self.pattern.name == "filter" and not self.scope.skip_classifier:
-            raise ValueError(
-                "pattern=filter with skip_classifier=false: a class without its filter is never answered; "
-                "use pruner/scope=filters"
-            )
-
-    def _check_path(self) -> None:
-        """Raise ValueError where the path makes no sense beside other axes."""
-        path, update, estimator = self.path, self.update, self.estimator
-        if isinstance(path, Combinations):
-            self._check_combinations()
-        elif estimator.learns_combinations:
-            beside = "" if self.pattern.name == "nm" else " beside pruner/pattern=nm"
-            raise ValueError(
-                f"estimator=candidates learns which combinations stay; use pruner/path=combinations{beside}"
-            )
-        if isinstance(path, Frames) and update.regrow == "never" and path.frames != "sparsify":
-            raise ValueError(f"regrow=never: frames={path.frames} brings weights back; use pruner.frames=sparsify")
-        if not path.fades:
-            return
-        if estimator.trains_dense:
-            raise ValueError("path=fade: training under estimator=soft never sees what fades; use pruner/estimator=ste")
-        if estimator.continuous:
-            raise ValueError(
-                "path=fade: estimator=s_ste shrinks weights by the largest pruned one, and nothing is pruned before "
-                "the end; use pruner/path=n, or pruner/estimator=ste"
-            )
-        if update.forced_swaps:
-            raise ValueError(
-                f"forced_swaps={update.forced_swaps}: exchanges pruned units, and path=fade prunes none before "
-                "the end; use another path"
-            )
-
-    def _check_combinations(self) -> None:
-        """Whole groups only; learnt combinations need their number beforehand, and follow no score."""
-        if self.scope.indivisible == "pad":
-            raise ValueError(
-                "indivisible='pad': path=combinations needs whole groups, and partial ones are others; use skip"
-            )
-        if self.update.from_zero:
-            raise ValueError(
-                "update=drop_grow ranks weights, one by one, and path=combinations the sums of several; "
-                "use pruner/path=direct, or pruner/update=live"
-            )
-        if not self.estimator.learns_combinations:
-            return
-        if self.allocation.refresh != "never":
-            raise ValueError(
-                "estimator=candidates has one parameter a combination from the first step on, and this allocation "
-                "decides later how many stay; use uniform, erk, or scheme with the scheme.json of a run"
-            )
-        if self.update.regrow == "never" or self.update.hysteresis:
-            raise ValueError(
-                f"regrow={self.update.regrow}, hysteresis={self.update.hysteresis:g}: these bear on scores, and "
-                "estimator=candidates ranks combinations by what it has learnt; use regrow=free and hysteresis=0"
-            )
-
-    def _check_search(self) -> None:
-        if self.allocation.searches != isinstance(self.path, Search):
-            raise ValueError(
-                "allocation=domino and path=search belong together: the one finds levels, the other puts them in force"
-            )
-        if self.allocation.searches and self.update.every != "1it":
-            raise ValueError(f"every={self.update.every!r}: allocation=domino follows every step; use pruner.every=1it")
-
-    def _check_exchange(self) -> None:
-        """Raise ValueError where units cannot be dropped and grown as `DropGrow` says."""
-        update, estimator = self.update, self.estimator
-        if self.allocation.refresh == "tick":
-            raise ValueError(
-                "update=drop_grow leaves each layer as many weights as it has, and this allocation counts anew at "
-                "every refresh; use pruner.refresh=once, or pruner/update=live"
-            )
-        if isinstance(self.path, Blocks) and self.path.rerank == "live":
-            raise ValueError(
-                "update=drop_grow: rerank=live lets blocks turn dense again, with weights that are zero; "
-                "use pruner.rerank=sticky"
-            )
-        if self.path.fades:
-            raise ValueError("update=drop_grow: path=fade has all weights in use until its end; use pruner/path=direct")
-        if update.grow == "gradient" and not estimator.sees_pruned:
-            raise ValueError(
-                "grow='gradient': needs the gradient of pruned weights, which is remembered by "
-                "pruner/estimator=dense_gradient alone; use it, or pruner.grow=random"
-            )
-        if not estimator.rests:
-            raise ValueError(
-                f"grow={update.grow!r}: grown weights begin at zero, and under this estimator pruned ones train on; "
-                "use pruner/estimator=hard or dense_gradient"
-            )
+        for axis, member in self.members.items():
+            check_member(axis, member)
+        for refused in REFUSED:
+            if refused.when(self):
+                raise ValueError(refused.reason(self))
 
     @property
     def dense(self) -> bool:
         """Tell whether nothing is pruned."""
         return self.pattern is None
+
+    @property
+    def members(self) -> dict[str, object]:
+        """The members of its axes, by axis; none when dense."""
+        return {axis: member for axis in (*AXES, "penalty") if (member := getattr(self, axis)) is not None}
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """Measurements that its members need, from `NEEDS`."""
+        return tuple(dict.fromkeys(need for member in self.members.values() for need in getattr(member, "needs", ())))
+
+    @property
+    def misplaced(self) -> str | None:
+        """A member that is for other patterns than this one, by its own word, and for which ones."""
+        for axis, member in self.members.items():
+            if (patterns := getattr(member, "patterns", ())) and self.pattern.name not in patterns:
+                return f"{axis}={type(member).__name__} is for pattern={' or '.join(patterns)}"
+        return None
+
+    @property
+    def measures(self) -> bool:
+        """Tell whether scores or allocations depend on activations, gradients or losses."""
+        return any(need in MEASURED for need in self.needs)
+
+    @property
+    def prunes_filters(self) -> bool:
+        """Tell whether whole filters go."""
+        return not self.dense and self.pattern.unit == "filter"
+
+    @property
+    def num_jumps(self) -> int:
+        """Jumps between the dense network and the target, as the pattern counts them."""
+        return 0 if self.dense else self.pattern.num_jumps
+
+    @property
+    def nominal_density(self) -> float | None:
+        """Density of every layer before rounding to whole units; None where that is not one number."""
+        return None if self.dense or not self.allocation.uniform else self.pattern.nominal_density
+
+    def describe(self, density: float, progress: float) -> str:
+        """The state at a progress in a few words; `density` is the share of weights that the target keeps."""
+        if self.dense:
+            return "dense"
+        target = self.pattern.title if self.allocation.uniform else f"mixed {self.pattern.title}"
+        if self.allocation.own_budget or self.allocation.searches:
+            target = f"{100 * density:.3g} % of weights"
+        return self.path.describe(self.pattern, target, progress)
+
+
+@dataclass(frozen=True)
+class Refused:
+    """Products of axes that make no sense.
+
+    Args:
+        what: they are, for a table.
+        when: tells whether a method is one of them.
+        why: the message, with the way out; braces name a member and its attribute.
+    """
+
+    what: str
+    when: Callable[[Method], bool]
+    why: str
+
+    def reason(self, method: Method) -> str:
+        """The message for a method."""
+        return self.why.format(method=method, scope=method.scope, **method.members)
+
+    def says(self, message: str) -> bool:
+        """Tell whether this is where a message comes from."""
+        fixed = re.split(r"\{[^}]*\}", self.why)
+        return re.fullmatch(".*".join(map(re.escape, fixed)), message, re.DOTALL) is not None
+
+
+def _other_pattern(*kinds: type) -> Callable[[Method], bool]:
+    """Members that are about the N of N:M, where there is none."""
+    return lambda m: m.pattern.group != "neighbours" and any(isinstance(each, kinds) for each in m.members.values())
+
+
+def _no_filters(*kinds: type) -> Callable[[Method], bool]:
+    """Members that are about whole filters, where single weights go."""
+    return lambda m: m.pattern.unit != "filter" and any(isinstance(each, kinds) for each in m.members.values())
+
+
+def _learns(m: Method) -> bool:
+    return isinstance(m.estimator, LearnedCombinations) and isinstance(m.path, Combinations)
+
+
+def _levels(m: Method) -> list[int]:
+    return list(getattr(m.allocation, "levels", None) or ())
+
+
+def _reranks_live(m: Method) -> bool:
+    return isinstance(m.path, Blocks) and m.path.rerank == "live"
+
+
+REFUSED = (
+    # The pattern
+    Refused(
+        "`path=n` without N:M",
+        _other_pattern(StepN),
+        "path=n steps the N of N:M, and pattern={pattern.name} has no N; use pruner/path=density or pruner/path=direct",
+    ),
+    Refused(
+        "`path=blocks` without N:M",
+        _other_pattern(Blocks),
+        "path=blocks counts the blocks under N:M, and pattern={pattern.name} has none; use pruner/path=density or "
+        "direct",
+    ),
+    Refused(
+        "`path=frames` without N:M",
+        _other_pattern(Frames),
+        "path=frames changes the N and M of N:M, and pattern={pattern.name} has none; use pruner/path=density or "
+        "direct",
+    ),
+    Refused(
+        "`path=combinations` without N:M",
+        _other_pattern(Combinations),
+        "path=combinations is about the ways to keep N of M, and pattern={pattern.name} has none; use "
+        "pruner/path=density",
+    ),
+    Refused(
+        "`path=search` without N:M",
+        _other_pattern(Search),
+        "path=search walks down the N of N:M, and pattern={pattern.name} has no N; use pruner/pattern=nm",
+    ),
+    Refused(
+        "`path=density` with N:M",
+        lambda m: isinstance(m.path, Density) and m.pattern.group == "neighbours",
+        "path=density prunes the units of a layer one by one, and pattern={pattern.name} counts in groups; use "
+        "pruner/path=n",
+    ),
+    Refused(
+        "`criterion=geometric_median` with single weights",
+        _no_filters(GeometricMedian),
+        "criterion=geometric_median measures distances between filters; pattern={pattern.name} prunes single weights: "
+        "use pruner/pattern=filter, or pruner/criterion=l1",
+    ),
+    Refused(
+        "`criterion=batchnorm_scale` with single weights",
+        _no_filters(BatchNormScale),
+        "criterion=batchnorm_scale has one score a filter, and pattern={pattern.name} prunes single weights: use "
+        "pruner/pattern=filter, or pruner/criterion=l1",
+    ),
+    Refused(
+        "`penalty=batchnorm_l1` with single weights",
+        _no_filters(BatchNormL1),
+        "penalty=batchnorm_l1 draws whole channels to zero, and pattern={pattern.name} prunes single weights: use "
+        "pruner/pattern=filter",
+    ),
+    Refused(
+        "`estimator=hard_channels` with single weights",
+        _no_filters(HardChannels),
+        "estimator=hard_channels takes whole channels away, and pattern={pattern.name} prunes single weights: use "
+        "pruner/estimator=hard",
+    ),
+    Refused(
+        "`estimator=multi_axis`, `constant_scale` without N:M",
+        _other_pattern(MultiAxis),
+        "estimator of MaxQ: its thresholds are shares of N:M, and pattern={pattern.name} has none; use "
+        "pruner/estimator=sr_ste",
+    ),
+    Refused(
+        "`estimator=s_ste` without N:M",
+        _other_pattern(SSTE),
+        "estimator of S-STE: its threshold is one of a group of N:M, and pattern={pattern.name} has none; use "
+        "pruner/estimator=ste",
+    ),
+    Refused(
+        "`estimator=candidates` without N:M",
+        _other_pattern(LearnedCombinations),
+        "estimator=candidates learns which combinations stay; use pruner/path=combinations beside pruner/pattern=nm",
+    ),
+    Refused(
+        "`allocation=domino` without N:M",
+        _other_pattern(Domino),
+        "allocation=domino walks down the N of N:M, and pattern={pattern.name} has no N",
+    ),
+    Refused(
+        "`allocation=budget`, `per=filter` without N:M",
+        lambda m: m.pattern.group != "neighbours" and isinstance(m.allocation, Budget) and m.allocation.per == "filter",
+        "per='filter': gives each filter its own N, and pattern={pattern.name} has no N",
+    ),
+    Refused(
+        "`levels` without N:M",
+        lambda m: m.pattern.group != "neighbours" and bool(_levels(m)),
+        "levels={allocation.levels}: lists N's of N:M; with pattern={pattern.name} use null",
+    ),
+    Refused(
+        "`levels` above M",
+        lambda m: max(_levels(m), default=0) > getattr(m.pattern, "m", 0),
+        "levels={allocation.levels}: must be whole numbers from 1 to {pattern.m}",
+    ),
+    Refused(
+        "`levels` all above N",
+        lambda m: min(_levels(m), default=0) > getattr(m.pattern, "n", 0),
+        "levels={allocation.levels}: all exceed the budget, uniform {pattern.title}",
+    ),
+    Refused(
+        "`allocation=scheme`, the file made for another pattern",
+        lambda m: isinstance(m.allocation, Scheme) and m.allocation.made_for != m.pattern.identity,
+        "scheme={allocation.scheme!r}: was made for {allocation.made_for}, and this run has {pattern.identity}",
+    ),
+    Refused(
+        "`update=drop_grow` with filters",
+        lambda m: isinstance(m.update, DropGrow) and m.pattern.unit == "filter",
+        "update=drop_grow: a grown filter begins at zero, where BatchNorm has no variance to divide by and its "
+        "gradient is hundreds of times too large; use pruner/update=live, or pruner/pattern=weight",
+    ),
+    Refused(
+        "`forced_swaps` with rows or N:M",
+        lambda m: bool(m.update.forced_swaps) and m.pattern.group != "layer",
+        "forced_swaps={update.forced_swaps}: exchanges units of a whole layer, and pattern={pattern.name} ranks them "
+        "in groups; use pruner/pattern=weight or filter",
+    ),
+    Refused(
+        "`pattern=filter` with the classifier in scope",
+        lambda m: m.pattern.unit == "filter" and not m.scope.skip_classifier,
+        "pattern=filter with skip_classifier=false: a class without its filter is never answered; use "
+        "pruner/scope=filters",
+    ),
+    # Criterion and allocation
+    Refused(
+        "`norm_share` where scores decide the allocation",
+        lambda m: bool(getattr(m.criterion, "norm_share", 0)) and m.allocation.refresh != "never",
+        "norm_share={criterion.norm_share}: the mix needs to know how many filters go, and this allocation decides "
+        "that from the scores; use norm_share=0",
+    ),
+    Refused(
+        "a level for each filter with `estimator=multi_axis`, `constant_scale`",
+        lambda m: m.allocation.by_filter and isinstance(m.estimator, MultiAxis),
+        "per=filter gives filters of one layer different N's, and estimators of MaxQ need one; use per=layer",
+    ),
+    Refused(
+        "a level for each filter with `path=n`, `granularity=group`",
+        lambda m: m.allocation.by_filter and isinstance(m.path, StepN) and m.path.granularity == "group",
+        "per=filter gives filters of one layer different N's, and granularity=group needs one; use per=layer",
+    ),
+    Refused(
+        "a level for each filter with `path=combinations`",
+        lambda m: m.allocation.by_filter and isinstance(m.path, Combinations),
+        "per=filter gives filters of one layer different N's, and path=combinations needs one; use per=layer",
+    ),
+    Refused(
+        "`allocation=domino` without `path=search`, and the other way round",
+        lambda m: m.allocation.searches != isinstance(m.path, Search),
+        "allocation=domino and path=search belong together: the one finds levels, the other puts them in force",
+    ),
+    Refused(
+        "`allocation=domino` with another interval than one step",
+        lambda m: m.allocation.searches and m.update.every != "1it",
+        "every={update.every!r}: allocation=domino follows every step; use pruner.every=1it",
+    ),
+    # Combinations
+    Refused(
+        "`estimator=candidates` with another path than `combinations`",
+        lambda m: isinstance(m.estimator, LearnedCombinations) and not isinstance(m.path, Combinations),
+        "estimator=candidates learns which combinations stay; use pruner/path=combinations",
+    ),
+    Refused(
+        "`path=combinations` with `indivisible=pad`",
+        lambda m: isinstance(m.path, Combinations) and m.scope.indivisible == "pad",
+        "indivisible='pad': path=combinations needs whole groups, and partial ones are others; use skip",
+    ),
+    Refused(
+        "`path=combinations` with `update=drop_grow`",
+        lambda m: isinstance(m.path, Combinations) and isinstance(m.update, DropGrow),
+        "update=drop_grow ranks weights, one by one, and path=combinations the sums of several; use "
+        "pruner/path=direct, or pruner/update=live",
+    ),
+    Refused(
+        "`estimator=candidates` where scores decide the allocation",
+        lambda m: _learns(m) and m.allocation.refresh != "never",
+        "estimator=candidates has one parameter a combination from the first step on, and this allocation decides "
+        "later how many stay; use uniform, erk, or scheme with the scheme.json of a run",
+    ),
+    Refused(
+        "`estimator=candidates` with `regrow=never` or `hysteresis`",
+        lambda m: _learns(m) and (m.update.regrow == "never" or bool(m.update.hysteresis)),
+        "regrow={update.regrow}, hysteresis={update.hysteresis:g}: these bear on scores, and estimator=candidates "
+        "ranks combinations by what it has learnt; use regrow=free and hysteresis=0",
+    ),
+    # What may not come back
+    Refused(
+        "`path=frames`, `fine` or `densify`, with `regrow=never`",
+        lambda m: isinstance(m.path, Frames) and m.path.frames != "sparsify" and m.update.regrow == "never",
+        "regrow=never: frames={path.frames} brings weights back; use pruner.frames=sparsify",
+    ),
+    Refused(
+        "`path=blocks`, `rerank=live` with `update=drop_grow`",
+        lambda m: isinstance(m.update, DropGrow) and _reranks_live(m),
+        "update=drop_grow: rerank=live lets blocks turn dense again, with weights that are zero; use "
+        "pruner.rerank=sticky",
+    ),
+    Refused(
+        "`path=blocks`, `rerank=live` with `regrow=never`",
+        lambda m: m.update.regrow == "never" and _reranks_live(m),
+        "regrow=never: rerank=live lets blocks turn dense again; use pruner.rerank=sticky",
+    ),
+    # Fading
+    Refused(
+        "`path=fade` with `estimator=soft`",
+        lambda m: m.path.fades and m.estimator.trains_dense,
+        "path=fade: training under estimator=soft never sees what fades; use pruner/estimator=ste",
+    ),
+    Refused(
+        "`path=fade` with `estimator=s_ste`",
+        lambda m: m.path.fades and isinstance(m.estimator, SSTE),
+        "path=fade: estimator=s_ste shrinks weights by the largest pruned one, and nothing is pruned before the end; "
+        "use pruner/path=n, or pruner/estimator=ste",
+    ),
+    Refused(
+        "`path=fade` with `forced_swaps`",
+        lambda m: m.path.fades and bool(m.update.forced_swaps),
+        "forced_swaps={update.forced_swaps}: exchanges pruned units, and path=fade prunes none before the end; use "
+        "another path",
+    ),
+    Refused(
+        "`path=fade` with `update=drop_grow`",
+        lambda m: m.path.fades and isinstance(m.update, DropGrow),
+        "update=drop_grow: path=fade has all weights in use until its end; use pruner/path=direct",
+    ),
+    # Drop and grow
+    Refused(
+        "`update=drop_grow` with `refresh=tick`",
+        lambda m: isinstance(m.update, DropGrow) and m.allocation.refresh == "tick",
+        "update=drop_grow leaves each layer as many weights as it has, and this allocation counts anew at every "
+        "refresh; use pruner.refresh=once, or pruner/update=live",
+    ),
+    Refused(
+        "`update=drop_grow`, `grow=gradient` without `estimator=dense_gradient`",
+        lambda m: "step_gradient" in m.update.needs and not isinstance(m.estimator, DenseGradient),
+        "grow='gradient': needs the gradient of pruned weights, which is remembered by pruner/estimator=dense_gradient "
+        "alone; use it, or pruner.grow=random",
+    ),
+    Refused(
+        "`update=drop_grow` with estimators that train pruned weights",
+        lambda m: isinstance(m.update, DropGrow) and not m.estimator.freezes_pruned,
+        "grow={update.grow!r}: grown weights begin at zero, and under this estimator pruned ones train on; use "
+        "pruner/estimator=hard or dense_gradient",
+    ),
+    # Members of one's own
+    Refused(
+        "a member whose `patterns` do not name the pattern",
+        lambda m: m.misplaced is not None,
+        "{method.misplaced}, and this is pattern={pattern.name}",
+    ),
+    Refused(
+        "a criterion that needs `step_gradient` without `estimator=dense_gradient`",
+        lambda m: "step_gradient" in m.needs and not isinstance(m.estimator, DenseGradient),
+        "needs=('step_gradient',): the last step's gradient is remembered by pruner/estimator=dense_gradient alone; "
+        "use it, or needs=('gradient',)",
+    ),
+)

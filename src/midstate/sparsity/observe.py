@@ -1,4 +1,8 @@
-"""What is measured on a fixed sample of training images: losses and input norms."""
+"""Measurements on a fixed sample of training images: losses, gradients and input norms.
+
+The model is in evaluation mode meanwhile (no running statistic moves, nothing is drawn) and left as it was; masks in
+force are applied, and gradients of parameters are not touched.
+"""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -7,12 +11,16 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.utils import parametrize
 
 from midstate.sparsity.scope import Layer
 
 # Larger batches are slower on a CPU: their activations leave the cache and are paged in anew each time.
 EVAL_BATCH = 250
+GRADIENT_BATCH = 50  # activations are kept until the backward pass
 NUM_NORM_IMAGES = 128  # Wanda's number of calibration samples
+NUM_FISHER_IMAGES = 128  # each costs a backward pass of its own
+NUM_TRIED = 2  # images by which it is found out whether something can be measured
 
 
 @dataclass(frozen=True)
@@ -21,6 +29,14 @@ class Sample:
 
     images: Tensor
     labels: Tensor
+
+    def first(self, number: int) -> "Sample":
+        """The first images."""
+        return Sample(self.images[:number], self.labels[:number])
+
+    def batches(self, size: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Images and labels, `size` at a time."""
+        return zip(self.images.split(size), self.labels.split(size), strict=True)
 
 
 @contextmanager
@@ -39,7 +55,7 @@ def mean_loss(model: nn.Module, sample: Sample) -> float:
     """Mean cross-entropy in evaluation mode; the model is left as it was."""
     total = 0.0
     with evaluation(model):
-        for images, labels in zip(sample.images.split(EVAL_BATCH), sample.labels.split(EVAL_BATCH), strict=True):
+        for images, labels in sample.batches(EVAL_BATCH):
             total += float(F.cross_entropy(model(images), labels, reduction="sum"))
     return total / len(sample.labels)
 
@@ -76,3 +92,55 @@ def input_norms(model: nn.Module, layers: Sequence[Layer], sample: Sample) -> li
     if missing := [layer.name for layer in layers if layer.depth not in squares]:
         raise ValueError(f"the inputs of {missing} cannot be observed; leave them out with pruner.exclude")
     return [torch.stack(squares[layer.depth]).mean(0).sqrt() for layer in layers]
+
+
+def gradients(model: nn.Module, layers: Sequence[Layer], sample: Sample) -> list[Tensor]:
+    """Gradient of the mean cross-entropy on the sample, by the weight that each layer uses.
+
+    Under a mask that weight is the masked one, and pruned entries have a gradient, too: what the loss would do if they
+    came back. One backward pass of the sample.
+    """
+    totals = [torch.zeros_like(layer.weight, requires_grad=False) for layer in layers]
+    for images, labels in sample.batches(GRADIENT_BATCH):
+        for total, part in zip(totals, _gradients(model, layers, images, labels), strict=True):
+            total.add_(part)
+    return [total / len(sample.labels) for total in totals]
+
+
+def fishers(model: nn.Module, layers: Sequence[Layer], sample: Sample) -> list[Tensor]:
+    """Diagonal of the empirical Fisher: mean square of the gradients of single images' losses.
+
+    By the weight that each layer uses, as `gradients`; of the sample's first 128 images, a backward pass each.
+    """
+    sample = sample.first(NUM_FISHER_IMAGES)
+    totals = [torch.zeros_like(layer.weight, requires_grad=False) for layer in layers]
+    for images, labels in sample.batches(1):
+        for total, part in zip(totals, _gradients(model, layers, images, labels), strict=True):
+            total.addcmul_(part, part)
+    return [total / len(sample.labels) for total in totals]
+
+
+@contextmanager
+def _reproducible() -> Iterator[None]:
+    """Have cuDNN give the same bits in every process, and after resuming: masks are made from them."""
+    cudnn = torch.backends.cudnn
+    before = cudnn.deterministic, cudnn.benchmark
+    cudnn.deterministic, cudnn.benchmark = True, False
+    try:
+        yield
+    finally:
+        cudnn.deterministic, cudnn.benchmark = before
+
+
+def _gradients(model: nn.Module, layers: Sequence[Layer], images: Tensor, labels: Tensor) -> tuple[Tensor, ...]:
+    """Gradients of a batch's summed loss."""
+    with evaluation(model), torch.enable_grad(), _reproducible(), parametrize.cached():
+        used = [layer.weight for layer in layers]  # cached: what the pass reads is these very tensors
+        loss = F.cross_entropy(model(images), labels, reduction="sum")
+        found = torch.autograd.grad(loss, used, allow_unused=True)
+    if missing := [layer.name for layer, each in zip(layers, found, strict=True) if each is None]:
+        raise ValueError(f"the loss has no gradient by {missing}; leave them out with pruner.exclude")
+    return found
+
+
+MEASURES = {"gradient": gradients, "fisher": fishers, "input_norm": input_norms}  # by their names in `needs`

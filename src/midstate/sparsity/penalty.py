@@ -1,40 +1,19 @@
 """Penalties: what is added to gradients before anything is pruned, so that there is less to lose.
 
 `add` runs once before every optimizer step, on real gradients (after unscaling, before clipping, whatever
-number of parts the batch was taken in).
+number of parts the batch was taken in). It changes gradients, of `layer.parameter` for one, and nothing else.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from torch import Tensor
-
 from midstate.common import checks
-from midstate.sparsity.patterns.pattern import Pattern
+from midstate.sparsity.layers import LayerView
 
 
 @dataclass(frozen=True)
-class Penalised:
-    """One layer as a penalty sees it; a penalty changes gradients and nothing else."""
-
-    weight: Tensor  # (O, C) or (O, C, *K), as the optimizer has it
-    mask: Tensor  # of weights, in force now
-    uses: int  # multiply-accumulates of one weight on one image
-    gamma: Tensor | None = None  # (O,) of the BatchNorm that reads the layer, where observed
-
-
-class Penalty:
-    """What every penalty has. Members add `add(layers, step, progress)`."""
-
-    observes: ClassVar[str | None] = None  # what it looks at besides weights, as a criterion does
-
-    def check(self, pattern: Pattern) -> None:
-        """Raise ValueError if the penalty makes no sense for this pattern."""
-
-
-@dataclass(frozen=True)
-class BatchNormL1(Penalty):
+class BatchNormL1:
     """L1 on gammas, until the first unit goes: grad += strength * sign(gamma) (Liu et al., arXiv 1708.06519).
 
     Args:
@@ -42,20 +21,12 @@ class BatchNormL1(Penalty):
     """
 
     strength: float = 1e-4
-    observes: ClassVar[str | None] = "batchnorm"
+    needs: ClassVar[tuple[str, ...]] = ("batchnorm_scale",)
 
     def __post_init__(self) -> None:
         checks.number("strength", self.strength, 0)
 
-    def check(self, pattern: Pattern) -> None:
-        """Filters only: a gamma belongs to one."""
-        if pattern.name != "filter":
-            raise ValueError(
-                f"penalty=batchnorm_l1 draws whole channels to zero, and pattern={pattern.name} prunes single weights: "
-                "use pruner/pattern=filter"
-            )
-
-    def add(self, layers: Sequence[Penalised], step: int, progress: float) -> None:
+    def add(self, layers: Sequence[LayerView], step: int, progress: float) -> None:
         """Add to the gradients of one step.
 
         Args:
@@ -66,5 +37,9 @@ class BatchNormL1(Penalty):
         if progress > 0:
             return
         for layer in layers:
-            if layer.gamma.grad is not None:
-                layer.gamma.grad.add_(layer.gamma.detach().sign(), alpha=self.strength)
+            gamma = layer.batchnorm_scale
+            if gamma.grad is not None:
+                gamma.grad.add_(gamma.detach().sign(), alpha=self.strength)
+
+
+Penalty = BatchNormL1  # the members of this axis

@@ -13,15 +13,15 @@ from midstate.sparsity.allocations.fitting import compare_with_uniform
 from midstate.sparsity.allocations.scheme import scheme_text
 from midstate.sparsity.attached import Attached
 from midstate.sparsity.batchnorm import needed_batchnorms
-from midstate.sparsity.history import Changes
-from midstate.sparsity.layers import View
+from midstate.sparsity.history import NO_CHANGES, MaskHistory
 from midstate.sparsity.method import Method
+from midstate.sparsity.network import Network
 from midstate.sparsity.observe import Sample
 from midstate.sparsity.patterns.nm import Level
 from midstate.sparsity.patterns.pattern import verify
-from midstate.sparsity.penalty import Penalised
 from midstate.sparsity.schedules import Schedule
 from midstate.sparsity.scope import names_of
+from midstate.sparsity.updates.base import NEVER
 
 
 class Pruner:
@@ -69,30 +69,45 @@ class Pruner:
         self._refreshed = -1  # the last step at which masks were refreshed
         self._attached = Attached(method, self.layers)
         self._weights = self._attached.weights
-        if method.dense:
-            return
+        self._before_measuring: list[Callable[[], None]] = []
+        # A dense run stays as it is now: nothing attached, no refresh, no change.
+        self.refresh_steps, self._changes = NEVER, NO_CHANGES
+        if not method.dense:
+            self._attach(model, steps_per_epoch, total_steps, seed, names_of(classifier), uses or {}, sample)
+
+    def _attach(
+        self,
+        model: nn.Module,
+        steps_per_epoch: int,
+        total_steps: int,
+        seed: int,
+        classifier: Collection[str],
+        uses: Mapping[str, int],
+        sample: Sample | None,
+    ) -> None:
+        """Place the method in this run and put masks of ones on every layer, once all has been checked."""
+        method = self.method
         self.window = method.path.window(self.window)
         method.estimator.check_window(self.window)
-        self.ticks = method.update.resolve(self.window, steps_per_epoch, total_steps)
-        uses_of = [(uses or {}).get(layer.name, 1) for layer in self.layers]
-        heads = names_of(classifier)
+        self.refresh_steps = method.update.resolve(self.window, steps_per_epoch, total_steps)
+        uses_of = [uses.get(layer.name, 1) for layer in self.layers]
         norms = needed_batchnorms(model, method, self.layers, sample)
         gammas = [None if norm is None else norm.weight for norm in norms]
-        self._view = View(
-            model, method, self.layers, self._weights, self._attached.masked, uses_of, heads, seed, sample, gammas
-        )
-        self._view.try_measuring()
-        method.allocation.check_layers(method.pattern, self._view.candidates())
+        self._network = Network(
+            model, method, self.layers, self._weights, self._attached.masked, uses_of, classifier, seed, sample, gammas,
+            self._before_measuring,
+        )  # fmt: skip
+        self._network.try_measuring()
+        method.allocation.check_layers(method.pattern, self._network.views())
         if method.allocation.refresh == "never":
-            self.levels = method.allocation.allocate(method.pattern, self._view.candidates())
+            self.levels = method.allocation.allocate(method.pattern, self._network.views())
         method.path.check_levels(method.pattern, self.levels)
         self._attached.attach(self.levels, norms)
-        self._changes = Changes(method.pattern, self.masks)
+        self._changes = MaskHistory(method.pattern, self.masks)
 
     def on_measuring(self, call: Callable[[], None]) -> None:
         """Have `call` called before each loss that an allocation measures; it may raise to stop, nothing is lost."""
-        if not self.method.dense:
-            self._view.before_measuring[:] = [call]
+        self._before_measuring[:] = [call]
 
     @property
     def masks(self) -> list[Tensor]:
@@ -102,28 +117,27 @@ class Pruner:
     @property
     def measures(self) -> bool:
         """Tell whether scores or allocations depend on activations or losses."""
-        method = self.method
-        if method.dense:
-            return False
-        return method.criterion.observes not in (None, "batchnorm") or method.allocation.measures
+        return self.method.measures
 
     def due(self, step: int) -> bool:
         """Tell whether `tick` would refresh the masks at `step`."""
-        return not self.method.dense and self.ticks.due(step)
+        return self.refresh_steps.due(step)
 
     def tick(self, step: int) -> None:
         """Refresh the masks before the forward pass of `step`, if that is due."""
         if self.due(step):
             self.refresh(step)
 
-    def open(self, step: int) -> bool:
+    def refreshes_at_eval(self, step: int) -> bool:
         """Tell whether `refresh` may change the masks for an evaluation at `step`."""
-        return not self.method.dense and self.ticks.open(step)
+        return self.refresh_steps.refreshes_at_eval(step)
 
     @torch.no_grad()
     def refresh(self, step: int) -> None:
         """Refresh the masks from the present weights, for training or an evaluation; no change once they are frozen."""
-        if not (self.due(step) or self.open(step)) or step == self._refreshed:  # at one step the weights are the same
+        if (
+            not (self.due(step) or self.refreshes_at_eval(step)) or step == self._refreshed
+        ):  # at one step the weights are the same
             return
         if self.method.allocation.searches and step >= self.window.start:
             self._search(step)
@@ -142,24 +156,22 @@ class Pruner:
         method = self.method
         if progress == 0:
             return [torch.ones_like(mask) for mask in self.masks]
-        norms = self._view.input_norms(method.criterion.observes)
+        layers = self._network.views(step)
         if self.levels is None or method.allocation.refresh == "tick":
-            self.levels = self._view.attainable(
-                method.allocation.allocate(method.pattern, self._view.candidates(norms))
-            )
-        places = self._view.places(self.levels, norms, step)
-        masks = method.path.masks(method.pattern, places, progress)
+            self.levels = self._network.attainable(method.allocation.allocate(method.pattern, layers))
+        layers = self._network.at(layers, self.levels)
+        masks = method.path.masks(method.pattern, layers, progress)
         masks = [method.pattern.expand(mask, w.shape) for mask, w in zip(masks, self._weights, strict=True)]
         if method.update.regrow == "never":
             masks = [mask * in_force for mask, in_force in zip(masks, self.masks, strict=True)]
-        if share := method.update.exchanged(self.ticks.elapsed(step)):
-            return method.path.masks(method.pattern, self._view.exchanging(places, masks, share, step), progress)
-        return self._view.swapped(masks, step) if method.update.forced_swaps else masks
+        if share := method.update.exchanged(self.refresh_steps.elapsed(step)):
+            return method.path.masks(method.pattern, self._network.exchanging(layers, masks, share), progress)
+        return self._network.swapped(layers, masks) if method.update.forced_swaps else masks
 
     def _search(self, step: int) -> None:
         """Let an allocation that searches decide for this step."""
         self._walks, self._strengths = self.method.allocation.search(
-            self.method.pattern, self._view.candidates(), self._walks, step, self.window.progress(step)
+            self.method.pattern, self._network.views(step), self._walks, step, self.window.progress(step)
         )
         self.levels = [walk["level"] for walk in self._walks]
 
@@ -183,7 +195,7 @@ class Pruner:
             step: the step that it makes, from 0; methods with a penalty need it.
         """
         if self.method.penalty:
-            self.method.penalty.add(self._penalised(), step, self.window.progress(step))
+            self.method.penalty.add(self._network.views(step), step, self.window.progress(step))
         self._attached.before_step()
         for i, strength in enumerate(self._strengths or []):
             press(self._weights[i], self.masks[i], strength)
@@ -193,53 +205,34 @@ class Pruner:
         """Undo what the optimizer did against the estimator's rule; call after the optimizer's step."""
         self._attached.after_step(optimizer)
 
-    def _penalised(self) -> list[Penalised]:
-        view = self._view
-        gammas = view.gammas or [None] * len(self.layers)
-        return [
-            Penalised(weight, mask, uses, gamma)
-            for weight, mask, uses, gamma in zip(self._weights, self.masks, view.uses, gammas, strict=True)
-        ]
-
     def kept(self) -> list[float]:
         """Share of each layer's weights in use under the current masks."""
-        if self.method.dense:
-            return [1.0] * len(self.layers)
-        return [int(mask.sum()) / mask.numel() for mask in self.masks]
+        return [int(mask.sum()) / mask.numel() for mask in self.masks] or [1.0] * len(self.layers)
 
     def end_epoch(self) -> dict[str, float]:
         """Compare with the last call: share of weights `kept`, shares of units that changed and that came back.
 
         The changes of each unit are counted, for `flipflop`.
         """
-        if self.method.dense:
-            return {"kept": 1.0, "churn": 0.0, "revived": 0.0}
         return self._changes.end_epoch(self.masks)
 
     def flipflop(self) -> float:
         """Share of units that changed at least twice between epoch ends."""
-        return 0.0 if self.method.dense else self._changes.flipflop()
+        return self._changes.flipflop()
 
     def describe(self, step: int) -> str:
         """The current state in a few words, such as '4:16' or '1:16 on 37 % of blocks'."""
-        return self._describe(self.window.progress(step))
+        return self.method.describe(self._density(), self.window.progress(step))
 
     def states(self) -> list[str]:
         """Names of the states at the pattern's own jumps, dense first."""
-        if self.method.dense:
-            return ["dense"]
-        num_jumps = self.method.pattern.num_jumps
-        return [self._describe(k / num_jumps) for k in range(num_jumps)] + [self._describe(1.0)]
+        jumps, density = self.method.num_jumps, self._density()
+        return [self.method.describe(density, k / jumps) for k in range(jumps)] + [self.method.describe(density, 1.0)]
 
-    def _describe(self, progress: float) -> str:
-        if self.method.dense:
-            return "dense"
-        pattern = self.method.pattern
-        target = pattern.title if self.method.allocation.uniform else f"mixed {pattern.title}"
-        if self.method.allocation.own_budget or self.method.allocation.searches:
-            kept = sum(share * w.numel() for share, w in zip(self.targets(), self._weights, strict=True))
-            target = f"{100 * kept / sum(w.numel() for w in self._weights):.3g} % of weights"
-        return self.method.path.describe(pattern, target, progress)
+    def _density(self) -> float:
+        """Share of all weights in scope that the target keeps."""
+        kept = sum(share * w.numel() for share, w in zip(self.targets(), self._weights, strict=True))
+        return kept / sum(w.numel() for w in self._weights)
 
     def finalise(self) -> None:
         """Fold the masks of the last evaluation into the weights and leave a plain model."""
@@ -256,7 +249,7 @@ class Pruner:
 
     def targets(self) -> list[float]:
         """Share of weights each layer is to keep at the end, counted nominally."""
-        if self.method.dense or self.levels is None:
+        if self.levels is None:
             return [1.0] * len(self.layers)
         return [
             self.method.pattern.kept(weight.shape, level) / weight.numel()
@@ -265,29 +258,28 @@ class Pruner:
 
     def nominal_densities(self) -> list[float]:
         """The densities papers count with: uniform ones before rounding to whole units."""
-        if self.method.dense or not self.method.allocation.uniform or self.method.pattern.name == "nm":
-            return self.targets()
-        return [1 - self.method.pattern.sparsity] * len(self.layers)
+        density = self.method.nominal_density
+        return self.targets() if density is None else [density] * len(self.layers)
 
     @property
     def prunes_filters(self) -> bool:
         """Tell whether whole filters go."""
-        return not self.method.dense and self.method.pattern.name == "filter"
+        return self.method.prunes_filters
 
     def allocation_report(self) -> dict[str, float] | None:
         """How the allocation compares with the uniform one, see `compare_with_uniform`; None when dense."""
-        if self.method.dense or self.levels is None:
+        if self.levels is None:
             return None
-        return compare_with_uniform(self.method.pattern, self._view.candidates(), self.levels)
+        return compare_with_uniform(self.method.pattern, self._network.views(), self.levels)
 
     def scheme(self) -> str | None:
         """The target levels as a file that `Scheme` reads; None when dense."""
-        if self.method.dense or self.levels is None:
+        if self.levels is None:
             return None
         return scheme_text(self.method.pattern, [layer.name for layer in self.layers], self.levels)
 
     def state_dict(self) -> dict[str, Any]:
-        """What the model's own state_dict (weights and masks) does not hold."""
+        """State beside the model's own state_dict, which holds weights and masks."""
         if self.method.dense:
             return {}
         return {
@@ -300,8 +292,7 @@ class Pruner:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take back `state_dict`."""
-        if not self.method.dense:
-            self._changes.load_state_dict(state)
-            self.levels = state.get("levels", self.levels)  # checkpoints of uniform runs once held neither
-            self._refreshed = state.get("refreshed", -1)
-            self._walks, self._strengths = state.get("walks"), state.get("strengths")
+        self._changes.load_state_dict(state)
+        self.levels = state.get("levels", self.levels)  # checkpoints of uniform runs once held neither
+        self._refreshed = state.get("refreshed", -1)
+        self._walks, self._strengths = state.get("walks"), state.get("strengths")

@@ -1,5 +1,6 @@
 """Scope: which tensors are pruned. A list of (module, tensor name), so that no tensor hides from it."""
 
+import logging
 from collections import Counter
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -7,12 +8,16 @@ from fnmatch import fnmatchcase
 
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
+from torch.nn.utils.parametrize import ParametrizationList
 
 from midstate.common import checks
 from midstate.sparsity.patterns.pattern import Pattern
 
+log = logging.getLogger(__name__)
 INDIVISIBLE = ("skip", "pad", "error")
-# What model code calls the projection beside a residual block; the last two are torchvision's RegNet and MaxViT.
+LEAST_SHARE = 0.01  # of a network's parameters, to be spoken of
+NAMED = 8  # tensors that a message names at most
+# Names of the projection beside a residual block; the last two are torchvision's RegNet and MaxViT.
 SHORTCUTS = ("shortcut", "downsample", ".proj.0", ".proj.1")
 
 
@@ -24,6 +29,7 @@ class Layer:
     module: nn.Module
     tensor_name: str
     depth: int
+    known: bool = True  # whether `weight_layers` lists it: what its dimensions mean is known
 
     @property
     def weight(self) -> Tensor:
@@ -32,7 +38,16 @@ class Layer:
 
     @property
     def input_index(self) -> int:
-        """Which of the module's inputs the tensor reads: attention takes query, key and value."""
+        """Which of the module's inputs the tensor reads: attention takes query, key and value.
+
+        Raises:
+            ValueError: nobody knows.
+        """
+        if not self.known:
+            raise ValueError(
+                f"{self.name}: what this tensor of {type(self.module).__name__} reads is not known, so nothing can be "
+                "measured on it; choose a criterion and an allocation that look at weights alone"
+            )
         return {"k_proj_weight": 1, "v_proj_weight": 2}.get(self.tensor_name, 0)
 
     @property
@@ -50,10 +65,42 @@ def weight_layers(model: nn.Module) -> list[Layer]:
     layers: list[Layer] = []
     for module_name, module in model.named_modules():
         for tensor_name in _weight_names(module):
-            name = f"{module_name}.{tensor_name}".removeprefix(".").removesuffix(".weight")
+            name = layer_name(f"{module_name}.{tensor_name}")
             if getattr(module, tensor_name).numel():
                 layers.append(Layer(name, module, tensor_name, len(layers)))
     return layers
+
+
+def other_tensors(model: nn.Module) -> list[Layer]:
+    """List every other floating parameter of two or more dimensions, in module order, behind the layers.
+
+    What their dimensions mean is their module's affair; that of transposed convolutions and Hugging Face's Conv1D is
+    known, see `is_transposed`. Computed ones (parametrized, or masked) are left out.
+    """
+    first = len(weight_layers(model))
+    seen = {id(layer.weight) for layer in weight_layers(model)}
+    found: list[Layer] = []
+    for module_name, module in model.named_modules():
+        inside = isinstance(module, ParametrizationList) or ".parametrizations." in f".{module_name}"
+        for tensor_name, tensor in [] if inside else module.named_parameters(recurse=False):
+            if tensor.dim() > 1 and tensor.is_floating_point() and tensor.numel() and id(tensor) not in seen:
+                seen.add(id(tensor))
+                name = layer_name(f"{module_name}.{tensor_name}")
+                found.append(Layer(name, module, tensor_name, first + len(found), known=False))
+    return found
+
+
+def layer_name(tensor_name: str) -> str:
+    """Name of the layer whose tensor has this name in a state dict."""
+    return tensor_name.removeprefix(".").removesuffix(".weight")
+
+
+def is_transposed(module: nn.Module) -> bool:
+    """Tell whether a module's weight has its inputs in dim 0: (in, out/groups, *K), or Conv1D's (in, out).
+
+    Rows, filters and groups of M neighbours lie along (out, in/groups, *K), so that they would be cut the wrong way.
+    """
+    return isinstance(module, _ConvTransposeNd) or type(module).__name__ == "Conv1D"
 
 
 def names_of(classifier: str | Collection[str] | None) -> frozenset[str]:
@@ -86,6 +133,11 @@ class Scope:
             skip (leave dense), pad (the partial last group of r channels keeps ceil(n*r/m)) or error.
         multiples: numbers of which a layer's outputs and inputs (sizes 0 and 1 of its weight) must be multiples, or
             it stays dense: what hardware asks for; None: any.
+        include: names, or patterns of them, of tensors that are pruned whatever the rules above say but `exclude`:
+            layers, and any other floating parameter of two or more dimensions (of recurrent layers, embeddings,
+            layers of unknown classes). Of these, dim 1 as it lies in memory counts as their inputs. Transposed
+            convolutions and Hugging Face's Conv1D, whose inputs are dim 0, are taken with pattern=weight only.
+            None: no more than the rules say.
     """
 
     skip_first: bool = True
@@ -96,6 +148,7 @@ class Scope:
     exclude: tuple[str, ...] = ()
     indivisible: str = "skip"
     multiples: tuple[int, int] | None = None
+    include: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
         for name in ("skip_first", "skip_classifier", "skip_depthwise", "skip_shortcuts", "skip_linear"):
@@ -104,6 +157,8 @@ class Scope:
         checks.texts("exclude", self.exclude, "layer1.*")
         if self.multiples is not None:
             _check_multiples(self.multiples)
+        if self.include is not None:
+            checks.texts("include", self.include, "rnn.weight_*")
 
     def resolve(
         self, model: nn.Module, classifier: str | Collection[str] | None, pattern: Pattern | None
@@ -119,12 +174,17 @@ class Scope:
             ValueError: nothing in scope, an exclude pattern without a match, an indivisible layer under
                 `indivisible=error`, or a tensor that cannot be pruned (tied, computed or weight-standardised).
         """
-        layers = weight_layers(model)
-        if unmatched := [p for p in self.exclude if not any(fnmatchcase(layer.name, p) for layer in layers)]:
-            raise ValueError(f"exclude={unmatched}: matches no layer of {[layer.name for layer in layers]}")
-        classifier = names_of(classifier)
-        chosen = [layer for layer in layers if self._wanted(layer, layers, classifier)]
+        layers, others = weight_layers(model), other_tensors(model)
+        _check_patterns("exclude", self.exclude, layers)
+        _check_patterns("include", self.include or (), [*layers, *others])
+        heads = names_of(classifier)
+        chosen = [layer for layer in layers if self._left_out(layer, layers, heads) is None]
+        added = [layer for layer in others if self.includes(layer)]
+        _warn_of_unknown(_unknown_layers(model, self), model)
+        chosen += added
         _refuse_unprunable(chosen, model)
+        if pattern is not None:
+            _refuse_unknown(added, pattern)
         if pattern is not None and chosen:
             chosen, before = self._divisible(chosen, pattern), chosen
             if not chosen:
@@ -134,20 +194,51 @@ class Scope:
                 )
         if not chosen:
             raise ValueError(f"scope: no layer is left to prune of {[layer.name for layer in layers]}")
+        for layer in added if pattern is None else set(added) & set(chosen):
+            _follow(layer.module)
         return chosen
 
-    def _wanted(self, layer: Layer, layers: list[Layer], classifier: frozenset[str]) -> bool:
-        module = layer.module
-        depthwise = layer.is_conv and module.groups > 1 and module.weight.shape[1] == 1
-        return not (
-            (self.skip_first and layer is layers[0])
-            or (self.skip_classifier and layer.name in classifier)
-            or (self.skip_depthwise and depthwise)
-            or (self.skip_linear and not layer.is_conv)
-            or (self.skip_shortcuts and any(word in layer.name for word in SHORTCUTS) and _is_1x1(layer))
-            or any(fnmatchcase(layer.name, p) for p in self.exclude)
-            or any(size % each for size, each in zip(layer.weight.shape, self.multiples or (), strict=False))
-        )
+    def left_dense(
+        self, model: nn.Module, classifier: str | Collection[str] | None, pattern: Pattern
+    ) -> list[tuple[Layer, str]]:
+        """List the layers that `resolve` leaves out, and why: the first of the reasons.
+
+        Args:
+            model: a plain model, or one with masks on.
+            classifier: as for `resolve`.
+            pattern: as for `resolve`.
+
+        Returns:
+            Pairs of a layer and `first`, `classifier`, `depthwise`, `linear`, `shortcut`, `exclude`, `multiples`,
+            `indivisible` (M does not divide its input channels), or `unknown` (of no known class, and not included).
+        """
+        layers, heads = weight_layers(model), names_of(classifier)
+        pairs = [(layer, self._left_out(layer, layers, heads)) for layer in layers]
+        pairs += [(layer, "unknown") for layer in _unknown_layers(model, self)]
+        pairs += [(layer, None) for layer in other_tensors(model) if self.includes(layer)]
+        kept = self._divisible([layer for layer, why in pairs if why is None], pattern)
+        return [(layer, why or "indivisible") for layer, why in pairs if why or layer not in kept]
+
+    def includes(self, layer: Layer) -> bool:
+        """Tell whether a layer is pruned because `include` names it."""
+        return _matches(layer, self.include or ()) and not _matches(layer, self.exclude)
+
+    def _left_out(self, layer: Layer, layers: list[Layer], classifier: frozenset[str]) -> str | None:
+        """Why a layer stays dense; None: it does not."""
+        if self.includes(layer):
+            return None
+        depthwise = layer.is_conv and layer.module.groups > 1 and layer.module.weight.shape[1] == 1
+        sizes = zip(layer.weight.shape, self.multiples or (), strict=False)
+        reasons = {
+            "first": self.skip_first and layer is layers[0],
+            "classifier": self.skip_classifier and layer.name in classifier,
+            "depthwise": self.skip_depthwise and depthwise,
+            "linear": self.skip_linear and not layer.is_conv,
+            "shortcut": self.skip_shortcuts and any(word in layer.name for word in SHORTCUTS) and _is_1x1(layer),
+            "exclude": _matches(layer, self.exclude),
+            "multiples": any(size % each for size, each in sizes),
+        }
+        return next((why for why, holds in reasons.items() if holds), None)
 
     def _divisible(self, layers: list[Layer], pattern: Pattern) -> list[Layer]:
         indivisible = [layer for layer in layers if not pattern.divides(layer.weight.shape)]
@@ -155,6 +246,15 @@ class Scope:
             names = {layer.name: tuple(layer.weight.shape) for layer in indivisible}
             raise ValueError(f"indivisible='error': input channels not divisible by m={pattern.m} in {names}")
         return layers if self.indivisible == "pad" else [layer for layer in layers if layer not in indivisible]
+
+
+def _matches(layer: Layer, patterns: Collection[str]) -> bool:
+    return any(fnmatchcase(layer.name, each) for each in patterns)
+
+
+def _check_patterns(field: str, patterns: Collection[str], layers: list[Layer]) -> None:
+    if unmatched := [each for each in patterns if not any(_matches(layer, [each]) for layer in layers)]:
+        raise ValueError(f"{field}={unmatched}: matches no layer of {[layer.name for layer in layers]}")
 
 
 def _check_multiples(multiples: object) -> None:
@@ -170,9 +270,63 @@ def _is_1x1(layer: Layer) -> bool:
     return layer.is_conv and set(layer.module.kernel_size) == {1}
 
 
+def _unknown_layers(model: nn.Module, but: Scope) -> list[Layer]:
+    """Weights of layers whose class is not known: those of modules without modules in them, and any that is large.
+
+    What a block of several layers has beside them (positions, tokens, scales) is no layer.
+    """
+    least = LEAST_SHARE * sum(p.numel() for p in model.parameters())
+    return [
+        layer
+        for layer in other_tensors(model)
+        if sum(size > 1 for size in layer.weight.shape) > 1
+        and (not any(layer.module.children()) or layer.weight.numel() >= least)
+        and not but.includes(layer)
+    ]
+
+
+def _warn_of_unknown(unknown: list[Layer], model: nn.Module) -> None:
+    total = sum(p.numel() for p in model.parameters())
+    share = sum(layer.weight.numel() for layer in unknown) / max(total, 1)
+    if share < LEAST_SHARE:
+        return
+    names = [f"{layer.name} ({type(layer.module).__name__})" for layer in unknown]
+    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+    log.warning(
+        f"warning: {', '.join(names[:NAMED])}{more}: {100 * share:.1f} % of the network's parameters are in tensors "
+        "that are no convolution's, linear layer's or attention's, and stay dense; pruner.include takes them by name"
+    )
+
+
+def _refuse_unknown(added: list[Layer], pattern: Pattern) -> None:
+    """Refuse tensors that a pattern would cut the wrong way."""
+    for layer in added:
+        kind = type(layer.module).__name__
+        if pattern.name != "weight" and is_transposed(layer.module):
+            raise ValueError(
+                f"include: {layer.name}: the weight of {kind} has its inputs in dim 0, and pattern={pattern.name} "
+                "takes them from dim 1; pruner/pattern=weight prunes it, or leave it out"
+            )
+        if pattern.name == "filter":
+            raise ValueError(
+                f"include: {layer.name}: what the rows of {kind}'s tensor make is not known, so they are no filters; "
+                "leave it out, or choose another pattern"
+            )
+
+
+def _follow(module: nn.Module) -> None:
+    """Have a recurrent layer look its weights up at every call: it keeps a list of them, which no mask reaches."""
+    if isinstance(module, nn.RNNBase) and _look_up not in module._forward_pre_hooks.values():
+        module.register_forward_pre_hook(_look_up)
+
+
+def _look_up(module: nn.RNNBase, inputs: tuple) -> None:
+    module._flat_weights = [getattr(module, name) for name in module._flat_weights_names]
+
+
 def _refuse_unprunable(layers: list[Layer], model: nn.Module) -> None:
-    # remove_duplicate=False lists a shared module under each of its names.
-    owners = Counter(id(p) for _, p in model.named_parameters(remove_duplicate=False))
+    # Of modules: one that is called at several places, or has several names, is one layer and has one mask.
+    owners = Counter(id(p) for module in model.modules() for p in module._parameters.values() if p is not None)
     for layer in layers:
         if not isinstance(layer.weight, nn.Parameter):
             raise ValueError(

@@ -1,4 +1,4 @@
-"""What some claims show beside their endpoints: numbers that no contrast over arms gives."""
+"""Numbers shown beside endpoints that are not contrasts between arms."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

@@ -9,13 +9,17 @@ from typing import Any
 
 import yaml
 
+from midstate.common.project import CONF
 from midstate.study.figure_plan import Drawing
 
-CLAIMS = Path(__file__).parents[3] / "conf" / "claim"
+CLAIMS = CONF / "claim"
 SCALES = ("quick", "full", "paper")
 TESTS = ("difference", "equivalence", "share_within", "shapes", "recovery", "concavity")
-# What explains a claim or says how it is shown, and changes no number.
-PROSE = ("title", "article", "english", "would_change", "notes", "changes", "arms", "leave_out", "figure", "role_swaps")
+# Fields that explain or show a claim and change no number; not part of its digest.
+PROSE = (
+    "title", "article", "english", "short", "would_change", "notes", "changes",
+    "arms", "leave_out", "figure", "role_swaps",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -83,6 +87,7 @@ class Claim:
     notes: tuple[str, ...]
     changes: tuple[str, ...]
     digest: str  # of all that decides its numbers
+    short: str = ""  # about ten words for README.md; empty: the English sentence
     figure: Drawing | None = None  # None: every endpoint in the unit of the primary one
     role_swaps: dict[str, Any] | None = None  # arms whose layers' order of sensitivity is compared with a reference's
 

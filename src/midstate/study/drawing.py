@@ -1,28 +1,21 @@
-"""What the figures of the claims share: style, intervals over seeds, and saving."""
+"""Shared by the figures of claims: style, tables, effects and points, saving."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import matplotlib
-import numpy as np
 import pandas as pd
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from midstate.runs import figures
-from midstate.runs.figures import BLUE, GREEN, GREY, ORANGE
-from midstate.study import statistics
+from midstate.common.intervals import mean_interval
+from midstate.runs import drawing
+from midstate.runs.drawing import BLUE, GREY
 from midstate.study.tables import read_table
 
-# Okabe and Ito's colours and a marker each: told apart with any colour vision, and in print.
-PURPLE, SKY, YELLOW, BLACK = "#CC79A7", "#56B4E9", "#E69F00", "#000000"
-COLOURS = (BLUE, ORANGE, GREEN, PURPLE, YELLOW, SKY, BLACK)
-MARKERS = "osD^vPX"
-STYLE = {**figures.STYLE, "font.size": 8, "pdf.fonttype": 42, "legend.fontsize": 7, "axes.titlesize": 8.5}
+STYLE = {**drawing.STYLE, "font.size": 8, "pdf.fonttype": 42, "legend.fontsize": 7, "axes.titlesize": 8.5}
 COLUMN, PAGE = 3.4, 7.0  # inches: one column of a two-column page, and both
-matplotlib.use("Agg")  # before pyplot: no display is needed
 
 
 @dataclass(frozen=True)
@@ -62,25 +55,6 @@ def panels(columns: int = 1, height: float = 2.7, ratios: Sequence[float] | None
     width = COLUMN if columns == 1 else PAGE
     figure, axes = plt.subplots(1, columns, figsize=(width, height), width_ratios=ratios, squeeze=False)
     return figure, list(axes[0])
-
-
-def mean_interval(values: Sequence[float]) -> tuple[float, float, float]:
-    """Mean over seeds and its 95 % t interval; of one seed, the value alone."""
-    values = np.asarray(values, dtype=float)
-    if len(values) < 2:
-        return values[0], values[0], values[0]
-    estimate = statistics.paired(values, np.zeros_like(values))
-    return estimate.effect, estimate.low, estimate.high
-
-
-def band(axes: Axes, table: pd.DataFrame, x: str, y: str, label: str, index: int, line: str = "-") -> None:
-    """A line of means over seeds, with its interval as a band."""
-    groups = [(at, mean_interval(rows[y])) for at, rows in table.groupby(x)]
-    at = [each for each, _ in groups]
-    mean, low, high = zip(*(interval for _, interval in groups), strict=True)
-    colour = COLOURS[index % len(COLOURS)]
-    axes.plot(at, mean, line, color=colour, marker=MARKERS[index % len(MARKERS)], ms=3.5, lw=1.3, label=label)
-    axes.fill_between(at, low, high, color=colour, alpha=0.15, lw=0)
 
 
 def dots(axes: Axes, rows: Sequence[tuple[str, float, float, float]], sesoi: float | None = None) -> None:

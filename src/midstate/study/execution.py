@@ -102,7 +102,7 @@ class Sweep:
 
 
 def _as_done(futures: Iterable[Future]) -> Iterator[Future]:
-    """What is done, as it comes. A signal that arrives just before the main thread waits does not wake it."""
+    """Yield finished runs; polls, because a signal just before the wait would not wake the main thread."""
     pending = set(futures)
     while pending:
         done, pending = wait(pending, SECONDS, FIRST_COMPLETED)

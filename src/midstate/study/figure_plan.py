@@ -1,4 +1,4 @@
-"""What a claim's file says of its figure: the `figure` block."""
+"""The `figure` block of a claim's file."""
 
 from dataclasses import dataclass, field
 from typing import Any

@@ -8,10 +8,10 @@ from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from midstate.runs.figures import GREY
+from midstate.runs.drawing import COLOURS, GREY, band
 from midstate.study import drawing, panels
 from midstate.study.claims import Claim, in_words, read_claims
-from midstate.study.drawing import COLOURS, PAGE, STYLE, Tables, band, save
+from midstate.study.drawing import PAGE, STYLE, Tables, save
 from midstate.study.figure_plan import Drawing, Panel
 
 

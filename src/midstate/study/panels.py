@@ -3,11 +3,11 @@
 import numpy as np
 from matplotlib.axes import Axes
 
-from midstate.runs.figures import BLUE, GREY
+from midstate.runs.drawing import BLUE, COLOURS, GREY, MARKERS, band
 from midstate.study import drawing
 from midstate.study import shapes as fitted
 from midstate.study.claims import Claim, Endpoint
-from midstate.study.drawing import COLOURS, MARKERS, Tables, band
+from midstate.study.drawing import Tables
 from midstate.study.figure_plan import Panel
 from midstate.study.verdicts import margin, measure
 
@@ -65,7 +65,7 @@ def shapes(axes: Axes, panel: Panel, claim: Claim, tables: Tables) -> None:
 
 
 def deficits(axes: Axes, panel: Panel, claim: Claim, tables: Tables) -> None:
-    """What is missing to the reference over the rate, a line for each endpoint that is a slope."""
+    """Accuracy missing to the reference over the pruning rate, with a line for each slope endpoint."""
     for i, (label, name) in enumerate(panel.rows.items()):
         slope = claim.named(name)
         against = [Endpoint("", slope.value, "", contrast={slope.reference: 1, arm: -1}) for arm in slope.slope]

@@ -9,7 +9,7 @@ from pathlib import Path
 from omegaconf import DictConfig, OmegaConf
 
 from midstate.common.errors import ConfigError
-from midstate.common.project import CONF
+from midstate.common.project import member_folders
 from midstate.config.compose import compose_root
 from midstate.config.schema import check_root
 from midstate.runs.files import read_summary
@@ -41,7 +41,7 @@ class PlannedRun:
 
     @property
     def directory(self) -> Path:
-        """Where the run is written."""
+        """Directory of the run."""
         return OUTPUTS / self.experiment / self.config_hash / f"seed{self.seed}"
 
     @property
@@ -55,7 +55,7 @@ class PlannedRun:
 
     @property
     def arguments(self) -> list[str]:
-        """What follows `python train.py`."""
+        """Arguments of `python train.py`."""
         start = [f"{self.takes}={self.parent.directory.parent}"] if self.parent else []
         arguments = [f"experiment={self.experiment}", *self.overrides, f"seed={self.seed}", *start]
         if "logger=none" in self.overrides or not self.claims:
@@ -121,7 +121,7 @@ def _tags(experiment: str) -> tuple[str, ...]:
 
 
 def _inherited(overrides: tuple[str, ...]) -> tuple[str, ...]:
-    """What of a cell holds for the parent, too: data, network and machine, not the recipe of what follows."""
+    """Overrides of a cell that the parent run shares: data, network, machine; not the recipe."""
     kinds = ("model", "data", "trainer.batch_size", "trainer.device", "trainer.threads")
     return tuple(each for each in overrides if each.startswith(kinds))
 
@@ -158,7 +158,8 @@ def _without_scheme(config: DictConfig) -> DictConfig:
 def _experiment(setting: str, place: str) -> str:
     """The experiment whose runs lie where something is to be taken from."""
     path = Path(place)
-    if path.parent != OUTPUTS or not (CONF / "experiment" / f"{path.name}.yaml").is_file():
+    known = any((folder / "experiment" / f"{path.name}.yaml").is_file() for folder in member_folders())
+    if path.parent != OUTPUTS or not known:
         raise ValueError(f"{setting}={place}: must be {OUTPUTS}/EXPERIMENT here, so that it can be run first")
     return path.name
 

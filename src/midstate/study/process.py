@@ -10,15 +10,16 @@ import signal
 import sys
 import threading
 import time
-from multiprocessing import connection, get_context
+from multiprocessing import connection, forkserver, get_context, resource_tracker
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 from tqdm import tqdm
 
-ROOT = Path(__file__).parents[3]
+from midstate.common.project import ROOT
+
 IMPORTS = [
-    "midstate.study.server",  # first: it leaves the group
+    "midstate.study.server",
     "matplotlib.pyplot",
     "midstate.runs.figures",
     "midstate.runs.run",
@@ -26,18 +27,32 @@ IMPORTS = [
     "wandb",
     "wandb.sdk.launch",  # every wandb.init does
 ]
+# Signals that a terminal, `timeout` or a batch system sends to the whole group; only the sweep acts on them.
+HELD_BACK = (signal.SIGTERM, signal.SIGINT)
 LOST = 255  # the status that multiprocessing gives where the server died before it could tell
-_forkserver = get_context("forkserver")
+
+_context = get_context("forkserver")
+_context.set_forkserver_preload(IMPORTS)
 _lock = threading.Lock()  # `start` reads the status of every process that has ended, and it can be read but once
-_forkserver.set_forkserver_preload(IMPORTS)
 
 
 def start_train(arguments: list[str], log: Path) -> BaseProcess:
     """Begin `python train.py ARGUMENTS`, its output going to `log`."""
-    process = _forkserver.Process(target=_train, args=(arguments, log))
+    process = _context.Process(target=_train, args=(arguments, log))
     with _lock:
+        _start_server()
         process.start()
     return process
+
+
+def _start_server() -> None:
+    """Start the server, if there is none; it inherits what this thread blocks, the signals of the group."""
+    resource_tracker.ensure_running()  # a process of multiprocessing's own; starting it changes what is blocked
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, HELD_BACK)
+    try:
+        forkserver.ensure_running()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def exit_status(process: BaseProcess, seconds: float | None = None) -> int:
@@ -65,8 +80,17 @@ def _alive(pid: int) -> bool:
     return True
 
 
+def _leave_group() -> None:
+    """Take signals again, but those of the sweep's group."""
+    os.setsid()
+    # A SIGINT that came before is dropped; SIGTERM is meant for the run, too.
+    handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, HELD_BACK)
+    signal.signal(signal.SIGINT, handler)
+
+
 def _train(arguments: list[str], log: Path) -> None:
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])  # which the server has blocked
+    _leave_group()
     tqdm.set_lock(threading.RLock())  # its own would be a semaphore that outlives a run that is killed
     with log.open("w") as file:
         os.dup2(file.fileno(), 1)

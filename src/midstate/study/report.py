@@ -16,7 +16,7 @@ from midstate.study.beside import beside, interval
 from midstate.study.claims import SCALES, Claim, in_words, read_claims
 from midstate.study.drawing import Tables
 from midstate.study.figures import Drawn, draw_claims
-from midstate.study.section import Section, elsewhere
+from midstate.study.section import Section
 from midstate.study.statistics import seeds_needed
 from midstate.study.verdicts import Result
 
@@ -56,23 +56,18 @@ def write_report(results: Path, claims: list[Claim] | None = None, wandb: str = 
 
 
 def readme_table(results: Path) -> str:
-    """The verdicts of claims.csv as a Markdown table, one line a claim."""
+    """The verdicts of claims.csv as a Markdown table, one short line a claim."""
     rows = pd.read_csv(results / "claims.csv", dtype={"git": str})
     rows = rows[rows.verdict.notna()]
-    lines = [
-        "| claim | says | experiment | effect [95 % interval] | seeds | verdict | elsewhere |",
-        "|---|---|---|---|---|---|---|",
-    ]
+    lines = ["| claim | says | verdict | effect [95 % interval] | same verdict elsewhere |", "|---|---|---|---|---|"]
     for claim in read_claims():
-        judged = list(rows[rows.claim == claim.claim].itertuples())
-        cells = ["not run", "", "", "", ""]
-        if judged:
+        cells = ["not run", "", ""]
+        if judged := list(rows[rows.claim == claim.claim].itertuples()):
             first, *others = judged
-            effect = f"{interval(first)} {claim.endpoint.unit}"
-            where = f"{first.scale}, {first.model} on {first.data}"
-            found = elsewhere((each.verdict, each.effect) for each in others)
-            cells = [where, effect, str(first.seeds), f"**{first.verdict}**", found]
-        lines.append(f"| {' | '.join((claim.claim, claim.english.strip(), *cells))} |")
+            same = sum(each.verdict == first.verdict for each in others)
+            elsewhere = f"{same} of {len(others)}" if others else "not run"
+            cells = [f"**{first.verdict}**", f"{interval(first)} {claim.endpoint.unit}", elsewhere]
+        lines.append(f"| {' | '.join((claim.claim, claim.short or claim.english.strip(), *cells))} |")
     return "\n".join(lines)
 
 

@@ -1,4 +1,4 @@
-"""What the report says of one claim."""
+"""One claim in the report."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from midstate.study.verdicts import Result
 
 @dataclass(frozen=True)
 class Section:
-    """What the report says of one claim."""
+    """One claim in the report."""
 
     claim: Claim
     primary: list[Result]  # one a cell

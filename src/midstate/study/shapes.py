@@ -141,7 +141,7 @@ def _project(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return the best linear parameters for given bends, and the curve, (n,)."""
     design = np.column_stack(shape.columns(rates, *bends))
-    # To columns of one size: exp(200 s) beside ones would lose the ones.
+    # Columns are scaled to one size: beside exp(200 s) ones would be lost.
     size = np.maximum(abs(design).max(axis=0), np.finfo(np.float64).tiny)
     linear = lsq_linear(design / size, values, bounds=(shape.lowest, inf)).x
     return linear / size, design / size @ linear

@@ -10,8 +10,9 @@ from math import ceil
 import numpy as np
 from scipy import ndimage, stats
 
+from midstate.common.intervals import deviation, flat, t_interval
+
 BCA_PAIRS = 30  # fewer are too few for the bootstrap: its intervals then cover less than they claim
-ROUNDING = 1e-9  # spread relative to the values below which it is rounding; single precision resolves 6e-8
 
 
 @dataclass(frozen=True)
@@ -67,8 +68,8 @@ def paired(plus: Sequence[float], minus: Sequence[float]) -> Estimate:
     """
     plus, minus = samples(2, plus=plus, minus=minus)
     difference, effect, sd = _difference(plus, minus)
-    low, high = _interval(effect, sd, len(difference), 0.95)
-    constant = _flat(plus, abs(plus).max()) or _flat(minus, abs(minus).max())
+    low, high = t_interval(effect, sd, len(difference), 0.95)
+    constant = flat(plus, abs(plus).max()) or flat(minus, abs(minus).max())
     correlation = None if constant else float(stats.pearsonr(plus, minus).statistic)
     mde = minimum_detectable_effect(sd, len(difference))
     return Estimate(effect, low, high, len(difference), sd, correlation, mde, _bca(difference, effect, sd))
@@ -117,7 +118,7 @@ def equivalence(plus: Sequence[float], minus: Sequence[float], margin: float) ->
     from statsmodels.stats.weightstats import DescrStatsW
 
     difference, effect, sd = _difference(*samples(2, plus=plus, minus=minus))
-    low, high = _interval(effect, sd, len(difference), 0.9)
+    low, high = t_interval(effect, sd, len(difference), 0.9)
     # Without spread the test divides by zero; the effect is then known.
     p = float(DescrStatsW(difference).ttost_mean(-margin, margin)[0]) if sd else float(abs(effect) >= margin)
     return Equivalence(effect, low, high, p, float(margin), p < 0.05)
@@ -137,7 +138,7 @@ def partial_rank_correlation(x: Sequence[float], y: Sequence[float], given: Sequ
     x, y, given = (stats.rankdata(values) for values in samples(3, x=x, y=y, given=given))
     design, ranks = np.column_stack([np.ones_like(given), given]), np.column_stack([x, y])
     left, right = (ranks - design @ np.linalg.lstsq(design, ranks, rcond=None)[0]).T
-    return 0.0 if _flat(left, len(x)) or _flat(right, len(x)) else float(stats.pearsonr(left, right).statistic)
+    return 0.0 if flat(left, len(x)) or flat(right, len(x)) else float(stats.pearsonr(left, right).statistic)
 
 
 def residual_variance(losses: Sequence[float], window: int = 21) -> float:
@@ -165,17 +166,8 @@ def order_reversals(x: Sequence[float], y: Sequence[float]) -> float:
 def _difference(plus: np.ndarray, minus: np.ndarray) -> tuple[np.ndarray, float, float]:
     """Return plus - minus, (n,), its mean and its sample standard deviation, 0 where it is but rounding."""
     difference = plus - minus
-    sd = 0.0 if _flat(difference, max(abs(plus).max(), abs(minus).max())) else float(difference.std(ddof=1))
-    return difference, float(difference.mean()), sd
-
-
-def _flat(values: np.ndarray, scale: float) -> bool:
-    return bool(np.ptp(values) <= ROUNDING * scale)
-
-
-def _interval(effect: float, sd: float, num_pairs: int, level: float) -> tuple[float, float]:
-    half = float(stats.t.ppf((1 + level) / 2, num_pairs - 1)) * sd / num_pairs**0.5
-    return effect - half, effect + half
+    scale = max(abs(plus).max(), abs(minus).max())
+    return difference, float(difference.mean()), deviation(difference, scale)
 
 
 def _bca(difference: np.ndarray, effect: float, sd: float) -> tuple[float, float] | None:

@@ -26,7 +26,7 @@ COLUMNS = (
 
 @dataclass(frozen=True)
 class Measured:
-    """What an endpoint comes to: effect with its 95 % interval over seeds."""
+    """The measured endpoint: effect with its 95 % interval over seeds."""
 
     effect: float
     low: float
@@ -114,7 +114,7 @@ def _judge_cell(claim: Claim, scale: str, overrides: str, rows: pd.DataFrame) ->
 
 
 def _variant(overrides: str) -> str:
-    """What of a cell is neither data nor network nor length: it is named beside the endpoint."""
+    """Overrides of a cell that are not data, network or length; named beside the endpoint."""
     plain = ("data", "model", "trainer.epochs", "trainer.batch_size")
     variant = [each for each in overrides.split() if not each.startswith(plain)]
     return f"[{' '.join(variant)}]" if variant else ""

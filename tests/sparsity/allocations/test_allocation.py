@@ -10,16 +10,22 @@ from torch import Generator
 
 from midstate.sparsity import (
     ERK,
+    L1,
     LAMP,
     NM,
     Budget,
-    Candidate,
+    Direct,
     Filter,
     Global,
+    Hard,
+    LayerView,
+    Method,
     Row,
     Scheme,
+    Scope,
     Uniform,
     UniformPlus,
+    Update,
     Weight,
     scheme_text,
 )
@@ -32,22 +38,26 @@ SHAPES = [(8, 16, 1, 1), (16, 8, 3, 3), (32, 16, 3, 3), (10, 32)]
 
 def candidate(i, pattern, shape, uses=1, loss=None, scale=1.0):
     weight = scale * torch.randn(shape, generator=Generator().manual_seed(i))
-    return Candidate(
+    return LayerView(
+        weight,
         name=f"layer{i}",
-        shape=torch.Size(shape),
-        uses=uses,
+        index=i,
+        macs=uses,
         is_first=i == 0,
         is_classifier=len(shape) == 2,
-        weight=weight,
-        score=lambda: pattern.pool(weight.abs()),
-        loss=loss or (lambda level: 0.0),
-        input_norm=lambda: torch.ones(shape[1]),
-        generator=Generator().manual_seed(i),
+        score_of=lambda layer: pattern.pool(layer.weight.abs()),
+        loss_of=lambda layer, level: loss(level) if loss else 0.0,
+        measure={"input_norm": lambda: torch.ones(shape[1])},
+        generators=lambda *_: Generator().manual_seed(i),
     )
 
 
 def network(pattern, shapes=SHAPES, uses=(64, 16, 16, 1)):
     return [candidate(i, pattern, shape, use) for i, (shape, use) in enumerate(zip(shapes, uses, strict=True))]
+
+
+def method(pattern, allocation):
+    return Method(Scope(), pattern, L1(), allocation, Direct(), Update(), Hard())
 
 
 def spent(pattern, layers, levels, budget):
@@ -263,7 +273,7 @@ def test_one_level_a_filter_under_the_same_budget(score):
         (lambda: Budget("owl", per="filter"), NM(2, 8), "score=owl knows whole layers only"),
         (lambda: Budget("random", per="filter"), Weight(0.5), "pattern=weight has no N"),
         (lambda: Budget(levels=[1, 2]), Filter(0.5), "lists N's of N:M"),
-        (lambda: Budget(levels=[1, 9]), NM(2, 8), "levels=9: must be a whole number from 1 to 8"),
+        (lambda: Budget(levels=[1, 9]), NM(2, 8), "levels=\\[1, 9\\]: must be whole numbers from 1 to 8"),
         (lambda: Budget(levels=[4, 8]), NM(2, 8), "all exceed the budget, uniform 2:8"),
         (lambda: Budget(levels=[]), NM(2, 8), "must be a list of levels"),
         (lambda: Budget("best"), NM(2, 8), "score='best': must be one of"),
@@ -272,7 +282,7 @@ def test_one_level_a_filter_under_the_same_budget(score):
 )
 def test_settings_without_meaning_are_refused(make, pattern, message):
     with pytest.raises(ValueError, match=message):
-        make().check(pattern)
+        method(pattern, make())
 
 
 def test_a_scheme_comes_back_as_it_was_written(tmp_path):
@@ -283,14 +293,14 @@ def test_a_scheme_comes_back_as_it_was_written(tmp_path):
     path.write_text(scheme_text(pattern, [layer.name for layer in layers], levels))
     assert len(path.read_text().splitlines()) == 10  # one line a layer
     scheme = Scheme(str(path))
-    scheme.check(pattern)
+    method(pattern, scheme)
     found = scheme.allocate(pattern, layers)
     assert all(torch.equal(torch.as_tensor(a), torch.as_tensor(b)) for a, b in zip(found, levels, strict=True))
 
 
 def use(path):
     scheme = Scheme(str(path))
-    scheme.check(NM(2, 8))
+    method(NM(2, 8), scheme)
     return scheme.allocate(NM(2, 8), network(NM(2, 8)))
 
 
@@ -348,7 +358,7 @@ def test_outliers_of_grouped_convolutions_are_found_in_every_group():
     layer = candidate(0, Weight(0.5), (8, 4, 1, 1))
     layer.weight.fill_(1.0)
     norms = torch.tensor([1.0, 1, 1, 1, 1000, 1, 1, 1])
-    assert _outliers(dataclasses.replace(layer, input_norm=lambda: norms)) == 4 / 32
+    assert _outliers(dataclasses.replace(layer, measure={"input_norm": lambda: norms})) == 4 / 32
 
 
 def test_a_hundred_levels_a_layer_end_in_a_choice_near_the_best():

@@ -11,9 +11,9 @@ from midstate.sparsity import (
     L1,
     NM,
     SRSTE,
-    Candidate,
     Direct,
     Domino,
+    LayerView,
     Method,
     Pruner,
     Schedule,
@@ -32,18 +32,7 @@ WEIGHT = torch.tensor([[4.0, -3.0, 2.0, 1.0, 1.0, -1.0, 1.0, 1.0]])
 
 
 def layer(weight, name="layer", uses=1):
-    return Candidate(
-        name=name,
-        shape=weight.shape,
-        uses=uses,
-        is_first=False,
-        is_classifier=False,
-        weight=weight,
-        score=weight.abs,
-        loss=lambda level: 0.0,
-        input_norm=lambda: torch.ones(weight.shape[1]),
-        generator=Generator(),
-    )
+    return LayerView(weight, name=name, macs=uses)
 
 
 def walk(level, walked=None, thresholds=((1.5, 1.0),)):
@@ -240,7 +229,7 @@ def test_evaluations_do_not_press():
         ({"pattern": Weight(0.5)}, "N:M"),
         ({"update": Update("10it")}, "every='10it'"),
         ({"allocation": Domino(levels=[4, 8])}, r"all exceed the budget, uniform 1:16"),
-        ({"allocation": Domino(levels=[1, 32])}, "levels=32"),
+        ({"allocation": Domino(levels=[1, 32])}, r"levels=\[1, 32\]"),
     ],
 )
 def test_what_makes_no_sense_is_refused(change, message):

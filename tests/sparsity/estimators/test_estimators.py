@@ -219,8 +219,6 @@ def test_batchnorm_is_left_alone_by_every_method(estimator):
 
 def test_estimators_without_meaning_are_refused():
     with pytest.raises(ValueError, match="its thresholds are shares of N:M, and pattern=weight has none"):
-        MultiAxis().check(Weight(0.5))
+        Method(Scope(), Weight(0.5), L1(), Uniform(), Direct(), Update(), MultiAxis())
     with pytest.raises(ValueError, match="tau=0: must be"):
         MultiAxis(tau=0)
-    with pytest.raises(ValueError, match="need one N a layer"):
-        MultiAxis().scale(WEIGHT, MASK, NM(2, 4), torch.tensor([2]), {})

@@ -10,11 +10,12 @@ from midstate.sparsity import (
     NM,
     STE,
     Budget,
-    Candidates,
     Combinations,
     Direct,
     Global,
     Hard,
+    LayerView,
+    LearnedCombinations,
     Method,
     Pruner,
     Schedule,
@@ -25,7 +26,6 @@ from midstate.sparsity import (
     Weight,
     nm_mask,
 )
-from midstate.sparsity.paths.base import Place
 from midstate.sparsity.paths.combinations import combinations_of, in_groups, out_of_groups
 
 EVERY_LAYER = Scope(skip_first=False, skip_classifier=False)
@@ -35,7 +35,7 @@ ALPHA = torch.tensor([[0.1, 0.2, 0.9, 0.3, 0.8, 0.7]])  # from worst to best: 01
 
 
 def lbc(model, pattern=None, allocation=None, estimator=None, schedule=None, update=None):
-    axes = (allocation or Uniform(), Combinations(), update or Update(), estimator or Candidates())
+    axes = (allocation or Uniform(), Combinations(), update or Update(), estimator or LearnedCombinations())
     method = Method(EVERY_LAYER, pattern or NM(2, 4), L1(), *axes)
     return Pruner(model, method, schedule or Schedule("linear", 0, "10it"), steps_per_epoch=10, total_steps=20)
 
@@ -220,7 +220,7 @@ def test_every_layer_has_its_own_combinations(kind, tmp_path):
 def test_ranked_by_scores_the_last_one_is_the_mask_itself(n, m):
     torch.manual_seed(0)
     weight = torch.randn(6, 16, 3, 3)
-    place = Place(weight, weight.abs, n, torch.ones_like(weight, dtype=torch.bool), torch.Generator())
+    place = LayerView(weight, level=n, score_of=lambda layer: layer.weight.abs())
     path, pattern = Combinations(), NM(n, m)
     assert torch.equal(path.masks(pattern, [place], 1.0)[0], nm_mask(weight, n, m))
     last = None
@@ -245,7 +245,7 @@ def test_ranked_by_scores_nothing_comes_back_where_nothing_may():
 def test_too_many_combinations_are_refused_before_any_is_made(tmp_path):
     model = nn.Sequential(nn.Linear(32, 16), nn.Linear(16, 16))
     says = r"n=8, m=16: 8:16 has 12,870 combinations a group, 804 numbers for each weight, and 16 are the most; use a"
-    for estimator in (Candidates(), STE()):
+    for estimator in (LearnedCombinations(), STE()):
         with pytest.raises(ValueError, match=says):
             lbc(model, NM(8, 16), estimator=estimator)
     (tmp_path / "s.json").write_text('{"pattern": "nm", "m": 16, "levels": {"0": 1, "1": 8}}')
@@ -281,7 +281,7 @@ def test_nothing_is_cut_before_a_step_in_which_it_could_learn():
 )
 def test_what_makes_no_sense_beside_it_is_refused(overrides, message):
     axes = {"scope": EVERY_LAYER, "pattern": NM(2, 4), "criterion": L1(), "allocation": Uniform(),
-            "path": Combinations(), "update": Update(), "estimator": Candidates()}  # fmt: skip
+            "path": Combinations(), "update": Update(), "estimator": LearnedCombinations()}  # fmt: skip
     if message is None:
         Method(**axes | overrides)
     else:

@@ -14,6 +14,7 @@ from midstate.sparsity import (
     Filter,
     Frames,
     Hard,
+    LayerView,
     Method,
     MultiAxis,
     Pruner,
@@ -27,7 +28,6 @@ from midstate.sparsity import (
     multi_axis_mask,
     nm_mask,
 )
-from midstate.sparsity.paths.base import Place
 
 EVERY_LAYER = Scope(skip_first=False, skip_classifier=False)
 WEIGHT = torch.tensor([[1.0, -3.0, 2.0, 0.5]])
@@ -38,9 +38,12 @@ def weight_of(*shape):
     return torch.randn(shape, generator=torch.Generator().manual_seed(0))
 
 
+def magnitude(layer):
+    return layer.weight.abs()
+
+
 def walk(path, pattern, weight, p, level=None):
-    everything = torch.ones_like(weight, dtype=torch.bool)
-    place = Place(weight, weight.abs, pattern.n if level is None else level, everything, torch.Generator())
+    place = LayerView(weight, level=pattern.n if level is None else level, score_of=magnitude)
     return path.masks(pattern, [place], p)[0]
 
 
@@ -130,7 +133,7 @@ def test_weights_come_back_while_frames_densify_and_may_not_be_forbidden_to():
     with pytest.raises(ValueError, match="frames='halves': must be one of sparsify, fine, densify"):
         Frames("halves")
     with pytest.raises(ValueError, match="path=frames changes the N and M of N:M, and pattern=weight has none"):
-        Frames().check(Weight(0.5))
+        attached(nn.Linear(64, 8), Frames(), Weight(0.5))
 
 
 def linear(estimator):

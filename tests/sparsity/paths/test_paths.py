@@ -4,19 +4,25 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from midstate.sparsity import (
+    L1,
     NM,
     Blocks,
     Density,
     Direct,
     Filter,
+    Hard,
+    LayerView,
+    Method,
     Row,
+    Scope,
     StepN,
+    Uniform,
+    Update,
     Weight,
     block_nm_mask,
     nm_mask,
     step_n,
 )
-from midstate.sparsity.paths.base import Place
 
 ORDERS = ("default", "inverse", "random")
 
@@ -29,10 +35,14 @@ def weight_of(shape=(8, 16, 3, 3), seed=0):
     return torch.randn(shape, generator=generator(seed))
 
 
+def view(weight, level, mask=None, seed=0):
+    magnitude = lambda layer: layer.weight.abs()  # noqa: E731
+    return LayerView(weight, level=level, in_force=mask, score_of=magnitude, generators=lambda *_: generator(seed))
+
+
 def walk(path, pattern, weight, level, p, mask=None):
     """The mask of one layer at progress p; `mask` is the one in force."""
-    mask = torch.ones_like(weight, dtype=torch.bool) if mask is None else mask
-    return path.masks(pattern, [Place(weight, weight.abs, level, mask, generator())], p)[0]
+    return path.masks(pattern, [view(weight, level, mask)], p)[0]
 
 
 def dense_blocks(mask, m):
@@ -155,7 +165,7 @@ def test_states_are_described_as_a_person_reads_them():
 
 
 def on_the_way(pattern, weight, level, p):
-    place = Place(weight, lambda: pattern.pool(weight.abs()), level, torch.ones_like(weight, dtype=torch.bool), None)
+    place = LayerView(weight, level=level, score_of=lambda layer: pattern.pool(layer.weight.abs()))
     return int(Density().masks(pattern, [place], p)[0].sum())
 
 
@@ -209,7 +219,7 @@ def test_the_staircase_has_the_states_of_the_n_path_at_its_density():
 
 def test_ranking_over_the_network_takes_the_largest_blocks_wherever_they_are():
     weights = [weight_of((4, 8)), 10 * weight_of((4, 8), 1)]
-    places = [Place(w, w.abs, 1, torch.ones_like(w, dtype=torch.bool), generator(i)) for i, w in enumerate(weights)]
+    places = [view(w, 1, None, i) for i, w in enumerate(weights)]
     masks = Blocks(rank="network").masks(NM(1, 4), places, 0.5)
     assert [int(dense_blocks(mask, 4).sum()) for mask in masks] == [8, 0]  # all of the larger layer went
     masks = Blocks("inverse", rank="network").masks(NM(1, 4), places, 0.5)
@@ -237,9 +247,11 @@ def test_sticky_blocks_never_turn_dense_again():
 
 
 def test_random_at_each_tick_is_the_generators_affair():
-    assert Blocks("random_tick").redraws
-    assert not Blocks("random").redraws
     weight = weight_of()
+    for order, changes in (("random", False), ("random_tick", True)):
+        layers = [LayerView(weight, level=1, step=step, score_of=lambda layer: layer.weight.abs()) for step in (0, 1)]
+        (first,), (second,) = (Blocks(order).masks(NM(1, 8), [layer], 0.5) for layer in layers)
+        assert first.equal(second) != changes
     first, second = (block_nm_mask(weight, 1, 8, 0.5, "random_tick", generator(seed)) for seed in (1, 2))
     assert not first.equal(second)
 
@@ -254,7 +266,7 @@ def test_random_at_each_tick_is_the_generators_affair():
 )
 def test_paths_without_meaning_are_refused(path, pattern, message):
     with pytest.raises(ValueError, match=message):
-        path.check(pattern)
+        Method(Scope(), pattern, L1(), Uniform(), path, Update(), Hard())
 
 
 @pytest.mark.parametrize(

@@ -8,14 +8,13 @@ from torch.nn import functional as F
 
 from midstate.engine.loop import train
 from midstate.runs.plan import Plan
-from midstate.runs.prepare import prepare
+from midstate.runs.prepare import build_session
 from midstate.sparsity import (
     ERK,
     L1,
     NM,
     STE,
     Blocks,
-    Candidates,
     Combinations,
     DenseGradient,
     Density,
@@ -24,6 +23,7 @@ from midstate.sparsity import (
     Filter,
     Global,
     Hard,
+    LearnedCombinations,
     Method,
     Pruner,
     Row,
@@ -254,7 +254,7 @@ def test_only_what_is_in_use_stays_and_ties_keep_the_lower_index():
 
 
 def test_runs_exchange_at_ticks_alone_and_not_at_the_ends_of_epochs():
-    session = prepare(
+    session = build_session(
         Plan.of(composed(*TINY, "pruner=rigl", "pruner.every=5it", "pruner.until=0.6", "pruner.sparsity=0.8"))
     )
     seen, ends = {0: [mask.clone() for mask in session.pruner.masks]}, []
@@ -282,7 +282,7 @@ def test_runs_exchange_at_ticks_alone_and_not_at_the_ends_of_epochs():
         ((Weight(0.5), Uniform(), Direct(), DropGrow(), Hard()), "grow='gradient': needs the gradient of pruned"),
         ((Weight(0.5), Uniform(), Direct(), DropGrow(grow="random"), STE()), "under this estimator pruned ones train"),
         ((NM(2, 4), Uniform(), Combinations(), DropGrow(), DenseGradient()), "path=combinations the sums of several"),
-        ((NM(2, 4), Uniform(), Combinations(), DropGrow(), Candidates()), "path=combinations the sums of several"),
+        ((NM(2, 4), Uniform(), Combinations(), DropGrow(), LearnedCombinations()), "path=combinations the sums of"),
     ],
 )  # fmt: skip
 def test_products_without_meaning_are_refused_with_the_reason(axes, message):
@@ -308,5 +308,5 @@ def test_bad_values_are_refused(settings, message):
 @pytest.mark.parametrize(("every", "warned"), [("17it", False), ("18it", True), ("100it", True)])
 def test_a_run_too_short_for_any_exchange_is_warned_of(every, warned, caplog):
     """TINY has 24 steps, and `until` is three quarters of them: 18."""
-    prepare(Plan.of(composed(*TINY, "pruner=set", f"pruner.every={every}")))
+    build_session(Plan.of(composed(*TINY, "pruner=set", f"pruner.every={every}")))
     assert ("no weight will change place" in caplog.text) is warned

@@ -14,11 +14,12 @@ import torch
 from torch import Tensor
 
 from midstate.common import checks
-from midstate.sparsity.allocations.base import Allocation, Candidate, uniform_cost
+from midstate.sparsity.allocations.base import Allocation, uniform_cost
 from midstate.sparsity.allocations.erk import erk_densities
-from midstate.sparsity.allocations.fitting import check_list, check_lowest, check_within, proportional
+from midstate.sparsity.allocations.fitting import check_list, check_lowest, proportional
 from midstate.sparsity.criteria.base import of_inputs
 from midstate.sparsity.kernels.selection import Unrankable
+from midstate.sparsity.layers import LayerView
 from midstate.sparsity.patterns.nm import Level
 from midstate.sparsity.patterns.pattern import Pattern
 
@@ -54,7 +55,6 @@ class Budget(Allocation):
     per: str = "layer"
     spread: float = 0.25
     refresh: ClassVar[str] = "once"
-    measures: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         checks.one_of("score", self.score, SCORES)
@@ -65,33 +65,23 @@ class Budget(Allocation):
         if self.per == "filter" and self.score in ("sensitivity", "owl", "erk"):
             raise ValueError(f"per='filter': score={self.score} knows whole layers only; use weight_error or random")
 
-    def check(self, pattern: Pattern) -> None:
-        """Levels must be levels of the pattern, one of them within the budget; only N:M has levels a filter."""
-        if self.per == "filter" and pattern.name != "nm":
-            raise ValueError(f"per='filter': gives each filter its own N, and pattern={pattern.name} has no N")
-        if self.levels is None:
-            return
-        if pattern.name != "nm":
-            raise ValueError(f"levels={list(self.levels)}: lists N's of N:M; with pattern={pattern.name} use null")
-        check_within(self.levels, pattern)
-
     @property
-    def observes(self) -> str | None:
-        """OWL looks at input norms."""
-        return "input_norm" if self.score == "owl" else None
+    def needs(self) -> tuple[str, ...]:
+        """Two of the scores are measured."""
+        return {"sensitivity": ("loss",), "owl": ("input_norm",)}.get(self.score, ())
 
     @property
     def by_filter(self) -> bool:
         """Tell whether filters of one layer may have levels of their own."""
         return self.per == "filter"
 
-    def check_layers(self, pattern: Pattern, layers: Sequence[Candidate]) -> None:
+    def check_layers(self, pattern: Pattern, layers: Sequence[LayerView]) -> None:
         """Raise ValueError if even the lowest levels exceed a budget."""
         lowest = [self._options(pattern, layer)[0] for layer in layers]
         for kind in BUDGETS[self.budget]:
             check_lowest(pattern, layers, lowest, kind)
 
-    def allocate(self, pattern: Pattern, layers: Sequence[Candidate]) -> list[Level]:
+    def allocate(self, pattern: Pattern, layers: Sequence[LayerView]) -> list[Level]:
         """One target level a layer; with `per=filter` a tensor (O,) each."""
         options = [self._options(pattern, layer) for layer in layers]
         pairs = list(zip(layers, options, strict=True))
@@ -113,11 +103,11 @@ class Budget(Allocation):
         chosen = torch.tensor(solve([row.tolist() for loss in losses for row in loss], costs, limits)).split(rows)
         return [torch.tensor(levels)[at] for levels, at in zip(options, chosen, strict=True)]
 
-    def _options(self, pattern: Pattern, layer: Candidate) -> list[int]:
+    def _options(self, pattern: Pattern, layer: LayerView) -> list[int]:
         """The levels a layer may have, lowest first."""
         return sorted(set(self.levels or pattern.choices(layer.shape)))
 
-    def _losses(self, pattern: Pattern, layers: Sequence[Candidate], options: list[list[int]]) -> list[list[float]]:
+    def _losses(self, pattern: Pattern, layers: Sequence[LayerView], options: list[list[int]]) -> list[list[float]]:
         """Loss of every option of every layer."""
         pairs = list(zip(layers, options, strict=True))
         if self.score == "sensitivity":
@@ -133,14 +123,14 @@ class Budget(Allocation):
             for (layer, levels), wish in zip(pairs, wished, strict=True)
         ]
 
-    def _filter_losses(self, pattern: Pattern, layer: Candidate, levels: list[int]) -> Tensor:
+    def _filter_losses(self, pattern: Pattern, layer: LayerView, levels: list[int]) -> Tensor:
         """Loss of every option of every filter: (O, options)."""
         if self.score == "weight_error":
             return _weight_error(pattern, layer, levels)
-        wish = torch.rand(layer.shape[0], 1, generator=layer.generator)
+        wish = torch.rand(layer.shape[0], 1, generator=layer.generator("allocation"))
         return layer.shape[1:].numel() * (torch.tensor(levels) / pattern.full(layer.shape) - wish) ** 2
 
-    def _wished(self, pattern: Pattern, layers: Sequence[Candidate]) -> list[float]:
+    def _wished(self, pattern: Pattern, layers: Sequence[LayerView]) -> list[float]:
         """The density each layer would have if levels were continuous."""
         dense = [layer.cost(pattern, pattern.full(layer.shape), "params") for layer in layers]
         limit = uniform_cost(pattern, layers, "params")
@@ -149,7 +139,7 @@ class Budget(Allocation):
         if self.score == "erk":
             raw = erk_densities(layers)
         else:
-            raw = [float(torch.rand((), generator=layer.generator)) for layer in layers]
+            raw = [float(torch.rand((), generator=layer.generator("allocation"))) for layer in layers]
         return proportional(raw, [0.0] * len(layers), dense, limit, "params")
 
 
@@ -205,11 +195,11 @@ def solve(
     return (chosen - starts).tolist()
 
 
-def _density(pattern: Pattern, layer: Candidate, level: int) -> float:
+def _density(pattern: Pattern, layer: LayerView, level: int) -> float:
     return pattern.kept(layer.shape, level) / layer.shape.numel()
 
 
-def _sensitivity(pattern: Pattern, layer: Candidate, levels: list[int]) -> list[float]:
+def _sensitivity(pattern: Pattern, layer: LayerView, levels: list[int]) -> list[float]:
     """Rise of the loss over the dense layer's, measured at a few levels and interpolated between them."""
     import numpy as np
 
@@ -220,7 +210,7 @@ def _sensitivity(pattern: Pattern, layer: Candidate, levels: list[int]) -> list[
     return np.interp(levels, measured, rises).tolist()
 
 
-def _weight_error(pattern: Pattern, layer: Candidate, levels: list[int]) -> Tensor:
+def _weight_error(pattern: Pattern, layer: LayerView, levels: list[int]) -> Tensor:
     """Share of the layer's squared weights that each level takes away, by filter: (O, options)."""
     squares, score = layer.weight.double().square(), layer.score()
     gone = [
@@ -229,9 +219,9 @@ def _weight_error(pattern: Pattern, layer: Candidate, levels: list[int]) -> Tens
     return (torch.stack(gone, 1) / squares.sum().clamp_min(1e-300)).cpu()
 
 
-def _outliers(layer: Candidate) -> float:
+def _outliers(layer: LayerView) -> float:
     """Share of weights whose |w| * input norm exceeds OUTLIER times the layer's mean."""
-    score = layer.weight.abs() * of_inputs(layer.weight, layer.input_norm())
+    score = layer.weight.abs() * of_inputs(layer.weight, layer.input_norm)
     return float((score > OUTLIER * score.mean()).float().mean())
 
 

@@ -7,16 +7,17 @@ from dataclasses import dataclass
 import torch
 
 from midstate.common import checks
-from midstate.sparsity.allocations.base import BUDGETS, Allocation, Candidate, uniform_cost
+from midstate.sparsity.allocations.base import BUDGETS, Allocation, uniform_cost
 from midstate.sparsity.allocations.erk import erk_densities
 from midstate.sparsity.allocations.fitting import fit
+from midstate.sparsity.layers import LayerView
 from midstate.sparsity.patterns.nm import Level
 from midstate.sparsity.patterns.pattern import Pattern
 
 
 @dataclass(frozen=True)
 class _Control(Allocation):
-    """What the controls share: the budget they meet, like any other allocation."""
+    """Base of the controls: they meet the same budget as any other allocation."""
 
     budget: str = "params"
 
@@ -28,9 +29,9 @@ class _Control(Allocation):
 class RandomShares(_Control):
     """Density in proportion to a number drawn for each layer."""
 
-    def allocate(self, pattern: Pattern, layers: Sequence[Candidate]) -> list[Level]:
+    def allocate(self, pattern: Pattern, layers: Sequence[LayerView]) -> list[Level]:
         """One target level a layer."""
-        raw = [torch.rand((), generator=layer.generator).item() for layer in layers]
+        raw = [torch.rand((), generator=layer.generator("allocation")).item() for layer in layers]
         return fit(raw, [0.0] * len(layers), pattern, layers, self.budget)
 
 
@@ -38,7 +39,7 @@ class RandomShares(_Control):
 class Reversed(_Control):
     """ERK's densities in reverse order of depth: the layers that ERK spares most are pruned most."""
 
-    def allocate(self, pattern: Pattern, layers: Sequence[Candidate]) -> list[Level]:
+    def allocate(self, pattern: Pattern, layers: Sequence[LayerView]) -> list[Level]:
         """One target level a layer."""
         return fit(erk_densities(layers)[::-1], [0.0] * len(layers), pattern, layers, self.budget)
 
@@ -47,7 +48,7 @@ class Reversed(_Control):
 class Collapsed(_Control):
     """All pruning in as few layers as can bear it, from the first on, down to one unit each; the others stay dense."""
 
-    def allocate(self, pattern: Pattern, layers: Sequence[Candidate]) -> list[Level]:
+    def allocate(self, pattern: Pattern, layers: Sequence[LayerView]) -> list[Level]:
         """One target level a layer."""
         levels = [pattern.full(layer.shape) for layer in layers]
         limit = uniform_cost(pattern, layers, self.budget)

@@ -16,15 +16,15 @@ from torch import Tensor
 
 from midstate.common import checks
 from midstate.common.numbers import floor
-from midstate.sparsity.allocations.base import BUDGETS, Allocation, Candidate, uniform_cost
+from midstate.sparsity.allocations.base import BUDGETS, Allocation, uniform_cost
 from midstate.sparsity.allocations.erk import erk_densities
-from midstate.sparsity.allocations.fitting import check_list, check_lowest, check_within, proportional
+from midstate.sparsity.allocations.fitting import check_list, check_lowest, proportional
+from midstate.sparsity.layers import LayerView
 from midstate.sparsity.patterns.nm import GROUP_DIM, NM, Level, filled_groups
-from midstate.sparsity.patterns.pattern import Pattern
 
 log = logging.getLogger(__name__)
 MOST_DOUBLINGS = 6
-# Of one layer: `thresholds` (O, groups, *K), `walked`, the N it has come down to, and `level`, the N in force.
+# State of one layer: `thresholds` (O, groups, *K), `walked`, the N it has come down to, and `level`, the N in force.
 Walk = dict[str, Any]
 
 
@@ -66,24 +66,18 @@ class Domino(Allocation):
         checks.number("strength", self.strength, 0)
         checks.number("double_every", self.double_every, 1e-3, 1)
 
-    def check(self, pattern: Pattern) -> None:
-        """N:M only, and levels that can meet the budget."""
-        if pattern.name != "nm":
-            raise ValueError(f"allocation=domino walks down the N of N:M, and pattern={pattern.name} has no N")
-        check_within(self._levels(pattern) if self.levels is None else self.levels, pattern)
-
-    def check_layers(self, pattern: NM, layers: Sequence[Candidate]) -> None:
+    def check_layers(self, pattern: NM, layers: Sequence[LayerView]) -> None:
         """Raise ValueError if even the lowest levels exceed the budget."""
         check_lowest(pattern, layers, [self._levels(pattern)[0]] * len(layers), self.budget)
 
-    def allocate(self, pattern: NM, layers: Sequence[Candidate]) -> list[Level]:
-        """Where the search begins: every layer dense."""
+    def allocate(self, pattern: NM, layers: Sequence[LayerView]) -> list[Level]:
+        """State at the start of the search: every layer dense."""
         return [pattern.m] * len(layers)
 
     def search(
-        self, pattern: NM, layers: Sequence[Candidate], walks: Sequence[Walk] | None, step: int, progress: float
+        self, pattern: NM, layers: Sequence[LayerView], walks: Sequence[Walk] | None, step: int, progress: float
     ) -> tuple[list[Walk], list[float] | None]:
-        """What one step of training means for the search.
+        """Advance the search by one step of training.
 
         Args:
             pattern: N:M; its uniform allocation is the budget.
@@ -105,14 +99,14 @@ class Domino(Allocation):
             return walks, None
         return walks, self.strengths(pattern, layers, walks, progress)
 
-    def begin(self, pattern: NM, layers: Sequence[Candidate]) -> list[Walk]:
+    def begin(self, pattern: NM, layers: Sequence[LayerView]) -> list[Walk]:
         """One walk a layer, at M; a group's threshold is the mean of the smaller half of its present weights."""
         half = max(1, pattern.m // 2)
         ascending = [filled_groups(layer.weight.abs(), pattern.m).sort(GROUP_DIM).values for layer in layers]
         smaller = [each.narrow(GROUP_DIM, 0, half) for each in ascending]
         return [{"thresholds": each.mean(GROUP_DIM), "walked": pattern.m, "level": pattern.m} for each in smaller]
 
-    def advance(self, pattern: NM, layers: Sequence[Candidate], walks: Sequence[Walk], progress: float) -> list[Walk]:
+    def advance(self, pattern: NM, layers: Sequence[LayerView], walks: Sequence[Walk], progress: float) -> list[Walk]:
         """One decision: each layer that is ready comes down by one, the readiest first, until the budget is met.
 
         Args:
@@ -144,12 +138,12 @@ class Domino(Allocation):
             )
         return walks
 
-    def met(self, pattern: NM, layers: Sequence[Candidate], walks: Sequence[Walk]) -> bool:
+    def met(self, pattern: NM, layers: Sequence[LayerView], walks: Sequence[Walk]) -> bool:
         """Tell whether the budget is met: the search is over."""
         return self._cost_of(pattern, layers, walks) <= uniform_cost(pattern, layers, self.budget)
 
     def strengths(
-        self, pattern: NM, layers: Sequence[Candidate], walks: Sequence[Walk], progress: float
+        self, pattern: NM, layers: Sequence[LayerView], walks: Sequence[Walk], progress: float
     ) -> list[float]:
         """Strength of the penalty on each layer."""
         doublings = 0
@@ -172,7 +166,7 @@ class Domino(Allocation):
             return sorted({*self.levels, pattern.m})
         return sorted({2**k for k in range(pattern.m.bit_length()) if 2**k < pattern.m} | {pattern.m})
 
-    def _cost_of(self, pattern: NM, layers: Sequence[Candidate], walks: Sequence[Walk]) -> int:
+    def _cost_of(self, pattern: NM, layers: Sequence[LayerView], walks: Sequence[Walk]) -> int:
         return sum(layer.cost(pattern, walk["level"], self.budget) for layer, walk in zip(layers, walks, strict=True))
 
     def _force(self, pattern: NM, walks: list[Walk], shares: Sequence[float]) -> None:
@@ -200,7 +194,7 @@ def _next(levels: Sequence[int], level: int) -> int:
     return max(each for each in levels if each < level)
 
 
-def _share_below(pattern: NM, layer: Candidate, walk: Walk) -> float:
+def _share_below(pattern: NM, layer: LayerView, walk: Walk) -> float:
     """Share of groups with fewer weights above their threshold than the layer has come down to."""
     above = (filled_groups(layer.weight.abs(), pattern.m) > walk["thresholds"].unsqueeze(GROUP_DIM)).sum(GROUP_DIM)
     return float((above < walk["walked"]).float().mean())

@@ -4,8 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from midstate.common import checks
-from midstate.sparsity.allocations.base import BUDGETS, Allocation, Candidate
+from midstate.sparsity.allocations.base import BUDGETS, Allocation
 from midstate.sparsity.allocations.fitting import fit
+from midstate.sparsity.layers import LayerView
 from midstate.sparsity.patterns.nm import Level
 from midstate.sparsity.patterns.pattern import Pattern
 
@@ -22,11 +23,11 @@ class ERK(Allocation):
     def __post_init__(self) -> None:
         checks.one_of("budget", self.budget, BUDGETS)
 
-    def allocate(self, pattern: Pattern, layers: Sequence[Candidate]) -> list[Level]:
+    def allocate(self, pattern: Pattern, layers: Sequence[LayerView]) -> list[Level]:
         """One target level a layer."""
         return fit(erk_densities(layers), [0.0] * len(layers), pattern, layers, self.budget)
 
 
-def erk_densities(layers: Sequence[Candidate]) -> list[float]:
+def erk_densities(layers: Sequence[LayerView]) -> list[float]:
     """Relative densities of ERK: the sum of a weight's dimensions over their product."""
     return [sum(layer.shape) / layer.shape.numel() for layer in layers]

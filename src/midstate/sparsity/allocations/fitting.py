@@ -7,13 +7,14 @@ import torch
 
 from midstate.common import checks
 from midstate.common.numbers import EPSILON, floor
-from midstate.sparsity.allocations.base import BUDGETS, Candidate, uniform_cost
-from midstate.sparsity.patterns.nm import NM, Level
+from midstate.sparsity.allocations.base import BUDGETS, uniform_cost
+from midstate.sparsity.layers import LayerView
+from midstate.sparsity.patterns.nm import Level
 from midstate.sparsity.patterns.pattern import Pattern
 
 
 def fit(
-    raw: Sequence[float], lowest: Sequence[float], pattern: Pattern, layers: Sequence[Candidate], budget: str
+    raw: Sequence[float], lowest: Sequence[float], pattern: Pattern, layers: Sequence[LayerView], budget: str
 ) -> list[Level]:
     """Turn relative densities into levels that meet the budget.
 
@@ -78,7 +79,7 @@ def use_up(
     wanted: Sequence[float],
     least: Sequence[int],
     pattern: Pattern,
-    layers: Sequence[Candidate],
+    layers: Sequence[LayerView],
     budget: str,
 ) -> list[int]:
     """Repair levels one at a time: lower them while the budget is exceeded, then raise them while it allows.
@@ -111,7 +112,7 @@ def use_up(
     return levels
 
 
-def compare_with_uniform(pattern: Pattern, layers: Sequence[Candidate], levels: Sequence[Level]) -> dict[str, float]:
+def compare_with_uniform(pattern: Pattern, layers: Sequence[LayerView], levels: Sequence[Level]) -> dict[str, float]:
     """How levels compare with the uniform ones.
 
     Returns:
@@ -140,15 +141,7 @@ def check_list(levels: object) -> None:
         checks.integer("levels", level, 1)
 
 
-def check_within(levels: Sequence[int], pattern: NM) -> None:
-    """Raise ValueError unless these are N's of a pattern, one of them no more than the uniform one."""
-    for level in levels:
-        checks.integer("levels", level, 1, pattern.m)
-    if min(levels) > pattern.n:
-        raise ValueError(f"levels={list(levels)}: all exceed the budget, uniform {pattern.label(pattern.n)}")
-
-
-def check_lowest(pattern: Pattern, layers: Sequence[Candidate], lowest: Sequence[Level], budget: str) -> None:
+def check_lowest(pattern: Pattern, layers: Sequence[LayerView], lowest: Sequence[Level], budget: str) -> None:
     """Raise ValueError if even the lowest levels, one a layer, exceed the budget."""
     cost = sum(layer.cost(pattern, level, budget) for layer, level in zip(layers, lowest, strict=True))
     if cost > (limit := uniform_cost(pattern, layers, budget)):

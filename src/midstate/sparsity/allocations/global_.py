@@ -9,9 +9,10 @@ from torch import Tensor
 
 from midstate.common import checks
 from midstate.common.numbers import floor
-from midstate.sparsity.allocations.base import BUDGETS, Allocation, Candidate, uniform_cost
+from midstate.sparsity.allocations.base import BUDGETS, Allocation, uniform_cost
 from midstate.sparsity.allocations.fitting import use_up
 from midstate.sparsity.kernels.selection import count_largest, refuse_nan
+from midstate.sparsity.layers import LayerView
 from midstate.sparsity.patterns.nm import Level
 from midstate.sparsity.patterns.pattern import Pattern
 
@@ -45,11 +46,11 @@ class Global(Allocation):
         checks.number("min_density", self.min_density, 0, 1)
         checks.one_of("budget", self.budget, COUNTED)
 
-    def check_layers(self, pattern: Pattern, layers: Sequence[Candidate]) -> None:
+    def check_layers(self, pattern: Pattern, layers: Sequence[LayerView]) -> None:
         """Raise ValueError if the floor alone exceeds the budget."""
         floors_of(pattern, layers, self.min_density, self.budget)
 
-    def allocate(self, pattern: Pattern, layers: Sequence[Candidate]) -> list[Level]:
+    def allocate(self, pattern: Pattern, layers: Sequence[LayerView]) -> list[Level]:
         """One target level a layer.
 
         Raises:
@@ -65,7 +66,7 @@ class Global(Allocation):
 
 def ranked(
     pattern: Pattern,
-    layers: Sequence[Candidate],
+    layers: Sequence[LayerView],
     make_comparable: Callable[[Tensor], None],
     min_density: float,
     budget: str,
@@ -98,7 +99,7 @@ def ranked(
     return use_up([floor(aim) for aim in aims], aims, floors, pattern, layers, budget)
 
 
-def floors_of(pattern: Pattern, layers: Sequence[Candidate], min_density: float, budget: str) -> list[int]:
+def floors_of(pattern: Pattern, layers: Sequence[LayerView], min_density: float, budget: str) -> list[int]:
     """The least level of every layer.
 
     Raises:
@@ -113,7 +114,7 @@ def floors_of(pattern: Pattern, layers: Sequence[Candidate], min_density: float,
     return floors
 
 
-def _comparable(layer: Candidate, make_comparable: Callable[[Tensor], None]) -> Tensor:
+def _comparable(layer: LayerView, make_comparable: Callable[[Tensor], None]) -> Tensor:
     """One layer's scores as they are compared with those of others, as a vector."""
     score = layer.score().flatten().float()
     refuse_nan(score)

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from midstate.common import checks
-from midstate.sparsity.allocations.base import Allocation, Candidate
+from midstate.sparsity.allocations.base import Allocation
+from midstate.sparsity.layers import LayerView
 from midstate.sparsity.patterns.nm import Level
 from midstate.sparsity.patterns.pattern import Pattern
 
@@ -20,13 +21,8 @@ def scheme_text(pattern: Pattern, names: Sequence[str], levels: Sequence[Level])
     """A scheme as JSON, one line a layer: how many stay of each group, or, filter by filter, a list."""
     values = [level.tolist() if isinstance(level, Tensor) else level for level in levels]
     lines = [f"    {json.dumps(name)}: {json.dumps(value)}" for name, value in zip(names, values, strict=True)]
-    start = "".join(f"  {json.dumps(key)}: {json.dumps(value)},\n" for key, value in _made_for(pattern).items())
+    start = "".join(f"  {json.dumps(key)}: {json.dumps(value)},\n" for key, value in pattern.identity.items())
     return "{\n" + start + '  "levels": {\n' + ",\n".join(lines) + "\n  }\n}\n"
-
-
-def _made_for(pattern: Pattern) -> dict[str, Any]:
-    """What a scheme says of its pattern: all that its levels depend on."""
-    return {"pattern": pattern.name, **({"m": pattern.m} if pattern.name == "nm" else {})}
 
 
 @dataclass(frozen=True)
@@ -59,18 +55,17 @@ class Scheme(Allocation):
         """Tell whether filters of one layer may have levels of their own."""
         return any(isinstance(level, list) for level in self.content["levels"].values())
 
+    @property
+    def made_for(self) -> dict[str, Any]:
+        """Pattern for which the file was made."""
+        return {key: value for key, value in self.content.items() if key != "levels"}
+
     def digest(self) -> str:
         """Identify the content, whatever its layout."""
         canonical = json.dumps(self.content, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()[:12]
 
-    def check(self, pattern: Pattern) -> None:
-        """The file must be of this pattern."""
-        made_for = {key: value for key, value in self.content.items() if key != "levels"}
-        if made_for != _made_for(pattern):
-            raise ValueError(f"scheme={self.scheme!r}: was made for {made_for}, and this run has {_made_for(pattern)}")
-
-    def allocate(self, pattern: Pattern, layers: Sequence[Candidate]) -> list[Level]:
+    def allocate(self, pattern: Pattern, layers: Sequence[LayerView]) -> list[Level]:
         """One target level a layer.
 
         Raises:
@@ -82,10 +77,10 @@ class Scheme(Allocation):
             raise ValueError(f"scheme={self.scheme!r}: does not fit the scope; missing {missing}, not in scope {extra}")
         return [self._level(pattern, layer, levels[layer.name]) for layer in layers]
 
-    def _level(self, pattern: Pattern, layer: Candidate, value: Any) -> Level:
+    def _level(self, pattern: Pattern, layer: LayerView, value: Any) -> Level:
         name = f"scheme level of {layer.name}"
         if not isinstance(value, list):
             return checks.integer(name, value, 0, pattern.full(layer.shape))
-        if pattern.name != "nm" or len(value) != layer.shape[0]:
+        if pattern.group != "neighbours" or len(value) != layer.shape[0]:
             raise ValueError(f"{name}: a list needs pattern=nm and one level for each of {layer.shape[0]} filters")
         return torch.tensor([checks.integer(name, each, 0, pattern.m) for each in value])

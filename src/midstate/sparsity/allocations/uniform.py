@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from midstate.sparsity.allocations.base import Allocation, Candidate
+from midstate.sparsity.allocations.base import Allocation
+from midstate.sparsity.layers import LayerView
 from midstate.sparsity.patterns.nm import Level
 from midstate.sparsity.patterns.pattern import Pattern
 
@@ -15,6 +16,6 @@ class Uniform(Allocation):
 
     uniform: ClassVar[bool] = True
 
-    def allocate(self, pattern: Pattern, layers: Sequence[Candidate]) -> list[Level]:
+    def allocate(self, pattern: Pattern, layers: Sequence[LayerView]) -> list[Level]:
         """One target level a layer, in the same order."""
         return [pattern.target(layer.shape) for layer in layers]

@@ -5,8 +5,9 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from midstate.common import checks
-from midstate.sparsity.allocations.base import BUDGETS, Allocation, Candidate
+from midstate.sparsity.allocations.base import BUDGETS, Allocation
 from midstate.sparsity.allocations.fitting import fit
+from midstate.sparsity.layers import LayerView
 from midstate.sparsity.patterns.nm import Level
 from midstate.sparsity.patterns.pattern import Pattern
 
@@ -21,7 +22,7 @@ class UniformPlus(Allocation):
     def __post_init__(self) -> None:
         checks.one_of("budget", self.budget, BUDGETS)
 
-    def allocate(self, pattern: Pattern, layers: Sequence[Candidate]) -> list[Level]:
+    def allocate(self, pattern: Pattern, layers: Sequence[LayerView]) -> list[Level]:
         """One target level a layer.
 
         Raises:

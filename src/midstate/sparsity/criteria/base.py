@@ -1,40 +1,27 @@
 """Criteria: which unit matters less. Each is a pure function from a layer's weights to a score for each unit.
 
-Scores are 0 or more; the smallest go first. `observes` names what a criterion needs to see besides the
-weights: `input_norm`, which the pruner measures on a fixed sample of training images before each refresh, or
-`batchnorm`, whose BatchNorms it finds once.
+Scores are 0 or more; the smallest go first. `needs` names what a criterion looks at that has to be measured or found,
+see `LayerView`.
 """
 
-from dataclasses import dataclass
 from typing import ClassVar
 
-from torch import Generator, Tensor
-
-from midstate.sparsity.patterns.nm import Level
-from midstate.sparsity.patterns.pattern import Pattern
-
-
-@dataclass(frozen=True)
-class Seen:
-    """What a criterion may look at besides the weights of one layer."""
-
-    generator: Generator  # the layer's own; the same draws at every refresh
-    level: Level | None = None  # the layer's target level; None while it is being decided
-    input_norm: Tensor | None = None  # (C,) root mean square of each input channel, where observed
-    gamma: Tensor | None = None  # (O,) of the BatchNorm that reads the layer, where observed
+from torch import Tensor
 
 
 class Criterion:
-    """What every criterion has. Members add `score(weight, pattern, seen)`."""
+    """Base of criteria; members add `score(layer, pattern)`.
 
-    observes: ClassVar[str | None] = None
+    Protocol: `score` is called at every refresh, once a layer; when an allocation compares layers, once more. It must
+    not change the layer, and returns 0 or more for each unit; the smallest are pruned.
+    """
 
-    def check(self, pattern: Pattern, from_scores: bool) -> None:
-        """Raise ValueError if the criterion makes no sense here; `from_scores`: scores decide the allocation."""
+    needs: ClassVar[tuple[str, ...]] = ()  # what it looks at besides weights, from `NEEDS`
+    patterns: ClassVar[tuple[str, ...]] = ()  # names of those it makes sense for; none: all
 
 
 def of_inputs(weight: Tensor, by_channel: Tensor) -> Tensor:
-    """What each weight (O, C, *K) reads, as (O, C, 1, ...), from one value for each input channel of all groups."""
+    """Spread one value for each input channel to the weights (O, C, *K) that read it, as (O, C, 1, ...)."""
     channels = weight.shape[1]
     groups = len(by_channel) // channels  # of a grouped convolution
     by_row = by_channel.view(groups, 1, channels).expand(-1, weight.shape[0] // groups, -1)

@@ -5,7 +5,8 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from midstate.sparsity.criteria.base import Criterion, Seen
+from midstate.sparsity.criteria.base import Criterion
+from midstate.sparsity.layers import LayerView
 from midstate.sparsity.patterns.pattern import Pattern
 
 
@@ -13,16 +14,8 @@ from midstate.sparsity.patterns.pattern import Pattern
 class BatchNormScale(Criterion):
     """|gamma| of the BatchNorm that reads a filter (Network Slimming, Liu et al., arXiv 1708.06519)."""
 
-    observes: ClassVar[str | None] = "batchnorm"
+    needs: ClassVar[tuple[str, ...]] = ("batchnorm_scale",)
 
-    def check(self, pattern: Pattern, from_scores: bool) -> None:
-        """Filters only: a gamma belongs to one."""
-        if pattern.name != "filter":
-            raise ValueError(
-                f"criterion=batchnorm_scale has one score a filter, and pattern={pattern.name} prunes single weights: "
-                "use pruner/pattern=filter, or pruner/criterion=l1"
-            )
-
-    def score(self, weight: Tensor, pattern: Pattern, seen: Seen) -> Tensor:
+    def score(self, layer: LayerView, pattern: Pattern) -> Tensor:
         """Scores (O,)."""
-        return seen.gamma.detach().abs()
+        return layer.batchnorm_scale.detach().abs()

@@ -7,8 +7,9 @@ from torch import Tensor
 
 from midstate.common import checks
 from midstate.common.numbers import floor
-from midstate.sparsity.criteria.base import Criterion, Seen
+from midstate.sparsity.criteria.base import Criterion
 from midstate.sparsity.kernels.selection import keep_largest
+from midstate.sparsity.layers import LayerView
 from midstate.sparsity.patterns.pattern import Pattern
 
 
@@ -26,25 +27,12 @@ class GeometricMedian(Criterion):
     def __post_init__(self) -> None:
         checks.number("norm_share", self.norm_share, 0, 1)
 
-    def check(self, pattern: Pattern, from_scores: bool) -> None:
-        """Filters only, and the mix only where the number to prune is known beforehand."""
-        if pattern.name != "filter":
-            raise ValueError(
-                f"criterion=geometric_median measures distances between filters; pattern={pattern.name} prunes "
-                "single weights: use pruner/pattern=filter, or pruner/criterion=l1"
-            )
-        if self.norm_share and from_scores:
-            raise ValueError(
-                f"norm_share={self.norm_share}: the mix needs to know how many filters go, and this allocation "
-                "decides that from the scores; use norm_share=0"
-            )
-
-    def score(self, weight: Tensor, pattern: Pattern, seen: Seen) -> Tensor:
+    def score(self, layer: LayerView, pattern: Pattern) -> Tensor:
         """Scores (O,): sums of distances; filters that go by their norm score 0."""
-        filters = weight.flatten(1)
-        stay = torch.ones(len(filters), dtype=torch.bool, device=weight.device)
+        filters = layer.weight.flatten(1)
+        stay = torch.ones(len(filters), dtype=torch.bool, device=filters.device)
         if self.norm_share:
-            num_by_norm = floor(self.norm_share * (len(filters) - seen.level))
+            num_by_norm = floor(self.norm_share * (len(filters) - layer.level))
             stay = keep_largest(filters.norm(dim=1), len(filters) - num_by_norm, 0)
         # The plain form: the faster one by matrix product loses the digits that tell near filters apart.
         distance = torch.cdist(filters, filters[stay], compute_mode="donot_use_mm_for_euclid_dist").sum(1)

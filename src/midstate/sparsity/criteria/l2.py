@@ -4,7 +4,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from midstate.sparsity.criteria.base import Criterion, Seen
+from midstate.sparsity.criteria.base import Criterion
+from midstate.sparsity.layers import LayerView
 from midstate.sparsity.patterns.pattern import Pattern
 
 
@@ -12,6 +13,6 @@ from midstate.sparsity.patterns.pattern import Pattern
 class L2(Criterion):
     """Euclidean norm of a unit; for single weights the same order as L1."""
 
-    def score(self, weight: Tensor, pattern: Pattern, seen: Seen) -> Tensor:
+    def score(self, layer: LayerView, pattern: Pattern) -> Tensor:
         """Scores of the pattern's units: weight's shape, or (O,) for filters."""
-        return pattern.pool(weight.square()).sqrt()
+        return pattern.pool(layer.weight.square()).sqrt()

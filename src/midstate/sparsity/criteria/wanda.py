@@ -5,7 +5,8 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from midstate.sparsity.criteria.base import Criterion, Seen, of_inputs
+from midstate.sparsity.criteria.base import Criterion, of_inputs
+from midstate.sparsity.layers import LayerView
 from midstate.sparsity.patterns.pattern import Pattern
 
 
@@ -13,8 +14,8 @@ from midstate.sparsity.patterns.pattern import Pattern
 class Wanda(Criterion):
     """|w| times the norm of the input channel it reads (Sun et al., arXiv 2306.11695)."""
 
-    observes: ClassVar[str | None] = "input_norm"
+    needs: ClassVar[tuple[str, ...]] = ("input_norm",)
 
-    def score(self, weight: Tensor, pattern: Pattern, seen: Seen) -> Tensor:
+    def score(self, layer: LayerView, pattern: Pattern) -> Tensor:
         """Scores of the pattern's units: weight's shape, or (O,) for filters."""
-        return pattern.pool(weight.abs() * of_inputs(weight, seen.input_norm))
+        return pattern.pool(layer.weight.abs() * of_inputs(layer.weight, layer.input_norm))

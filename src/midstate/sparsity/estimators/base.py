@@ -3,7 +3,7 @@
 `apply` is the weight that the layer uses. `before_step` and `after_step` run around the optimizer's
 step, on real gradients (after unscaling, before clipping), never inside an autograd Function: there a
 GradScaler would divide the decay away and accumulation would add it once per micro-batch. `refreshed`
-is called with every new mask. What an estimator keeps of a layer beside its mask is its `memory`.
+is called with every new mask. Tensors that an estimator keeps of a layer beside its mask are its `memory`.
 """
 
 from collections.abc import Mapping
@@ -17,7 +17,7 @@ from midstate.sparsity.patterns.nm import Level
 from midstate.sparsity.patterns.pattern import Pattern
 from midstate.sparsity.schedules import Window
 
-# What optimizers call the running mean of gradients (SGD; Adam and its kin).
+# Keys of the running mean of gradients in optimizers (SGD; Adam and its kin).
 _MOMENTUM_KEYS = ("momentum_buffer", "exp_avg")
 Memory = Mapping[str, Tensor]  # by name
 
@@ -35,19 +35,18 @@ class _StraightThrough(torch.autograd.Function):
 
 
 class Estimator:
-    """What every estimator has; members override what they do differently, and add `apply`."""
+    """Base of estimators; members add `apply(weight, mask, memory)` and override what they do differently.
 
+    Protocol: `check_window` and `memory` are called when the pruner is attached, before the optimizer exists, so that
+    parameters in `memory` are trained. Then, in each step: `refreshed` if masks were refreshed; `apply` in every
+    forward pass; `before_step` on real gradients (unscaled, not yet clipped); `after_step` after the optimizer.
+    """
+
+    patterns: ClassVar[tuple[str, ...]] = ()  # names of those it makes sense for; none: all
     trains_dense: ClassVar[bool] = False  # whether forward passes in training see the weights without masks
     scales: ClassVar[bool] = False  # whether kept weights are scaled; members add `scale`
     whole_channels: ClassVar[bool] = False  # whether a filter's bias, gamma and beta are masked with it
-    by_filter: ClassVar[bool] = True  # whether filters of one layer may have levels of their own
-    continuous: ClassVar[bool] = False  # whether kept weights come to 0 before they are pruned
-    learns_combinations: ClassVar[bool] = False  # whether it is about the states of path=combinations, and no others
-    rests: ClassVar[bool] = False  # whether pruned weights stand still, without momentum
-    sees_pruned: ClassVar[bool] = False  # whether `memory` holds the last |gradient| of all weights, as `gradient`
-
-    def check(self, pattern: Pattern) -> None:
-        """Raise ValueError if the estimator makes no sense for this pattern."""
+    freezes_pruned: ClassVar[bool] = False  # whether pruned weights stand still, without momentum
 
     def check_window(self, window: Window) -> None:
         """Raise ValueError if the path leaves the estimator no time for what it does."""

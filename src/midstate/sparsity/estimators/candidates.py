@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 from math import comb
-from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -32,7 +31,7 @@ class _Candidates(torch.autograd.Function):
 
 
 @dataclass(frozen=True)
-class Candidates(Estimator):
+class LearnedCombinations(Estimator):
     """LBC (Zhang et al., arXiv 2206.06662): each group learns which of its C(M,N) combinations to keep.
 
     alpha, (groups, C(M,N)), begins at 1 / C(M-1,N-1) and is a parameter like any other, weight decay included. At every
@@ -40,8 +39,6 @@ class Candidates(Estimator):
     others go. Weights get the masked gradient; momentum and weight decay move pruned ones, too, as in the released
     code. Once one combination a group is left, alpha gets no gradient and decides nothing.
     """
-
-    learns_combinations: ClassVar[bool] = True
 
     def check_window(self, window: Window) -> None:
         """There must be a step to learn in."""

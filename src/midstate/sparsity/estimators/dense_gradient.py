@@ -1,7 +1,6 @@
 """Pruned weights are at rest, and their gradients are remembered for growth."""
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -15,8 +14,6 @@ from midstate.sparsity.patterns.pattern import Pattern
 @dataclass(frozen=True)
 class DenseGradient(Hard):
     """As `Hard`, and the last gradient of every weight, pruned or not, is remembered: by it weights are grown."""
-
-    sees_pruned: ClassVar[bool] = True
 
     def memory(self, weight: Tensor, pattern: Pattern, level: Level | None) -> Memory:
         """`gradient`: magnitudes, a tensor like the weight."""

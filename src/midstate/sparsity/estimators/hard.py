@@ -18,7 +18,7 @@ class Hard(Estimator):
     clears their momentum.
     """
 
-    rests: ClassVar[bool] = True
+    freezes_pruned: ClassVar[bool] = True
 
     def apply(self, weight: Tensor, mask: Tensor, memory: Memory) -> Tensor:
         """weight * mask; autograd masks the gradient by itself."""

@@ -4,7 +4,6 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from midstate.sparsity.estimators.hard import Hard
-from midstate.sparsity.patterns.pattern import Pattern
 
 
 @dataclass(frozen=True)
@@ -12,11 +11,3 @@ class HardChannels(Hard):
     """As `Hard`, and with a pruned filter its bias, gamma and beta go the same way: its channel is 0, no constant."""
 
     whole_channels: ClassVar[bool] = True
-
-    def check(self, pattern: Pattern) -> None:
-        """Filters only."""
-        if pattern.name != "filter":
-            raise ValueError(
-                f"estimator=hard_channels takes whole channels away, and pattern={pattern.name} prunes single weights: "
-                "use pruner/estimator=hard"
-            )

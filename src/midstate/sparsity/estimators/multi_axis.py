@@ -24,24 +24,13 @@ class MultiAxis(SRSTE):
 
     tau: float = 1e-2
     scales: ClassVar[bool] = True
-    by_filter: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
         checks.number("tau", self.tau, 1e-12)
 
-    def check(self, pattern: Pattern) -> None:
-        """N:M only: the axes' thresholds are its share (M-N)/M."""
-        if pattern.name != "nm":
-            raise ValueError(
-                f"estimator of MaxQ: its thresholds are shares of N:M, and pattern={pattern.name} has none; "
-                "use pruner/estimator=sr_ste"
-            )
-
     def scale(self, weight: Tensor, mask: Tensor, pattern: Pattern, level: Level, memory: Memory) -> Tensor:
         """Factor on every weight."""
-        if isinstance(level, Tensor):
-            raise ValueError("estimator of MaxQ: its thresholds need one N a layer; use per=layer")
         return axis_scale(weight, level, pattern.m, self.tau)
 
 

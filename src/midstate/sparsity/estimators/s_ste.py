@@ -27,15 +27,6 @@ class SSTE(STE):
     """
 
     scales: ClassVar[bool] = True
-    continuous: ClassVar[bool] = True
-
-    def check(self, pattern: Pattern) -> None:
-        """N:M only: the threshold is one of its groups."""
-        if pattern.name != "nm":
-            raise ValueError(
-                f"estimator of S-STE: its threshold is one of a group of N:M, and pattern={pattern.name} has none; "
-                "use pruner/estimator=ste"
-            )
 
     def memory(self, weight: Tensor, pattern: Pattern, level: Level | None) -> Memory:
         """The factors, beta, and whether that is found for good."""

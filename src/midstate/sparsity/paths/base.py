@@ -1,68 +1,52 @@
 """Paths: the intermediate states (中间态) a network passes through from dense to its target.
 
 Each path is a pure function from progress p in [0, 1] to masks, one a layer; the end of every path is the
-target itself. The paths of N:M are in `nm_paths`.
+target itself.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import ClassVar
 
 import torch
-from torch import Generator, Tensor
+from torch import Tensor
 
 from midstate.sparsity.kernels.masks import has_kernel, masks_by_kernel
+from midstate.sparsity.layers import LayerView
 from midstate.sparsity.patterns.nm import Level
 from midstate.sparsity.patterns.pattern import Pattern
 from midstate.sparsity.schedules import Window
 
 
-@dataclass(frozen=True)
-class Place:
-    """One layer as a path sees it; a path changes none of it."""
-
-    weight: Tensor  # (O, C) or (O, C, *K)
-    score: Callable[[], Tensor]  # of the pattern's units; made when asked for, so that one layer's exists at a time
-    level: Level  # the target
-    mask: Tensor  # of weights, in force now
-    generator: Generator  # of the layer's random orders
-    alpha: Tensor | None = None  # of an estimator that learns combinations, (groups, combinations)
-
-
 def layer_masks(
-    pattern: Pattern, places: Sequence[Place], levels: Sequence[Level], dense: Sequence[Tensor] | None = None
+    pattern: Pattern, layers: Sequence[LayerView], levels: Sequence[Level], dense: Sequence[Tensor] | None = None
 ) -> list[Tensor]:
     """The pattern at a level each: layer by layer, or N:M on a GPU in one kernel, which gives the same bits.
 
     `dense` marks the groups of N:M of which all is kept, (O, groups, *K) each.
     """
-    first = places[0].weight if places else torch.empty(0)
-    if pattern.name == "nm" and has_kernel(first.device, first.dtype):
-        masks = masks_by_kernel(pattern.m, [place.score() for place in places], levels)
+    first = layers[0].weight if layers else torch.empty(0)
+    if pattern.group == "neighbours" and has_kernel(first.device, first.dtype):
+        masks = masks_by_kernel(pattern.m, [layer.score() for layer in layers], levels)
         if masks is not None:
             if dense is None:
                 return masks
             return [mask | marks.repeat_interleave(pattern.m, 1) for mask, marks in zip(masks, dense, strict=True)]
     if dense is None:
-        return [pattern.mask(place.score(), level) for place, level in zip(places, levels, strict=True)]
-    return [pattern.mask(place.score(), *rest) for place, *rest in zip(places, levels, dense, strict=True)]
+        return [pattern.mask(layer.score(), level) for layer, level in zip(layers, levels, strict=True)]
+    return [pattern.mask(layer.score(), *rest) for layer, *rest in zip(layers, levels, dense, strict=True)]
 
 
 class Path:
-    """What every path has: patterns it makes sense for, and a window. Members add `masks` and `describe`."""
+    """Base of paths; members add `masks(pattern, layers, p)` and `describe(pattern, level, p)`.
 
-    patterns: ClassVar[tuple[str, ...]] = ("weight", "row", "filter", "nm")
-    refusal: ClassVar[str] = ""
-    by_filter: bool = True  # whether filters of one layer may have levels of their own
+    Protocol: `window` is called when the pruner is attached, `check_levels` as soon as the target levels are known.
+    `masks` is called at every refresh with the progress p in (0, 1]: a pure function, because probes ask for masks
+    that are never put in force; at p = 1 it must give the target itself. `describe` names the state for people.
+    """
+
+    patterns: ClassVar[tuple[str, ...]] = ()  # names of those it makes sense for; none: all
     probed: ClassVar[bool] = True  # whether its states lie at known places, where gaps can be probed
-    one_level: ClassVar[str] = ""  # where they may not: because of what
     fades: ClassVar[bool] = False  # whether masks on the way hold factors, from 0 to 1, on weights that are all in use
-    redraws: bool = False  # whether a random order is drawn anew at every refresh
-
-    def check(self, pattern: Pattern) -> None:
-        """Raise ValueError if the path makes no sense for this pattern."""
-        if pattern.name not in self.patterns:
-            raise ValueError(self.refusal.format(pattern=pattern.name))
 
     def check_levels(self, pattern: Pattern, levels: Sequence[Level] | None) -> None:
         """Raise ValueError if the path cannot lead to these target levels, one a layer; None: any may be asked for."""

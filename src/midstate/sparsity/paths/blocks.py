@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from torch import Generator, Tensor
@@ -10,7 +9,8 @@ from torch import Generator, Tensor
 from midstate.common import checks
 from midstate.common.numbers import floor
 from midstate.sparsity.kernels.selection import keep_largest
-from midstate.sparsity.paths.base import Path, Place, layer_masks
+from midstate.sparsity.layers import LayerView
+from midstate.sparsity.paths.base import Path, layer_masks
 from midstate.sparsity.patterns.nm import GROUP_DIM, NM, filled_groups, grouped
 
 ORDERS = ("default", "inverse", "random", "random_tick")
@@ -43,8 +43,8 @@ def block_nm_mask(
     """
     weight = weight.detach()
     grouped(weight, m)  # refuses what is indivisible
-    place = Place(weight, weight.abs, n, torch.ones_like(weight, dtype=torch.bool), generator)
-    return Blocks(order).masks(NM(n, m), [place], checks.number("p", p, 0, 1))[0]
+    layer = LayerView(weight, level=n, score_of=lambda layer: layer.weight.abs(), generators=lambda *_: generator)
+    return Blocks(order).masks(NM(n, m), [layer], checks.number("p", p, 0, 1))[0]
 
 
 @dataclass(frozen=True)
@@ -64,10 +64,6 @@ class Blocks(Path):
     rank: str = "layer"
     rerank: str = "live"
     staircase: bool = False
-    patterns: ClassVar[tuple[str, ...]] = ("nm",)
-    refusal: ClassVar[str] = (
-        "path=blocks counts the blocks under N:M, and pattern={pattern} has none; use pruner/path=density or direct"
-    )
 
     def __post_init__(self) -> None:
         checks.one_of("order", self.order, ORDERS)
@@ -75,30 +71,26 @@ class Blocks(Path):
         checks.one_of("rerank", self.rerank, RERANKS)
         checks.boolean("staircase", self.staircase)
 
-    @property
-    def redraws(self) -> bool:
-        """Tell whether the order is drawn anew at every refresh."""
-        return self.order == "random_tick"
-
-    def masks(self, pattern: NM, places: Sequence[Place], p: float) -> list[Tensor]:
+    def masks(self, pattern: NM, layers: Sequence[LayerView], p: float) -> list[Tensor]:
         """The target pattern on the blocks reached, ones on the others."""
         if self.staircase and pattern.num_jumps:
             p = floor(pattern.num_jumps * p) / pattern.num_jumps
-        norms = [block_norms(place.weight, pattern.m) for place in places]
+        norms = [block_norms(layer.weight, pattern.m) for layer in layers]
         flat = [norm.flatten() for norm in norms]
         sticky = self.rerank == "sticky"
-        left = [masked_blocks(place.mask, pattern.m) if sticky else None for place in places]
+        left = [masked_blocks(layer.mask, pattern.m) if sticky else None for layer in layers]
         if self.rank == "network":
-            joint = self._dense(torch.cat(flat), torch.cat(left) if sticky else None, p, places[0].generator)
+            joint = self._dense(torch.cat(flat), torch.cat(left) if sticky else None, p, layers[0])
             dense = joint.split([len(norm) for norm in flat])
         else:
-            dense = [self._dense(flat[i], left[i], p, place.generator) for i, place in enumerate(places)]
+            dense = [self._dense(flat[i], left[i], p, layer) for i, layer in enumerate(layers)]
         marks = [each.view(norm.shape).movedim(-1, 1).contiguous() for each, norm in zip(dense, norms, strict=True)]
-        return layer_masks(pattern, places, [place.level for place in places], marks)
+        return layer_masks(pattern, layers, [layer.level for layer in layers], marks)
 
-    def _dense(self, norm: Tensor, left: Tensor | None, p: float, generator: Generator | None) -> Tensor:
+    def _dense(self, norm: Tensor, left: Tensor | None, p: float, layer: LayerView) -> Tensor:
         """Mark the blocks that are dense at progress p; `left` marks those that left that state before."""
         if self.order.startswith("random"):
+            generator = layer.generator("order", *([layer.step] if self.order == "random_tick" else []))
             rank = torch.empty(norm.numel())
             rank[torch.randperm(norm.numel(), generator=generator)] = -torch.arange(norm.numel(), dtype=torch.float32)
             rank = rank.to(norm.device)

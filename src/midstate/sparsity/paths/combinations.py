@@ -5,14 +5,14 @@ from dataclasses import dataclass
 from functools import cache
 from itertools import combinations
 from math import comb
-from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from midstate.common.numbers import floor
 from midstate.sparsity.kernels.selection import keep_largest, refuse_nan
-from midstate.sparsity.paths.base import Path, Place
+from midstate.sparsity.layers import LayerView
+from midstate.sparsity.paths.base import Path
 from midstate.sparsity.patterns.nm import GROUP_DIM, NM, Level, grouped
 
 MOST = 16  # combinations of a group for each of its weights: 8:16 would have 804
@@ -57,13 +57,6 @@ class Combinations(Path):
     2206.06662); under any other those of the least sum of scores go, which ends at the N:M mask itself.
     """
 
-    by_filter: ClassVar[bool] = False
-    one_level: ClassVar[str] = "path=combinations"
-    patterns: ClassVar[tuple[str, ...]] = ("nm",)
-    refusal: ClassVar[str] = (
-        "path=combinations is about the ways to keep N of M, and pattern={pattern} has none; use pruner/path=density"
-    )
-
     def check_levels(self, pattern: NM, levels: Sequence[Level] | None) -> None:
         """Refuse what has too many combinations, before any is made."""
         n = max([pattern.m // 2] if levels is None else levels, key=lambda level: comb(pattern.m, level))
@@ -76,22 +69,23 @@ class Combinations(Path):
             "to 1 or m, or pruner/path=n"
         )
 
-    def masks(self, pattern: NM, places: Sequence[Place], p: float) -> list[Tensor]:
+    def masks(self, pattern: NM, layers: Sequence[LayerView], p: float) -> list[Tensor]:
         """The union of the combinations left at progress p."""
-        return [self._mask(pattern, place, p) for place in places]
+        return [self._mask(pattern, layer, p) for layer in layers]
 
-    def _mask(self, pattern: NM, place: Place, p: float) -> Tensor:
-        shape, level, m = place.weight.shape, place.level, pattern.m
+    def _mask(self, pattern: NM, layer: LayerView, p: float) -> Tensor:
+        shape, level, m = layer.weight.shape, layer.level, pattern.m
         if level in (0, m):  # one combination, there is nothing to choose
-            return pattern.mask(place.score(), level)
-        patterns = combinations_of(level, m).to(place.weight.device)
-        if place.alpha is None:
-            rank = _sums(in_groups(place.score(), m), patterns)
-        elif p == 1 and int(place.mask.count_nonzero()) == pattern.kept(shape, level):
-            return place.mask.clone()  # one combination was left before: what is learnt no longer counts
+            return pattern.mask(layer.score(), level)
+        patterns = combinations_of(level, m).to(layer.weight.device)
+        alpha = layer.memory.get("alpha")
+        if alpha is None:
+            rank = _sums(in_groups(layer.score(), m), patterns)
+        elif p == 1 and int(layer.mask.count_nonzero()) == pattern.kept(shape, level):
+            return layer.mask.clone()  # one combination was left before: what is learnt no longer counts
         else:
-            refuse_nan(place.weight)
-            rank = place.alpha.detach()
+            refuse_nan(layer.weight)
+            rank = alpha.detach()
         used = remaining(rank, p).float() @ patterns > 0
         return out_of_groups(used, shape, m)
 

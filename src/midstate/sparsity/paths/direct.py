@@ -5,7 +5,8 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor
 
-from midstate.sparsity.paths.base import Path, Place, layer_masks
+from midstate.sparsity.layers import LayerView
+from midstate.sparsity.paths.base import Path, layer_masks
 from midstate.sparsity.patterns.pattern import Pattern
 from midstate.sparsity.schedules import Window
 
@@ -18,9 +19,9 @@ class Direct(Path):
         """The jump is at the window's start; curve and stop have nothing to move."""
         return replace(window, curve="one_shot", stop=window.start)
 
-    def masks(self, pattern: Pattern, places: Sequence[Place], p: float) -> list[Tensor]:
+    def masks(self, pattern: Pattern, layers: Sequence[LayerView], p: float) -> list[Tensor]:
         """The pattern at its target; progress 0 never comes here."""
-        return layer_masks(pattern, places, [place.level for place in places])
+        return layer_masks(pattern, layers, [layer.level for layer in layers])
 
     def describe(self, pattern: Pattern, level: str, p: float) -> str:
         """The state in a few words."""

@@ -7,7 +7,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from midstate.sparsity.paths.base import Path, Place, layer_masks
+from midstate.sparsity.layers import LayerView
+from midstate.sparsity.paths.base import Path, layer_masks
 from midstate.sparsity.patterns.pattern import Pattern
 
 
@@ -21,12 +22,12 @@ class Fade(Path):
 
     fades: ClassVar[bool] = True
 
-    def masks(self, pattern: Pattern, places: Sequence[Place], p: float) -> list[Tensor]:
+    def masks(self, pattern: Pattern, layers: Sequence[LayerView], p: float) -> list[Tensor]:
         """1 on what the target keeps and 1 - p elsewhere; at the end the masks themselves."""
-        masks = layer_masks(pattern, places, [place.level for place in places])
+        masks = layer_masks(pattern, layers, [layer.level for layer in layers])
         if p == 1:
             return masks
-        return [torch.where(mask, 1.0, 1 - p).to(place.weight.dtype) for mask, place in zip(masks, places, strict=True)]
+        return [torch.where(mask, 1.0, 1 - p).to(layer.weight.dtype) for mask, layer in zip(masks, layers, strict=True)]
 
     def describe(self, pattern: Pattern, level: str, p: float) -> str:
         """The state in a few words."""

@@ -2,14 +2,14 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from midstate.common import checks
 from midstate.common.numbers import floor
-from midstate.sparsity.paths.base import Path, Place, layer_masks
+from midstate.sparsity.layers import LayerView
+from midstate.sparsity.paths.base import Path, layer_masks
 from midstate.sparsity.patterns.nm import NM, Level
 
 KINDS = ("sparsify", "fine", "densify")
@@ -29,29 +29,25 @@ class Frames(Path):
     """
 
     frames: str = "sparsify"
-    patterns: ClassVar[tuple[str, ...]] = ("nm",)
-    refusal: ClassVar[str] = (
-        "path=frames changes the N and M of N:M, and pattern={pattern} has none; use pruner/path=density or direct"
-    )
 
     def __post_init__(self) -> None:
         checks.one_of("frames", self.frames, KINDS)
 
-    def masks(self, pattern: NM, places: Sequence[Place], p: float) -> list[Tensor]:
+    def masks(self, pattern: NM, layers: Sequence[LayerView], p: float) -> list[Tensor]:
         """The pattern of progress p, and in its groups."""
         if self.frames == "sparsify":
-            return layer_masks(pattern, places, [self._fewer(place.level, pattern.m, p) for place in places])
+            return layer_masks(pattern, layers, [self._fewer(layer.level, pattern.m, p) for layer in layers])
         largest = self._largest(p)
         if not largest:
-            return layer_masks(pattern, places, [pattern.m] * len(places))
-        multiples = [_multiple(largest, place.weight.shape[1], pattern.m) for place in places]
+            return layer_masks(pattern, layers, [pattern.m] * len(layers))
+        multiples = [_multiple(largest, layer.weight.shape[1], pattern.m) for layer in layers]
         masks: dict[int, Tensor] = {}
         for multiple in set(multiples):
             chosen = [i for i, each in enumerate(multiples) if each == multiple]
-            levels = [self._in_groups(places[i].level, multiple, pattern.m) for i in chosen]
+            levels = [self._in_groups(layers[i].level, multiple, pattern.m) for i in chosen]
             larger = NM(pattern.n, multiple * pattern.m)
-            masks.update(zip(chosen, layer_masks(larger, [places[i] for i in chosen], levels), strict=True))
-        return [masks[i] for i in range(len(places))]
+            masks.update(zip(chosen, layer_masks(larger, [layers[i] for i in chosen], levels), strict=True))
+        return [masks[i] for i in range(len(layers))]
 
     def describe(self, pattern: NM, level: str, p: float) -> str:
         """The state in a few words; of layers whose channels the groups of this frame divide."""

@@ -2,14 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from midstate.common import checks
 from midstate.common.numbers import floor
-from midstate.sparsity.paths.base import Path, Place, layer_masks
+from midstate.sparsity.layers import LayerView
+from midstate.sparsity.paths.base import Path, layer_masks
 from midstate.sparsity.paths.blocks import block_norms, spread_blocks, stay_longest
 from midstate.sparsity.patterns.nm import NM, Level
 
@@ -38,26 +38,16 @@ class StepN(Path):
 
     granularity: str = "layer"
     steps: str = "single"
-    one_level: ClassVar[str] = "granularity=group"
-    patterns: ClassVar[tuple[str, ...]] = ("nm",)
-    refusal: ClassVar[str] = (
-        "path=n steps the N of N:M, and pattern={pattern} has no N; use pruner/path=density or pruner/path=direct"
-    )
 
     def __post_init__(self) -> None:
         checks.one_of("granularity", self.granularity, GRANULARITIES)
         checks.one_of("steps", self.steps, STEPS)
 
-    @property
-    def by_filter(self) -> bool:
-        """Tell whether filters of one layer may have levels of their own: groups of a layer step to one N."""
-        return self.granularity == "layer"
-
-    def masks(self, pattern: NM, places: Sequence[Place], p: float) -> list[Tensor]:
+    def masks(self, pattern: NM, layers: Sequence[LayerView], p: float) -> list[Tensor]:
         """The pattern at the N of progress p."""
         if self.granularity == "layer":
-            return layer_masks(pattern, places, [self.level_at(place.level, pattern.m, p) for place in places])
-        return [self._dithered(pattern, place, p) for place in places]
+            return layer_masks(pattern, layers, [self.level_at(layer.level, pattern.m, p) for layer in layers])
+        return [self._dithered(pattern, layer, p) for layer in layers]
 
     def level_at(self, level: Level, m: int, p: float) -> Level:
         """N at progress p."""
@@ -77,13 +67,13 @@ class StepN(Path):
         at = floor(way)
         return states[at], states[min(at + 1, len(states) - 1)], max(0.0, way - at)
 
-    def _dithered(self, pattern: NM, place: Place, p: float) -> Tensor:
-        now, then, share = self._between(place.level, pattern.m, p)
-        score = place.score()
-        norm = block_norms(place.weight, pattern.m)
+    def _dithered(self, pattern: NM, layer: LayerView, p: float) -> Tensor:
+        now, then, share = self._between(layer.level, pattern.m, p)
+        score = layer.score()
+        norm = block_norms(layer.weight, pattern.m)
         still = stay_longest(-norm.flatten(), floor((1 - share) * norm.numel())).view(norm.shape)
         reached = pattern.mask(score, then)
-        return torch.where(spread_blocks(still, place.weight.shape, pattern.m), pattern.mask(score, now), reached)
+        return torch.where(spread_blocks(still, layer.weight.shape, pattern.m), pattern.mask(score, now), reached)
 
     def describe(self, pattern: NM, level: str, p: float) -> str:
         """The state in a few words."""

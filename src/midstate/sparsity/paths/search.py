@@ -6,7 +6,8 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from midstate.sparsity.paths.base import Path, Place, layer_masks
+from midstate.sparsity.layers import LayerView
+from midstate.sparsity.paths.base import Path, layer_masks
 from midstate.sparsity.patterns.nm import NM
 from midstate.sparsity.schedules import Window
 
@@ -15,10 +16,6 @@ from midstate.sparsity.schedules import Window
 class Search(Path):
     """Every layer at the N that a searching allocation has brought it down to; the schedule's curve is its time."""
 
-    patterns: ClassVar[tuple[str, ...]] = ("nm",)
-    refusal: ClassVar[str] = (
-        "path=search walks down the N of N:M, and pattern={pattern} has no N; use pruner/pattern=nm"
-    )
     probed: ClassVar[bool] = False  # its states are not known beforehand
 
     def window(self, window: Window) -> Window:
@@ -33,9 +30,9 @@ class Search(Path):
             )
         return window
 
-    def masks(self, pattern: NM, places: Sequence[Place], p: float) -> list[Tensor]:
+    def masks(self, pattern: NM, layers: Sequence[LayerView], p: float) -> list[Tensor]:
         """The pattern at the levels found so far."""
-        return layer_masks(pattern, places, [place.level for place in places])
+        return layer_masks(pattern, layers, [layer.level for layer in layers])
 
     def describe(self, pattern: NM, level: str, p: float) -> str:
         """The state in a few words."""

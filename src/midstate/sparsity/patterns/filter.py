@@ -20,13 +20,14 @@ class Filter(Weight):
     """
 
     name: ClassVar[str] = "filter"
+    unit: ClassVar[str] = "filter"
 
     def full(self, shape: torch.Size) -> int:
         """All filters."""
         return shape[0]
 
     def target(self, shape: torch.Size) -> int:
-        """What stays under uniform allocation: floor(sparsity * filters) go, as SFP and FPGM round."""
+        """Level of the uniform allocation: floor(sparsity * filters) are pruned, as SFP and FPGM round."""
         return max(1, shape[0] - floor(self.sparsity * shape[0]))
 
     def choices(self, shape: torch.Size) -> list[int]:

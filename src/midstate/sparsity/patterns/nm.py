@@ -78,12 +78,20 @@ class NM:
     """
 
     name: ClassVar[str] = "nm"
+    unit: ClassVar[str] = "weight"
+    group: ClassVar[str] = "neighbours"
+    nominal_density: ClassVar[float | None] = None  # N / M is what is kept but for partial groups
     n: int
     m: int
 
     def __post_init__(self) -> None:
         checks.integer("m", self.m, 1)
         checks.integer("n", self.n, 1, self.m)
+
+    @property
+    def identity(self) -> dict[str, object]:
+        """All that levels of a layer depend on."""
+        return {"pattern": self.name, "m": self.m}
 
     @property
     def num_jumps(self) -> int:

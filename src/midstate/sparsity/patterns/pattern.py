@@ -1,4 +1,4 @@
-"""What every pattern is, and the check of finished weights."""
+"""The union of all patterns, and the check of finished weights."""
 
 from torch import Tensor
 

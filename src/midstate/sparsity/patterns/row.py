@@ -15,6 +15,7 @@ class Row(Weight):
     """Unstructured sparsity balanced over outputs: unit a weight, group all weights of one output row or filter."""
 
     name: ClassVar[str] = "row"
+    group: ClassVar[str] = "row"
 
     def full(self, shape: torch.Size) -> int:
         """All weights of a row."""

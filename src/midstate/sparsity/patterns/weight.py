@@ -21,6 +21,8 @@ class Weight:
     """Unstructured sparsity: unit a weight, group the layer."""
 
     name: ClassVar[str] = "weight"
+    unit: ClassVar[str] = "weight"  # what goes together: weight or filter
+    group: ClassVar[str] = "layer"  # among which it is ranked: layer, row or neighbours
     sparsity: float
     num_jumps: ClassVar[int] = 16  # places where gaps are probed; the states themselves are countless
 
@@ -30,8 +32,17 @@ class Weight:
     @property
     def title(self) -> str:
         """The target in a few words."""
-        unit = "filters" if self.name == "filter" else "weights"
-        return f"{100 * (1 - self.sparsity):g} % of {unit}"
+        return f"{100 * (1 - self.sparsity):g} % of {self.unit}s"
+
+    @property
+    def nominal_density(self) -> float | None:
+        """Density before rounding to whole units."""
+        return 1 - self.sparsity
+
+    @property
+    def identity(self) -> dict[str, object]:
+        """All that levels of a layer depend on."""
+        return {"pattern": self.name}
 
     def divides(self, shape: torch.Size) -> bool:
         """Every shape will do."""
@@ -42,7 +53,7 @@ class Weight:
         return shape.numel()
 
     def target(self, shape: torch.Size) -> int:
-        """What stays under uniform allocation: floor((1 - sparsity) * full), never more than was asked."""
+        """Level of the uniform allocation: floor((1 - sparsity) * full), never more than was asked."""
         return max(1, floor((1 - self.sparsity) * self.full(shape)))
 
     def on_the_way(self, shape: torch.Size, level: int, p: float) -> int:

@@ -3,15 +3,20 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
+from torch import Tensor
+
 from midstate.common.times import steps_of
 from midstate.sparsity.schedules import Window
 
 
 @dataclass(frozen=True)
 class Timed:
-    """What every update has: refreshes every `every`, up to `until` (null: to the end).
+    """Base of updates: masks are refreshed every `every`, up to `until` (null: to the end).
 
-    Besides, a refresh is forced at the window's start and stop. Members add `check` and `adjust`.
+    Protocol: `resolve` is called once, when the pruner is attached, and says at which steps masks are refreshed; the
+    window's start and stop are always among them. At a refresh `adjust` changes the scores before masks are made,
+    because a unit in use may be harder to replace; `exchanged` says how many units change place; `refreshed` acts on
+    the weights under the new mask. Members add `adjust`.
 
     Args:
         every: steps ('100it') or epochs ('1ep').
@@ -21,7 +26,7 @@ class Timed:
     every: str = "1it"
     until: float | str | None = None
     live: ClassVar[bool] = True  # whether each evaluation refreshes the masks as well
-    from_zero: ClassVar[bool] = False  # whether what is pruned is zeroed, so that it comes back as zero
+    needs: ClassVar[tuple[str, ...]] = ()  # what it looks at, from `NEEDS`
 
     def __post_init__(self) -> None:
         if not isinstance(self.every, str) or steps_of("every", self.every, 1, 1) < 1:
@@ -29,11 +34,14 @@ class Timed:
         if self.until is not None:
             steps_of("until", self.until, 1, 1)
 
+    def refreshed(self, weight: Tensor, mask: Tensor) -> None:
+        """Act on a layer's weights when its mask is refreshed."""
+
     def exchanged(self, elapsed: float) -> float:
         """Share of each layer's units in use that a refresh exchanges, at a share of the time up to `until`."""
         return 0.0
 
-    def resolve(self, window: Window, steps_per_epoch: int, total_steps: int) -> "Ticks":
+    def resolve(self, window: Window, steps_per_epoch: int, total_steps: int) -> "RefreshSteps":
         """Place the update in a run.
 
         Raises:
@@ -48,11 +56,11 @@ class Timed:
                     f"until={self.until!r}: masks would freeze at step {until}, before the "
                     f"schedule's stop (step {window.stop}), short of the target"
                 )
-        return Ticks(every, until, window.start, window.stop, self.live)
+        return RefreshSteps(every, until, window.start, window.stop, self.live)
 
 
 @dataclass(frozen=True)
-class Ticks:
+class RefreshSteps:
     """The steps at which masks are refreshed."""
 
     every: int
@@ -65,12 +73,12 @@ class Ticks:
         """Tell whether masks are refreshed before the forward pass of `step`."""
         return step <= self.until and (step % self.every == 0 or self._forced(step))
 
-    def open(self, step: int) -> bool:
+    def refreshes_at_eval(self, step: int) -> bool:
         """Tell whether masks are refreshed for an evaluation at `step`."""
         return step <= self.until and (self.live or self._forced(step))
 
     def any_between(self) -> bool:
-        """Tell whether a tick comes after the window's start and before `until`."""
+        """Tell whether a refresh comes after the window's start and before `until`."""
         return (self.start // self.every + 1) * self.every < self.until
 
     def elapsed(self, step: int) -> float:
@@ -79,3 +87,6 @@ class Ticks:
 
     def _forced(self, step: int) -> bool:
         return step in (self.start, self.stop)
+
+
+NEVER = RefreshSteps(every=1, until=-1, start=0, stop=0, live=False)  # masks are not refreshed at all

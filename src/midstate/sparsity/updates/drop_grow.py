@@ -1,7 +1,6 @@
 """Drop and grow: the number of weights stays, and at every tick a share of them changes place (RigL, SET)."""
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -11,7 +10,7 @@ from torch import Generator, Tensor
 from midstate.common import checks
 from midstate.common.numbers import floor
 from midstate.sparsity.kernels.selection import keep_largest, refuse_nan
-from midstate.sparsity.patterns.pattern import Pattern
+from midstate.sparsity.layers import LayerView
 from midstate.sparsity.updates.base import Timed
 
 GROW = ("gradient", "random")
@@ -58,7 +57,6 @@ class DropGrow(Timed):
     grow: str = "gradient"
     initial: str = "random"
     live: ClassVar[bool] = False
-    from_zero: ClassVar[bool] = True
     regrow: ClassVar[str] = "never"  # but by the exchange, which comes after
     forced_swaps: ClassVar[float] = 0.0
 
@@ -68,14 +66,6 @@ class DropGrow(Timed):
         checks.one_of("grow", self.grow, GROW)
         checks.one_of("initial", self.initial, INITIAL)
 
-    def check(self, pattern: Pattern) -> None:
-        """Single weights only."""
-        if pattern.name == "filter":
-            raise ValueError(
-                "update=drop_grow: a grown filter begins at zero, where BatchNorm has no variance to divide by and its "
-                "gradient is hundreds of times too large; use pruner/update=live, or pruner/pattern=weight"
-            )
-
     def adjust(self, score: Tensor, in_use: Tensor, generator: Generator | None) -> Tensor:
         """Scores as the masks in force let them count: nothing pruned comes back, the first masks may be drawn."""
         if generator is not None and self.initial == "random" and in_use.all():
@@ -83,18 +73,21 @@ class DropGrow(Timed):
             return torch.rand(score.shape, generator=generator).to(score)
         return torch.where(in_use, score, -1)
 
+    def refreshed(self, weight: Tensor, mask: Tensor) -> None:
+        """Zero what is pruned, so that it comes back as zero."""
+        weight.detach().mul_(mask)
+
     def exchanged(self, elapsed: float) -> float:
         """Share of each layer's units in use that a refresh exchanges: half a cosine of the time up to `until`."""
         return self.drop_fraction / 2 * (1 + math.cos(math.pi * elapsed))
 
-    def growth(self, mask: Tensor, memory: Mapping[str, Tensor], generator: Generator) -> Tensor:
-        """What speaks for growing each weight of a layer, 0 or more.
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """Growth by the gradient looks at the last step's."""
+        return ("step_gradient",) if self.grow == "gradient" else ()
 
-        Args:
-            mask: the layer's.
-            memory: what the estimator keeps of it.
-            generator: of random growth.
-        """
+    def growth(self, layer: LayerView) -> Tensor:
+        """Growth score of each weight, 0 or more; random growth is a function of the step."""
         if self.grow == "gradient":
-            return memory["gradient"]
-        return torch.rand(mask.shape, generator=generator).to(mask.device)
+            return layer.step_gradient
+        return torch.rand(layer.shape, generator=layer.generator("growth", layer.step)).to(layer.weight.device)

@@ -6,7 +6,6 @@ import torch
 from torch import Generator, Tensor
 
 from midstate.common import checks
-from midstate.sparsity.patterns.pattern import Pattern
 from midstate.sparsity.updates.base import Timed
 
 REGROW = ("free", "never")
@@ -32,14 +31,6 @@ class Update(Timed):
         checks.one_of("regrow", self.regrow, REGROW)
         checks.number("hysteresis", self.hysteresis, 0)
         checks.number("forced_swaps", self.forced_swaps, 0, 1)
-
-    def check(self, pattern: Pattern) -> None:
-        """Raise ValueError where units cannot be exchanged freely."""
-        if self.forced_swaps and pattern.name not in ("weight", "filter"):
-            raise ValueError(
-                f"forced_swaps={self.forced_swaps}: exchanges units of a whole layer, and pattern={pattern.name} "
-                "ranks them in groups; use pruner/pattern=weight or filter"
-            )
 
     def adjust(self, score: Tensor, in_use: Tensor, generator: Generator | None) -> Tensor:
         """Scores as the masks in force let them count.

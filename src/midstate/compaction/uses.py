@@ -1,0 +1,170 @@
+"""How often an image uses each weight: read off the matrix products and convolutions that the tensors end up in."""
+
+import re
+from collections.abc import Callable, Collection, Iterator
+from contextlib import ExitStack, contextmanager
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import flop_registry
+
+from midstate.sparsity import weight_layers
+from midstate.sparsity.observe import evaluation
+from midstate.sparsity.scope import layer_name
+
+aten = torch.ops.aten
+_CONVOLUTIONS = (aten.convolution, aten._convolution, aten.cudnn_convolution, aten._slow_conv2d_forward)
+# Which arguments are multiplied with each other; what is added to the product is not among them.
+_OPERANDS = {aten.mm: (0, 1), aten.bmm: (0, 1), aten.addmm: (1, 2), aten.baddbmm: (1, 2)} | dict.fromkeys(
+    _CONVOLUTIONS, (0, 1)
+)
+# A tensor that is computed from others (by a parametrization, or as torch.nn.utils' older functions do) is one weight.
+_COMPUTED = re.compile(r"(?:parametrizations\.(\w+)\..*|(\w+)_(?:orig|g|v))$")
+
+
+@torch.no_grad()
+def weight_uses(model: nn.Module, sample: Tensor) -> dict[str, int]:
+    """Count how often one image uses each weight: output positions of a convolution, tokens of a linear layer.
+
+    Counted where the product is made, as torch's FlopCounterMode does, so that it does not matter which module or
+    function the weight is handed to, nor how. A weight that is used in parts counts with its mean.
+
+    Args:
+        model: any model; one forward pass is made in evaluation mode.
+        sample: a batch (N, C, H, W).
+
+    Returns:
+        Uses per image by name, of the layers as `weight_layers` names them and of every other tensor that is
+        multiplied with features, as `other_tensors` does. MACs of a layer = weights * uses.
+    """
+    tensors = _tensors(model)
+    layers = {layer.name: layer.weight.numel() for layer in weight_layers(model)}
+    products = _Products(tensors, layers, sample)
+    with evaluation(model), _in_the_open(model), products.following(model), products:
+        model(sample)
+    sizes = {name: tensor.numel() for name, tensor in tensors} | layers
+    return {name: macs // (sizes[name] * len(sample)) for name, macs in products.macs.items()}
+
+
+def _tensors(model: nn.Module) -> list[tuple[str, Tensor]]:
+    """Every tensor that may be a weight, by the name of its layer; tied ones under each of their names."""
+    named = [*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)]
+    return [
+        (layer_name(_COMPUTED.sub(lambda found: found[1] or found[2], name)), tensor)
+        for name, tensor in named
+        if tensor.dim() > 1 and tensor.is_floating_point() and tensor.numel()
+    ]
+
+
+@contextmanager
+def _in_the_open(model: nn.Module) -> Iterator[None]:
+    """Keep attention and recurrent layers from being one operation each, in which no product is seen."""
+    fast = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with ExitStack() as stack:
+            if any(isinstance(module, nn.RNNBase) for module in model.modules()):
+                stack.enter_context(torch.backends.cudnn.flags(enabled=False))
+                stack.enter_context(torch.backends.mkldnn.flags(enabled=False))
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
+
+
+class _Products(TorchDispatchMode):
+    """Counts the multiply-accumulates of each weight.
+
+    Tensors are known by the memory they lie in. What is made of one weight alone (a view, a copy, a masked or
+    standardised weight) is that weight; what is made of images, or of a product, is a feature.
+    """
+
+    def __init__(self, tensors: list[tuple[str, Tensor]], layers: Collection[str], sample: Tensor) -> None:
+        super().__init__()
+        self.macs: dict[str, int] = {}
+        self.layers = layers
+        self.parts: dict[int, dict[tuple[int, int], list[str]]] = {}  # by memory: from where to where, and whose
+        for name, tensor in tensors:
+            span = (tensor.storage_offset(), tensor.storage_offset() + tensor.numel())
+            names = self.parts.setdefault(_memory(tensor), {}).setdefault(span, [])
+            names += [name] if name not in names else []
+        self.origins: dict[int, str] = {}  # by memory: the weight that a tensor was made of, or that features are
+        self.features = {_memory(sample)}
+        self.entered: list[str] = []  # of layers that share a tensor, in the order of their calls
+
+    @contextmanager
+    def following(self, model: nn.Module) -> Iterator[None]:
+        """Notice, for the time of the context, which of several layers that share a tensor is at work."""
+        shared = {name for spans in self.parts.values() for names in spans.values() if len(names) > 1 for name in names}
+        hooks = [
+            module.register_forward_pre_hook(lambda _, inputs, name=name: self.entered.append(name))
+            for name, module in model.named_modules()
+            if name in shared
+        ]
+        try:
+            yield
+        finally:
+            for hook in hooks:
+                hook.remove()
+
+    def __torch_dispatch__(self, func: Callable, types: tuple, args: tuple = (), kwargs: dict | None = None) -> object:
+        kwargs, kind = kwargs or {}, func._overloadpacket
+        if kind not in flop_registry and (made := self._in_parts(func, args, kwargs)) is not NotImplemented:
+            return made
+        out = func(*args, **kwargs)
+        name = None
+        if kind in _OPERANDS:
+            name = self._multiplied([args[i] for i in _OPERANDS[kind]], kind in _CONVOLUTIONS)
+            if name is not None:
+                self.macs[name] = self.macs.get(name, 0) + flop_registry[kind](*args, **kwargs, out_val=out) // 2
+        self._mark(out, [each for each in tree_leaves((args, kwargs)) if isinstance(each, Tensor)], kind, name)
+        return out
+
+    def _in_parts(self, func: Callable, args: tuple, kwargs: dict) -> object:
+        """Result of a composite operation, after its parts were seen."""
+        with self:
+            return func.decompose(*args, **kwargs)
+
+    def _multiplied(self, operands: list[Tensor], is_convolution: bool) -> str | None:
+        """The weight among two operands; None where both are features or both weights."""
+        names = [self._weight(each) for each in operands]
+        mixed = self.origins.get(_memory(operands[1]))  # from weights, in another way for each image
+        if is_convolution and names[1] is None and mixed not in self.layers:
+            names[1] = mixed
+        return self._one_of(names)
+
+    def _weight(self, tensor: Tensor) -> str | None:
+        memory, offset = _memory(tensor), tensor.storage_offset()
+        for (start, end), names in self.parts.get(memory, {}).items():
+            if start <= offset < end:
+                own = [name for name in names if name in self.layers] or names
+                return next((name for name in reversed(self.entered) if name in own), own[0])
+        return None if memory in self.features else self.origins.get(memory)
+
+    def _one_of(self, names: list[str | None]) -> str | None:
+        """The one weight; a layer's where there are other tensors."""
+        found = {name for name in names if name is not None}
+        found = found & set(self.layers) or found
+        return found.pop() if len(found) == 1 else None
+
+    def _mark(self, out: object, inputs: list[Tensor], kind: object, name: str | None) -> None:
+        before = {_memory(each) for each in inputs}
+        is_feature = kind in flop_registry or bool(before & self.features)
+        origin = name if kind in flop_registry else self._one_of([self._weight(each) for each in inputs])
+        for each in tree_leaves(out):
+            if not isinstance(each, Tensor) or (memory := _memory(each)) in self.parts:
+                continue
+            if is_feature:
+                self.features.add(memory)
+            if memory in before:  # a view, or changed in place
+                continue
+            self.origins.pop(memory, None)
+            if not is_feature:
+                self.features.discard(memory)
+            if origin is not None:
+                self.origins[memory] = origin
+
+
+def _memory(tensor: Tensor) -> int:
+    return tensor.untyped_storage().data_ptr()

@@ -1,0 +1,130 @@
+"""Classes of a user's own: modules in local/, which are trusted as train.py itself is.
+
+A class is trusted by the file that it is written in, whatever name it is reached by.
+"""
+
+import ast
+import importlib
+import importlib.util
+import inspect
+import sys
+import traceback
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from midstate.common.checks import near
+from midstate.common.errors import first_line
+from midstate.common.project import LOCAL
+
+
+def has_module(target: str) -> bool:
+    """Tell whether a target's first name is a module, or a package, in local/."""
+    first = target.partition(".")[0]
+    return first.isidentifier() and ((LOCAL / f"{first}.py").is_file() or (LOCAL / first).is_dir())
+
+
+def is_local(found: type) -> bool:
+    """Tell whether a class is written in a file of local/."""
+    return _lies_in_local(getattr(sys.modules.get(found.__module__), "__file__", None))
+
+
+def find(target: str) -> Any:
+    """Import what a target names in a module of local/, and return it.
+
+    Raises:
+        ValueError: an installed module has that name, the module cannot be imported, or there is no such thing in it.
+    """
+    if str(LOCAL) not in sys.path:
+        sys.path.append(str(LOCAL))  # last: it hides no module of others
+    first, *names = target.split(".")
+    _check_not_hidden(first)
+    found = _imported(first)
+    for i, name in enumerate(names, start=2):
+        module = ".".join(target.split(".")[:i])
+        if not hasattr(found, name) and hasattr(found, "__path__") and importlib.util.find_spec(module):
+            _imported(module)
+        if not hasattr(found, name):
+            known = [each for each in vars(found) if not each.startswith("_")]
+            raise ValueError(f"local/{_shown(found)} has no {name}{near(name, known)}")
+        found = getattr(found, name)
+    return found
+
+
+def sources(target: str) -> set[Path]:
+    """The files in local/ that a class comes from: its module's, and those of the local modules imported there.
+
+    What is imported under a name that is only known at run time is not found.
+    """
+    seen, todo = set(), list(_files(target))
+    while todo:
+        file = todo.pop()
+        if file not in seen:
+            seen.add(file)
+            todo += [each for name in _imports(file) for each in _files(name)]
+    return seen
+
+
+def _files(name: str) -> Iterator[Path]:
+    """The files in local/ of a dotted name's modules: of a.b.C those of a and a.b."""
+    parts = name.split(".")
+    for i in range(1, len(parts) + 1):
+        place = LOCAL.joinpath(*parts[:i])
+        yield from (file for file in (place / "__init__.py", place.with_suffix(".py")) if file.is_file())
+
+
+def _imports(file: Path) -> Iterator[str]:
+    """Dotted names of all that a file imports, those in functions, too."""
+    package = file.relative_to(LOCAL).parent.parts
+    for node in ast.walk(ast.parse(file.read_bytes())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            above = package[: len(package) + 1 - node.level] if node.level else ()
+            module = ".".join([*above, *([node.module] if node.module else [])])
+            yield from (f"{module}.{alias.name}".lstrip(".") for alias in node.names)
+
+
+def _check_not_hidden(first: str) -> None:
+    """Raise ValueError where another module of that name comes first; it is not imported to find out."""
+    try:
+        spec = importlib.util.find_spec(first)
+    except ValueError:  # a module without a spec, as __main__
+        spec = None
+    places = [spec.origin] if spec and spec.origin else list((spec and spec.submodule_search_locations) or [])
+    if not places or not all(map(_lies_in_local, places)):
+        other = next((place for place in places if not _lies_in_local(place)), "another module")
+        own = f"{first}.py" if (LOCAL / f"{first}.py").is_file() else first
+        raise ValueError(f"local/{own}: {other} has the same name and comes first; give yours another name")
+
+
+def _imported(name: str) -> Any:
+    try:
+        return importlib.import_module(name)
+    except (Exception, SystemExit) as error:
+        raise ValueError(f"{_where(error, name)}: cannot be imported ({_what(error)})") from error
+
+
+def _where(error: BaseException, name: str) -> str:
+    """File and line in local/ where an import has failed: the innermost."""
+    lines = [(each.filename, each.lineno) for each in traceback.extract_tb(error.__traceback__)]
+    if isinstance(error, SyntaxError):
+        lines.append((error.filename, error.lineno))
+    for file, number in reversed(lines):
+        if file and _lies_in_local(file):
+            return f"local/{Path(file).relative_to(LOCAL)}, line {number}"
+    return f"local/{name}"
+
+
+def _what(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error.msg if isinstance(error, SyntaxError) else first_line(error)}"
+
+
+def _shown(found: Any) -> str:
+    """A module's file, or a class in its file, as it is named in a message."""
+    file = inspect.getmodule(found).__file__ if inspect.getmodule(found) else None
+    return str(Path(file).relative_to(LOCAL)) if _lies_in_local(file) else getattr(found, "__name__", "it")
+
+
+def _lies_in_local(file: str | None) -> bool:
+    return file is not None and Path(file).is_relative_to(LOCAL)

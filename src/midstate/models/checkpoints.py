@@ -1,0 +1,196 @@
+"""Weights out of a file, whoever wrote it: read without running code, found in it, under the names of a plain model."""
+
+import argparse
+import pathlib
+import re
+import typing
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping
+from functools import cache
+from itertools import accumulate
+from pathlib import Path
+from textwrap import shorten
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.serialization import get_unsafe_globals_in_checkpoint, safe_globals
+
+# Keys under which programs save weights; the first present counts, so trained weights come before their average.
+CONTAINERS = ("model", "state_dict", "model_state_dict", "net", "network", "weights")
+CONTAINERS += ("model_ema", "state_dict_ema", "ema", "ema_state_dict")
+_MASKED = re.compile(r"(?P<layer>.*)\.parametrizations\.(?P<name>[^.]+)\.(?P<what>original|\d+\.\w+)")
+# Of dtypes whose values lie in them; objects and records of them can point elsewhere.
+_DTYPES = [getattr(np.dtypes, name) for name in np.dtypes.__all__ if name[:6] not in ("Object", "VoidDT", "String")]
+_ESCAPES = re.compile(r"\x1b\[[0-9;]*m")
+
+
+def read_checkpoint(path: Path) -> Any:
+    """Content of a file: tensors, plain values, and classes that only hold values.
+
+    Raises:
+        ValueError: it is damaged, or holds anything else; that is not run.
+    """
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            return load_file(path)
+        with safe_globals(_harmless()):
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # whatever damaged bytes lead to; code in them is refused and not run
+        raise ValueError(f"cannot be read as weights ({_why(path, error)})") from error
+
+
+def find_weights(content: Any, wanted: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors in a checkpoint, by their names in a plain model.
+
+    Weights that are masked in the file are those that its network would use in evaluation, zeros in place, as in
+    `final.pt`; the hidden values behind a mask are for going on with the run itself.
+
+    Args:
+        content: of the file.
+        wanted: the model's own state dict: it tells which part of the names is a prefix.
+
+    Raises:
+        TypeError: there are none.
+    """
+    state = _container(content)
+    return _without_prefix(_unmasked({name: value for name, value in state.items() if name != "n_averaged"}), wanted)
+
+
+def first_line(error: Exception) -> str:
+    """Message of an error in one short line without colours."""
+    lines = [line.strip() for line in _ESCAPES.sub("", str(error)).splitlines() if line.strip()]
+    return shorten((lines or [type(error).__name__])[0], 300, placeholder=" ...")
+
+
+@cache
+def _harmless() -> list[Any]:
+    """Classes that programs leave in checkpoints and whose making runs nothing but their own storing of values."""
+    from omegaconf import DictConfig, ListConfig, base, nodes
+
+    multiarray = (getattr(np, "_core", None) or np.core).multiarray  # as it is called from 2.0 on, and before
+    numpys = [multiarray.scalar, multiarray._reconstruct]
+    configs: list[Any] = [DictConfig, ListConfig, base.Metadata, base.ContainerMetadata]
+    configs += [getattr(nodes, f"{kind}Node") for kind in ("Any", "String", "Path", "Integer", "Bytes", "Float")]
+    configs += [nodes.BooleanNode, (typing.Any, "typing.Any"), dict, list, int, float, str, bool, defaultdict]
+    paths = [pathlib.PurePosixPath, pathlib.PureWindowsPath]
+    return [
+        argparse.Namespace,
+        *((each, f"numpy.{core}.multiarray.{each.__name__}") for each in numpys for core in ("core", "_core")),
+        *(np.dtype, np.ndarray, *_DTYPES),
+        *configs,
+        # As pure ones: the other system's cannot be made here.
+        *((each, f"pathlib.{name}") for each, name in zip(paths, ("PosixPath", "WindowsPath"), strict=True)),
+        *((each, f"pathlib._local.{name}") for each, name in zip(paths, ("PosixPath", "WindowsPath"), strict=True)),
+        *paths,
+    ]
+
+
+def _why(path: Path, error: Exception) -> str:
+    """Name of the refused class in a file; otherwise the reader's own message."""
+    refused = []
+    if "GLOBAL" in str(error):
+        try:
+            with safe_globals(_harmless()):
+                refused = sorted(get_unsafe_globals_in_checkpoint(str(path)))
+        except Exception:  # of an older format
+            refused = re.findall(r"GLOBAL (\S+)", str(error))[:1]
+    if not refused:
+        return first_line(error)
+    return (
+        f"it holds {some(refused)}, which is not made here, as that could run code; write the weights alone where "
+        "they come from: torch.save(model.state_dict(), FILE)"
+    )
+
+
+def some(names: Iterable[str], most: int = 3) -> str:
+    """Name the first of them."""
+    names = list(names)
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
+def _container(content: Any) -> dict[str, Tensor]:
+    """The one dict of tensors in nested ones.
+
+    Raises:
+        TypeError: there is none, or there are several of which none has a known name.
+    """
+    needed = "tensors by name are needed, a state dict"
+    if not isinstance(content, dict):
+        raise TypeError(f"it holds a {type(content).__name__}; {needed}")
+    if odd := [name for name in content if not isinstance(name, str)]:
+        raise TypeError(f"it holds {odd[0]!r} as a name; {needed}")
+    nested = [name for name, value in content.items() if _holds_tensors(value)]
+    if not nested and any(isinstance(value, Tensor) for value in content.values()):
+        return {name: value for name, value in content.items() if isinstance(value, Tensor)}
+    chosen = next((name for name in CONTAINERS if name in nested), nested[0] if len(nested) == 1 else None)
+    if chosen is None:
+        found = f"it holds several sets of tensors, {some(nested)}, and" if nested else "it holds"
+        what = "none is called " + " or ".join(CONTAINERS[:4]) if nested else "no tensors"
+        raise TypeError(f"{found} {what}; {needed}")
+    return _container(content[chosen])
+
+
+def _holds_tensors(value: Any) -> bool:
+    """True for a dict that holds named tensors at any depth."""
+    return isinstance(value, dict) and any(
+        isinstance(name, str) and (isinstance(each, Tensor) or _holds_tensors(each)) for name, each in value.items()
+    )
+
+
+def _unmasked(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Fold masks into weights: of this project's checkpoints in the middle of a run, and of torch.nn.utils.prune."""
+    groups: dict[str, dict[str, Tensor]] = {}
+    for name, value in state.items():
+        if match := _MASKED.fullmatch(name):
+            parts = groups.setdefault(f"{match['layer']}.{match['name']}", {})
+            parts[match["what"].rpartition(".")[2]] = value
+        elif name.endswith(("_orig", "_mask")):
+            parts = groups.setdefault(name[:-5], {})
+            parts["original" if name.endswith("_orig") else "mask"] = value
+    folded = {name: _folded(parts) for name, parts in groups.items() if _is_masked(parts)}
+    plain: dict[str, Tensor] = {}
+    for name, value in state.items():
+        match = _MASKED.fullmatch(name)
+        target = (
+            f"{match['layer']}.{match['name']}" if match else name[:-5] if name[-5:] in ("_orig", "_mask") else name
+        )
+        if target in folded:
+            plain[target] = folded[target]
+        else:
+            plain[name] = value
+    return plain
+
+
+def _is_masked(parts: Mapping[str, Tensor]) -> bool:
+    """True if a parametrized weight is an original, with or without a mask; no other kind is known."""
+    return "original" in parts and ("mask" in parts or len(parts) == 1)
+
+
+def _folded(parts: Mapping[str, Tensor]) -> Tensor:
+    weight = parts["original"]
+    for name in ("mask", "scale"):
+        weight = weight * parts[name] if name in parts else weight
+    return weight
+
+
+def _without_prefix(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Take off what all names begin with, as far as the names then meet the model's the best."""
+    common = _common_parts(list(state))
+    lengths = [0, *accumulate(len(part) + 1 for part in common)]
+    met: Callable[[int], int] = lambda length: sum(name[length:] in wanted for name in state)  # noqa: E731
+    best = max(lengths, key=met)
+    if not met(best):
+        best = lengths[-1]  # nothing fits; short names are told more easily
+    return {name[best:]: value for name, value in state.items()}
+
+
+def _common_parts(names: list[str]) -> list[str]:
+    """The parts, cut at dots, that all names begin with; the last part of a name is its own."""
+    parts = [name.split(".")[:-1] for name in names]
+    shortest = min(parts, key=len, default=[])
+    count = next((i for i, part in enumerate(shortest) if any(each[i] != part for each in parts)), len(shortest))
+    return shortest[:count]

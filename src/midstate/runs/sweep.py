@@ -1,0 +1,28 @@
+"""Which runs a sweep has made: each notes its directory, and the sweep's own process reads that in the end."""
+
+from contextlib import suppress
+from pathlib import Path
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+
+from midstate.common.files import write_atomically
+
+
+def note(directory: Path) -> None:
+    """In a job of a sweep: note the directory of its run, wherever the job is at work."""
+    hydra = HydraConfig.get()
+    identity = hydra.callbacks.get("sweep", {}).get("identity") if hydra.mode == RunMode.MULTIRUN else None
+    if identity:
+        with suppress(OSError):  # the run itself says what is wrong with the disk
+            write_atomically(notes_of(hydra.sweep.dir, identity) / f"{hydra.job.num:06}", str(directory).encode())
+
+
+def noted(folder: Path) -> list[Path]:
+    """Directories of a sweep's runs, each once, in the order of its jobs."""
+    return list(dict.fromkeys(Path(path.read_text()) for path in sorted(folder.glob("[0-9]*"))))
+
+
+def notes_of(sweep_dir: str, identity: str) -> Path:
+    """Folder in which the jobs of a sweep note their run directories."""
+    return Path(sweep_dir, f".runs-{identity}")

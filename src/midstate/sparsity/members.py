@@ -1,0 +1,23 @@
+"""Methods that a member of each axis must have; everything else has a default."""
+
+from midstate.sparsity.layers import NEEDS
+
+METHODS = {
+    "criterion": ("score(layer, pattern)",),
+    "allocation": ("allocate(pattern, layers)",),
+    "path": ("masks(pattern, layers, p)", "describe(pattern, level, p)"),
+    "estimator": ("apply(weight, mask, memory)",),
+    "penalty": ("add(layers, step, progress)",),
+}
+
+
+def check_member(axis: str, member: object) -> None:
+    """Raise ValueError if a member lacks a method, or needs what there is not."""
+    name = type(member).__name__
+    lacking = [each for each in METHODS.get(axis, ()) if not callable(getattr(member, each.partition("(")[0], None))]
+    if lacking:
+        raise ValueError(f"{axis}={name}: has no method {' and no '.join(lacking)}; every {axis} needs it")
+    needs = getattr(member, "needs", ())
+    if not isinstance(needs, tuple) or (unknown := [need for need in needs if need not in NEEDS]):
+        wrong = needs if not isinstance(needs, tuple) else unknown
+        raise ValueError(f"{axis}={name}: needs={wrong!r}: must be a tuple of names among {', '.join(NEEDS)}")

@@ -1,0 +1,131 @@
+"""One network under one method: makes a view of every layer, and measures for them all at once."""
+
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cache
+
+from torch import Tensor, nn
+
+from midstate.sparsity import observe
+from midstate.sparsity.layers import MEASURED, LayerView
+from midstate.sparsity.masks import Masked
+from midstate.sparsity.method import Method
+from midstate.sparsity.observe import Sample
+from midstate.sparsity.patterns.nm import Level
+from midstate.sparsity.scope import Layer
+from midstate.sparsity.updates.drop_grow import exchange_scores
+
+
+@dataclass(frozen=True)
+class Network:
+    """Holds no state of its own: the weights and masks are the pruner's."""
+
+    model: nn.Module
+    method: Method
+    layers: Sequence[Layer]
+    weights: Sequence[Tensor]
+    masked: Sequence[Masked]  # one a layer once attached, and its mask in force
+    macs: Sequence[int]
+    classifier: Collection[str]  # names of its layers
+    seed: int
+    sample: Sample | None
+    scales: Sequence[Tensor | None] = ()  # gammas, one a layer, of the BatchNorm that reads it, where needed
+    before_measuring: list[Callable[[], None]] = field(default_factory=list)  # called before each loss is measured
+
+    def try_measuring(self) -> None:
+        """Raise ValueError if what the method measures cannot be measured here: before training, not in its midst."""
+        needs = [name for name in self.method.needs if name in MEASURED]
+        if needs and self.sample is None:
+            raise ValueError("this method measures on training images; give the pruner a sample")
+        for name in needs:
+            if name in observe.MEASURES:
+                observe.MEASURES[name](self.model, self.layers, self.sample.first(observe.NUM_TRIED))
+
+    def views(self, step: int = 0) -> list[LayerView]:
+        """The layers as they are now, levels open; what is measured for them is shared by all views of one call."""
+        shared = {name: cache(lambda name=name: self._measure(name)) for name in self.method.needs if name != "loss"}
+        return [
+            LayerView(
+                parameter=weight,
+                name=layer.name,
+                index=i,
+                macs=self.macs[i],
+                is_first=layer.depth == 0,
+                is_classifier=layer.name in self.classifier,
+                in_force=self.masked[i].mask if self.masked else None,
+                step=step,
+                seed=self.seed,
+                memory=self.masked[i].memory if self.masked else {},
+                score_of=self._joint_score,
+                loss_of=self._loss if "loss" in self.method.needs else None,
+                measure={name: lambda i=i, every=every: every()[i] for name, every in shared.items()},
+            )
+            for i, (layer, weight) in enumerate(zip(self.layers, self.weights, strict=True))
+        ]
+
+    def at(self, views: Sequence[LayerView], levels: Sequence[Level]) -> list[LayerView]:
+        """The views again, with target levels."""
+        return [replace(view, level=level, score_of=self._score) for view, level in zip(views, levels, strict=True)]
+
+    def exchanging(self, views: Sequence[LayerView], masks: Sequence[Tensor], share: float) -> list[LayerView]:
+        """The views again, scored so that a share of the units in use gives way to pruned ones.
+
+        Args:
+            views: of all layers, with levels.
+            masks: what their paths keep of what is in force.
+            share: of each layer's units in use, 0..1; a layer that was dense until now exchanges none.
+        """
+        update = self.method.update
+
+        def score(layer: LayerView) -> Tensor:
+            growth = update.growth(layer)
+            return exchange_scores(masks[layer.index], self._score(layer), growth, 0.0 if layer.mask.all() else share)
+
+        return [replace(view, score_of=score) for view in views]
+
+    def swapped(self, views: Sequence[LayerView], masks: Sequence[Tensor]) -> list[Tensor]:
+        """Masks after the update's forced swaps, the same for every call at one step."""
+        pattern, update = self.method.pattern, self.method.update
+        return [
+            pattern.expand(update.swap(pattern.units(mask), layer.generator("swaps", layer.step)), mask.shape)
+            for layer, mask in zip(views, masks, strict=True)
+        ]
+
+    def attainable(self, levels: list[Level]) -> list[Level]:
+        """Levels without what can no longer be had: where nothing may regrow, no more units than are in use."""
+        pattern = self.method.pattern
+        if self.method.update.regrow == "free" or pattern.group != "layer":
+            return levels
+        return [
+            min(level, int(pattern.units(each.mask).sum())) for level, each in zip(levels, self.masked, strict=True)
+        ]
+
+    def _measure(self, name: str) -> Sequence[Tensor]:
+        """One tensor a layer."""
+        if name == "batchnorm_scale":
+            return self.scales
+        if name == "step_gradient":
+            return [each.memory["gradient"] for each in self.masked]
+        return observe.MEASURES[name](self.model, self.layers, self.sample)
+
+    def _score(self, layer: LayerView) -> Tensor:
+        """Scores of a layer's units, as they count beside the mask in force."""
+        method = self.method
+        first = None if layer.level is None else layer.generator("initial")
+        score = method.criterion.score(layer, method.pattern)
+        return method.update.adjust(score, method.pattern.units(layer.mask), first)
+
+    def _joint_score(self, layer: LayerView) -> Tensor:
+        """Scores of a layer's units where layers are compared: what may not come back is worth nothing."""
+        return self._score(layer).clamp_min(0)
+
+    def _loss(self, layer: LayerView, level: Level) -> float:
+        """Loss on the sample with one layer at a level and every other layer as it is."""
+        for call in self.before_measuring:
+            call()
+        pattern, mask = self.method.pattern, layer.mask
+        before = mask.clone()
+        mask.copy_(pattern.expand(pattern.mask(self._score(replace(layer, level=level)), level), mask.shape))
+        loss = observe.mean_loss(self.model, self.sample)
+        mask.copy_(before)
+        return loss
