@@ -30,7 +30,7 @@ def warn_of_long_times(pruner: Pruner, checkpoint_every: str, steps_per_epoch: i
     """Warn of intervals of masks and checkpoints that are longer than the run; the optimizer speaks of its own."""
     times = [("trainer.checkpoint_every", checkpoint_every, "only the end of the run is saved")]
     update = pruner.method.update
-    if not pruner.method.dense and not update.from_zero:  # of those `warn_of_end` speaks
+    if not pruner.method.dense and not isinstance(update, DropGrow):  # of those `warn_of_end` speaks
         times.append(("pruner.every", update.every, "masks are refreshed at the schedule's start and stop only"))
     if not pruner.method.dense:
         times.append(("pruner.until", update.until, "it changes nothing"))
