@@ -23,7 +23,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        description="Compare finished runs, those of an interrupted sweep, too: mean and 95 %% t interval over seeds "
+        description="Compare finished runs, those of an interrupted sweep, too: mean and 95 % t interval over seeds "
         "of top-1 on test data, parameters, multiply-accumulates, gap and time, one row a configuration, named by what "
         "differs; curves of validation accuracy; CSV. Runs that are not finished are named and left out.",
         epilog="Exit status: 0 compared, 2 no finished run there, or a setting that no run has.",

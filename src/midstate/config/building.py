@@ -82,8 +82,9 @@ def _check_target(name: str, target: Any) -> None:
                 found = local.find(target)
     if not inspect.isclass(found) or not (found.__module__.split(".")[0] in TRUSTED or local.is_local(found)):
         raise ConfigError(
-            f"{name}={target}: must be a class of {' or '.join(TRUSTED)}, or of a file in local/; packages elsewhere "
-            "are trusted by the environment variable MIDSTATE_TRUST=package,package"
+            f"{name}={target}: must be a class of {' or '.join(TRUSTED)}, or of a file in local/"
+            f"{local.near_module(target)}; packages elsewhere are trusted by the environment variable "
+            "MIDSTATE_TRUST=package,package"
         )
 
 

@@ -95,7 +95,9 @@ def suggest_key(typed: str) -> str:
         group, _, member = typed.rpartition("/")
         owners = [name.rpartition("/")[2] for name in files if name.rpartition("/")[0] == group]
         owners = [owner for owner in owners if f"- {member}:" in files[f"{group}/{owner}"].read_text()]
-        return f"; it goes with {group}={' or '.join(sorted(owners))}"
+        if owners:
+            return f"; it goes with {group}={' or '.join(sorted(owners))}"
+        return f"; {typed} is chosen by scripts/reproduce.py" if typed == "claim" else "; it is no group of train.py"
     prefix, _, last = typed.replace("/", ".").rpartition(".")
     owners = [
         name

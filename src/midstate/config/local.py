@@ -24,6 +24,12 @@ def has_module(target: str) -> bool:
     return first.isidentifier() and ((LOCAL / f"{first}.py").is_file() or (LOCAL / first).is_dir())
 
 
+def near_module(target: Any) -> str:
+    """Suggest modules of local/ whose names are near the first name of a target."""
+    known = [path.stem for path in LOCAL.glob("*.py")] if LOCAL.is_dir() else []
+    return near(str(target).partition(".")[0], known)
+
+
 def is_local(found: type) -> bool:
     """Tell whether a class is written in a file of local/."""
     return _lies_in_local(getattr(sys.modules.get(found.__module__), "__file__", None))

@@ -31,7 +31,8 @@ def draw(groups: Sequence[Group], folder: Path) -> None:
                 axes.plot(run["epoch"], run["val/top1"], color=COLOURS[index % len(COLOURS)], lw=0.6, alpha=0.4)
         values = pd.concat(curves)["val/top1"]
         room, bands = max(1.0, values.max() - values.min()), axes.dataLim  # bands may be far wider than the runs
-        axes.set_ylim(max(bands.y0, values.min() - room), min(bands.y1, values.max() + room))
+        margin = 0.05 * room  # a curve on an axis would not be seen
+        axes.set_ylim(max(bands.y0, values.min() - room) - margin, min(bands.y1, values.max() + room) + margin)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set_xlabel("epoch")
         axes.set_ylabel("top-1 (%)")

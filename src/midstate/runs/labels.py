@@ -67,6 +67,8 @@ def _whole(run: FinishedRun) -> str:
 
 
 def _relevant(key: str) -> bool:
+    if key.endswith("._target_"):  # a class; the chosen member names it
+        return False
     return not any(key == name or key.startswith(f"{name}.") for name in IRRELEVANT)
 
 

@@ -48,7 +48,12 @@ def result_lines(summary: dict[str, Any]) -> list[tuple[str, str]]:
             + (f"; nominally {summary['macs_nominal']:,}" if "macs_nominal" in summary else ""),
         ),
         *_allocation(summary.get("allocation")),  # runs made before these were counted do not have them
-        ("last jump", "none probed" if gap is None else f"{gap:+.1f} points of top-1 lost (BatchNorm re-estimated)"),
+        (
+            "last jump",
+            "none probed"
+            if gap is None
+            else f"{abs(gap):.1f} points of top-1 {'gained' if gap < 0 else 'lost'} (BatchNorm re-estimated)",
+        ),
         ("time", f"{summary['wall_seconds']:.1f} s, {summary['images_per_second']:,.0f} training images a second"),
     ]
 
