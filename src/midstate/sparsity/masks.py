@@ -42,6 +42,7 @@ class Masked(nn.Module):
         """Return the weight that the layer uses."""
         if self.training and self.estimator.trains_dense and not self.always:
             return weight
-        factor = self.mask.view(torch.uint8)  # 0 or 1; bytes become floats several times sooner than bools do
+        # 0 or 1; bytes become floats several times sooner than bools do, but torch.jit.trace cannot record such a view.
+        factor = self.mask.to(weight.dtype) if torch.jit.is_tracing() else self.mask.view(torch.uint8)
         factor = factor * self.scale if "scale" in self._names else factor
         return self.estimator.apply(weight, factor, self.memory)

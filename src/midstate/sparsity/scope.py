@@ -2,12 +2,13 @@
 
 import logging
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
+from torch.nn.utils import parametrize
 from torch.nn.utils.parametrize import ParametrizationList
 
 from midstate.common import checks
@@ -178,6 +179,8 @@ class Scope:
         _check_patterns("exclude", self.exclude, layers)
         _check_patterns("include", self.include or (), [*layers, *others])
         heads = names_of(classifier)
+        if self.skip_classifier:
+            _check_classifier(heads, layers)
         chosen = [layer for layer in layers if self._left_out(layer, layers, heads) is None]
         added = [layer for layer in others if self.includes(layer)]
         _warn_of_unknown(_unknown_layers(model, self), model)
@@ -324,10 +327,27 @@ def _look_up(module: nn.RNNBase, inputs: tuple) -> None:
     module._flat_weights = [getattr(module, name) for name in module._flat_weights_names]
 
 
+def _check_classifier(names: frozenset[str], layers: Sequence[Layer]) -> None:
+    """Refuse names of which no layer is there: the classifier would be pruned after all."""
+    known = [layer.name for layer in layers]
+    if names and names.isdisjoint(known):
+        shown, meant = " or ".join(map(repr, sorted(names))), checks.near(sorted(names)[0], known)
+        raise ValueError(f"classifier={shown}: no layer has that name{meant}; None where there is none")
+
+
+def _parametrizations(layer: Layer) -> Iterable[nn.Module]:
+    """The parametrizations of a layer's weight; none of a plain one."""
+    if not parametrize.is_parametrized(layer.module, layer.tensor_name):
+        return ()
+    return layer.module.parametrizations[layer.tensor_name]
+
+
 def _refuse_unprunable(layers: list[Layer], model: nn.Module) -> None:
     # Of modules: one that is called at several places, or has several names, is one layer and has one mask.
     owners = Counter(id(p) for module in model.modules() for p in module._parameters.values() if p is not None)
     for layer in layers:
+        if any(hasattr(each, "mask") for each in _parametrizations(layer)):
+            raise ValueError(f"scope: {layer.name} has masks already, of another Pruner; finalise that first")
         if not isinstance(layer.weight, nn.Parameter):
             raise ValueError(
                 f"scope: {layer.name} computes its weight from other tensors (weight or spectral norm, for one); "

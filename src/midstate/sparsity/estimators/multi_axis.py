@@ -11,7 +11,7 @@ from midstate.sparsity.estimators.base import Memory
 from midstate.sparsity.estimators.sr_ste import SRSTE
 from midstate.sparsity.kernels.selection import around, keep_largest, refuse_nan
 from midstate.sparsity.paths.blocks import block_nm_mask
-from midstate.sparsity.patterns.nm import Level
+from midstate.sparsity.patterns.nm import Level, rankable
 from midstate.sparsity.patterns.pattern import Pattern
 
 
@@ -61,7 +61,7 @@ def multi_axis_mask(
     Raises:
         ValueError: as `block_nm_mask`, or tau not above 0.
     """
-    return block_nm_mask(weight, n, m, p, order, generator) * axis_scale(weight, n, m, tau)
+    return block_nm_mask(weight, n, m, p, order, generator) * axis_scale(rankable(weight), n, m, tau)
 
 
 def axis_scale(weight: Tensor, n: int, m: int, tau: float = 1e-2) -> Tensor:

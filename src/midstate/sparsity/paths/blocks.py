@@ -11,7 +11,7 @@ from midstate.common.numbers import floor
 from midstate.sparsity.kernels.selection import keep_largest
 from midstate.sparsity.layers import LayerView
 from midstate.sparsity.paths.base import Path, layer_masks
-from midstate.sparsity.patterns.nm import GROUP_DIM, NM, filled_groups, grouped
+from midstate.sparsity.patterns.nm import GROUP_DIM, NM, filled_groups, grouped, rankable
 
 ORDERS = ("default", "inverse", "random", "random_tick")
 RANKS = ("layer", "network")
@@ -41,7 +41,7 @@ def block_nm_mask(
     Raises:
         ValueError: n, m, p or order out of range, C not divisible by m, or NaN in weight.
     """
-    weight = weight.detach()
+    weight = rankable(weight)
     grouped(weight, m)  # refuses what is indivisible
     layer = LayerView(weight, level=n, score_of=lambda layer: layer.weight.abs(), generators=lambda *_: generator)
     return Blocks(order).masks(NM(n, m), [layer], checks.number("p", p, 0, 1))[0]

@@ -59,7 +59,12 @@ def nm_mask(weight: Tensor, n: int, m: int) -> Tensor:
     """
     pattern = NM(n, m)
     grouped(weight, m)  # refuses what is indivisible
-    return pattern.mask(weight.detach().abs(), n)
+    return pattern.mask(rankable(weight).abs(), n)
+
+
+def rankable(weight: Tensor) -> Tensor:
+    """Return the weight, detached; float8, which torch cannot compare, as float32, which holds its values exactly."""
+    return weight.detach() if weight.dtype.itemsize > 1 else weight.detach().float()
 
 
 def verify_nm(weight: Tensor, n: int, m: int) -> bool:
