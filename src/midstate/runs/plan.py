@@ -122,6 +122,10 @@ def resolve(config: DictConfig, parts: Parts, scheme_of: str | None = None) -> d
         resolved["pruner"]["scheme_of"] = scheme_of
     elif isinstance(parts.method.allocation, Scheme):
         resolved["pruner"]["scheme_digest"] = parts.method.allocation.digest()
+    # Losses of one member that have changed, NUMERICS being of all: its revision counts where it is above 1.
+    members = parts.method.members.items()
+    if revisions := {axis: member.revision for axis, member in members if getattr(member, "revision", 1) > 1}:
+        resolved["pruner"]["revisions"] = revisions
     if sources := local_sources(resolved):  # an edited formula is another run
         resolved["local"] = sources
     return resolved

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from math import comb
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -13,21 +14,23 @@ from midstate.sparsity.schedules import Window
 
 
 class _Candidates(torch.autograd.Function):
-    """weight * mask forward; backward the masked gradient, and to alpha, (groups, C), that of every combination.
+    """weight * mask forward; backward the masked gradient, and to alpha, (groups, C), that of what remains.
 
-    A combination's is what its weights would add: the sum of gradient * weight over its positions.
+    A combination's is what its weights would add: the sum of gradient * weight over its positions. One that is gone,
+    alpha = 0, gets none, as in the released code (alpha * (alpha != 0)).
     """
 
     @staticmethod
     def forward(ctx, weight: Tensor, mask: Tensor, alpha: Tensor, patterns: Tensor, learning: Tensor) -> Tensor:
-        ctx.save_for_backward(weight, mask, patterns, learning)
+        ctx.save_for_backward(weight, mask, alpha, patterns, learning)
         return weight * mask
 
     @staticmethod
     def backward(ctx, gradient: Tensor) -> tuple[Tensor, None, Tensor, None, None]:
-        weight, mask, patterns, learning = ctx.saved_tensors
+        weight, mask, alpha, patterns, learning = ctx.saved_tensors
         by_group = in_groups(gradient * weight, patterns.shape[1])
-        return gradient * mask, None, by_group @ patterns.t() * learning, None, None
+        to_alpha = by_group @ patterns.t() * learning * (alpha != 0)
+        return gradient * mask, None, to_alpha, None, None
 
 
 @dataclass(frozen=True)
@@ -35,10 +38,12 @@ class LearnedCombinations(Estimator):
     """LBC (Zhang et al., arXiv 2206.06662): each group learns which of its C(M,N) combinations to keep.
 
     alpha, (groups, C(M,N)), begins at 1 / C(M-1,N-1) and is a parameter like any other, weight decay included. At every
-    refresh the combinations that are gone are set to 0; they get their gradient all the same, and may come back while
-    others go. Weights get the masked gradient; momentum and weight decay move pruned ones, too, as in the released
-    code. Once one combination a group is left, alpha gets no gradient and decides nothing.
+    refresh the combinations that are gone are set to 0 and get no gradient from then on; only the optimizer's momentum
+    moves them still. Weights get the masked gradient; momentum and weight decay move pruned ones, too, as in the
+    released code. Once one combination a group is left, alpha gets no gradient and decides nothing.
     """
+
+    revision: ClassVar[int] = 2  # 1: combinations that were gone got their gradient, too
 
     def check_window(self, window: Window) -> None:
         """There must be a step to learn in."""
