@@ -112,7 +112,7 @@ def test_gradients_by_hand():
 
 
 def test_gradients_are_those_of_a_straight_through_mask():
-    """The same by autograd: mask = v + (binary - v) without a gradient of its own, v = remaining alpha @ combinations."""
+    """The same by autograd: mask = v + (binary - v) without a gradient of its own; v = remaining alpha @ sets."""
     torch.manual_seed(0)
     model = nn.Conv2d(8, 6, 3, bias=False)
     pruner = lbc(model)
