@@ -46,6 +46,7 @@ def counted(model, shape=(3, 16, 16)):
 
 @pytest.mark.parametrize("way", KEPT | HIDDEN)
 def test_a_network_that_nobody_pruned_is_whole(way):
+    torch.manual_seed(0)  # of few weights a whole channel may be negative everywhere
     found = counted(Net((KEPT | HIDDEN)[way]))
     assert found["macs_sparse"] == found["macs_dense"]
     assert found["params_sparse"] == found["params_nonzero"] == found["params_total"]

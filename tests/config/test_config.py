@@ -108,7 +108,7 @@ def test_nm_is_sparse_from_the_first_step_and_takes_a_schedule_when_told():
         ("pruner=nm_mixed pruner.per=filter", "per='filter': score=sensitivity knows whole layers only"),
         (
             "pruner=nm_mixed pruner.per=filter pruner.score=random pruner/estimator=multi_axis",
-            "per=filter gives filters of one layer different N's, and estimators of MaxQ needs one",
+            "per=filter gives filters of one layer different N's, and estimators of MaxQ need one",
         ),
         (
             "pruner=nm_mixed pruner.per=filter pruner.score=random pruner/path=n pruner.granularity=group",

@@ -54,7 +54,8 @@ def test_a_claim_without_a_figure_shows_its_endpoints(written):
     claim = written(5, figure=None)
     arms = ["c5_1of8", "c5_2of8", "c5_4of8"]
     runs = pd.DataFrame([{"arm": arm, "seed": seed, "top1": 50.0 + seed} for arm in arms for seed in range(3)])
-    figure = draw(claim, Tables(runs, runs, runs, runs))
+    with plt.rc_context({"ytick.labelleft": True}):  # which tests/matplotlibrc leaves out
+        figure = draw(claim, Tables(runs, runs, runs, runs))
     labels = [label.get_text() for label in figure.axes[0].get_yticklabels()]
     plt.close(figure)
     assert labels[-1] == claim.endpoint.name
