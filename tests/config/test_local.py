@@ -52,6 +52,7 @@ def tree(tmp_path):
     return Tree(tmp_path)
 
 
+@pytest.mark.slow
 def test_members_of_ones_own_run_in_a_pool_as_shipped_ones_do(tree):
     tree.write(MEMBERS)
     done = tree.python("train.py", "-m", "launcher=pool", *OWN, "pruner/criterion=mine,l1", *TINY)

@@ -193,6 +193,7 @@ SECRET = "0123456789abcdef0123456789abcdef01234567"
         ("schedule=one_shot", "schedule.stop=${oc.env:WANDB_API_KEY}", "pruner=nm", "debug=fast", "logger=none"),
     ],
 )
+@pytest.mark.slow
 def test_secrets_are_told_nowhere(start, tmp_path, overrides):
     done = start(*overrides, WANDB_API_KEY=SECRET, WANDB_MODE="offline")
     assert SECRET not in done.stdout + done.stderr

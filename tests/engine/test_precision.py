@@ -25,6 +25,7 @@ def losses(*overrides):
     return session.losses
 
 
+@pytest.mark.slow
 def test_losses_stay_near_those_of_float32():
     fp32 = losses()
     for setting, distance in DISTANCE.items():

@@ -35,6 +35,7 @@ def summaries(place, pruner):
     return [json.loads(path.read_text()) for path in sorted(place.glob(f"outputs/{pruner}/*/*/summary.json"))]
 
 
+@pytest.mark.slow
 def test_a_multirun_ends_with_a_table_of_its_runs(sweep):
     place, output = sweep
     *_, written = lines = output.splitlines()
@@ -46,6 +47,7 @@ def test_a_multirun_ends_with_a_table_of_its_runs(sweep):
     assert (place / "outputs/multirun/curves.png").read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.slow
 def test_mean_and_interval_over_seeds(sweep):
     place, _ = sweep
     rows = pd.read_csv(place / "outputs/multirun/groups.csv").set_index("label")
@@ -57,6 +59,7 @@ def test_mean_and_interval_over_seeds(sweep):
         assert (row.top1_low, row.top1_high) == (pytest.approx(low), pytest.approx(high))
 
 
+@pytest.mark.slow
 def test_unfinished_runs_are_named_and_left_out(sweep, tmp_path):
     shutil.copytree(sweep[0] / "outputs", tmp_path / "outputs")
     (stopped,) = tmp_path.glob("outputs/nm/*/seed1")
@@ -76,12 +79,14 @@ def test_unfinished_runs_are_named_and_left_out(sweep, tmp_path):
         (["outputs/multirun"], "outputs/multirun: no finished run is there"),
     ],
 )
+@pytest.mark.slow
 def test_what_cannot_be_compared(sweep, arguments, message):
     done = call("scripts/compare.py", sweep[0], *arguments)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith(f"configuration error: {message}")
 
 
+@pytest.mark.slow
 def test_groups_by_a_setting(sweep):
     runs, left_out = find_runs([sweep[0] / "outputs"])
     assert (len(runs), left_out) == (4, [])
@@ -110,6 +115,7 @@ def test_labels_are_what_differs_as_typed():
     assert labels(pair) == ["experiment=one_of_four", "experiment=two_of_eight"]
 
 
+@pytest.mark.slow
 def test_a_run_says_what_it_is(sweep):
     place, output = sweep
     (summary, _) = summaries(place, "nm")
@@ -122,6 +128,7 @@ def test_a_run_says_what_it_is(sweep):
     assert "stay dense  conv1, classifier (classifier)" in output
 
 
+@pytest.mark.slow
 def test_one_page_a_run(sweep):
     for page in sweep[0].glob("outputs/*/*/*/report.html"):
         text = page.read_text()

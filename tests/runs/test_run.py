@@ -247,6 +247,7 @@ EXCHANGE = "pruner.every=5it pruner.until=1.0 pruner.drop_fraction=1"
         *(pytest.param(each, marks=pytest.mark.slow) for each in ("global_filter", "wanda", f"set {EXCHANGE}")),
     ],
 )
+@pytest.mark.slow
 def test_every_kind_of_state_survives_an_interruption(tmp_path, pruner):
     arguments = (*f"pruner={pruner}".split(), "trainer.checkpoint_every=5it", "trainer.probes=false")
     tiny(tmp_path / "whole", *arguments)

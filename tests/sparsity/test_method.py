@@ -110,6 +110,7 @@ def walk(method):
 
 
 @pytest.mark.parametrize("pattern", PATTERNS, ids=lambda p: p.name)
+@pytest.mark.slow
 def test_every_product_works_or_is_refused_with_a_reason(pattern):
     scope = Scope(skip_first=False, skip_classifier=pattern.name == "filter")
     worked, refusals = 0, []
@@ -141,6 +142,7 @@ NEW_REASONS = (*REASONS, "estimator=candidates", "estimator of S-STE", "per=filt
 
 
 @pytest.mark.parametrize("pattern", [Weight(0.5), Filter(0.5), NM(2, 4)], ids=lambda p: p.name)
+@pytest.mark.slow
 def test_every_product_of_later_members_works_or_is_refused_with_a_reason(pattern):
     scope = Scope(skip_first=False, skip_classifier=pattern.name == "filter")
     products = [*itertools.product(NEW_PATHS, ESTIMATORS + NEW_ESTIMATORS), *itertools.product(PATHS, NEW_ESTIMATORS)]

@@ -20,6 +20,7 @@ def quick():
     return plan_runs(read_claims(), "quick")
 
 
+@pytest.mark.slow
 def test_quick_is_as_small_as_it_has_to_be(quick):
     assert len(quick) <= QUICK
     assert len({run.directory for run in quick}) == len(quick)

@@ -51,6 +51,7 @@ def test_rows_carry_the_claims_as_committed():
         assert all(row.arm in claims[name].all_arms for name in tagged), (row.arm, row.seed)
 
 
+@pytest.mark.slow
 def test_rows_are_of_the_code_as_it_is():
     """Where numerics or experiments change, runs are made again rather than kept."""
     assert set(RUNS.numerics) == {NUMERICS}

@@ -4,6 +4,7 @@ import json
 import re
 import shlex
 
+import pytest
 from conftest import ROOT, TINY, Tree
 
 from midstate.sparsity import LayerView
@@ -20,6 +21,7 @@ for number, overrides in enumerate(json.loads(sys.argv.pop())):
 """
 
 
+@pytest.mark.slow
 def test_the_examples_run_as_they_stand(tmp_path):
     assert (len(FILES), len(COMMANDS)) == (10, 5)
     tree = Tree(tmp_path)

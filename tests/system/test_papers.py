@@ -184,6 +184,7 @@ SMALL = ("data.size=32", "data.num_train=4", "data.num_eval=2", "trainer.batch_s
 
 
 @pytest.mark.parametrize("name", PAPERS_BY_NAME)
+@pytest.mark.slow
 def test_what_is_built_is_what_was_published_and_trains(name):
     paper = PAPERS_BY_NAME[name]
     from_scratch = ["model.pretrained=false", "trainer.mode=train"] if "model.pretrained" in paper.settings else []

@@ -58,6 +58,7 @@ def test_links_lead_somewhere(page):
         assert (page.parent / link).exists(), link
 
 
+@pytest.mark.slow
 def test_the_criterion_of_ones_own_runs(tmp_path):
     settings = re.search(r"## Your own criterion.*?```yaml\n(.*?)```", README, re.DOTALL)[1]
     tree = Tree(tmp_path)
