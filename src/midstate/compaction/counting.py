@@ -11,7 +11,7 @@ from midstate.compaction.dyeing import alive_inputs, fed_by, reached
 from midstate.compaction.uses import weight_uses
 from midstate.sparsity import Layer, weight_layers
 from midstate.sparsity.criteria.base import of_inputs
-from midstate.sparsity.scope import other_tensors
+from midstate.sparsity.tensors import other_tensors
 
 __all__ = ["alive_inputs", "count", "fed_by", "weight_uses"]
 

@@ -12,7 +12,7 @@ from torch.utils.flop_counter import flop_registry
 
 from midstate.sparsity import weight_layers
 from midstate.sparsity.observe import evaluation
-from midstate.sparsity.scope import layer_name
+from midstate.sparsity.tensors import layer_name
 
 aten = torch.ops.aten
 _CONVOLUTIONS = (aten.convolution, aten._convolution, aten.cudnn_convolution, aten._slow_conv2d_forward)

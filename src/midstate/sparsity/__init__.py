@@ -70,7 +70,8 @@ from midstate.sparsity.patterns.weight import Weight
 from midstate.sparsity.penalty import BatchNormL1, Penalty
 from midstate.sparsity.pruner import Pruner
 from midstate.sparsity.schedules import Schedule, Window, curve
-from midstate.sparsity.scope import Layer, Scope, weight_layers
+from midstate.sparsity.scope import Scope
+from midstate.sparsity.tensors import Layer, weight_layers
 from midstate.sparsity.updates.drop_grow import DropGrow
 from midstate.sparsity.updates.live import Update
 

@@ -13,7 +13,7 @@ from midstate.sparsity.batchnorm import Channels
 from midstate.sparsity.masks import Masked
 from midstate.sparsity.method import Method
 from midstate.sparsity.patterns.nm import Level
-from midstate.sparsity.scope import Layer
+from midstate.sparsity.tensors import Layer
 
 
 class Attached:

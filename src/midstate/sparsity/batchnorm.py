@@ -13,7 +13,7 @@ from midstate.sparsity.masks import Masked
 from midstate.sparsity.method import Method
 from midstate.sparsity.observe import Sample, evaluation
 from midstate.sparsity.patterns.pattern import Pattern
-from midstate.sparsity.scope import Layer
+from midstate.sparsity.tensors import Layer
 
 NUM_IMAGES = 2
 

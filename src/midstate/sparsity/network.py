@@ -12,7 +12,7 @@ from midstate.sparsity.masks import Masked
 from midstate.sparsity.method import Method
 from midstate.sparsity.observe import Sample
 from midstate.sparsity.patterns.nm import Level
-from midstate.sparsity.scope import Layer
+from midstate.sparsity.tensors import Layer
 from midstate.sparsity.updates.drop_grow import exchange_scores
 
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils import parametrize
 
-from midstate.sparsity.scope import Layer
+from midstate.sparsity.tensors import Layer
 
 # Larger batches are slower on a CPU: their activations leave the cache and are paged in anew each time.
 EVAL_BATCH = 250

@@ -20,7 +20,7 @@ from midstate.sparsity.observe import Sample
 from midstate.sparsity.patterns.nm import Level
 from midstate.sparsity.patterns.pattern import verify
 from midstate.sparsity.schedules import Schedule
-from midstate.sparsity.scope import names_of
+from midstate.sparsity.tensors import names_of
 from midstate.sparsity.updates.base import NEVER
 
 

@@ -6,13 +6,12 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
-from torch import Tensor, nn
-from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
+from torch import nn
 from torch.nn.utils import parametrize
-from torch.nn.utils.parametrize import ParametrizationList
 
 from midstate.common import checks
 from midstate.sparsity.patterns.pattern import Pattern
+from midstate.sparsity.tensors import Layer, is_transposed, names_of, other_tensors, weight_layers
 
 log = logging.getLogger(__name__)
 INDIVISIBLE = ("skip", "pad", "error")
@@ -20,103 +19,6 @@ LEAST_SHARE = 0.01  # of a network's parameters, to be spoken of
 NAMED = 8  # tensors that a message names at most
 # Names of the projection beside a residual block; the last two are torchvision's RegNet and MaxViT.
 SHORTCUTS = ("shortcut", "downsample", ".proj.0", ".proj.1")
-
-
-@dataclass(frozen=True)
-class Layer:
-    """One prunable tensor: `name` as a user reads it, `depth` its place among all weight tensors."""
-
-    name: str
-    module: nn.Module
-    tensor_name: str
-    depth: int
-    known: bool = True  # whether `weight_layers` lists it: what its dimensions mean is known
-
-    @property
-    def weight(self) -> Tensor:
-        """The tensor as the network uses it."""
-        return getattr(self.module, self.tensor_name)
-
-    @property
-    def input_index(self) -> int:
-        """Which of the module's inputs the tensor reads: attention takes query, key and value.
-
-        Raises:
-            ValueError: nobody knows.
-        """
-        if not self.known:
-            raise ValueError(
-                f"{self.name}: what this tensor of {type(self.module).__name__} reads is not known, so nothing can be "
-                "measured on it; choose a criterion and an allocation that look at weights alone"
-            )
-        return {"k_proj_weight": 1, "v_proj_weight": 2}.get(self.tensor_name, 0)
-
-    @property
-    def is_conv(self) -> bool:
-        """Tell whether the tensor belongs to a convolution (channels in dim 1 of features), not a linear layer."""
-        return isinstance(self.module, _ConvNd)
-
-
-def weight_layers(model: nn.Module) -> list[Layer]:
-    """List every convolution and linear weight of `model` in module order, attention's in_proj_weight too.
-
-    Transposed convolutions are left out: their input channels are dim 0. So are layers without a weight, whose
-    inputs or outputs are none.
-    """
-    layers: list[Layer] = []
-    for module_name, module in model.named_modules():
-        for tensor_name in _weight_names(module):
-            name = layer_name(f"{module_name}.{tensor_name}")
-            if getattr(module, tensor_name).numel():
-                layers.append(Layer(name, module, tensor_name, len(layers)))
-    return layers
-
-
-def other_tensors(model: nn.Module) -> list[Layer]:
-    """List every other floating parameter of two or more dimensions, in module order, behind the layers.
-
-    What their dimensions mean is their module's affair; that of transposed convolutions and Hugging Face's Conv1D is
-    known, see `is_transposed`. Computed ones (parametrized, or masked) are left out.
-    """
-    first = len(weight_layers(model))
-    seen = {id(layer.weight) for layer in weight_layers(model)}
-    found: list[Layer] = []
-    for module_name, module in model.named_modules():
-        inside = isinstance(module, ParametrizationList) or ".parametrizations." in f".{module_name}"
-        for tensor_name, tensor in [] if inside else module.named_parameters(recurse=False):
-            if tensor.dim() > 1 and tensor.is_floating_point() and tensor.numel() and id(tensor) not in seen:
-                seen.add(id(tensor))
-                name = layer_name(f"{module_name}.{tensor_name}")
-                found.append(Layer(name, module, tensor_name, first + len(found), known=False))
-    return found
-
-
-def layer_name(tensor_name: str) -> str:
-    """Name of the layer whose tensor has this name in a state dict."""
-    return tensor_name.removeprefix(".").removesuffix(".weight")
-
-
-def is_transposed(module: nn.Module) -> bool:
-    """Tell whether a module's weight has its inputs in dim 0: (in, out/groups, *K), or Conv1D's (in, out).
-
-    Rows, filters and groups of M neighbours lie along (out, in/groups, *K), so that they would be cut the wrong way.
-    """
-    return isinstance(module, _ConvTransposeNd) or type(module).__name__ == "Conv1D"
-
-
-def names_of(classifier: str | Collection[str] | None) -> frozenset[str]:
-    """A classifier's layers as a set, however they are given."""
-    return frozenset([classifier] if isinstance(classifier, str) else classifier or ())
-
-
-def _weight_names(module: nn.Module) -> tuple[str, ...]:
-    if isinstance(module, nn.MultiheadAttention):
-        if module.in_proj_weight is not None:
-            return ("in_proj_weight",)
-        return ("q_proj_weight", "k_proj_weight", "v_proj_weight")
-    if isinstance(module, _ConvNd | nn.Linear) and not isinstance(module, _ConvTransposeNd):
-        return ("weight",)
-    return ()
 
 
 @dataclass(frozen=True)
