@@ -50,7 +50,15 @@ def attached(model, sparsity=0.5, min_density=0.0, strength=0.1, estimator=None,
         FILTERS, Filter(sparsity), BatchNormScale(), allocation, Direct(), Update(regrow=regrow),
         estimator or HardChannels(), BatchNormL1(strength),
     )  # fmt: skip
-    return Pruner(model, method, Schedule("one_shot", start, start), 5, 10, classifier="7", sample=SAMPLE)
+    return Pruner(
+        model,
+        method,
+        Schedule("one_shot", start, start),
+        5,
+        10,
+        classifier="7" if hasattr(model, "7") else None,
+        sample=SAMPLE,
+    )
 
 
 def set_gammas(model, *gammas):

@@ -48,7 +48,7 @@ torch.manual_seed(0)
 model = CifarResNet([1, 1], [16, 32], "conv").create(1, 10)
 path = {"direct": s.Direct(), "n": s.StepN(), "blocks": s.Blocks()}[sys.argv[1]]
 method = s.Method(s.Scope(), s.NM(2, 8), s.L1(), s.Uniform(), path, s.Update(), s.SRSTE())
-pruner = s.Pruner(model, method, s.Schedule("linear", 0, 0.8), 10, 10, classifier="fc")
+pruner = s.Pruner(model, method, s.Schedule("linear", 0, 0.8), 10, 10, classifier="classifier")
 pruner.refresh(5)
 print("triton" in sys.modules, [hash(tuple(mask.flatten().tolist())) for mask in pruner.masks])
 pruner._weights[1].data[0, 0, 0, 0] = torch.nan
