@@ -11,7 +11,7 @@ from midstate.common.files import PARTIAL
 from midstate.runs.checkpoint import checkpoints, digest
 
 CLOCK = ("seconds", "images_per_second", "wall_seconds")
-NOT_COMPARED = (*CLOCK, "mask_seconds", "git", "overrides")  # the last holds where the run was written to
+NOT_COMPARED = (*CLOCK, "mask_seconds", "git", "overrides", "choices")  # the last two: where to, which logger
 TABLES = ("metrics.csv", "probes.csv", "losses.csv")
 SOMETIMES = ("scheme.json", "sensitivity.csv")  # which not every run has
 
