@@ -34,6 +34,7 @@ class Root:
     data: Any = MISSING
     schedule: Any = MISSING
     pruner: Any = MISSING
+    quantizer: Any = None
     optimizer: Any = MISSING
     trainer: Any = MISSING
     logger: Any = MISSING
@@ -44,8 +45,8 @@ class Root:
 
 
 # Chosen with group=member; experiment and debug are saved choices.
-GROUPS = ("model", "data", "schedule", "pruner", "optimizer", "trainer", "logger", "launcher", "experiment", "debug")
-GROUPS += ("claim", "sweep")
+GROUPS = ("model", "data", "schedule", "pruner", "quantizer", "optimizer", "trainer", "logger", "launcher")
+GROUPS += ("experiment", "debug", "claim", "sweep")
 ConfigStore.instance().store(name="schema", node=Root)
 
 
@@ -73,22 +74,29 @@ def check_root(config: DictConfig, typed: list[str]) -> None:
     for key in known:
         if key not in config or OmegaConf.is_missing(config, key):
             raise ConfigError(f"{key}: is missing; it may be set, and not be removed")
-    raw = OmegaConf.to_container(config.pruner, resolve=False)
+    for group in ("pruner", "quantizer"):
+        if config[group] is not None:
+            _check_read(config, group, typed)
+    if config.seed < 0:
+        raise ConfigError(f"seed={config.seed}: must be 0 or more")
+
+
+def _check_read(config: DictConfig, group: str, typed: list[str]) -> None:
+    """Refuse settings of a group that none of its axes reads, where the user typed them; remove the others."""
+    raw = OmegaConf.to_container(config[group], resolve=False)
     axes = str([node for node in raw.values() if isinstance(node, dict)])
     scalars = [key for key, node in raw.items() if not isinstance(node, dict)]
     for key in scalars:
-        if f"${{pruner.{key}}}" in axes:
+        if f"${{{group}.{key}}}" in axes:
             continue
-        if any(override.lstrip("+~").startswith(f"pruner.{key}=") for override in typed):
+        if any(override.lstrip("+~").startswith(f"{group}.{key}=") for override in typed):
             used = [name for name in scalars if name != key]
             raise ConfigError(
-                f"pruner.{key}={raw[key]}: no axis of this pruner reads it{near(key, used)}; "
+                f"{group}.{key}={raw[key]}: no axis of this {group} reads it{near(key, used)}; "
                 f"known: {', '.join(used) or 'none'}"
             )
-        with open_dict(config.pruner):
-            del config.pruner[key]
-    if config.seed < 0:
-        raise ConfigError(f"seed={config.seed}: must be 0 or more")
+        with open_dict(config[group]):
+            del config[group][key]
 
 
 def flatten(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -44,6 +44,8 @@ def train(
         session.measuring.update()
 
     session.pruner.on_measuring(between_measurements)
+    if session.quantizer:
+        session.quantizer.on_measuring(between_measurements)
     try:
         return _train(session, checkpoint, end_of_epoch, stop_requested)
     except _Stopped:  # what was measured so far is measured again
@@ -114,8 +116,8 @@ def _train(
 
 def _close_epoch(session: Session) -> dict[str, Any]:
     """Refresh the masks, evaluate on validation, and make the epoch's row of metrics.csv."""
-    pruner, totals = session.pruner, session.totals
-    if pruner.refreshes_at_eval(session.step):
+    pruner, quantizer, totals = session.pruner, session.quantizer, session.totals
+    if pruner.refreshes_at_eval(session.step) or (quantizer and quantizer.refreshes_at_eval(session.step)):
         refresh(session)
     started = time.perf_counter()
     session.check_same("weights", *zip(*session.model.named_parameters(), strict=True))
@@ -128,7 +130,7 @@ def _close_epoch(session: Session) -> dict[str, Any]:
         "epoch": len(session.rows) + 1,
         "step": session.step,
         "lr": session.rate.at(session.step - 1),
-        "progress": pruner.window.progress(session.step),
+        "progress": session.window.progress(session.step),
         **pruner.end_epoch(),
         "gap": session.epoch_gap,
         "train/loss": totals["loss"] / totals["images"],
@@ -139,6 +141,7 @@ def _close_epoch(session: Session) -> dict[str, Any]:
         "seconds": totals["seconds"] + totals.get("mask_seconds", 0) + time.perf_counter() - started,
     }
     session.rows.append(row)
+    session.bit_rows += quantizer.rows(row["epoch"]) if quantizer else []
     session.totals, session.epoch_gap = {}, None
     return row
 
@@ -147,5 +150,5 @@ def _progress(session: Session) -> str:
     totals = session.totals
     return (
         f"loss {totals['loss'] / totals['images']:.3f}, top1 {100 * totals['correct'] / totals['images']:.1f} %, "
-        f"{session.pruner.describe(session.step)}"
+        f"{session.describe()}"
     )

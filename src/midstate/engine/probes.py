@@ -6,7 +6,7 @@ each mask. The same probes in every arm make paths comparable.
 """
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
 from torch import Tensor, nn
@@ -16,38 +16,75 @@ from torch.optim.swa_utils import update_bn
 from midstate.common.numbers import floor
 from midstate.data import Split
 from midstate.engine.evaluate import evaluate
+from midstate.quantization import Quantizer
 from midstate.sparsity import Pruner
 from midstate.sparsity.observe import EVAL_BATCH
 
 NUM_IMAGES = 1000  # at most, of validation to measure on and of training to estimate BatchNorm on
 
 
+class _Masks:
+    """The states of a pruner: masks."""
+
+    def __init__(self, pruner: Pruner) -> None:
+        self.pruner, self.window = pruner, pruner.window
+        self.num_jumps = pruner.method.pattern.num_jumps
+        self.trial = pruner.trial
+
+    def at(self, progress: float, step: int) -> list[Tensor]:
+        return self.pruner.masks_at(progress, step)
+
+    def put(self, masks: list[Tensor]) -> AbstractContextManager[None]:
+        self.pruner.set_masks(masks)
+        return self.pruner.masked_training()
+
+
+class _Bits:
+    """The states of a quantizer: bits."""
+
+    def __init__(self, quantizer: Quantizer) -> None:
+        self.quantizer, self.window = quantizer, quantizer.window
+        self.trial = quantizer.trial
+
+    @property
+    def num_jumps(self) -> int:
+        return self.quantizer.num_jumps
+
+    def at(self, progress: float, step: int) -> list:
+        return self.quantizer.bits_at(progress)
+
+    def put(self, bits: list) -> AbstractContextManager[None]:
+        self.quantizer.put(bits)
+        return nullcontext()
+
+
 class GapProbe:
-    """Measures the jump that a refresh of the masks is about to make.
+    """Measures the jump that a refresh of the masks, or of a quantizer's bits, is about to make.
 
     State k of K lies at progress k / K; K is the number of jumps of the pattern's own path. A refresh
     that crosses several states at once is one jump from the first to the last.
     """
 
-    def __init__(self, model: nn.Module, pruner: Pruner, train: Split, validation: Split) -> None:
-        self.model, self.pruner = model, pruner
+    def __init__(self, model: nn.Module, walk: Pruner | Quantizer, train: Split, validation: Split) -> None:
+        self.model = model
+        self.states = _Masks(walk) if isinstance(walk, Pruner) else _Bits(walk)
         self.validation = validation.first(NUM_IMAGES)
         self.bn_batches = train.first(NUM_IMAGES).images.split(EVAL_BATCH)
-        self.num_jumps = pruner.method.pattern.num_jumps
         self.state = 0  # the last state measured; part of a checkpoint
 
     def before_refresh(self, step: int) -> dict[str, float] | None:
         """Measure, if the refresh at `step` crosses into a new state; masks are put back as they were."""
-        state = floor(self.num_jumps * self.pruner.window.progress(step))
+        jumps = self.states.num_jumps
+        state = floor(jumps * self.states.window.progress(step))
         if state <= self.state:
             return None
         # Both before either is set: what comes next may depend on what is in force.
-        masks = [self.pruner.masks_at(each / self.num_jumps, step) for each in (self.state, state)]
-        with self.pruner.trial():
-            last, first = map(self._accuracies, masks)
+        pair = [self.states.at(each / jumps, step) for each in (self.state, state)]
+        with self.states.trial():
+            last, first = map(self._accuracies, pair)
         row = {
             "step": step,
-            "progress": state / self.num_jumps,
+            "progress": state / jumps,
             "from": self.state,
             "to": state,
             "gap": last[0] - first[0],
@@ -56,11 +93,11 @@ class GapProbe:
         self.state = state
         return row
 
-    def _accuracies(self, masks: list[Tensor]) -> tuple[float, float]:
-        """Top-1 under given masks: as is, and with BatchNorm estimated anew."""
-        self.pruner.set_masks(masks)
+    def _accuracies(self, state: list) -> tuple[float, float]:
+        """Top-1 in a given state: as is, and with BatchNorm estimated anew."""
+        whole = self.states.put(state)
         raw = evaluate(self.model, self.validation)["top1"]
-        with self.pruner.masked_training(), reestimated_batchnorm(self.model, self.bn_batches):
+        with whole, reestimated_batchnorm(self.model, self.bn_batches):
             return raw, evaluate(self.model, self.validation)["top1"]
 
 

@@ -17,7 +17,8 @@ from midstate.distributed.processes import ALONE, Processes
 from midstate.engine.mixup import Mixing
 from midstate.engine.probes import GapProbe
 from midstate.optimizers import Rate
-from midstate.sparsity import Pruner
+from midstate.quantization import Quantizer
+from midstate.sparsity import Pruner, Window
 
 if TYPE_CHECKING:
     from timm.utils import ModelEmaV3
@@ -68,10 +69,12 @@ class Session:
     mixing: Mixing | None = None
     ema: "ModelEmaV3 | None" = None
     processes: Processes = ALONE
+    quantizer: Quantizer | None = None
     measuring: Measuring = field(init=False)
     step: int = 0  # optimizer steps done
     rows: list[dict[str, Any]] = field(default_factory=list)  # metrics.csv, one row an epoch
     probe_rows: list[dict[str, Any]] = field(default_factory=list)  # probes.csv
+    bit_rows: list[dict[str, Any]] = field(default_factory=list)  # bits.csv, one row an epoch and layer
     losses: list[float] = field(default_factory=list)  # losses.csv, the training loss of every step
     totals: dict[str, float] = field(default_factory=dict)  # sums over the epoch so far
     epoch_gap: float | None = None  # the epoch's largest gap_bn so far
@@ -88,6 +91,21 @@ class Session:
     def device(self) -> torch.device:
         """Device of the model."""
         return next(self.model.parameters()).device
+
+    @property
+    def window(self) -> Window:
+        """Where the run's states lie: the pruner's, or a quantizer's where nothing is pruned."""
+        alone = self.quantizer is not None and self.pruner.method.dense
+        return self.quantizer.window if alone else self.pruner.window
+
+    def describe(self) -> str:
+        """The present state of the weights in a few words."""
+        pruned = [] if self.quantizer and self.pruner.method.dense else [self.pruner.describe(self.step)]
+        return ", ".join([*pruned, *([self.quantizer.describe(self.step)] if self.quantizer else [])])
+
+    def states(self) -> list[str]:
+        """Names of the states at whose ends gaps are probed, dense first."""
+        return self.quantizer.states() if self.quantizer and self.pruner.method.dense else self.pruner.states()
 
     @property
     def _on_gpu(self) -> bool:
@@ -171,6 +189,7 @@ class Session:
             **({"device_rng": self.processes.gather(torch.cuda.get_rng_state(self.device))} if self._on_gpu else {}),
             **({"scaler": self.scaler.state_dict()} if self.scaler.is_enabled() else {}),
             **({"ema": self.ema.module.state_dict()} if self.ema else {}),
+            **({"quantizer": self.quantizer.state_dict(), "bit_rows": self.bit_rows} if self.quantizer else {}),
             **({} if skipped is None else {"skipped": skipped}),
         }
 
@@ -179,6 +198,9 @@ class Session:
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.pruner.load_state_dict(state["pruner"])
+        if self.quantizer:
+            self.quantizer.load_state_dict(state["quantizer"])
+            self.bit_rows = state["bit_rows"]
         if self.probe:
             self.probe.state = state["probe"]
         if self.scaler.is_enabled():

@@ -17,11 +17,11 @@ LEAST_SCALE = 2.0**-14  # of fp16's gradients, whose least normal number it is: 
 
 def train_step(session: Session, images: Tensor, labels: Tensor) -> None:
     """One optimizer step: masks, learning rate, forward, backward, update."""
-    if session.pruner.due(session.step):
+    if session.pruner.due(session.step) or (session.quantizer and session.quantizer.due(session.step)):
         refresh(session)
     started = time.perf_counter()
     for group in session.optimizer.param_groups:
-        group["lr"] = session.rate.at(session.step)
+        group["lr"] = session.rate.at(session.step) * group.get("lr_scale", 1.0)
     session.optimizer.zero_grad(set_to_none=True)
     loss, correct, num_images = _forward_backward(session, images, labels)
     _update(session)
@@ -40,17 +40,20 @@ def train_step(session: Session, images: Tensor, labels: Tensor) -> None:
 
 
 def refresh(session: Session) -> None:
-    """Measure the jump that the masks are about to make, if there is one, and refresh them.
+    """Measure the jump that masks or bits are about to make, if there is one, and refresh them.
 
     Raises:
         RunFailed: scores cannot be ranked, or the masks of the processes differ.
     """
     started = time.perf_counter()
-    if session.probe or session.pruner.measures:
+    pruner, quantizer = session.pruner, session.quantizer
+    if session.probe or pruner.measures or (quantizer and quantizer.measures):
         session.synchronise()
     try:
         row = session.probe.before_refresh(session.step) if session.probe else None
-        session.pruner.refresh(session.step)
+        pruner.refresh(session.step)
+        if quantizer:
+            quantizer.refresh(session.step)
     except Unrankable as error:
         session.diverged(str(error))
     finally:
@@ -81,7 +84,8 @@ def _forward_backward(session: Session, images: Tensor, labels: Tensor) -> tuple
                 logits = session.forward(part)
             loss = F.cross_entropy(logits.float(), target, label_smoothing=settings.label_smoothing)
             loss = loss * (len(part) / len(images))
-            session.scaler.scale(loss).backward()
+            minimised = session.quantizer.weighed(loss) if session.quantizer else loss
+            session.scaler.scale(minimised).backward()
         losses.append(loss.item())
         correct += int((logits.argmax(1) == label).sum())
     total, correct = session.processes.sum([math.fsum(losses), correct])
@@ -103,6 +107,8 @@ def _update(session: Session) -> None:
     scaler, optimizer, clip_norm = session.scaler, session.optimizer, session.settings.clip_norm
     scaler.unscale_(optimizer)
     session.pruner.before_step(optimizer, session.step)
+    if session.quantizer:
+        session.quantizer.before_step(optimizer, session.step)
     if clip_norm is not None:
         norm = nn.utils.clip_grad_norm_(session.model.parameters(), clip_norm).item()
         # Clipped, it would be NaN in every weight; in fp16 the scaler leaves such a step out.

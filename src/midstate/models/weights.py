@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from midstate.models.bridges import classifier_names
 from midstate.models.checkpoints import find_weights, first_line, read_checkpoint, some
+from midstate.quantization import load_input_quantisers
 
 log = logging.getLogger(__name__)
 
@@ -38,6 +39,7 @@ def load_weights(model: nn.Module, path: Path, fresh_classifier: bool = True) ->
     state = {name: value for name, value in state.items() if getattr(model, name.partition(".")[0], "") is not None}
     other = _of_other_classes(model, state, own) if fresh_classifier else []
     try:
+        load_input_quantisers(model, state)
         model.load_state_dict({**state, **{name: own[name] for name in other}})
     except RuntimeError as error:
         told = _difference(state, own) or f" ({first_line(error)})"

@@ -1,6 +1,7 @@
 """The end of a run: finalise, verify, measure once on test data, draw, summarise."""
 
 import logging
+import math
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,10 @@ from midstate.engine.probes import NUM_IMAGES
 from midstate.engine.sensitivity import COLUMNS, sensitivities
 from midstate.engine.session import Session
 from midstate.models import classifier_names
+from midstate.quantization import without_input_quantisers
+from midstate.quantization.report import size_in_bytes
 from midstate.runs.recorder import Recorder
-from midstate.sparsity import Pruner
+from midstate.sparsity import Pattern, Pruner
 
 log = logging.getLogger(__name__)
 NAMED = 100  # images that a message names at most
@@ -29,18 +32,24 @@ def finish(recorder: Recorder) -> dict[str, Any]:
     pruner, model, processes = session.pruner, session.model, session.processes
     targets, kept, nominal = pruner.targets(), pruner.kept(), pruner.nominal_densities()
     session.take_average()
+    quantizer = session.quantizer
+    if quantizer:
+        quantizer.finalise()  # before the pruner, which folds what it has masks on
     pruner.finalise()
     verified = pruner.verify()
     if verified is False:
         raise RunFailed(_what_is_wrong(pruner))
+    if quantizer and not quantizer.verify():
+        raise RunFailed("a finished layer has values that its bits do not allow; this is a defect, please report it")
 
-    directory.write("the finished network", lambda: directory.write_network(model, pruner.scheme()))
+    scheme = pruner.scheme(quantizer.scheme() if quantizer else None)
+    directory.write("the finished network", lambda: directory.write_network(model, scheme))
     test = evaluate(model, session.data.test, processes)
     layers = [
         {"name": layer.name, "shape": list(layer.weight.shape), "depth": layer.depth, "target": target, "kept": share}
         for layer, target, share in zip(pruner.layers, targets, kept, strict=True)
     ]
-    states = pruner.states()
+    states = session.states()
     skipped = session.skipped()
     if skipped and processes.size > 1:  # of the others' nobody has heard yet
         log.warning(f"warning: skipped {len(skipped)} images in all: {', '.join(sorted(skipped)[:NAMED])}")
@@ -55,7 +64,7 @@ def finish(recorder: Recorder) -> dict[str, Any]:
             loss=test["loss"],
             val_top1=session.rows[-1]["val/top1"],
             top1_gap=session.probe_rows[-1]["gap_bn"] if session.probe_rows else None,
-            **count(model, pruner.layers, nominal, pruner.prunes_filters, session.uses, session.data.shape),
+            **_counted(session, nominal),
             pattern_verified=verified,
             allocation=pruner.allocation_report(),
             flipflop=pruner.flipflop(),
@@ -63,12 +72,32 @@ def finish(recorder: Recorder) -> dict[str, Any]:
             layers_left_dense=_left_dense(session),
             states=states,
             **({} if skipped is None else {"images_skipped": len(skipped)}),
+            **({"quantization": _quantization(session)} if quantizer else {}),
             images_per_second=sum(row["images_per_second"] for row in session.rows) / len(session.rows),
         )
         recorder.track(summary, show(directory.path, summary, recorder.plan.title))
         return summary
 
     return processes.on_rank_zero(report)
+
+
+def _counted(session: Session, nominal: list[float]) -> dict[str, int | float]:
+    """Parameters and MACs; quantised inputs depend on the image wherever inputs do."""
+    pruner = session.pruner
+    with without_input_quantisers(session.model):
+        return count(session.model, pruner.layers, nominal, pruner.prunes_filters, session.uses, session.data.shape)
+
+
+def _quantization(session: Session) -> dict[str, Any]:
+    """What the bits come to, and the bytes of the packed network."""
+    pruner, quantizer = session.pruner, session.quantizer
+    index = {} if pruner.method.dense else {each.name: index_bits(pruner.method.pattern) for each in pruner.layers}
+    return {**quantizer.report(), "bytes": size_in_bytes(session.model, quantizer.layers, index)}
+
+
+def index_bits(pattern: Pattern) -> int:
+    """Bits that say where a kept weight lies: under N:M its place in the group; else -1, a bit for each weight."""
+    return math.ceil(math.log2(pattern.m)) if pattern.group == "neighbours" else -1
 
 
 def show(directory: Path, summary: dict[str, Any], title: str) -> list[Path]:

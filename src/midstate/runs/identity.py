@@ -52,6 +52,7 @@ NEUTRAL: dict[str, Any] = {
     "model.pretrained": False,
     "model.arguments": None,  # as {}, of which nothing is left
     "data.source": "digits",
+    "quantizer": None,
 }
 # Settings that change no result.
 IRRELEVANT = (

@@ -13,6 +13,7 @@ from midstate.distributed.environment import local_rank, local_size, started_by_
 from midstate.distributed.machine import fast_at_bfloat16
 from midstate.engine.settings import Trainer
 from midstate.models import Narrow
+from midstate.quantization import Quantization
 from midstate.runs.tracking import Wandb
 from midstate.sparsity import Method, Schedule
 
@@ -48,6 +49,7 @@ class Parts:
     optimizer: Any  # makes an optimizer: `create`, `rate`
     trainer: Trainer  # without any `auto`
     logger: Wandb | None
+    quantization: Quantization | None  # None: 32 bits
     device: torch.device
 
 
@@ -59,12 +61,24 @@ def build_parts(config: DictConfig) -> Parts:
     """
     groups = ("model", "data", "schedule", "pruner", "optimizer", "trainer", "logger")
     built = {group: build(config, group) for group in groups}
+    quantizer = build(config, "quantizer")
     _check_kinds(built)
     axes = built.pop("pruner")
     with user_errors("pruner"):
         method = Method(**{axis: axes.get(axis) for axis in AXES})
+    quantization = None if quantizer is None else _method_of(quantizer)
     trainer, device = _decided(built.pop("trainer"), built["data"].embedded, config.machine.device_index)
-    return Parts(**built, method=method, narrow=axes.get("narrow"), trainer=trainer, device=device)
+    return Parts(
+        **built, method=method, quantization=quantization, narrow=axes.get("narrow"), trainer=trainer, device=device
+    )
+
+
+def _method_of(quantizer: dict[str, Any]) -> Quantization:
+    """The method that a quantizer's file builds from its axes."""
+    method = quantizer.get("method") if isinstance(quantizer, dict) else None
+    if not isinstance(method, Quantization):
+        raise ConfigError("quantizer: builds no method; its file needs `method: default` among its defaults")
+    return method
 
 
 def _check_kinds(built: dict[str, Any]) -> None:

@@ -17,6 +17,7 @@ from midstate.engine.mixup import Mixing
 from midstate.engine.probes import NUM_IMAGES, GapProbe
 from midstate.engine.session import Session
 from midstate.models import classifier_names, load_weights, narrowed, try_training
+from midstate.quantization import Quantizer
 from midstate.runs.plan import Plan
 from midstate.runs.warnings import warn_of_end, warn_of_long_times, warn_of_pretrained, warn_of_scope, warn_of_start
 from midstate.sparsity import Pruner, Sample
@@ -45,10 +46,14 @@ def build_session(plan: Plan, processes: Processes = ALONE) -> Session:
     batches = _make_batches(plan, data, processes)
     total_steps = settings.epochs * batches.steps_per_epoch
     pruner = _attach(plan, model, uses, data, batches.steps_per_epoch, total_steps)
+    quantizer = _quantise(plan, model, uses, data, batches.steps_per_epoch, total_steps)
     with user_errors("optimizer"):
         optimizer = plan.parts.optimizer.create(model)
+        if quantizer:
+            quantizer.own_groups(optimizer)
         rate = plan.parts.optimizer.rate(batches.steps_per_epoch, total_steps)
-    probing = settings.probes and not pruner.method.dense and pruner.method.path.probed
+    walk = quantizer if pruner.method.dense else pruner
+    probing = settings.probes and walk is not None and (walk is quantizer or pruner.method.path.probed)
     forward = processes.parallel(model)
     return Session(
         settings=settings,
@@ -60,12 +65,13 @@ def build_session(plan: Plan, processes: Processes = ALONE) -> Session:
         optimizer=optimizer,
         rate=rate,
         batches=batches,
-        probe=GapProbe(model, pruner, data.train, data.validation) if probing else None,
+        probe=GapProbe(model, walk, data.train, data.validation) if probing else None,
         forward=torch.compile(forward) if settings.compile else forward,
         scaler=GradScaler(plan.parts.device.type, enabled=settings.precision == "fp16"),
         mixing=Mixing.of(settings.mixup, settings.cutmix, data.num_classes, seed),
         ema=_moving_average(model, settings.ema),
         processes=processes,
+        quantizer=quantizer,
     )
 
 
@@ -173,6 +179,27 @@ def _attach(
     warn_of_long_times(pruner, plan.parts.trainer.checkpoint_every, steps_per_epoch, total_steps)
     warn_of_start(pruner)
     return pruner
+
+
+def _quantise(
+    plan: Plan, model: nn.Module, uses: dict[str, int], data: Images, steps_per_epoch: int, total_steps: int
+) -> Quantizer | None:
+    method = plan.parts.quantization
+    if method is None:
+        return None
+    first = data.train.first(NUM_IMAGES)
+    with user_errors("quantizer and schedule"):
+        return Quantizer(
+            model,
+            method,
+            plan.parts.schedule,
+            steps_per_epoch,
+            total_steps,
+            seed_for(plan.seed, "quantisation"),
+            classifier_names(model),
+            uses,
+            Sample(first.images, first.labels),
+        )
 
 
 def _moving_average(model: nn.Module, decay: float | None) -> Any:

@@ -14,7 +14,7 @@ from midstate.runs import checkpoint
 from midstate.runs.directory import RunDirectory
 from midstate.runs.plan import Plan
 from midstate.runs.report import epoch_line
-from midstate.runs.tracking import LOSSES, METRICS, PROBES, Tracker
+from midstate.runs.tracking import BITS, LOSSES, METRICS, PROBES, Tracker
 
 log = logging.getLogger(__name__)
 NAME = 128  # letters that W&B allows
@@ -73,9 +73,16 @@ class Recorder:
         self.tables()
         if session.processes.is_rank_zero:
             kept = zip(session.pruner.layers, session.pruner.kept(), strict=True)
-            self.tracker.log({**row, **{f"kept/{layer.name}": share for layer, share in kept}})
+            bits = session.quantizer.rows(row["epoch"]) if session.quantizer else []
+            self.tracker.log(
+                {
+                    **row,
+                    **{f"kept/{layer.name}": share for layer, share in kept},
+                    **{f"bits/{each['layer']}": each["weight_bits"] for each in bits},
+                }
+            )
             self._draw()
-        log.info(epoch_line(row, session.settings.epochs, session.pruner.describe(session.step)))
+        log.info(epoch_line(row, session.settings.epochs, session.describe()))
 
     def summary(self, status: str, **more: Any) -> dict[str, Any]:
         """Write summary.json and return it."""
@@ -101,6 +108,8 @@ class Recorder:
             write_csv(path / "metrics.csv", METRICS, session.rows)
             write_csv(path / "probes.csv", PROBES, session.probe_rows)
             write_csv(path / "losses.csv", LOSSES, losses)
+            if session.quantizer:
+                write_csv(path / "bits.csv", BITS, session.bit_rows)
 
         self.directory.write("tables", write)
 
@@ -115,7 +124,7 @@ class Recorder:
         from midstate.runs.figures import draw_progress  # matplotlib takes a second to import
 
         with suppress(OSError):  # tables and checkpoints say what is wrong with the disk
-            draw_progress(self.directory.path, self.session.pruner.states(), self.plan.title)
+            draw_progress(self.directory.path, self.session.states(), self.plan.title)
         self.next_picture = time.perf_counter() + PAUSE * (time.perf_counter() - begun)
 
     def _start_wandb(self) -> Any:

@@ -47,6 +47,7 @@ def result_lines(summary: dict[str, Any]) -> list[tuple[str, str]]:
             f"{summary['macs_sparse']:,} of {summary['macs_dense']:,}"
             + (f"; nominally {summary['macs_nominal']:,}" if "macs_nominal" in summary else ""),
         ),
+        *_quantization(summary.get("quantization")),
         *_allocation(summary.get("allocation")),  # runs made before these were counted do not have them
         (
             "last jump",
@@ -67,6 +68,24 @@ def _left_dense(summary: dict[str, Any]) -> list[tuple[str, str]]:
     reasons = Counter(layer["why"] for layer in left)
     why = ", ".join(f"{number} {reason}" for reason, number in reasons.most_common())
     return [("left dense", f"{len(left)} layers, {100 * share:.2f} % of all parameters ({why})")]
+
+
+def _quantization(found: dict[str, Any] | None) -> list[tuple[str, str]]:
+    """Bits and size of a quantised network; nothing to say of others."""
+    if found is None:
+        return []
+    inputs = "" if found["activation_bits"] is None else f", of inputs {found['activation_bits']:.2f}"
+    size, costs = found["bytes"], {"bitops_share": "bitops", "latency_share": "latency"}
+    shares = ", ".join(
+        f"{100 * found[key]:.1f} % of the {name} at 8 bits" for key, name in costs.items() if key in found
+    )
+    return [
+        ("bits", f"of weights {found['weight_bits']:.2f} in the mean{inputs}; {shares}"),
+        (
+            "size",
+            f"{size['total']:,} bytes (values {size['values']:,}, indices {size['indices']:,}) of {size['dense']:,}",
+        ),
+    ]
 
 
 def _allocation(report: dict[str, float] | None) -> list[tuple[str, str]]:

@@ -29,6 +29,7 @@ METRICS = (
     "seconds",
 )
 LOSSES = ("step", "loss")
+BITS = ("epoch", "layer", "weight_bits", "activation_bits")
 PROBES = ("step", "progress", "from", "to", "gap", "gap_bn")
 MODES = ("offline", "online")
 # Limits of W&B. `wandb.init` checks the first two; its server alone checks a long group, and then loses the run.

@@ -13,7 +13,7 @@ from midstate.sparsity.batchnorm import Channels
 from midstate.sparsity.masks import Masked
 from midstate.sparsity.method import Method
 from midstate.sparsity.patterns.nm import Level
-from midstate.sparsity.tensors import Layer
+from midstate.sparsity.tensors import Layer, fold
 
 
 class Attached:
@@ -119,7 +119,7 @@ class Attached:
         """Fold the masks in force into the weights and leave a plain model."""
         with self.masked_training():
             for layer in self.layers if self.masked else []:
-                parametrize.remove_parametrizations(layer.module, layer.tensor_name, leave_parametrized=True)
+                fold(layer)
         self.masked = []
         if self._channels:
             self._channels.finalise()

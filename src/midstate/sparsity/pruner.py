@@ -272,11 +272,12 @@ class Pruner:
             return None
         return compare_with_uniform(self.method.pattern, self._network.views(), self.levels)
 
-    def scheme(self) -> str | None:
-        """The target levels as a file that `Scheme` reads; None when dense."""
+    def scheme(self, bits: Mapping[str, list[int | None]] | None = None) -> str | None:
+        """The target levels, and a quantizer's bits, as a file that `Scheme` reads; None where there are neither."""
         if self.levels is None:
-            return None
-        return scheme_text(self.method.pattern, [layer.name for layer in self.layers], self.levels)
+            return None if bits is None else scheme_text(None, {}, bits)
+        names = [layer.name for layer in self.layers]
+        return scheme_text(self.method.pattern, dict(zip(names, self.levels, strict=True)), bits)
 
     def state_dict(self) -> dict[str, Any]:
         """State beside the model's own state_dict, which holds weights and masks."""

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
+from torch.nn.utils import parametrize
 from torch.nn.utils.parametrize import ParametrizationList
 
 
@@ -75,6 +76,12 @@ def other_tensors(model: nn.Module) -> list[Layer]:
                 name = layer_name(f"{module_name}.{tensor_name}")
                 found.append(Layer(name, module, tensor_name, first + len(found), known=False))
     return found
+
+
+def fold(layer: Layer) -> None:
+    """Leave a plain weight as the network uses it now: every parametrization of the tensor goes, masks and others."""
+    if parametrize.is_parametrized(layer.module, layer.tensor_name):
+        parametrize.remove_parametrizations(layer.module, layer.tensor_name, leave_parametrized=True)
 
 
 def layer_name(tensor_name: str) -> str:

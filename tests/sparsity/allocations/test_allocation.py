@@ -290,7 +290,7 @@ def test_a_scheme_comes_back_as_it_was_written(tmp_path):
     pattern = NM(2, 8)
     layers = network(pattern)
     levels = [4, 1, torch.tensor([1, 2] * 16), 0]
-    path.write_text(scheme_text(pattern, [layer.name for layer in layers], levels))
+    path.write_text(scheme_text(pattern, dict(zip([layer.name for layer in layers], levels, strict=True))))
     assert len(path.read_text().splitlines()) == 10  # one line a layer
     scheme = Scheme(str(path))
     method(pattern, scheme)

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
@@ -17,12 +17,59 @@ from midstate.sparsity.patterns.nm import Level
 from midstate.sparsity.patterns.pattern import Pattern
 
 
-def scheme_text(pattern: Pattern, names: Sequence[str], levels: Sequence[Level]) -> str:
-    """A scheme as JSON, one line a layer: how many stay of each group, or, filter by filter, a list."""
-    values = [level.tolist() if isinstance(level, Tensor) else level for level in levels]
-    lines = [f"    {json.dumps(name)}: {json.dumps(value)}" for name, value in zip(names, values, strict=True)]
-    start = "".join(f"  {json.dumps(key)}: {json.dumps(value)},\n" for key, value in pattern.identity.items())
-    return "{\n" + start + '  "levels": {\n' + ",\n".join(lines) + "\n  }\n}\n"
+def scheme_text(
+    pattern: Pattern | None, levels: Mapping[str, Level], bits: Mapping[str, list[int | None]] | None = None
+) -> str:
+    """A scheme as JSON, one line a layer.
+
+    Args:
+        pattern: of the levels; None: nothing is pruned.
+        levels: by layer, how many stay of each group, or, filter by filter, a list.
+        bits: by layer, of weights and inputs; None: nothing is quantised.
+    """
+    listed = {name: level.tolist() if isinstance(level, Tensor) else level for name, level in levels.items()}
+    parts = [
+        f"  {json.dumps(key)}: {json.dumps(value)}" for key, value in (pattern.identity if pattern else {}).items()
+    ]
+    parts += [_section("levels", listed)] if pattern else []
+    parts += [_section("bits", bits)] if bits is not None else []
+    return "{\n" + ",\n".join(parts) + "\n}\n"
+
+
+def _section(name: str, values: Mapping[str, Any]) -> str:
+    lines = [f"    {json.dumps(key)}: {json.dumps(value)}" for key, value in values.items()]
+    return f'  "{name}": {{\n' + ",\n".join(lines) + "\n  }"
+
+
+def read_scheme(path: str, section: str) -> dict[str, Any]:
+    """Read a scheme.
+
+    Args:
+        path: of the file.
+        section: that it must have: `levels`, of a pruner, or `bits`, of a quantizer.
+
+    Raises:
+        ValueError: it cannot be read, or has no such section.
+    """
+    if not isinstance(path, str) or not path:
+        raise ValueError(f"scheme={path!r}: must be a file, such as the scheme.json that a run leaves")
+    try:
+        content = json.loads(Path(path).read_text())
+    except OSError as error:
+        raise ValueError(f"scheme={path!r}: cannot be read ({error.strerror})") from error
+    except ValueError as error:
+        raise ValueError(f"scheme={path!r}: is not a scheme ({error})") from error
+    if not isinstance(content, dict) or not isinstance(content.get(section), dict):
+        more = "`pattern` and `levels`, as scheme.json of a run does"
+        more = more if section == "levels" else "`bits`, as scheme.json of a run with a quantizer does"
+        raise ValueError(f"scheme={path!r}: must hold {more}")
+    return content
+
+
+def content_digest(content: Any) -> str:
+    """Identify a scheme's content, whatever its layout."""
+    canonical = json.dumps(content, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(canonical.encode()).hexdigest()[:12]
 
 
 @dataclass(frozen=True)
@@ -37,18 +84,10 @@ class Scheme(Allocation):
     content: dict[str, Any] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        if not isinstance(self.scheme, str) or not self.scheme:
-            raise ValueError(f"scheme={self.scheme!r}: must be a file, such as the scheme.json that a run leaves")
-        path = Path(self.scheme)
-        try:
-            content = json.loads(path.read_text())
-        except OSError as error:
-            raise ValueError(f"scheme={self.scheme!r}: cannot be read ({error.strerror})") from error
-        except ValueError as error:
-            raise ValueError(f"scheme={self.scheme!r}: is not a scheme ({error})") from error
-        if not isinstance(content, dict) or not isinstance(content.get("levels"), dict) or "pattern" not in content:
+        content = read_scheme(self.scheme, "levels")
+        if "pattern" not in content:
             raise ValueError(f"scheme={self.scheme!r}: must hold `pattern` and `levels`, as scheme.json of a run does")
-        object.__setattr__(self, "content", content)
+        object.__setattr__(self, "content", {key: value for key, value in content.items() if key != "bits"})
 
     @property
     def by_filter(self) -> bool:
@@ -62,8 +101,7 @@ class Scheme(Allocation):
 
     def digest(self) -> str:
         """Identify the content, whatever its layout."""
-        canonical = json.dumps(self.content, sort_keys=True, separators=(",", ":"))
-        return hashlib.sha256(canonical.encode()).hexdigest()[:12]
+        return content_digest(self.content)
 
     def allocate(self, pattern: Pattern, layers: Sequence[LayerView]) -> list[Level]:
         """One target level a layer.

@@ -1,0 +1,187 @@
+"""Quantisers on the layers of a model: put on, given bits, fitted, and folded."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from midstate.quantization.estimators.base import Kind
+from midstate.quantization.method import Quantization
+from midstate.quantization.modules import Quantised, put_before, put_on, remove_before
+from midstate.sparsity.observe import Sample, evaluation
+from midstate.sparsity.tensors import Layer, fold
+
+NUM_CALIBRATED = 64  # training images from which quantisers of inputs begin
+BitsPair = tuple[int | None, int | None]  # of weights and inputs in force; None: not quantised
+
+
+@dataclass
+class QuantisedLayer:
+    """One layer, its quantisers, and what they left when it was finished."""
+
+    layer: Layer
+    fixed_bits: int | None  # its own, whatever is allocated
+    weight: Quantised
+    input: Quantised | None
+    num_inputs: int  # numbers that go in with an image
+    hidden: nn.Parameter = field(init=False)
+    values: Tensor | None = None  # of the finished weights, (rows, at most 2^b)
+    final_bits: BitsPair = (None, None)
+
+    def __post_init__(self) -> None:
+        put_on(self.layer, self.weight)
+        if self.input is not None:
+            put_before(self.layer.module, self.input)
+        self.hidden = self.layer.module.parametrizations[self.layer.tensor_name].original
+
+    @property
+    def bits(self) -> BitsPair:
+        """Bits of weights and inputs in force."""
+        return self.weight.bits, self.input.bits if self.input is not None else None
+
+    @property
+    def used(self) -> Tensor:
+        """The hidden weights, detached, with 0 where a mask keeps them out."""
+        masks = [each.mask for each in self._parametrizations if hasattr(each, "mask")]
+        return self.hidden.detach() * masks[0] if masks else self.hidden.detach()
+
+    @property
+    def is_masked(self) -> bool:
+        """Tell whether a pruner has masks on it."""
+        return any(hasattr(each, "mask") for each in self._parametrizations)
+
+    @property
+    def _parametrizations(self) -> Sequence[nn.Module]:
+        if not parametrize.is_parametrized(self.layer.module, self.layer.tensor_name):
+            return []
+        return self.layer.module.parametrizations[self.layer.tensor_name]
+
+    def put_weight(self, bits: int | None) -> None:
+        """Put bits of weights into force, and fit their values where that is a change."""
+        if self.weight.bits == bits or (self.weight.on and bits is not None and self.weight.kind.learned):
+            return
+        self.weight.put(bits)
+        if bits is not None:
+            self.weight.estimator.start(self.used, self.weight.kind, self.weight.memory)
+
+    def put_input(self, bits: int | None) -> None:
+        """Put bits of inputs into force; the next inputs fit their values where that is a change."""
+        each = self.input
+        if each is None or each.bits == bits or (each.on and bits is not None and each.kind.learned):
+            return
+        each.put(bits)
+        each.starting = bits is not None
+
+    def refit(self) -> None:
+        """Have the values follow the weights."""
+        if self.weight.on:
+            self.weight.estimator.refit(self.used, self.weight.kind, self.weight.memory)
+
+    def finish(self) -> None:
+        """Keep what the finished layer must obey, and leave plain weights, where no mask is left to be folded."""
+        self.final_bits = self.bits
+        if self.weight.on:
+            self.values = self.weight.estimator.values(self.weight.kind, self.weight.memory).detach().clone()
+        if self.input is not None:
+            if self.input.on:
+                put_before(self.layer.module, self.input.estimator.fixed(self.input.kind, self.input.memory))
+            else:
+                remove_before(self.layer.module)
+        if not self.is_masked:
+            fold(self.layer)
+
+    def obeys(self) -> bool:
+        """Tell whether the finished weights hold no values but those of the grid, and 0 where a mask was."""
+        if self.values is None:
+            return True
+        weight, num = self.layer.weight.detach(), 2 ** self.final_bits[0]
+        rows = weight.flatten(1) if len(self.values) > 1 else weight.reshape(1, -1)
+        return all(
+            bool((torch.isin(row, values.to(row.dtype)) | (row == 0)).all()) and len(row[row != 0].unique()) <= num
+            for row, values in zip(rows, self.values, strict=True)
+        )
+
+
+def attach(
+    model: nn.Module,
+    method: Quantization,
+    layers: Sequence[Layer],
+    fixed: Sequence[int | None],
+    sample: Sample | None,
+) -> list[QuantisedLayer]:
+    """Put quantisers on layers, no bits in force.
+
+    Args:
+        model: that they are of.
+        method: says which.
+        layers: to quantise.
+        fixed: bits of their own, by layer.
+        sample: training images; needed where inputs are quantised.
+
+    Raises:
+        ValueError: a layer's inputs cannot be observed.
+    """
+    inputs = _observed(model, layers, sample) if method.quantises_inputs else {}
+    found = []
+    for layer, own in zip(layers, fixed, strict=True):
+        remove_before(layer.module)  # of a finished network that training begins from
+        learned = method.estimator.learns_bits and own is None
+        kind = Kind(own or method.estimator.bits[1], True, True, learned)
+        weight = Quantised(layer.weight, method.estimator, kind)
+        before = None
+        if layer.name in inputs:
+            seen, signed = inputs[layer.name]
+            learned = method.activation.learns_bits and own is None
+            kind = Kind(own or method.activation.bits[1], signed, False, learned)
+            before = Quantised(seen, method.activation, kind)
+        num_inputs = inputs[layer.name][0].numel() if layer.name in inputs else 0
+        found.append(QuantisedLayer(layer, own, weight, before, num_inputs))
+    return found
+
+
+@torch.no_grad()
+def calibrate(model: nn.Module, layers: Sequence[QuantisedLayer], sample: Sample | None) -> None:
+    """Fit quantisers of inputs that have just got their bits, one after another, in one pass of training images."""
+    if any(each.input is not None and each.input.starting for each in layers):
+        with evaluation(model):
+            model(sample.images[:NUM_CALIBRATED])
+
+
+@contextmanager
+def restored(layers: Sequence[QuantisedLayer]) -> Iterator[None]:
+    """Put bits and values back as they were before the context."""
+    every = [each for layer in layers for each in (layer.weight, layer.input) if each is not None]
+    before = [(each, each.kind, each.on, [t.detach().clone() for t in each.memory.values()]) for each in every]
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for each, kind, on, saved in before:
+                each.kind, each.on, each.starting = kind, on, False
+                for tensor, old in zip(each.memory.values(), saved, strict=True):
+                    tensor.copy_(old)
+
+
+@torch.no_grad()
+def _observed(model: nn.Module, layers: Sequence[Layer], sample: Sample | None) -> dict[str, tuple[Tensor, bool]]:
+    """The inputs of each layer for one image, and whether any input is negative, by name."""
+    if sample is None:
+        raise ValueError("quantisers of inputs begin from training images; give the quantizer a sample")
+    found: dict[str, tuple[Tensor, bool]] = {}
+
+    def record(layer: Layer, inputs: tuple) -> None:
+        signed = bool((inputs[0] < 0).any()) or found.get(layer.name, (None, False))[1]
+        found[layer.name] = inputs[0][:1].clone(), signed
+
+    whole = [layer for layer in layers if layer.tensor_name == "weight"]
+    hooks = [layer.module.register_forward_pre_hook(lambda _, x, layer=layer: record(layer, x)) for layer in whole]
+    try:
+        with evaluation(model):
+            model(sample.images[:NUM_CALIBRATED])
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return found

@@ -1,0 +1,175 @@
+"""Levels and bits are learned (DDQ, Zhang et al., arXiv 2106.02295; no code was released).
+
+A tensor has n = 2^b levels q, and b gates. With s open gates its values are the means of 2^(b-s) neighbouring levels:
+x_q is the nearest of U^T q / Z, with U = U_1 (x) ... (x) U_b (Kronecker), U_i = g_i I + (1 - g_i) 1, and Z the mean row
+sum of U. Gates are sorted, open ones first: otherwise the values would not be in order.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from midstate.common import checks
+from midstate.quantization.estimators.base import Estimator, Kind, Memory
+from midstate.quantization.fixed import FixedLevels
+from midstate.quantization.grids.kmeans import midpoints
+from midstate.quantization.grids.levels import Levels
+
+LEAST_BITS = 2  # so many gates stay open
+
+
+class Gate(torch.autograd.Function):
+    """1 where a gate's number is 0 or more, else 0; the gradient passes where |number| <= 1."""
+
+    @staticmethod
+    def forward(ctx, numbers: Tensor) -> Tensor:
+        """The quantised tensor."""
+        ctx.save_for_backward(numbers)
+        return (numbers >= 0).to(numbers.dtype)
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> Tensor:
+        """The gradients, as the class says."""
+        (numbers,) = ctx.saved_tensors
+        return gradient * (numbers.abs() <= 1)
+
+
+class _Nearest(torch.autograd.Function):
+    """The nearest of ascending levels; the gradient passes to x between the first and the last.
+
+    What a level gets is the sum over the elements that took it, times `scale`; to it `correction` adds
+    lambda * (x_q - x) an element, which x does not see.
+    """
+
+    @staticmethod
+    def forward(ctx, x: Tensor, levels: Tensor, scale: float, correction: float) -> Tensor:
+        """The quantised tensor."""
+        index = torch.bucketize(x, midpoints(levels), out_int32=True)
+        quantised = levels[index]
+        ctx.save_for_backward(x, index, quantised, levels)
+        ctx.factors = scale, correction
+        return quantised
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor, Tensor, None, None]:
+        """The gradients, as the class says."""
+        x, index, quantised, levels = ctx.saved_tensors
+        scale, correction = ctx.factors
+        seen = gradient + correction * (quantised - x) if correction else gradient
+        by_levels = torch.bincount(index.flatten(), seen.flatten(), len(levels)).to(levels.dtype) * scale
+        return gradient * ((x >= levels[0]) & (x <= levels[-1])), by_levels, None, None
+
+
+def mixed(levels: Tensor, gates: Tensor) -> Tensor:
+    """U^T q / Z, (2^b,): where gates are closed, neighbours have one value, their mean.
+
+    Args:
+        levels: q, (2^b,).
+        gates: sorted, (b,): 0 or 1, ones first; the gradient is that of what lies between.
+    """
+    for i, gate in enumerate(gates):
+        pairs = levels.view(2**i, 2, -1)
+        levels = ((gate * pairs + (1 - gate) * pairs.sum(1, keepdim=True)) / (2 - gate)).flatten()
+    return levels
+
+
+def open_gates(numbers: Tensor) -> Tensor:
+    """Gates sorted, open ones first, (b,); the first two are always open."""
+    gates = Gate.apply(numbers)
+    gates = gates[gates.detach().argsort(descending=True, stable=True)]
+    return torch.cat([torch.ones_like(gates[:LEAST_BITS]).detach(), gates[LEAST_BITS:]])
+
+
+@dataclass(frozen=True)
+class DDQ(Estimator):
+    """Learned levels, and a gate a bit: the open gates of a tensor are its bits.
+
+    Choices of ours, where the paper is silent or its text was not at hand: levels begin equally spaced over the
+    tensor's range, are learned in its units, and are not rounded themselves; their gradient, and through it that of
+    the gates, is scaled by 1 / sqrt(elements a level), after LSQ; two gates stay open.
+
+    Args:
+        grid: of weights: how many levels; None for inputs.
+        max_bits: gates of an input.
+        gate: what each gate's number begins at; below .1 gates close at the first step.
+        correction: lambda of the gradient correction.
+    """
+
+    grid: Levels | None = None
+    max_bits: int = 8
+    gate: float = 0.1
+    correction: float = 1e-4
+    grids: ClassVar[tuple[str, ...]] = ("levels",)
+    inputs: ClassVar[bool] = True
+    learns_bits: ClassVar[bool] = True
+    scaled_gradients: ClassVar[bool] = False  # the correction is no part of the loss
+
+    def __post_init__(self) -> None:
+        checks.integer("max_bits", self.max_bits, LEAST_BITS, 8)
+        checks.number("gate", self.gate, 0, 1)
+        checks.number("correction", self.correction, 0)
+
+    @property
+    def bits(self) -> tuple[int, int]:
+        """From two to all."""
+        return LEAST_BITS, self._max_bits
+
+    @property
+    def _max_bits(self) -> int:
+        return self.grid.max_bits if self.grid else self.max_bits
+
+    def memory(self, x: Tensor, kind: Kind) -> Mapping[str, Tensor]:
+        """The `levels`, (2^b,), and where bits are learned the numbers of the `gates`, (b,); all parameters."""
+        levels = {"levels": nn.Parameter(torch.linspace(-1, 1, 2**self._max_bits, device=x.device))}
+        if not kind.learned:
+            return levels
+        return {**levels, "gates": nn.Parameter(torch.full((self._max_bits,), self.gate, device=x.device))}
+
+    @torch.no_grad()
+    def start(self, x: Tensor, kind: Kind, memory: Memory) -> None:
+        """Space the levels equally over the tensor's range; of weights, or signed inputs, symmetrically."""
+        high = x.abs().amax().float()
+        memory["levels"].copy_(torch.linspace(-1.0 if kind.signed else 0.0, 1.0, 2**self._max_bits).to(x.device) * high)
+
+    def apply(self, x: Tensor, kind: Kind, memory: Memory) -> Tensor:
+        """The nearest of the values."""
+        levels = self._ascending(kind, memory)
+        return self._nearest(x, levels, 0.0 if kind.weights else self.correction)
+
+    def before_step(self, x: Tensor, kind: Kind, memory: Memory) -> None:
+        """Add the gradient correction of weights, once a step."""
+        if self.correction and memory["levels"].grad is not None:
+            with torch.enable_grad():
+                quantised = self._nearest(x.detach(), self._ascending(kind, memory), 0.0)
+                quantised.backward(self.correction * (quantised.detach() - x.detach()))
+
+    def values(self, kind: Kind, memory: Memory) -> Tensor:
+        """All values, (1, 2^s)."""
+        with torch.no_grad():
+            return self._ascending(kind, memory)[None]
+
+    def fixed(self, kind: Kind, memory: Memory) -> nn.Module:
+        """The finished quantiser of inputs."""
+        return FixedLevels(self.values(kind, memory)[0])
+
+    def bits_of(self, memory: Memory) -> Tensor:
+        """Number of open gates, differentiable as the gates are."""
+        return open_gates(memory["gates"]).sum()
+
+    def _ascending(self, kind: Kind, memory: Memory) -> Tensor:
+        """The values in force, (2^s,), ascending."""
+        levels = memory["levels"]
+        if "gates" not in memory:
+            return levels.view(2**kind.bits, -1).mean(1).sort().values
+        gates = open_gates(memory["gates"])
+        each = 2 ** (self._max_bits - int(gates.detach().sum()))
+        return mixed(levels, gates)[::each].sort().values  # of equal neighbours the first, as argmin takes it
+
+    @staticmethod
+    def _nearest(x: Tensor, levels: Tensor, correction: float) -> Tensor:
+        scale = math.sqrt(len(levels) / x.numel())
+        return _Nearest.apply(x, levels.to(x.dtype), scale, correction)

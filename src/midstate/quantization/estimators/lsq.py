@@ -1,0 +1,85 @@
+"""The step size is learned (LSQ, Esser et al., arXiv 1902.08153)."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from midstate.quantization.estimators.base import Estimator, Kind, Memory
+from midstate.quantization.fixed import FixedSteps
+from midstate.quantization.grids.uniform import Uniform, multiples
+
+LEAST_STEP = 1e-8  # below, or negative, a learned step is taken as this
+
+
+class _Learned(torch.autograd.Function):
+    """round(clip(x/s, low, high)) * s, with the published gradients of x and s.
+
+    By s: round(x/s) - x/s inside the range, low or high outside it, times the scale of the gradient. Summed over a
+    step's elements that is (sum(g * x_q) - sum(g * inside * x)) / s.
+    """
+
+    @staticmethod
+    def forward(ctx, x: Tensor, step: Tensor, low: int, high: int, scale: float) -> Tensor:
+        """The quantised tensor."""
+        quantised = multiples(x, step, low, high)
+        ctx.save_for_backward(x, step, quantised)
+        ctx.range = low, high, scale
+        return quantised
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
+        """The gradients, as the class says."""
+        x, step, quantised = ctx.saved_tensors
+        low, high, scale = ctx.range
+        by_x = gradient * ((x > low * step) & (x < high * step))
+        by_step = (gradient * quantised).sub_(by_x * x)
+        by_step = by_step.sum_to_size(step.shape) if step.numel() > 1 else by_step.sum().view_as(step)
+        return by_x, by_step.mul_(scale).div_(step), None, None, None
+
+
+@dataclass(frozen=True)
+class LSQ(Estimator):
+    """A step size that is trained with the weights.
+
+    Its gradient is scaled by 1 / sqrt(N * high), where N elements share the step; it begins at 2 * mean|x| /
+    sqrt(high). Signed numbers have the multiples -2^(b-1) ... 2^(b-1) - 1, others 0 ... 2^b - 1.
+
+    Args:
+        grid: of weights: `uniform`, one step a layer or a filter; None for inputs, which have one step a layer.
+    """
+
+    grid: Uniform | None = None
+    grids: ClassVar[tuple[str, ...]] = ("uniform",)
+    inputs: ClassVar[bool] = True
+
+    def memory(self, x: Tensor, kind: Kind) -> Mapping[str, Tensor]:
+        """The `step`, a parameter."""
+        step = torch.ones(1, device=x.device) if self.grid is None else self.grid.memory(x, kind.bits)["step"]
+        return {"step": nn.Parameter(step)}
+
+    @torch.no_grad()
+    def start(self, x: Tensor, kind: Kind, memory: Memory) -> None:
+        """Set the step from the tensor; weights that a mask keeps out, zeros, do not count."""
+        step = memory["step"]
+        rows = x.flatten(1) if step.numel() > 1 else x.reshape(1, -1)
+        mean = rows.abs().sum(1) / rows.count_nonzero(1).clamp_min(1) if kind.weights else rows.abs().mean(1)
+        step.copy_((2 * mean / math.sqrt(kind.high)).clamp_min(LEAST_STEP).view(step.shape))
+
+    def apply(self, x: Tensor, kind: Kind, memory: Memory) -> Tensor:
+        """The nearest multiple of the step."""
+        step = memory["step"]
+        scale = 1 / math.sqrt(x.numel() / step.numel() * kind.high)
+        return _Learned.apply(x, step.clamp_min(LEAST_STEP).to(x.dtype), kind.low, kind.high, scale)
+
+    def values(self, kind: Kind, memory: Memory) -> Tensor:
+        """All multiples, (rows, 2^b)."""
+        steps = memory["step"].detach().clamp_min(LEAST_STEP).reshape(-1, 1)
+        return steps * torch.arange(kind.low, kind.high + 1, dtype=steps.dtype, device=steps.device)
+
+    def fixed(self, kind: Kind, memory: Memory) -> nn.Module:
+        """The finished quantiser of inputs."""
+        return FixedSteps(float(memory["step"].detach().clamp_min(LEAST_STEP)), kind.low, kind.high)

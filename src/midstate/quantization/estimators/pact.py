@@ -1,0 +1,77 @@
+"""The clip of a layer's inputs is learned (PACT, Choi et al., arXiv 1805.06085)."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from midstate.quantization.estimators.base import Estimator, Kind, Memory
+from midstate.quantization.fixed import FixedSteps
+from midstate.quantization.grids.uniform import multiples
+
+NUM_TRIED = 64  # clips between 0 and the largest input, of which the one of least squared error is taken
+LEAST_CLIP = 1e-8  # below, or negative, a learned clip is taken as this
+
+
+class _Clipped(torch.autograd.Function):
+    """The nearest multiple of clip / high in [0, clip], or [-clip, clip]; gradients as published.
+
+    By the clip: 1 where x >= clip (and -1 where x <= -clip); by x: 1 between.
+    """
+
+    @staticmethod
+    def forward(ctx, x: Tensor, clip: Tensor, low: int, high: int) -> Tensor:
+        """The quantised tensor."""
+        ctx.save_for_backward(x, clip)
+        ctx.signed = low < 0
+        return multiples(x, clip / high, low, high)
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor, Tensor, None, None]:
+        """The gradients, as the class says."""
+        x, clip = ctx.saved_tensors
+        above, below = x >= clip, x <= (-clip if ctx.signed else 0)
+        by_clip = gradient.masked_fill(~above, 0).sum()
+        if ctx.signed:
+            by_clip = by_clip - gradient.masked_fill(~below, 0).sum()
+        return gradient.masked_fill(above.logical_or_(below), 0), by_clip.view_as(clip), None, None
+
+
+@dataclass(frozen=True)
+class PACT(Estimator):
+    """Inputs in [0, clip], or [-clip, clip] where some are negative, in equal steps; the clip is trained.
+
+    It begins at the clip of least squared error on a batch of training images, which is a choice of ours: the paper
+    begins at a constant, HAQ's code at the largest input, or below 5 bits at a threshold of least KL divergence.
+    """
+
+    inputs: ClassVar[bool] = True
+
+    def memory(self, x: Tensor, kind: Kind) -> Mapping[str, Tensor]:
+        """The `clip`, a parameter."""
+        return {"clip": nn.Parameter(torch.ones(1, device=x.device))}
+
+    @torch.no_grad()
+    def start(self, x: Tensor, kind: Kind, memory: Memory) -> None:
+        """Set the clip from a batch of inputs."""
+        low, high = _range(kind)
+        largest = x.abs().amax().float()
+        clips = largest * torch.arange(1, NUM_TRIED + 1, device=x.device) / NUM_TRIED
+        errors = [(multiples(x, (clip / high).to(x.dtype), low, high) - x).square_().mean() for clip in clips]
+        memory["clip"].copy_(clips[int(torch.stack(errors).argmin())].clamp_min(LEAST_CLIP))
+
+    def apply(self, x: Tensor, kind: Kind, memory: Memory) -> Tensor:
+        """The nearest of the values."""
+        return _Clipped.apply(x, memory["clip"].clamp_min(LEAST_CLIP).to(x.dtype), *_range(kind))
+
+    def fixed(self, kind: Kind, memory: Memory) -> nn.Module:
+        """The finished quantiser."""
+        low, high = _range(kind)
+        return FixedSteps(float(memory["clip"].detach().clamp_min(LEAST_CLIP) / high), low, high)
+
+
+def _range(kind: Kind) -> tuple[int, int]:
+    """Least and largest multiple of the step: symmetric where there are negative numbers, as in HAQ's code."""
+    return (-kind.high if kind.signed else 0), kind.high

@@ -1,0 +1,31 @@
+"""Quantisers of inputs as a finished network has them: nothing is learned, and all lies in buffers."""
+
+import torch
+from torch import Tensor, nn
+
+
+class FixedSteps(nn.Module):
+    """The inputs' quantiser of a finished layer: multiples of a step."""
+
+    def __init__(self, step: float = 1.0, low: int = 0, high: int = 1) -> None:
+        super().__init__()
+        for name, value in (("step", float(step)), ("low", low), ("high", high)):
+            self.register_buffer(name, torch.tensor(value))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the nearest multiple of the step."""
+        step = self.step.to(x.dtype)
+        return (x / step).round().clamp(self.low, self.high) * step
+
+
+class FixedLevels(nn.Module):
+    """The inputs' quantiser of a finished layer: given values, ascending."""
+
+    def __init__(self, levels: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("levels", levels.clone())
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the nearest of the values."""
+        levels = self.levels.to(x.dtype)
+        return levels[torch.bucketize(x, (levels[1:] + levels[:-1]) / 2)]

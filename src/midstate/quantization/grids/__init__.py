@@ -1,0 +1,1 @@
+"""Grids: which values the weights of a layer may have."""

@@ -1,0 +1,80 @@
+"""A codebook of the layer's own: k-means on its weights."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from midstate.common import checks
+
+
+@dataclass(frozen=True)
+class KMeans:
+    """2^b values a layer, the centres of k-means on its weights (Deep Compression, arXiv 1510.00149; HAQ's for size).
+
+    Lloyd's algorithm on the sorted weights, from their quantiles.
+
+    Args:
+        iterations: of a fit at most; it ends sooner where nothing moves.
+    """
+
+    iterations: int = 50
+    bits: ClassVar[tuple[int, int]] = (1, 8)
+    name: ClassVar[str] = "kmeans"
+
+    def __post_init__(self) -> None:
+        checks.integer("iterations", self.iterations, 1)
+
+    def memory(self, weight: Tensor, bits: int) -> dict[str, Tensor]:
+        """What is kept of a layer: its `codebook`, (256,), of which the first 2^b are the values, in order."""
+        return {"codebook": torch.zeros(2 ** self.bits[1], dtype=weight.dtype, device=weight.device)}
+
+    def fit(self, weight: Tensor, bits: int, memory: Mapping[str, Tensor]) -> None:
+        """Set the codebook from the weights that are not 0, which a mask keeps out."""
+        used = weight[weight != 0]
+        if len(used):
+            memory["codebook"].zero_()[: 2**bits].copy_(lloyd(used, 2**bits, self.iterations))
+
+    def quantise(self, weight: Tensor, bits: int, memory: Mapping[str, Tensor]) -> Tensor:
+        """The nearest value of the codebook, a new tensor like the weight."""
+        return nearest(weight, memory["codebook"][: 2**bits].to(weight.dtype))
+
+    def values(self, bits: int, memory: Mapping[str, Tensor]) -> Tensor:
+        """All values of the grid, (1, 2^b)."""
+        return memory["codebook"][None, : 2**bits]
+
+
+def nearest(x: Tensor, levels: Tensor) -> Tensor:
+    """The nearest of ascending levels, a new tensor like x; halfway between two, the lower one."""
+    return levels[torch.bucketize(x, midpoints(levels), out_int32=True)]
+
+
+def midpoints(levels: Tensor) -> Tensor:
+    """What lies halfway between neighbours of ascending levels, (n - 1,)."""
+    return (levels[1:] + levels[:-1]) / 2
+
+
+def lloyd(x: Tensor, num: int, iterations: int) -> Tensor:
+    """Centres of k-means in one dimension, ascending, (num,).
+
+    Args:
+        x: numbers, (n,), one at least.
+        num: of centres; where there are fewer different numbers, centres repeat.
+        iterations: at most.
+    """
+    ordered = x.double().sort().values
+    sums = torch.cat([ordered.new_zeros(1), ordered.cumsum(0)])
+    at = torch.linspace(0, len(ordered) - 1, 2 * num + 1, device=x.device)[1::2].long()
+    centres = ordered[at]  # the middles of `num` equal shares
+    for _ in range(iterations):
+        bounds = torch.searchsorted(ordered, midpoints(centres), right=True)
+        bounds = torch.cat([bounds.new_zeros(1), bounds, bounds.new_full((1,), len(ordered))])
+        counts = bounds.diff()
+        means = (sums[bounds[1:]] - sums[bounds[:-1]]) / counts.clamp_min(1)
+        moved = torch.where(counts > 0, means, centres)  # a centre without numbers stays
+        if torch.equal(moved, centres):
+            break
+        centres = moved
+    return centres.sort().values.to(x.dtype)

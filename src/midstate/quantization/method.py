@@ -1,0 +1,155 @@
+"""A quantisation method: one member of each axis, and what of them does not go together."""
+
+from dataclasses import dataclass
+
+from midstate.common import checks
+from midstate.common.times import steps_of
+from midstate.quantization.allocation import BitScheme, Gates
+from midstate.quantization.bits import BUDGETS
+from midstate.quantization.estimators.base import Estimator
+from midstate.quantization.latency import Latency
+from midstate.quantization.paths import Jump, StepBits
+from midstate.quantization.scope import Scope
+from midstate.sparsity.allocations.base import Allocation
+
+
+@dataclass(frozen=True, kw_only=True)
+class Quantization:
+    """The axes of a quantisation method.
+
+    Args:
+        scope: which layers, and the bits of the first and the last.
+        estimator: of weights, with their grid.
+        allocation: which layer gets how many bits.
+        path: the bits on the way.
+        activation: of inputs; None, or `activation_bits` null: inputs are not quantised.
+        weight_bits: of every layer; where `target` is null, the budget of other allocations is what these bits cost.
+        activation_bits: of every layer's inputs; null: they stay as they are.
+        levels: bits that an allocation may choose from; null: all that the estimators have.
+        budget: what an allocation may spend: `size`, `bitops` or `latency`.
+        target: share of the 32-bit size, or of the bitops or latency at 8 bits; layers with bits of their own count.
+        latency: a file of microseconds of each layer at each pair of bits, see `Latency`; for budget=latency.
+        activation_decay: weight decay of the clips of inputs (PACT's L2).
+        every: how often grids follow the weights: steps ('100it') or epochs ('1ep').
+
+    Raises:
+        ValueError: two members do not go together, or bits are out of their range.
+    """
+
+    scope: Scope
+    estimator: Estimator
+    allocation: Allocation
+    path: Jump | StepBits
+    activation: Estimator | None = None
+    weight_bits: int = 8
+    activation_bits: int | None = None
+    levels: tuple[int, ...] | None = None
+    budget: str = "size"
+    target: float | None = None
+    latency: str | None = None
+    activation_decay: float = 0.0
+    every: str = "1ep"
+
+    def __post_init__(self) -> None:
+        low, high = self.estimator.bits
+        checks.integer("weight_bits", self.weight_bits, low, high)
+        if self.activation_bits is not None:
+            self._check_activation()
+        self._check_members()
+        self._check_budget()
+        checks.number("activation_decay", self.activation_decay, 0)
+        if not isinstance(self.every, str) or steps_of("every", self.every, 1, 1) < 1:
+            raise ValueError(f"every={self.every!r}: must be steps such as '1it' or epochs such as '1ep'")
+
+    @property
+    def quantises_inputs(self) -> bool:
+        """Tell whether inputs are quantised."""
+        return self.activation_bits is not None
+
+    @property
+    def choices(self) -> tuple[int, ...]:
+        """Bits that an allocation may choose from, ascending."""
+        low, high = self.estimator.bits
+        if self.pairs:
+            low, high = max(low, self.activation.bits[0]), min(high, self.activation.bits[1])
+        return tuple(sorted(set(self.levels))) if self.levels else tuple(range(low, high + 1))
+
+    @property
+    def pairs(self) -> bool:
+        """Tell whether the allocation chooses bits of inputs as well: where these cost something."""
+        return getattr(self.allocation, "pairs", False) and self.budget != "size" and self.quantises_inputs
+
+    @property
+    def members(self) -> dict[str, object]:
+        """The members of its axes, by axis."""
+        axes = ("scope", "estimator", "activation", "allocation", "path")
+        return {axis: member for axis in axes if (member := getattr(self, axis)) is not None}
+
+    def both(self, bits: int) -> tuple[int, int | None]:
+        """Bits of weights and inputs of a layer with bits of its own."""
+        return bits, bits if self.quantises_inputs else None
+
+    def gates_from(self, steps_per_epoch: int, total_steps: int) -> int:
+        """The step from which gates learn; of methods without any, 0."""
+        from_time = getattr(self.allocation, "gates_from", 0)
+        return steps_of("gates_from", from_time, steps_per_epoch, total_steps)
+
+    def pairs_to_time(self) -> list[tuple[int, int]]:
+        """Pairs of bits whose latency a table must have."""
+        inputs = self.choices if self.pairs else (self.activation_bits,)
+        return [(weight, activation) for weight in self.choices for activation in inputs]
+
+    def latencies(self) -> Latency | None:
+        """The table of latencies, where the budget asks for it."""
+        return Latency.read(self.latency) if self.budget == "latency" else None
+
+    def _check_activation(self) -> None:
+        if self.activation is None:
+            raise ValueError(f"activation_bits={self.activation_bits}: needs quantizer/activation; or set it to null")
+        if not self.activation.inputs:
+            raise ValueError(f"activation={type(self.activation).__name__}: is for weights; inputs have pact, lsq, ddq")
+        checks.integer("activation_bits", self.activation_bits, *self.activation.bits)
+
+    def _check_members(self) -> None:
+        learns, by_gates = self.estimator.learns_bits, isinstance(self.allocation, Gates)
+        if learns and not by_gates:
+            raise ValueError(
+                f"allocation={type(self.allocation).__name__}: estimator={type(self.estimator).__name__} finds the "
+                "bits itself; quantizer/allocation=gates, or another estimator"
+            )
+        if by_gates and not learns:
+            raise ValueError(
+                f"allocation=Gates: estimator={type(self.estimator).__name__} has no gates; quantizer/estimator=ddq "
+                "quantizer/grid=levels, or another allocation"
+            )
+        grid = getattr(self.estimator, "grid", None)
+        if grid is None or grid.name not in self.estimator.grids:
+            raise ValueError(
+                f"grid={grid and grid.name}: estimator={type(self.estimator).__name__} is for grid="
+                f"{' or '.join(self.estimator.grids)}"
+            )
+        if learns and isinstance(self.path, StepBits):
+            raise ValueError("path=bits: gates close when training closes them; quantizer/path=direct")
+
+    def _check_budget(self) -> None:
+        checks.one_of("budget", self.budget, BUDGETS)
+        if self.target is not None and not checks.number("target", self.target, 0, 1) > 0:
+            raise ValueError(f"target={self.target}: must be above 0")
+        if self.levels is not None:
+            low, high = self.estimator.bits
+            for each in self.levels:
+                checks.integer("levels", each, low, high)
+        if self.budget == "latency" and not self.quantises_inputs:
+            raise ValueError("budget=latency: is of bits of weights and inputs; set activation_bits, too")
+        if self.budget == "latency" and self.latency is None:
+            raise ValueError("budget=latency: needs a table, quantizer.latency=FILE; scripts/latency.py makes one")
+        if self.budget != "latency" and self.latency is not None:
+            raise ValueError(
+                f"latency={self.latency!r}: only budget=latency reads it, and this is budget={self.budget}"
+            )
+        own_budget = self.allocation.uniform or isinstance(self.allocation, BitScheme)
+        if own_budget and self.target is not None:
+            raise ValueError(
+                f"target={self.target}: allocation={type(self.allocation).__name__} gives the bits that are asked for, "
+                "whatever they cost; leave it out, or choose quantizer/allocation=budget, haq, random or reversed"
+            )

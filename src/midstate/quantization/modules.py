@@ -1,0 +1,124 @@
+"""Quantisers on the tensors of a network: parametrizations of weights, and modules before a layer's inputs."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from midstate.quantization.estimators.base import Estimator, Kind
+from midstate.quantization.fixed import FixedLevels, FixedSteps
+from midstate.sparsity.tensors import Layer
+
+INPUT = "input_quantizer"  # name of the module, below its layer
+
+
+class Quantised(nn.Module):
+    """Quantises one tensor, as a parametrization or before a layer, once bits are in force; until then it is as it was.
+
+    `kind` is changed by the quantizer alone; a compiled model is compiled again when the bits change.
+    """
+
+    def __init__(self, x: Tensor, estimator: Estimator, kind: Kind) -> None:
+        """Begin without any bits in force.
+
+        Args:
+            x: the weights, or a batch of inputs.
+            estimator: of their kind.
+            kind: with the most bits that there will be.
+        """
+        super().__init__()
+        self.estimator, self.kind, self.on = estimator, kind, False
+        self.starting = False  # whether the next tensor is the one to begin from
+        memory = estimator.memory(x, kind)
+        self._names = tuple(memory)
+        for name, tensor in memory.items():
+            if isinstance(tensor, nn.Parameter):
+                self.register_parameter(name, tensor)
+            else:
+                self.register_buffer(name, tensor)
+
+    @property
+    def memory(self) -> dict[str, Tensor]:
+        """Tensors that the estimator keeps, by name."""
+        return {name: getattr(self, name) for name in self._names}
+
+    @property
+    def bits(self) -> int | None:
+        """Bits in force; of learned ones the open gates; None: none yet."""
+        if not self.on:
+            return None
+        return int(self.estimator.bits_of(self.memory)) if self.kind.learned else self.kind.bits
+
+    def put(self, bits: int | None) -> None:
+        """Put a number of bits into force; None: none. What is learned stays."""
+        self.on = bits is not None
+        self.kind = self.kind if bits is None else replace(self.kind, bits=bits)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the tensor that the layer uses."""
+        if not self.on:
+            return x
+        if self.starting:
+            self.starting = False
+            self.estimator.start(x.detach(), self.kind, self.memory)
+        return self.estimator.apply(x, self.kind, self.memory)
+
+
+def put_before(module: nn.Module, quantiser: nn.Module) -> None:
+    """Have a module's first input go through a quantiser, which becomes its child `input_quantizer`."""
+    setattr(module, INPUT, quantiser)
+    if _quantise_input not in module._forward_pre_hooks.values():
+        module.register_forward_pre_hook(_quantise_input)
+
+
+def remove_before(module: nn.Module) -> None:
+    """Take a module's quantiser of inputs away, if it has one."""
+    for key, hook in list(module._forward_pre_hooks.items()):
+        if hook is _quantise_input:
+            del module._forward_pre_hooks[key]
+    if hasattr(module, INPUT):
+        delattr(module, INPUT)
+
+
+def _quantise_input(module: nn.Module, inputs: tuple) -> tuple:
+    return (getattr(module, INPUT)(inputs[0]), *inputs[1:])
+
+
+def put_on(layer: Layer, quantiser: Quantised) -> None:
+    """Make a quantiser the first parametrization of a layer's weight: a mask, if there is one, comes after it."""
+    parametrize.register_parametrization(layer.module, layer.tensor_name, quantiser, unsafe=True)
+    every = layer.module.parametrizations[layer.tensor_name]
+    if len(every) > 1:
+        every.insert(0, every.pop(len(every) - 1))
+
+
+@contextmanager
+def without_input_quantisers(model: nn.Module) -> Iterator[None]:
+    """Let inputs pass as they are for the time of the context: counting follows what depends on the image."""
+    taken = [(module, getattr(module, INPUT)) for module in model.modules() if hasattr(module, INPUT)]
+    for module, _ in taken:
+        remove_before(module)
+    try:
+        yield
+    finally:
+        for module, quantiser in taken:
+            put_before(module, quantiser)
+
+
+def load_input_quantisers(model: nn.Module, state: Mapping[str, Any]) -> None:
+    """Make the quantisers of inputs that a finished network's file names; their values are loaded with the rest.
+
+    Args:
+        model: plain.
+        state: of the file, by name.
+    """
+    for name in state:
+        place, _, buffer = name.partition(f".{INPUT}.")
+        if buffer == "step":
+            put_before(model.get_submodule(place), FixedSteps())
+        elif buffer == "levels":
+            put_before(model.get_submodule(place), FixedLevels(torch.zeros_like(state[name])))

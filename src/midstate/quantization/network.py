@@ -1,0 +1,98 @@
+"""One network under one quantisation method: makes a view of every layer that bits are given to."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+
+import torch
+from torch import Tensor, nn
+
+from midstate.quantization.attached import QuantisedLayer, calibrate, restored
+from midstate.quantization.bits import Bits, Choice
+from midstate.quantization.costs import Costs
+from midstate.quantization.method import Quantization
+from midstate.sparsity import observe
+from midstate.sparsity.layers import MEASURED, LayerView
+from midstate.sparsity.observe import Sample
+
+
+@dataclass(frozen=True)
+class Network:
+    """Holds no state of its own: weights and bits are the quantizer's."""
+
+    model: nn.Module
+    method: Quantization
+    pattern: Bits
+    free: Sequence[QuantisedLayer]  # bits are given to these
+    layers: Sequence[QuantisedLayer]  # all, those with bits of their own, too
+    costs: Costs
+    macs: Mapping[str, int]
+    seed: int
+    sample: Sample | None
+    before_measuring: list[Callable[[], None]] = field(default_factory=list)  # called before each loss is measured
+
+    def try_measuring(self) -> None:
+        """Raise ValueError if what the allocation measures cannot be measured here, before training begins."""
+        needs = [name for name in self.method.allocation.needs if name in MEASURED]
+        if needs and self.sample is None:
+            raise ValueError("this allocation measures on training images; give the quantizer a sample")
+        for name in needs:
+            if name in observe.MEASURES:
+                observe.MEASURES[name](self.model, self._tensors, self.sample.first(observe.NUM_TRIED))
+
+    @property
+    def _tensors(self) -> list:
+        return [each.layer for each in self.free]
+
+    def views(self) -> list[LayerView]:
+        """The layers as they are now; what is measured for them is shared by all views of one call."""
+        needs = self.method.allocation.needs
+        shared = {
+            name: cache(lambda name=name: observe.MEASURES[name](self.model, self._tensors, self.sample))
+            for name in needs
+            if name in observe.MEASURES
+        }
+        return [
+            LayerView(
+                parameter=each.hidden,
+                name=each.layer.name,
+                index=i,
+                macs=self.macs.get(each.layer.name, 1),
+                is_first=each.layer.depth == 0,
+                seed=self.seed,
+                cost_of=self._cost,
+                error_of=self._error,
+                loss_of=self._loss if "loss" in needs else None,
+                measure={name: lambda i=i, every=every: every()[i] for name, every in shared.items()},
+            )
+            for i, each in enumerate(self.free)
+        ]
+
+    def _cost(self, layer: LayerView, level: Choice, budget: str) -> int:
+        return self.costs.cost(layer.name, *self.pattern.both(level), budget)
+
+    @torch.no_grad()
+    def _error(self, layer: LayerView, level: Choice) -> float:
+        """Squared error of a layer's weights at a level, as a share of their squares."""
+        each = self.free[layer.index]
+        with restored([each]):
+            each.put_weight(None)
+            each.put_weight(self.pattern.both(level)[0])
+            return float(_squares(each.weight(each.used) - each.used) / _squares(each.used).clamp_min(1e-300))
+
+    @torch.no_grad()
+    def _loss(self, layer: LayerView, level: Choice) -> float:
+        """Loss on the sample with one layer at a level and every other layer as it is."""
+        for call in self.before_measuring:
+            call()
+        each = self.free[layer.index]
+        with restored([each]):
+            weight, activation = self.pattern.both(level)
+            each.put_weight(weight)
+            each.put_input(activation)
+            calibrate(self.model, [each], self.sample)
+            return observe.mean_loss(self.model, self.sample)
+
+
+def _squares(x: Tensor) -> Tensor:
+    return x.double().square().sum()

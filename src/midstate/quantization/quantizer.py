@@ -1,0 +1,284 @@
+"""The quantizer: a method attached to a model. The only part of `quantization` that has state."""
+
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from midstate.common.times import steps_of
+from midstate.quantization.allocation import Gates
+from midstate.quantization.attached import BitsPair, attach, calibrate, restored
+from midstate.quantization.bits import REFERENCE_BITS, Bits
+from midstate.quantization.costs import Costs
+from midstate.quantization.method import Quantization
+from midstate.quantization.modules import Quantised
+from midstate.quantization.network import Network
+from midstate.quantization.report import report
+from midstate.sparsity.layers import MEASURED
+from midstate.sparsity.observe import Sample
+from midstate.sparsity.schedules import Schedule
+from midstate.sparsity.tensors import Layer, weight_layers
+from midstate.sparsity.updates.base import RefreshSteps
+
+
+class Quantizer:
+    """Walks a model from 32 bits to its target; the counterpart of `Pruner`, which it may stand beside.
+
+    Attach it after pretrained weights are loaded, after a pruner, and before the optimizer is made; then give it the
+    optimizer (`own_groups`). Call `tick` before the forward pass of each step, `before_step` before the optimizer's,
+    `refresh` before an evaluation, and `finalise` at the end, before a pruner's.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        method: Quantization,
+        schedule: Schedule,
+        steps_per_epoch: int,
+        total_steps: int,
+        seed: int = 0,
+        classifier: str | Collection[str] | None = None,
+        uses: Mapping[str, int] | None = None,
+        sample: Sample | None = None,
+    ) -> None:
+        """Put quantisers on every layer in scope, no bits in force.
+
+        Args:
+            model: on its device, plain or with a pruner's masks.
+            method: the axes.
+            schedule: curve and window, placed in the run of `total_steps`.
+            steps_per_epoch: optimizer steps an epoch.
+            total_steps: optimizer steps of the run.
+            seed: of everything that is drawn.
+            classifier: name of the classifier, or names of its layers.
+            uses: multiply-accumulates of one weight on one image, by layer name; None: 1 each.
+            sample: training images with labels, for quantisers of inputs and for what is measured.
+
+        Raises:
+            ValueError: scope, window, budget or table do not fit this model and run.
+        """
+        self.method = method
+        layers, fixed = method.scope.resolve(model, classifier)
+        self.window = method.path.window(schedule.window(steps_per_epoch, total_steps))
+        every = steps_of("every", method.every, steps_per_epoch, total_steps)
+        self.refresh_steps = RefreshSteps(max(1, every), total_steps, self.window.start, self.window.stop)
+        self._gates_from = method.gates_from(steps_per_epoch, total_steps)
+        latency = method.latencies()
+        self.costs = Costs.of(weight_layers(model), uses or {}, latency)
+        if latency is not None:
+            latency.check(layers, [*method.pairs_to_time(), REFERENCE_BITS])
+        self.pattern = self._pattern(layers, fixed)
+        self.layers = attach(model, method, layers, fixed, sample)
+        self.free = [each for each in self.layers if each.fixed_bits is None]
+        self.levels: list[Any] | None = None  # of the free layers; None until decided
+        self._refreshed = -1
+        self._before_measuring: list[Callable[[], None]] = []
+        self._network = Network(
+            model, method, self.pattern, self.free, self.layers, self.costs, uses or {}, seed, sample,
+            self._before_measuring,
+        )  # fmt: skip
+        self._network.try_measuring()
+        if self.free:
+            method.allocation.check_layers(self.pattern, self._network.views())
+
+    def _pattern(self, layers: Sequence[Layer], fixed: Sequence[int | None]) -> Bits:
+        """What the allocation gives out, and under which limit."""
+        method = self.method
+        own = {layer.name: method.both(bits) for layer, bits in zip(layers, fixed, strict=True) if bits is not None}
+        free = [layer.name for layer in layers if layer.name not in own]
+        limits = {}
+        if method.target is not None:
+            limits[method.budget] = self.costs.left_for(free, own, method.budget, method.target)
+        return Bits(method.weight_bits, method.activation_bits, method.choices, method.pairs, limits)
+
+    def on_measuring(self, call: Callable[[], None]) -> None:
+        """Have `call` called before each loss that an allocation measures; it may raise to stop, nothing is lost."""
+        self._before_measuring[:] = [call]
+
+    @property
+    def measures(self) -> bool:
+        """Tell whether the allocation depends on activations or losses."""
+        return any(need in MEASURED for need in self.method.allocation.needs)
+
+    @property
+    def num_jumps(self) -> int:
+        """Jumps on the path to the target, at whose ends gaps are probed."""
+        return self.method.path.num_jumps(self._least())
+
+    def due(self, step: int) -> bool:
+        """Tell whether `tick` would refresh at `step`."""
+        return self.refresh_steps.due(step)
+
+    def tick(self, step: int) -> None:
+        """Put the bits of `step` into force and have grids follow the weights, if that is due."""
+        if self.due(step):
+            self.refresh(step)
+
+    def refreshes_at_eval(self, step: int) -> bool:
+        """Tell whether `refresh` may change anything for an evaluation at `step`."""
+        return self.refresh_steps.refreshes_at_eval(step)
+
+    @torch.no_grad()
+    def refresh(self, step: int) -> None:
+        """Put the bits of this step into force, and fit the grids to the present weights."""
+        if step == self._refreshed:
+            return
+        for each in self.layers:
+            each.refit()
+        self.put(self.bits_at(self.window.progress(step)))
+        self._refreshed = step
+
+    @torch.no_grad()
+    def bits_at(self, progress: float) -> list[BitsPair]:
+        """Bits of each layer's weights and inputs at `progress`; the allocation decides at the first above 0."""
+        if progress == 0:
+            return [(None, None)] * len(self.layers)
+        if self.levels is None:
+            self.levels = self.method.allocation.allocate(self.pattern, self._network.views()) if self.free else []
+        path, least = self.method.path, self._least()
+        return [
+            tuple(None if target is None else path.bits_at(target, least, progress) for target in pair)
+            for pair in self.targets()
+        ]
+
+    def targets(self) -> list[BitsPair]:
+        """Bits of each layer's weights and inputs at the target; before that is decided, those of uniform bits."""
+        levels = self.levels or [self.pattern.target(each.hidden.shape) for each in self.free]
+        given = {each.layer.name: self.pattern.both(level) for each, level in zip(self.free, levels, strict=True)}
+        pairs = [given.get(each.layer.name) or self.method.both(each.fixed_bits) for each in self.layers]
+        return [
+            (weight, each.input and activation) for (weight, activation), each in zip(pairs, self.layers, strict=True)
+        ]
+
+    @torch.no_grad()
+    def put(self, bits: Sequence[BitsPair]) -> None:
+        """Put bits into force; values begin anew where they change."""
+        for each, (weight, activation) in zip(self.layers, bits, strict=True):
+            each.put_weight(weight)
+            each.put_input(activation)
+        calibrate(self._network.model, self.layers, self._network.sample)
+
+    def trial(self) -> AbstractContextManager[None]:
+        """Put bits and values back as they were before the context."""
+        return restored(self.layers)
+
+    def weighed(self, loss: Tensor) -> Tensor:
+        """The loss as it is minimised: times what learned bits cost over their budget."""
+        if not isinstance(self.method.allocation, Gates) or not self.layers[-1].weight.on:
+            return loss
+        for cost, target in self._gated_costs():
+            loss = loss * self.method.allocation.factor(cost, target)
+        return loss
+
+    def _gated_costs(self) -> Iterator[tuple[Tensor, float]]:
+        """Bits of all weights, and of all inputs where they have gates, each with its budget."""
+        weights = [(each.weight, each.hidden.numel()) for each in self.free]
+        yield _bits(weights), float(self.pattern.limit(self._network.views(), "size"))
+        if self.method.quantises_inputs and self.method.activation.learns_bits:
+            inputs = [(each.input, each.num_inputs) for each in self.free if each.input is not None]
+            yield _bits(inputs), float(self.method.activation_bits * sum(num for _, num in inputs))
+
+    def before_step(self, optimizer: Optimizer, step: int) -> None:
+        """Change gradients as the estimators say; call after unscaling and before clipping."""
+        for each in self.layers:
+            if each.weight.on:
+                each.weight.estimator.before_step(each.hidden, each.weight.kind, each.weight.memory)
+        if step < self._gates_from:
+            for name, parameter in self._parameters():
+                if name == "gates":
+                    parameter.grad = None
+
+    def own_groups(self, optimizer: Optimizer) -> None:
+        """Give what is learned beside the weights groups of its own, which do not decay but for the clips."""
+        own = dict.fromkeys(id(parameter) for _, parameter in self._parameters())
+        for group in optimizer.param_groups:
+            group["params"] = [p for p in group["params"] if id(p) not in own]
+        settings = {
+            "clip": {"weight_decay": self.method.activation_decay},
+            "gates": {"weight_decay": 0.0, "lr_scale": getattr(self.method.allocation, "gate_lr", 1.0)},
+        }
+        for kind in dict.fromkeys(name for name, _ in self._parameters()):
+            params = [parameter for name, parameter in self._parameters() if name == kind]
+            optimizer.add_param_group({"params": params, **settings.get(kind, {"weight_decay": 0.0})})
+
+    def _parameters(self) -> list[tuple[str, nn.Parameter]]:
+        """What is learned beside the weights, with its name."""
+        every = [each for layer in self.layers for each in (layer.weight, layer.input) if each is not None]
+        return [(name, tensor) for each in every for name, tensor in each.named_parameters(recurse=False)]
+
+    def finalise(self) -> None:
+        """Leave plain quantised weights, and finished quantisers before the layers.
+
+        Call it before a pruner's, which folds the weights that it has masks on.
+        """
+        for each in self.layers:
+            each.finish()
+
+    def verify(self) -> bool:
+        """Tell whether every finished layer has no more values than its bits allow, all of its grid, and 0."""
+        return all(each.obeys() for each in self.layers)
+
+    def report(self) -> dict[str, Any]:
+        """What the bits of the finished network come to, see `report.report`."""
+        return report(self.layers, self.costs)
+
+    def scheme(self) -> dict[str, list[int | None]]:
+        """Bits of weights and inputs by layer, without those of their own, as `BitScheme` reads them."""
+        return {each.layer.name: list(each.final_bits) for each in self.free}
+
+    def rows(self, epoch: int) -> list[dict[str, Any]]:
+        """Bits in force, a row a layer."""
+        return [
+            {"epoch": epoch, "layer": each.layer.name, "weight_bits": each.bits[0], "activation_bits": each.bits[1]}
+            for each in self.layers
+        ]
+
+    def describe(self, step: int) -> str:
+        """The current state in a few words, such as 'W4 A8'."""
+        return _described([(each.bits, each.hidden.numel()) for each in self.layers])
+
+    def states(self) -> list[str]:
+        """Names of the states at the path's own jumps, 32 bits first."""
+        sizes = [each.hidden.numel() for each in self.layers]
+        jumps = self.num_jumps
+        return [_described(list(zip(self.bits_at(k / jumps), sizes, strict=True))) for k in range(jumps + 1)]
+
+    def _least(self) -> int:
+        """The fewest target bits of any tensor, to which a path of steps leads."""
+        return min(bits for pair in self.targets() for bits in pair if bits is not None)
+
+    def state_dict(self) -> dict[str, Any]:
+        """State beside the model's own state_dict, which holds weights and what is learned or fitted."""
+        every = [(each.weight, each.input) for each in self.layers]
+        return {
+            "levels": self.levels,
+            "refreshed": self._refreshed,
+            "bits": [[part and (part.kind.bits if part.on else None) for part in pair] for pair in every],
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take back `state_dict`, after the model's own."""
+        self.levels, self._refreshed = state["levels"], state["refreshed"]
+        for each, pair in zip(self.layers, state["bits"], strict=True):
+            for part, bits in zip((each.weight, each.input), pair, strict=True):
+                if part is not None:
+                    part.put(bits)
+
+
+def _bits(parts: Sequence[tuple[Quantised, int]]) -> Tensor:
+    """Bits of tensors, each with its number of elements: a number that gates learn from."""
+    return torch.stack([part.estimator.bits_of(part.memory) * num for part, num in parts]).sum()
+
+
+def _described(parts: Sequence[tuple[BitsPair, int]]) -> str:
+    """Mean bits, of weights and of inputs."""
+    words = []
+    for letter, which in (("W", 0), ("A", 1)):
+        known = [(pair[which], num) for pair, num in parts if pair[which] is not None]
+        if known:
+            mean = sum(bits * num for bits, num in known) / sum(num for _, num in known)
+            words.append(f"{letter}{mean:.2f}".rstrip("0").rstrip("."))
+    return " ".join(words) or "32 bits"
