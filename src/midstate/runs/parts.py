@@ -61,7 +61,7 @@ def build_parts(config: DictConfig) -> Parts:
     """
     groups = ("model", "data", "schedule", "pruner", "optimizer", "trainer", "logger")
     built = {group: build(config, group) for group in groups}
-    quantizer = build(config, "quantizer")
+    quantizer = None if config.quantizer is None else build(config, "quantizer")
     _check_kinds(built)
     axes = built.pop("pruner")
     with user_errors("pruner"):

@@ -14,7 +14,7 @@ from midstate.common import checks
 class KMeans:
     """2^b values a layer, the centres of k-means on its weights (Deep Compression, arXiv 1510.00149; HAQ's for size).
 
-    Lloyd's algorithm on the sorted weights, from their quantiles.
+    Lloyd's algorithm on the sorted weights; nothing is drawn.
 
     Args:
         iterations: of a fit at most; it ends sooner where nothing moves.
@@ -66,8 +66,7 @@ def lloyd(x: Tensor, num: int, iterations: int) -> Tensor:
     """
     ordered = x.double().sort().values
     sums = torch.cat([ordered.new_zeros(1), ordered.cumsum(0)])
-    at = torch.linspace(0, len(ordered) - 1, 2 * num + 1, device=x.device)[1::2].long()
-    centres = ordered[at]  # the middles of `num` equal shares
+    centres = _first_centres(ordered, num)
     for _ in range(iterations):
         bounds = torch.searchsorted(ordered, midpoints(centres), right=True)
         bounds = torch.cat([bounds.new_zeros(1), bounds, bounds.new_full((1,), len(ordered))])
@@ -78,3 +77,16 @@ def lloyd(x: Tensor, num: int, iterations: int) -> Tensor:
             break
         centres = moved
     return centres.sort().values.to(x.dtype)
+
+
+def _first_centres(ordered: Tensor, num: int) -> Tensor:
+    """Centres as dense as the cube root of the numbers' density: best for many (Panter and Dite, 1951)."""
+    bins = max(4, round(2 * len(ordered) ** (1 / 3)))  # Rice's rule
+    edges = torch.linspace(float(ordered[0]), float(ordered[-1]), bins + 1, dtype=ordered.dtype, device=ordered.device)
+    counts = torch.searchsorted(ordered, edges[1:-1].contiguous(), right=True)
+    counts = torch.cat([counts.new_zeros(1), counts, counts.new_full((1,), len(ordered))]).diff()
+    share = torch.cat([ordered.new_zeros(1), counts.double().pow(1 / 3).cumsum(0)])
+    wanted = (torch.arange(num, dtype=ordered.dtype, device=ordered.device) + 0.5) / num * share[-1]
+    at = torch.searchsorted(share, wanted).clamp(1, bins)
+    within = (wanted - share[at - 1]) / (share[at] - share[at - 1]).clamp_min(1e-300)
+    return edges[at - 1] + within * (edges[at] - edges[at - 1])
