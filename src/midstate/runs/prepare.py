@@ -20,6 +20,7 @@ from midstate.models import classifier_names, load_weights, narrowed, try_traini
 from midstate.runs.plan import Plan
 from midstate.runs.warnings import warn_of_end, warn_of_long_times, warn_of_pretrained, warn_of_scope, warn_of_start
 from midstate.sparsity import Pruner, Sample
+from midstate.sparsity.trials import Finetune
 
 log = logging.getLogger(__name__)
 
@@ -155,7 +156,6 @@ def _make_batches(plan: Plan, data: Images, processes: Processes) -> Batches:
 def _attach(
     plan: Plan, model: nn.Module, uses: dict[str, int], data: Images, steps_per_epoch: int, total_steps: int
 ) -> Pruner:
-    first = data.train.first(NUM_IMAGES)
     with user_errors("pruner and schedule"):
         pruner = Pruner(
             model,
@@ -166,13 +166,38 @@ def _attach(
             seed_for(plan.seed, "pruning"),
             classifier_names(model),
             uses,
-            Sample(first.images, first.labels),
+            _sample(data, method.allocation if "trial" in (method := plan.parts.method).needs else None),
         )
+    _check_trained(plan, pruner)
     warn_of_scope(pruner, model, uses)
     warn_of_end(pruner, total_steps)
     warn_of_long_times(pruner, plan.parts.trainer.checkpoint_every, steps_per_epoch, total_steps)
     warn_of_start(pruner)
     return pruner
+
+
+def _sample(data: Images, finetune: Finetune | None) -> Sample:
+    """The first training images, to measure on; where schemes are tried, with images to finetune on and to hold out.
+
+    Raises:
+        ValueError: there are not so many.
+    """
+    first = data.train.first(NUM_IMAGES)
+    if finetune is None:
+        return Sample(first.images, first.labels)
+    more = data.train.first(finetune.trial_images + finetune.held_out)
+    return Sample(first.images, first.labels, *finetune.split(Sample(more.images, more.labels)))
+
+
+def _check_trained(plan: Plan, pruner: Pruner) -> None:
+    """Refuse to try schemes on a network that nothing has trained: they would all be as good as chance."""
+    trained = plan.checkpoint is not None or getattr(plan.parts.model, "pretrained", False)
+    if pruner.search and pruner.window.start == 0 and not trained:
+        raise ConfigError(
+            f"pruner/allocation={plan.choices.get('pruner/allocation')}: tries schemes on trained weights, and there "
+            "are none at the first step; give them by model.checkpoint=outputs/dense (a file, or the runs of a dense "
+            "experiment) or model.pretrained=true, or train dense first in the same run: schedule.start=0.25"
+        )
 
 
 def _moving_average(model: nn.Module, decay: float | None) -> Any:
