@@ -40,7 +40,7 @@ class Search:
         known = next((row["top1"] for row in reversed(self.rows) if row["levels"] == plain), None)
         found = self.trial(levels) if known is None else known
         if not math.isfinite(found):
-            raise Unrankable(f"episode {len(self.rows) + 1} of the search: the finetune of {plain} has diverged")
+            raise Unrankable(f"NaN for a reward in episode {len(self.rows) + 1}: the finetune of {plain} has diverged")
         return found
 
     def state_dict(self) -> dict[str, Any]:

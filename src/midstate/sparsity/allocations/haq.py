@@ -86,7 +86,9 @@ class _Trying(Finetune, Allocation):
         dense = search.state.get("dense_top1")
         dense = search.dense_top1() if dense is None else dense
         if not math.isfinite(dense):
-            raise Unrankable("the network that the search begins from gives outputs that are not finite")
+            raise Unrankable(
+                "the network that the search begins from answers NaN, or without end: no scheme can be tried"
+            )
         for episode in range(len(search.rows), self.episodes):
             actions = propose(episode)
             levels = space.levels(actions, self.repair)

@@ -7,6 +7,7 @@ with the same bits.
 import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
+from statistics import NormalDist
 from typing import Any
 
 import torch
@@ -108,8 +109,8 @@ class DDPG:
             self.actor, self.critic = Actor(state_size, settings.hidden), Critic(state_size, settings.hidden)
         self.targets = nn.ModuleDict({"actor": copy.deepcopy(self.actor), "critic": copy.deepcopy(self.critic)})
         self.adam = {
-            "actor": torch.optim.Adam(self.actor.parameters(), settings.actor_lr),
-            "critic": torch.optim.Adam(self.critic.parameters(), settings.critic_lr),
+            "actor": torch.optim.Adam(self.actor.parameters(), settings.actor_lr, fused=True),
+            "critic": torch.optim.Adam(self.critic.parameters(), settings.critic_lr, fused=True),
         }
         self.mean_reward: float | None = None
         # One row a transition: state, action, reward, next state, whether the episode ends.
@@ -214,9 +215,10 @@ def truncated_normal(mean: float, sigma: float, uniform: float) -> float:
     """
     if sigma <= 0:
         return mean
-    normal = torch.distributions.Normal(torch.tensor(mean, dtype=torch.float64), sigma)
-    low, high = normal.cdf(torch.tensor([0.0, 1.0], dtype=torch.float64))
-    return float(normal.icdf(low + uniform * (high - low)).clamp(0, 1))
+    normal = NormalDist(mean, sigma)
+    low, high = normal.cdf(0), normal.cdf(1)
+    share = min(1 - 2**-53, max(2.0**-1000, low + uniform * (high - low)))  # what has an inverse
+    return min(1.0, max(0.0, normal.inv_cdf(share)))
 
 
 def _on_cpu(saved: Any) -> Any:
