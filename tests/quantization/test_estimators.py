@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from midstate.quantization import DDQ, LSQ, PACT, STE, KMeans, Kind, Levels, Uniform
+from midstate.quantization import DDQ, LSQ, PACT, STE, Kind, KMeans, Levels, Uniform
 from midstate.quantization.estimators.ddq import Gate, mixed, open_gates
 
 WEIGHTS, INPUTS = Kind(3), Kind(2, signed=False, weights=False)

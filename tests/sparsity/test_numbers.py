@@ -17,8 +17,15 @@ ALLOCATIONS = sorted(
     - {"scheme", "uniform_plus", "domino"}
 )
 METHODS = [(f"pruner={preset}", *ALONE.get(preset, ())) for preset in PRESETS]
-METHODS += [(f"pruner={p}", f"pruner/allocation={a}") for p in ("nm", "magnitude", "filter") for a in ALLOCATIONS]
-METHODS += [("pruner=nm_mixed", f"pruner.score={score}") for score in ("weight_error", "erk", "owl", "random")]
+SHORT = {"haq": ("pruner.episodes=3", "pruner.warmup=1"), "random_search": ("pruner.episodes=3",)}
+METHODS += [
+    (f"pruner={p}", f"pruner/allocation={a}", *SHORT.get(a, ()))
+    for p in ("nm", "magnitude", "filter")
+    for a in ALLOCATIONS
+]
+METHODS += [
+    ("pruner=nm_mixed", f"pruner.score={score}") for score in ("hessian", "weight_error", "erk", "owl", "random")
+]
 METHODS += [("pruner=maxq", "pruner/estimator=constant_scale")]
 
 
@@ -49,7 +56,8 @@ def attached(overrides, change):
     with torch.no_grad():
         for weight in (module.weight for module in model if isinstance(module, nn.Conv2d | nn.Linear)):
             weight.copy_(change(weight))
-    sample = Sample(torch.randn(20, 1, 8, 8), torch.randint(0, 4, (20,)))
+    images = Sample(torch.randn(20, 1, 8, 8), torch.randint(0, 4, (20,)))
+    sample = Sample(images.images, images.labels, tuning=images, held_out=images)
     schedule = Schedule(parts.schedule.curve, "2it", "8it")
     return model, Pruner(model, parts.method, schedule, 5, 10, seed=0, classifier="7", sample=sample), sample
 

@@ -13,8 +13,10 @@ from midstate.common.times import steps_of
 from midstate.engine.evaluate import evaluate
 from midstate.engine.session import Session
 from midstate.engine.step import refresh, train_step
+from midstate.sparsity.search import Search
 
 log = logging.getLogger(__name__)
+EPISODES_SAVED = 10  # trials of schemes between checkpoints
 
 
 def train(
@@ -22,6 +24,7 @@ def train(
     checkpoint: Callable[[], None],
     end_of_epoch: Callable[[dict[str, Any]], None],
     stop_requested: Callable[[], bool],
+    end_of_episode: Callable[[], None] = lambda: None,
 ) -> bool:
     """Train to the end, or until a stop is requested.
 
@@ -29,7 +32,8 @@ def train(
         session: where to go on from; it is changed in place.
         checkpoint: saves the session.
         end_of_epoch: takes the row of each finished epoch, before its checkpoint.
-        stop_requested: asked after every step, and between the measurements of an allocation.
+        stop_requested: asked after every step, and between the measurements and the trials of an allocation.
+        end_of_episode: called after every trial of a scheme but the last.
 
     Returns:
         True when finished, False when stopped (a checkpoint is saved, unless the stop has also ended the compiler).
@@ -43,12 +47,23 @@ def train(
             raise _Stopped
         session.measuring.update()
 
+    def between_episodes() -> None:
+        search = session.search
+        end_of_episode()
+        if stop_requested():
+            raise _Stopped
+        if search.rows and len(search.rows) % EPISODES_SAVED == 0:
+            checkpoint()
+        session.searching.update(len(search.rows), session.num_episodes, _best(search))
+
     session.pruner.on_measuring(between_measurements)
     if session.quantizer:
         session.quantizer.on_measuring(between_measurements)
+    if session.search:
+        session.search.between[:] = [between_episodes]
     try:
         return _train(session, checkpoint, end_of_epoch, stop_requested)
-    except _Stopped:  # what was measured so far is measured again
+    except _Stopped:  # what was measured so far is measured again; what was tried is known
         checkpoint()
         return False
     except Exception as error:
@@ -61,7 +76,7 @@ def train(
 
 
 class _Stopped(Exception):
-    """A stop was requested while an allocation was measuring."""
+    """A stop was requested while an allocation was measuring, or trying schemes."""
 
 
 def _stopped_compiler(session: Session, error: Exception, stop_requested: Callable[[], bool]) -> bool:
@@ -144,6 +159,16 @@ def _close_epoch(session: Session) -> dict[str, Any]:
     session.bit_rows += quantizer.rows(row["epoch"]) if quantizer else []
     session.totals, session.epoch_gap = {}, None
     return row
+
+
+def _best(search: Search) -> str:
+    """What a search has found so far, in a few words."""
+    if not search.rows:
+        return ""
+    best, last = max(search.rows, key=lambda row: row["reward"]), search.rows[-1]
+    return (
+        f"best {best['top1']:.1f} % (reward {best['reward']:+.2f}), budget {100 * last['cost'] / last['limit']:.1f} %"
+    )
 
 
 def _progress(session: Session) -> str:

@@ -19,6 +19,7 @@ from midstate.engine.probes import GapProbe
 from midstate.optimizers import Rate
 from midstate.quantization import Quantizer
 from midstate.sparsity import Pruner, Window
+from midstate.sparsity.search import Search
 
 if TYPE_CHECKING:
     from timm.utils import ModelEmaV3
@@ -26,22 +27,29 @@ if TYPE_CHECKING:
     from midstate.engine.settings import Trainer
 
 
-class Measuring:
-    """Opens with the first measurement, counts them, and is gone when closed.
+class Counting:
+    """A bar that opens with the first thing that is counted, and is gone when closed.
 
     Args:
         shown: whether this process shows bars; on a terminal only in any case.
+        what: is done.
+        unit: what is counted.
     """
 
-    def __init__(self, shown: bool) -> None:
-        self.shown = shown
+    def __init__(self, shown: bool, what: str, unit: str) -> None:
+        self.shown, self.what, self.unit = shown, what, unit
         self._bar: tqdm | None = None
 
-    def update(self) -> None:
-        """Count a measurement."""
+    def update(self, to: int | None = None, total: int | None = None, text: str = "") -> None:
+        """Count one more, or up to a number; say how many there are in all, and what has come of it."""
         if self._bar is None:
-            self._bar = tqdm(desc="measuring losses", unit="loss", leave=False, disable=None if self.shown else True)
-        self._bar.update()
+            self._bar = tqdm(
+                desc=self.what, unit=self.unit, total=total, initial=to or 0, leave=False,
+                disable=None if self.shown else True,
+            )  # fmt: skip
+        if text and not self._bar.disable:
+            self._bar.set_postfix_str(text, refresh=False)
+        self._bar.update(1 if to is None else to - self._bar.n)
 
     def close(self) -> None:
         """Remove the bar; the next measurement opens another."""
@@ -70,7 +78,8 @@ class Session:
     ema: "ModelEmaV3 | None" = None
     processes: Processes = ALONE
     quantizer: Quantizer | None = None
-    measuring: Measuring = field(init=False)
+    measuring: Counting = field(init=False)
+    searching: Counting = field(init=False)
     step: int = 0  # optimizer steps done
     rows: list[dict[str, Any]] = field(default_factory=list)  # metrics.csv, one row an epoch
     probe_rows: list[dict[str, Any]] = field(default_factory=list)  # probes.csv
@@ -80,7 +89,8 @@ class Session:
     epoch_gap: float | None = None  # the epoch's largest gap_bn so far
 
     def __post_init__(self) -> None:
-        self.measuring = Measuring(shown=self.processes.is_rank_zero)
+        self.measuring = Counting(self.processes.is_rank_zero, "measuring losses", "loss")
+        self.searching = Counting(self.processes.is_rank_zero, "trying schemes", "episode")
 
     @property
     def total_steps(self) -> int:
@@ -91,6 +101,17 @@ class Session:
     def device(self) -> torch.device:
         """Device of the model."""
         return next(self.model.parameters()).device
+
+    @property
+    def search(self) -> Search | None:
+        """The trials of schemes, where an allocation makes any."""
+        return self.pruner.search or (self.quantizer.search if self.quantizer else None)
+
+    @property
+    def num_episodes(self) -> int:
+        """How many schemes are tried in all."""
+        owner = self.pruner if self.pruner.search else self.quantizer
+        return owner.method.allocation.episodes
 
     @property
     def window(self) -> Window:

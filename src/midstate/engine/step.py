@@ -58,6 +58,7 @@ def refresh(session: Session) -> None:
         session.diverged(str(error))
     finally:
         session.measuring.close()
+        session.searching.close()
     # Every process makes its own masks; before they are used, all must be the same.
     session.check_same("masks", [layer.name for layer in session.pruner.layers], session.pruner.masks)
     if row is not None:

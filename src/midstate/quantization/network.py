@@ -5,15 +5,19 @@ from dataclasses import dataclass, field
 from functools import cache
 
 import torch
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 
+from midstate.common.seeds import seed_for
 from midstate.quantization.attached import QuantisedLayer, calibrate, restored
 from midstate.quantization.bits import Bits, Choice
 from midstate.quantization.costs import Costs
 from midstate.quantization.method import Quantization
 from midstate.sparsity import observe
 from midstate.sparsity.layers import MEASURED, LayerView
+from midstate.sparsity.network import MEASURED_BY_LAYER
 from midstate.sparsity.observe import Sample
+from midstate.sparsity.search import Search
+from midstate.sparsity.tensors import Layer, shape_of
 
 
 @dataclass(frozen=True)
@@ -29,6 +33,7 @@ class Network:
     macs: Mapping[str, int]
     seed: int
     sample: Sample | None
+    search: Search | None = None  # where the allocation tries schemes
     before_measuring: list[Callable[[], None]] = field(default_factory=list)  # called before each loss is measured
 
     def try_measuring(self) -> None:
@@ -36,22 +41,20 @@ class Network:
         needs = [name for name in self.method.allocation.needs if name in MEASURED]
         if needs and self.sample is None:
             raise ValueError("this allocation measures on training images; give the quantizer a sample")
+        if "trial" in needs and (self.sample.tuning is None or self.sample.held_out is None):
+            raise ValueError("this allocation tries schemes; give the quantizer a sample to tune on and to hold out")
         for name in needs:
-            if name in observe.MEASURES:
-                observe.MEASURES[name](self.model, self._tensors, self.sample.first(observe.NUM_TRIED))
+            if name in MEASURED_BY_LAYER:
+                self._measure(name, self.sample.first(observe.NUM_TRIED))
 
     @property
-    def _tensors(self) -> list:
+    def _tensors(self) -> list[Layer]:
         return [each.layer for each in self.free]
 
     def views(self) -> list[LayerView]:
         """The layers as they are now; what is measured for them is shared by all views of one call."""
         needs = self.method.allocation.needs
-        shared = {
-            name: cache(lambda name=name: observe.MEASURES[name](self.model, self._tensors, self.sample))
-            for name in needs
-            if name in observe.MEASURES
-        }
+        shared = {name: cache(lambda name=name: self._measure(name)) for name in needs if name in MEASURED_BY_LAYER}
         return [
             LayerView(
                 parameter=each.hidden,
@@ -59,14 +62,25 @@ class Network:
                 index=i,
                 macs=self.macs.get(each.layer.name, 1),
                 is_first=each.layer.depth == 0,
+                **shape_of(each.layer),
                 seed=self.seed,
                 cost_of=self._cost,
                 error_of=self._error,
                 loss_of=self._loss if "loss" in needs else None,
+                search=self.search,
                 measure={name: lambda i=i, every=every: every()[i] for name, every in shared.items()},
             )
             for i, each in enumerate(self.free)
         ]
+
+    def _measure(self, name: str, sample: Sample | None = None) -> Sequence[Tensor]:
+        """One tensor a layer; measured on a sample, or on the network's own."""
+        sample, layers = sample or self.sample, self._tensors
+        if name != "hessian_trace":
+            return observe.MEASURES[name](self.model, layers, sample)
+        draws = [Generator().manual_seed(seed_for(self.seed, "hutchinson", i)) for i in range(len(layers))]
+        number = getattr(self.method.allocation, "vectors", observe.NUM_VECTORS)
+        return observe.hessian_traces(self.model, layers, sample, draws, number)
 
     def _cost(self, layer: LayerView, level: Choice, budget: str) -> int:
         return self.costs.cost(layer.name, *self.pattern.both(level), budget)

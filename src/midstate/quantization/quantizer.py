@@ -1,17 +1,18 @@
 """The quantizer: a method attached to a model. The only part of `quantization` that has state."""
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from midstate.common.seeds import seed_for
 from midstate.common.times import steps_of
 from midstate.quantization.allocation import Gates
 from midstate.quantization.attached import BitsPair, attach, calibrate, restored
-from midstate.quantization.bits import REFERENCE_BITS, Bits
+from midstate.quantization.bits import REFERENCE_BITS, Bits, Choice
 from midstate.quantization.costs import Costs
 from midstate.quantization.method import Quantization
 from midstate.quantization.modules import Quantised
@@ -20,7 +21,9 @@ from midstate.quantization.report import report
 from midstate.sparsity.layers import MEASURED
 from midstate.sparsity.observe import Sample
 from midstate.sparsity.schedules import Schedule
+from midstate.sparsity.search import Search
 from midstate.sparsity.tensors import Layer, weight_layers
+from midstate.sparsity.trials import Trials
 from midstate.sparsity.updates.base import RefreshSteps
 
 
@@ -76,8 +79,12 @@ class Quantizer:
         self.levels: list[Any] | None = None  # of the free layers; None until decided
         self._refreshed = -1
         self._before_measuring: list[Callable[[], None]] = []
+        self.search: Search | None = None  # where the allocation tries whole schemes
+        if "trial" in method.allocation.needs:
+            trials = Trials(model, method.allocation, sample, seed_for(seed, "trials"), self._at_levels)
+            self.search = Search(trials.trial, trials.dense_top1)
         self._network = Network(
-            model, method, self.pattern, self.free, self.layers, self.costs, uses or {}, seed, sample,
+            model, method, self.pattern, self.free, self.layers, self.costs, uses or {}, seed, sample, self.search,
             self._before_measuring,
         )  # fmt: skip
         self._network.try_measuring()
@@ -160,6 +167,18 @@ class Quantizer:
             each.put_weight(weight)
             each.put_input(activation)
         calibrate(self._network.model, self.layers, self._network.sample)
+
+    @contextmanager
+    def _at_levels(self, levels: Sequence[Choice]) -> Iterator[None]:
+        """Put a whole scheme into force for the time of the context, at the path's end."""
+        before = self.levels
+        with restored(self.layers):
+            self.levels = list(levels)
+            try:
+                self.put(self.targets())
+                yield
+            finally:
+                self.levels = before
 
     def trial(self) -> AbstractContextManager[None]:
         """Put bits and values back as they were before the context."""
@@ -256,12 +275,15 @@ class Quantizer:
         return {
             "levels": self.levels,
             "refreshed": self._refreshed,
+            **({"search": self.search.state_dict()} if self.search else {}),
             "bits": [[part and (part.kind.bits if part.on else None) for part in pair] for pair in every],
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take back `state_dict`, after the model's own."""
         self.levels, self._refreshed = state["levels"], state["refreshed"]
+        if self.search and "search" in state:
+            self.search.load_state_dict(state["search"])
         for each, pair in zip(self.layers, state["bits"], strict=True):
             for part, bits in zip((each.weight, each.input), pair, strict=True):
                 if part is not None:

@@ -8,8 +8,11 @@ from typing import Any
 
 import pandas as pd
 
-TABLES = ("probes", "losses", "sensitivity", "bits")
-FILES = ("config.yaml", "summary.json", "metrics.csv", "probes.csv", "losses.csv", "sensitivity.csv", "scheme.json")
+TABLES = ("probes", "losses", "sensitivity", "search", "bits")
+FILES = (
+    *("config.yaml", "summary.json", "metrics.csv", "probes.csv", "losses.csv", "sensitivity.csv", "search.csv"),
+    *("bits.csv", "scheme.json"),
+)
 STAGING = "WANDB_DATA_DIR"
 ROWS = 10_000  # that W&B shows of a table; of more every k-th is sent, and the file is whole
 

@@ -22,7 +22,10 @@ from midstate.runs.plan import Plan
 
 log = logging.getLogger(__name__)
 NAMED = 8  # settings that a message names at most
-TABLES = ("metrics.csv", "probes.csv", "losses.csv", "sensitivity.csv", "bits.csv", "scheme.json", "report.html")
+TABLES = (
+    *("metrics.csv", "probes.csv", "losses.csv", "sensitivity.csv", "search.csv", "bits.csv"),
+    *("scheme.json", "report.html"),
+)
 FIGURES = tuple(f"{name}.{kind}" for name in ("accuracy", "kept_by_depth", "schedule") for kind in ("png", "svg"))
 
 

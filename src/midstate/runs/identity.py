@@ -28,6 +28,7 @@ _ADDED_TO_AXES = {
     "regrow": ("update", "free"),
     "hysteresis": ("update", 0.0),
     "forced_swaps": ("update", 0.0),
+    "vectors": ("allocation", 8),
 }
 NEUTRAL: dict[str, Any] = {
     key: neutral

@@ -21,6 +21,7 @@ from midstate.quantization import Quantizer
 from midstate.runs.plan import Plan
 from midstate.runs.warnings import warn_of_end, warn_of_long_times, warn_of_pretrained, warn_of_scope, warn_of_start
 from midstate.sparsity import Pruner, Sample
+from midstate.sparsity.trials import Finetune
 
 log = logging.getLogger(__name__)
 
@@ -47,6 +48,10 @@ def build_session(plan: Plan, processes: Processes = ALONE) -> Session:
     total_steps = settings.epochs * batches.steps_per_epoch
     pruner = _attach(plan, model, uses, data, batches.steps_per_epoch, total_steps)
     quantizer = _quantise(plan, model, uses, data, batches.steps_per_epoch, total_steps)
+    if quantizer and quantizer.search and pruner.search:
+        raise ConfigError(
+            "pruner/allocation and quantizer/allocation: one of them may try schemes; the other may take a file, scheme"
+        )
     with user_errors("optimizer"):
         optimizer = plan.parts.optimizer.create(model)
         if quantizer:
@@ -161,7 +166,6 @@ def _make_batches(plan: Plan, data: Images, processes: Processes) -> Batches:
 def _attach(
     plan: Plan, model: nn.Module, uses: dict[str, int], data: Images, steps_per_epoch: int, total_steps: int
 ) -> Pruner:
-    first = data.train.first(NUM_IMAGES)
     with user_errors("pruner and schedule"):
         pruner = Pruner(
             model,
@@ -172,8 +176,9 @@ def _attach(
             seed_for(plan.seed, "pruning"),
             classifier_names(model),
             uses,
-            Sample(first.images, first.labels),
+            _sample(data, method.allocation if "trial" in (method := plan.parts.method).needs else None),
         )
+    _check_trained(plan, "pruner", pruner)
     warn_of_scope(pruner, model, uses)
     warn_of_end(pruner, total_steps)
     warn_of_long_times(pruner, plan.parts.trainer.checkpoint_every, steps_per_epoch, total_steps)
@@ -187,9 +192,8 @@ def _quantise(
     method = plan.parts.quantization
     if method is None:
         return None
-    first = data.train.first(NUM_IMAGES)
     with user_errors("quantizer and schedule"):
-        return Quantizer(
+        quantizer = Quantizer(
             model,
             method,
             plan.parts.schedule,
@@ -198,7 +202,33 @@ def _quantise(
             seed_for(plan.seed, "quantisation"),
             classifier_names(model),
             uses,
-            Sample(first.images, first.labels),
+            _sample(data, method.allocation if "trial" in method.allocation.needs else None),
+        )
+    _check_trained(plan, "quantizer", quantizer)
+    return quantizer
+
+
+def _sample(data: Images, finetune: Finetune | None) -> Sample:
+    """The first training images, to measure on; where schemes are tried, with images to finetune on and to hold out.
+
+    Raises:
+        ValueError: there are not so many.
+    """
+    first = data.train.first(NUM_IMAGES)
+    if finetune is None:
+        return Sample(first.images, first.labels)
+    more = data.train.first(finetune.trial_images + finetune.held_out)
+    return Sample(first.images, first.labels, *finetune.split(Sample(more.images, more.labels)))
+
+
+def _check_trained(plan: Plan, group: str, walk: Pruner | Quantizer) -> None:
+    """Refuse to try schemes on a network that nothing has trained: they would all be as good as chance."""
+    trained = plan.checkpoint is not None or getattr(plan.parts.model, "pretrained", False)
+    if walk.search and walk.window.start == 0 and not trained:
+        raise ConfigError(
+            f"{group}/allocation={plan.choices.get(f'{group}/allocation')}: tries schemes on trained weights, and "
+            "there are none at the first step; give them by model.checkpoint=outputs/dense (a file, or the runs of a dense "
+            "experiment) or model.pretrained=true, or train dense first in the same run: schedule.start=0.25"
         )
 
 

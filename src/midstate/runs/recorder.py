@@ -1,5 +1,6 @@
 """Writes tables, checkpoints and summary of a run, and sends them to W&B."""
 
+import json
 import logging
 import time
 from contextlib import suppress
@@ -14,7 +15,7 @@ from midstate.runs import checkpoint
 from midstate.runs.directory import RunDirectory
 from midstate.runs.plan import Plan
 from midstate.runs.report import epoch_line
-from midstate.runs.tracking import BITS, LOSSES, METRICS, PROBES, Tracker
+from midstate.runs.tracking import BITS, LOSSES, METRICS, PROBES, SEARCH, Tracker
 
 log = logging.getLogger(__name__)
 NAME = 128  # letters that W&B allows
@@ -31,6 +32,7 @@ class Recorder:
     directory: RunDirectory
     tracker: Tracker
     started: float  # on the clock of time.perf_counter, moved back by the time of earlier attempts
+    episodes: int = 0  # of a search, logged so far
     next_picture: float = field(default_factory=lambda: time.perf_counter() + FIRST_PICTURE)  # on the same clock
 
     @property
@@ -46,6 +48,7 @@ class Recorder:
             RunFailed: it cannot be written.
         """
         self.directory.write("config.yaml", lambda: self.directory.write_config(self.config))
+        self.episodes = len(search.rows) if (search := self.session.search) else 0  # what was logged before
         if self.session.processes.is_rank_zero:
             self.tracker.start(self._start_wandb)
 
@@ -110,8 +113,24 @@ class Recorder:
             write_csv(path / "losses.csv", LOSSES, losses)
             if session.quantizer:
                 write_csv(path / "bits.csv", BITS, session.bit_rows)
+            self._write_search()
 
         self.directory.write("tables", write)
+
+    def end_of_episode(self) -> None:
+        """Write search.csv and log what is new in it."""
+        if len(self.session.search.rows) > self.episodes:
+            self.directory.write("search.csv", self._write_search)
+
+    def _write_search(self) -> None:
+        """Write search.csv as it is now, where schemes are tried, and log what is new; rank zero only."""
+        if (search := self.session.search) is None:
+            return
+        rows = [{**row, "levels": json.dumps(row["levels"])} for row in search.rows]
+        write_csv(self.directory.path / "search.csv", SEARCH, rows)
+        for row in rows[self.episodes :]:
+            self.tracker.log({f"search/{name}": value for name, value in row.items()})
+        self.episodes = len(rows)
 
     def wall_seconds(self) -> float:
         """Seconds spent on this run so far, earlier attempts included."""

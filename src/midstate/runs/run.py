@@ -106,7 +106,7 @@ def _train(plan: Plan, session: Session, directory: RunDirectory, stop_requested
         with enough_memory(), others_at_work():
             log.info(opening(plan, session))
             recorder.tables()
-            done = train(session, recorder.save, recorder.end_of_epoch, stop_requested)
+            done = train(session, recorder.save, recorder.end_of_epoch, stop_requested, recorder.end_of_episode)
             if not done or stop_requested():
                 exit_code = EXIT_STOPPED
                 recorder.summary("stopped")

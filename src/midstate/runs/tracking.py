@@ -10,6 +10,7 @@ from typing import Any
 from midstate.common import checks
 from midstate.common.errors import first_line
 from midstate.common.secrets import redact
+from midstate.sparsity.search import COLUMNS
 
 log = logging.getLogger(__name__)
 METRICS = (
@@ -31,6 +32,7 @@ METRICS = (
 LOSSES = ("step", "loss")
 BITS = ("epoch", "layer", "weight_bits", "activation_bits")
 PROBES = ("step", "progress", "from", "to", "gap", "gap_bn")
+SEARCH = COLUMNS  # of a search for levels, one row an episode
 MODES = ("offline", "online")
 # Limits of W&B. `wandb.init` checks the first two; its server alone checks a long group, and then loses the run.
 LONGEST_NAME, LONGEST_TAG, NOT_IN_PROJECTS = 128, 64, "/\\#?%:"
@@ -93,6 +95,8 @@ class Wandb:
         # Steps start at 0 again when an offline run resumes, so rows carry their own.
         run.define_metric("epoch")
         run.define_metric("*", step_metric="epoch")
+        for name in SEARCH:
+            run.define_metric(f"search/{name}", step_metric="search/episode" if name != "episode" else None)
         return run
 
 

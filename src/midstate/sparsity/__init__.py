@@ -25,6 +25,7 @@ from midstate.sparsity.allocations.domino import Domino
 from midstate.sparsity.allocations.erk import ERK
 from midstate.sparsity.allocations.fitting import fit
 from midstate.sparsity.allocations.global_ import Global
+from midstate.sparsity.allocations.haq import HAQ, RandomSearch
 from midstate.sparsity.allocations.lamp import LAMP
 from midstate.sparsity.allocations.scheme import Scheme, scheme_text
 from midstate.sparsity.allocations.uniform import Uniform
@@ -79,6 +80,7 @@ Candidates = LearnedCombinations  # its name in configurations, and so in identi
 
 __all__ = [
     "ERK",
+    "HAQ",
     "L1",
     "L2",
     "LAMP",
@@ -120,6 +122,7 @@ __all__ = [
     "Penalty",
     "Pruner",
     "Random",
+    "RandomSearch",
     "RandomShares",
     "Reversed",
     "Row",

@@ -1,6 +1,6 @@
 """One layer as every axis sees it."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,10 +10,11 @@ from torch import Generator, Tensor
 from midstate.common.seeds import seed_for
 from midstate.sparsity.patterns.nm import Level
 from midstate.sparsity.patterns.pattern import Pattern
+from midstate.sparsity.search import Search
 
 # Measurements that a member may ask for by `needs`.
-NEEDS = ("gradient", "fisher", "step_gradient", "input_norm", "batchnorm_scale", "loss")
-MEASURED = ("gradient", "fisher", "input_norm", "loss")  # of these, on the sample of training images
+NEEDS = ("gradient", "fisher", "hessian_trace", "step_gradient", "input_norm", "batchnorm_scale", "loss", "trial")
+MEASURED = ("gradient", "fisher", "hessian_trace", "input_norm", "loss", "trial")  # of these, on training images
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,6 +30,9 @@ class LayerView:
         macs: multiply-accumulates of one weight on one image.
         is_first: whether it is the first of all weight tensors.
         is_classifier: whether it is (a part of) the classifier.
+        stride: of a convolution, the first of them; 1 of all others.
+        is_depthwise: whether it is a convolution with one input channel a group.
+        is_conv: whether it is a convolution at all.
         level: the target, in the pattern's levels; None while it is being decided.
         in_force: the mask, bool, like the weight; None: nothing is pruned yet.
         step: the optimizer step that comes next, from 0.
@@ -36,6 +40,9 @@ class LayerView:
         memory: what the estimator keeps of the layer, by name.
         score_of: scores of the pattern's units, see `score`.
         loss_of: loss at a level, see `loss`.
+        cost_of: cost of a level in a budget, a whole number; None: counted by the pattern, see `cost`.
+        error_of: error of a level, see `error`; None: counted by the pattern.
+        search: what tries whole schemes, the same for all layers; see `Search`.
         measure: by name from `NEEDS`, what gives the tensor.
         generators: gives a generator for a purpose; None: from the seed.
     """
@@ -46,6 +53,9 @@ class LayerView:
     macs: int = 1
     is_first: bool = False
     is_classifier: bool = False
+    stride: int = 1
+    is_depthwise: bool = False
+    is_conv: bool = True
     level: Level | None = None
     in_force: Tensor | None = None
     step: int = 0
@@ -53,6 +63,9 @@ class LayerView:
     memory: Mapping[str, Tensor] = field(default_factory=dict)
     score_of: "Callable[[LayerView], Tensor] | None" = None
     loss_of: "Callable[[LayerView, Level], float] | None" = None
+    cost_of: "Callable[[LayerView, Level, str], int] | None" = None
+    error_of: "Callable[[LayerView, Level], float] | None" = None
+    search: Search | None = None
     measure: Mapping[str, Callable[[], Tensor]] = field(default_factory=dict)
     generators: Callable[..., Generator] | None = None
 
@@ -103,6 +116,11 @@ class LayerView:
         return self._measured("fisher")
 
     @property
+    def hessian_trace(self) -> float:
+        """Trace of the Hessian of the mean loss on the sample by the layer's weights, estimated (Hutchinson)."""
+        return float(self._measured("hessian_trace"))
+
+    @property
     def step_gradient(self) -> Tensor:
         """|gradient| of the last step's batch, like the weight; pruned weights have theirs."""
         return self._measured("step_gradient")
@@ -118,10 +136,27 @@ class LayerView:
         return self._measured("batchnorm_scale")
 
     def cost(self, pattern: Pattern, level: Level, budget: str) -> int:
-        """Cost of a level in `params`, `macs` or `units`."""
+        """Cost of a level in `params`, `macs` or `units`, or in what else a quantizer counts."""
+        if self.cost_of is not None:
+            return self.cost_of(self, level, budget)
         if budget == "units" and pattern.unit == "filter":
             return level
         return pattern.kept(self.shape, level) * (self.macs if budget == "macs" else 1)
+
+    def error(self, pattern: Pattern, level: Level) -> float:
+        """Share of the layer's squared weights that a level takes away; of a quantizer, its squared error in them."""
+        if self.error_of is not None:
+            return self.error_of(self, level)
+        return float(self.filter_errors(pattern, [level]).sum())
+
+    def filter_errors(self, pattern: Pattern, levels: Sequence[Level]) -> Tensor:
+        """Share of the layer's squared weights that each level takes away, by filter: (O, levels)."""
+        squares, score = self.weight.double().square(), self.score()
+        gone = [
+            squares.where(~pattern.expand(pattern.mask(score, level), self.shape), 0).flatten(1).sum(1)
+            for level in levels
+        ]
+        return (torch.stack(gone, 1) / squares.sum().clamp_min(1e-300)).cpu()
 
     def _measured(self, name: str) -> Tensor:
         return self._of(name, self.measure.get(name))()

@@ -1,10 +1,11 @@
 """A method: one member of each axis, and the one table of products that make no sense, with the reasons."""
 
+import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from midstate.sparsity.allocations.base import Allocation
+from midstate.sparsity.allocations.base import Allocation, has_budget
 from midstate.sparsity.allocations.budget import Budget
 from midstate.sparsity.allocations.domino import Domino
 from midstate.sparsity.allocations.scheme import Scheme
@@ -252,18 +253,18 @@ REFUSED = (
         "per='filter': gives each filter its own N, and pattern={pattern.name} has no N",
     ),
     Refused(
-        "`levels` without N:M",
-        lambda m: m.pattern.group != "neighbours" and bool(_levels(m)),
-        "levels={allocation.levels}: lists N's of N:M; with pattern={pattern.name} use null",
+        "a `budget` that the pattern has not",
+        lambda m: not has_budget(m.pattern, getattr(m.allocation, "budget", None) or "params"),
+        "budget={allocation.budget!r}: counts bits, and pattern={pattern.name} prunes; use params or macs",
     ),
     Refused(
         "`levels` above M",
-        lambda m: max(_levels(m), default=0) > getattr(m.pattern, "m", 0),
+        lambda m: max(_levels(m), default=0) > getattr(m.pattern, "m", math.inf),
         "levels={allocation.levels}: must be whole numbers from 1 to {pattern.m}",
     ),
     Refused(
         "`levels` all above N",
-        lambda m: min(_levels(m), default=0) > getattr(m.pattern, "n", 0),
+        lambda m: min(_levels(m), default=0) > getattr(m.pattern, "n", math.inf),
         "levels={allocation.levels}: all exceed the budget, uniform {pattern.title}",
     ),
     Refused(

@@ -4,16 +4,21 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
 
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 
+from midstate.common.seeds import seed_for
 from midstate.sparsity import observe
-from midstate.sparsity.layers import MEASURED, LayerView
+from midstate.sparsity.layers import MEASURED, NEEDS, LayerView
 from midstate.sparsity.masks import Masked
 from midstate.sparsity.method import Method
 from midstate.sparsity.observe import Sample
 from midstate.sparsity.patterns.nm import Level
-from midstate.sparsity.tensors import Layer
+from midstate.sparsity.search import Search
+from midstate.sparsity.tensors import Layer, shape_of
 from midstate.sparsity.updates.drop_grow import exchange_scores
+
+BY_LAYER = tuple(name for name in NEEDS if name not in ("loss", "trial"))  # a tensor for each layer
+MEASURED_BY_LAYER = tuple(name for name in BY_LAYER if name in MEASURED)
 
 
 @dataclass(frozen=True)
@@ -31,19 +36,22 @@ class Network:
     sample: Sample | None
     scales: Sequence[Tensor | None] = ()  # gammas, one a layer, of the BatchNorm that reads it, where needed
     before_measuring: list[Callable[[], None]] = field(default_factory=list)  # called before each loss is measured
+    search: Search | None = None  # where the allocation tries schemes
 
     def try_measuring(self) -> None:
         """Raise ValueError if what the method measures cannot be measured here: before training, not in its midst."""
         needs = [name for name in self.method.needs if name in MEASURED]
         if needs and self.sample is None:
             raise ValueError("this method measures on training images; give the pruner a sample")
+        if "trial" in needs and (self.sample.tuning is None or self.sample.held_out is None):
+            raise ValueError("this method tries schemes; give the pruner a sample with images to tune and to hold out")
         for name in needs:
-            if name in observe.MEASURES:
-                observe.MEASURES[name](self.model, self.layers, self.sample.first(observe.NUM_TRIED))
+            if name in MEASURED_BY_LAYER:
+                self._measure(name, self.sample.first(observe.NUM_TRIED))
 
     def views(self, step: int = 0) -> list[LayerView]:
         """The layers as they are now, levels open; what is measured for them is shared by all views of one call."""
-        shared = {name: cache(lambda name=name: self._measure(name)) for name in self.method.needs if name != "loss"}
+        shared = {name: cache(lambda name=name: self._measure(name)) for name in self.method.needs if name in BY_LAYER}
         return [
             LayerView(
                 parameter=weight,
@@ -52,12 +60,14 @@ class Network:
                 macs=self.macs[i],
                 is_first=layer.depth == 0,
                 is_classifier=layer.name in self.classifier,
+                **shape_of(layer),
                 in_force=self.masked[i].mask if self.masked else None,
                 step=step,
                 seed=self.seed,
                 memory=self.masked[i].memory if self.masked else {},
                 score_of=self._joint_score,
                 loss_of=self._loss if "loss" in self.method.needs else None,
+                search=self.search,
                 measure={name: lambda i=i, every=every: every()[i] for name, every in shared.items()},
             )
             for i, (layer, weight) in enumerate(zip(self.layers, self.weights, strict=True))
@@ -100,13 +110,18 @@ class Network:
             min(level, int(pattern.units(each.mask).sum())) for level, each in zip(levels, self.masked, strict=True)
         ]
 
-    def _measure(self, name: str) -> Sequence[Tensor]:
-        """One tensor a layer."""
+    def _measure(self, name: str, sample: Sample | None = None) -> Sequence[Tensor]:
+        """One tensor a layer; measured on a sample, or on the network's own."""
+        sample = sample or self.sample
         if name == "batchnorm_scale":
             return self.scales
         if name == "step_gradient":
             return [each.memory["gradient"] for each in self.masked]
-        return observe.MEASURES[name](self.model, self.layers, self.sample)
+        if name == "hessian_trace":
+            draws = [Generator().manual_seed(seed_for(self.seed, "hutchinson", i)) for i in range(len(self.layers))]
+            number = getattr(self.method.allocation, "vectors", observe.NUM_VECTORS)
+            return observe.hessian_traces(self.model, self.layers, sample, draws, number)
+        return observe.MEASURES[name](self.model, self.layers, sample)
 
     def _score(self, layer: LayerView) -> Tensor:
         """Scores of a layer's units, as they count beside the mask in force."""

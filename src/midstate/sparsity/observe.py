@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils import parametrize
 
@@ -20,15 +20,25 @@ EVAL_BATCH = 250
 GRADIENT_BATCH = 50  # activations are kept until the backward pass
 NUM_NORM_IMAGES = 128  # Wanda's number of calibration samples
 NUM_FISHER_IMAGES = 128  # each costs a backward pass of its own
+NUM_VECTORS = 8  # of random signs for each batch, by which the Hessian's trace is estimated
 NUM_TRIED = 2  # images by which it is found out whether something can be measured
 
 
 @dataclass(frozen=True)
 class Sample:
-    """Training images (N, C, H, W) and their labels (N,)."""
+    """Training images (N, C, H, W) and their labels (N,).
+
+    Args:
+        images: to measure on.
+        labels: of these.
+        tuning: other images, or some of the same, that schemes are finetuned on before a trial; None: none are tried.
+        held_out: images of the training split that are not among `tuning`, on which a trial is measured.
+    """
 
     images: Tensor
     labels: Tensor
+    tuning: "Sample | None" = None
+    held_out: "Sample | None" = None
 
     def first(self, number: int) -> "Sample":
         """The first images."""
@@ -120,8 +130,41 @@ def fishers(model: nn.Module, layers: Sequence[Layer], sample: Sample) -> list[T
     return [total / len(sample.labels) for total in totals]
 
 
+def hessian_traces(
+    model: nn.Module, layers: Sequence[Layer], sample: Sample, generators: Sequence[Generator], num_vectors: int
+) -> list[Tensor]:
+    """Trace of each layer's block of the Hessian of the mean loss, by the weight that the layer uses (Hutchinson).
+
+    The mean of v'Hv over vectors v of random signs. One vector holds the signs of all layers, so that a product with H
+    serves them all; what one layer's signs meet in another's has mean 0. Every batch has vectors of its own.
+
+    Args:
+        model: in any mode; it is evaluated in evaluation mode.
+        layers: of the model.
+        sample: all of it is used.
+        generators: one a layer.
+        num_vectors: for each batch of images.
+    """
+    totals = [torch.zeros((), dtype=torch.float64) for _ in layers]
+    for images, labels in sample.batches(GRADIENT_BATCH):
+        with evaluation(model), torch.enable_grad(), reproducible(), parametrize.cached():
+            used = [layer.weight for layer in layers]
+            loss = F.cross_entropy(model(images), labels, reduction="sum")
+            slopes = _found(torch.autograd.grad(loss, used, create_graph=True, allow_unused=True), layers)
+            for _ in range(num_vectors):
+                signs = [_signs(weight, generator) for weight, generator in zip(used, generators, strict=True)]
+                products = torch.autograd.grad(slopes, used, signs, retain_graph=True, materialize_grads=True)
+                for total, sign, product in zip(totals, signs, products, strict=True):
+                    total.add_((sign * product).sum(dtype=torch.float64).cpu())
+    return [total / (num_vectors * len(sample.labels)) for total in totals]
+
+
+def _signs(like: Tensor, generator: Generator) -> Tensor:
+    return (2 * torch.randint(0, 2, like.shape, generator=generator) - 1).to(like)
+
+
 @contextmanager
-def _reproducible() -> Iterator[None]:
+def reproducible() -> Iterator[None]:
     """Have cuDNN give the same bits in every process, and after resuming: masks are made from them."""
     cudnn = torch.backends.cudnn
     before = cudnn.deterministic, cudnn.benchmark
@@ -134,10 +177,18 @@ def _reproducible() -> Iterator[None]:
 
 def _gradients(model: nn.Module, layers: Sequence[Layer], images: Tensor, labels: Tensor) -> tuple[Tensor, ...]:
     """Gradients of a batch's summed loss."""
-    with evaluation(model), torch.enable_grad(), _reproducible(), parametrize.cached():
+    with evaluation(model), torch.enable_grad(), reproducible(), parametrize.cached():
         used = [layer.weight for layer in layers]  # cached: what the pass reads is these very tensors
         loss = F.cross_entropy(model(images), labels, reduction="sum")
-        found = torch.autograd.grad(loss, used, allow_unused=True)
+        return _found(torch.autograd.grad(loss, used, allow_unused=True), layers)
+
+
+def _found(found: tuple[Tensor | None, ...], layers: Sequence[Layer]) -> tuple[Tensor, ...]:
+    """Gradients, one a layer.
+
+    Raises:
+        ValueError: some layer has none.
+    """
     if missing := [layer.name for layer, each in zip(layers, found, strict=True) if each is None]:
         raise ValueError(f"the loss has no gradient by {missing}; leave them out with pruner.exclude")
     return found

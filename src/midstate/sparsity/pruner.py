@@ -1,26 +1,30 @@
 """The pruner: a method attached to a model. The only part of `sparsity` that has state."""
 
-from collections.abc import Callable, Collection, Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from midstate.common.seeds import seed_for
 from midstate.sparsity.allocations.domino import Walk, press
 from midstate.sparsity.allocations.fitting import compare_with_uniform
 from midstate.sparsity.allocations.scheme import scheme_text
 from midstate.sparsity.attached import Attached
 from midstate.sparsity.batchnorm import needed_batchnorms
 from midstate.sparsity.history import NO_CHANGES, MaskHistory
+from midstate.sparsity.layers import LayerView
 from midstate.sparsity.method import Method
 from midstate.sparsity.network import Network
 from midstate.sparsity.observe import Sample
 from midstate.sparsity.patterns.nm import Level
 from midstate.sparsity.patterns.pattern import verify
 from midstate.sparsity.schedules import Schedule
+from midstate.sparsity.search import Search
 from midstate.sparsity.tensors import names_of
+from midstate.sparsity.trials import Trials
 from midstate.sparsity.updates.base import NEVER
 
 
@@ -70,6 +74,8 @@ class Pruner:
         self._attached = Attached(method, self.layers)
         self._weights = self._attached.weights
         self._before_measuring: list[Callable[[], None]] = []
+        self.search: Search | None = None  # where the allocation tries whole schemes
+        self._tried: list[LayerView] = []  # as they are when it does
         # A dense run stays as it is now: nothing attached, no refresh, no change.
         self.refresh_steps, self._changes = NEVER, NO_CHANGES
         if not method.dense:
@@ -93,9 +99,12 @@ class Pruner:
         uses_of = [uses.get(layer.name, 1) for layer in self.layers]
         norms = needed_batchnorms(model, method, self.layers, sample)
         gammas = [None if norm is None else norm.weight for norm in norms]
+        if "trial" in method.needs:
+            trials = Trials(model, method.allocation, sample, seed_for(seed, "trials"), self._at_levels)
+            self.search = Search(trials.trial, trials.dense_top1)
         self._network = Network(
             model, method, self.layers, self._weights, self._attached.masked, uses_of, classifier, seed, sample, gammas,
-            self._before_measuring,
+            self._before_measuring, self.search,
         )  # fmt: skip
         self._network.try_measuring()
         method.allocation.check_layers(method.pattern, self._network.views())
@@ -158,7 +167,9 @@ class Pruner:
             return [torch.ones_like(mask) for mask in self.masks]
         layers = self._network.views(step)
         if self.levels is None or method.allocation.refresh == "tick":
+            self._tried = layers
             self.levels = self._network.attainable(method.allocation.allocate(method.pattern, layers))
+            self._tried = []
         layers = self._network.at(layers, self.levels)
         masks = method.path.masks(method.pattern, layers, progress)
         masks = [method.pattern.expand(mask, w.shape) for mask, w in zip(masks, self._weights, strict=True)]
@@ -167,6 +178,15 @@ class Pruner:
         if share := method.update.exchanged(self.refresh_steps.elapsed(step)):
             return method.path.masks(method.pattern, self._network.exchanging(layers, masks, share), progress)
         return self._network.swapped(layers, masks) if method.update.forced_swaps else masks
+
+    @contextmanager
+    def _at_levels(self, levels: Sequence[Level]) -> Iterator[None]:
+        """Put the masks of a scheme in place, for training passes, too; who tries it puts them back."""
+        pattern, layers = self.method.pattern, self._network.at(self._tried, levels)
+        masks = [pattern.expand(pattern.mask(layer.score(), layer.level), layer.shape) * layer.mask for layer in layers]
+        self._attached.set_masks(masks, levels)
+        with self._attached.masked_training():
+            yield
 
     def _search(self, step: int) -> None:
         """Let an allocation that searches decide for this step."""
@@ -289,6 +309,7 @@ class Pruner:
             "refreshed": self._refreshed,
             # An epoch's last evaluation has searched for the step to come, and that one does not search again.
             **({"walks": self._walks, "strengths": self._strengths} if self._walks else {}),
+            **({"search": self.search.state_dict()} if self.search else {}),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -297,3 +318,5 @@ class Pruner:
         self.levels = state.get("levels", self.levels)  # checkpoints of uniform runs once held neither
         self._refreshed = state.get("refreshed", -1)
         self._walks, self._strengths = state.get("walks"), state.get("strengths")
+        if self.search and "search" in state:
+            self.search.load_state_dict(state["search"])

@@ -11,7 +11,7 @@ from torch.nn.utils import parametrize
 
 from midstate.common import checks
 from midstate.sparsity.patterns.pattern import Pattern
-from midstate.sparsity.tensors import Layer, is_transposed, names_of, other_tensors, weight_layers
+from midstate.sparsity.tensors import Layer, is_depthwise, is_transposed, names_of, other_tensors, weight_layers
 
 log = logging.getLogger(__name__)
 INDIVISIBLE = ("skip", "pad", "error")
@@ -132,12 +132,11 @@ class Scope:
         """Why a layer stays dense; None: it does not."""
         if self.includes(layer):
             return None
-        depthwise = layer.is_conv and layer.module.groups > 1 and layer.module.weight.shape[1] == 1
         sizes = zip(layer.weight.shape, self.multiples or (), strict=False)
         reasons = {
             "first": self.skip_first and layer is layers[0],
             "classifier": self.skip_classifier and layer.name in classifier,
-            "depthwise": self.skip_depthwise and depthwise,
+            "depthwise": self.skip_depthwise and is_depthwise(layer),
             "linear": self.skip_linear and not layer.is_conv,
             "shortcut": self.skip_shortcuts and any(word in layer.name for word in SHORTCUTS) and _is_1x1(layer),
             "exclude": _matches(layer, self.exclude),

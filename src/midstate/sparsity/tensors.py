@@ -2,6 +2,7 @@
 
 from collections.abc import Collection
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
@@ -95,6 +96,17 @@ def is_transposed(module: nn.Module) -> bool:
     Rows, filters and groups of M neighbours lie along (out, in/groups, *K), so that they would be cut the wrong way.
     """
     return isinstance(module, _ConvTransposeNd) or type(module).__name__ == "Conv1D"
+
+
+def is_depthwise(layer: Layer) -> bool:
+    """Tell whether a layer is a convolution of one input channel a group."""
+    return layer.is_conv and layer.module.groups > 1 and layer.module.weight.shape[1] == 1
+
+
+def shape_of(layer: Layer) -> dict[str, Any]:
+    """What a layer is beside the shape of its weight, under the names of `LayerView`."""
+    stride = layer.module.stride[0] if layer.is_conv else 1
+    return {"stride": stride, "is_depthwise": is_depthwise(layer), "is_conv": layer.is_conv}
 
 
 def names_of(classifier: str | Collection[str] | None) -> frozenset[str]:

@@ -6,26 +6,30 @@ thousands of filters to a millionth of it, and where a layer has a hundred level
 
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from functools import partial
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor
 
 from midstate.common import checks
-from midstate.sparsity.allocations.base import Allocation, uniform_cost
+from midstate.sparsity.allocations.base import COMBINED, KNOWN, Allocation, budgets_of, check_budget, limit, options_of
 from midstate.sparsity.allocations.erk import erk_densities
 from midstate.sparsity.allocations.fitting import check_list, check_lowest, proportional
 from midstate.sparsity.criteria.base import of_inputs
 from midstate.sparsity.kernels.selection import Unrankable
 from midstate.sparsity.layers import LayerView
+from midstate.sparsity.observe import NUM_VECTORS
 from midstate.sparsity.patterns.nm import Level
 from midstate.sparsity.patterns.pattern import Pattern
 
+if TYPE_CHECKING:
+    import numpy as np
+
 log = logging.getLogger(__name__)
-SCORES = ("sensitivity", "weight_error", "erk", "owl", "random")
-BUDGETS = {"params": ("params",), "macs": ("macs",), "both": ("params", "macs")}
+SCORES = ("sensitivity", "hessian", "weight_error", "erk", "owl", "random")
 PER = ("layer", "filter")
 OUTLIER = 5.0  # a weight whose score is this many times its layer's mean is an outlier (OWL's M)
 SCALE = 1e5  # of the largest loss in the objective: the solver's absolute gap is 1e-6
@@ -40,13 +44,17 @@ class Budget(Allocation):
 
     Args:
         score: what a level costs in loss. `sensitivity`: rise of the training loss with this layer alone
-            at the level; `weight_error`: share of the layer's squared weights that goes; or the squared
-            distance, weighted by the layer's size, from a density wished for: `erk`, `owl` (more for
-            layers with more outliers), `random` (the control).
-        levels: levels to choose from, such as [1, 2, 4, 8]; None: all of the pattern's.
-        budget: `params`, `macs` or `both`.
+            at the level; where a level is a pair, bits of weights and of activations, each of the two is measured
+            with the other at the full level, and the rises are added. `hessian`: squared error of the layer's
+            weights times the mean eigenvalue of their Hessian (HAWQ-V2, arXiv 1911.03852). `weight_error`: share of
+            the layer's squared weights that goes; or the squared distance, weighted by the layer's size, from a
+            density wished for: `erk`, `owl` (more for layers with more outliers), `random` (the control).
+        levels: levels to choose from, such as [1, 2, 4, 8]; what is above a layer's full level counts as that. None:
+            all of the pattern's.
+        budget: `params`, `macs` or `both`; of a quantizer `size`, `bitops` or `latency`.
         per: `layer`, or `filter` (each filter has its own N; under N:M only).
         spread: `owl`: how far densities may lie from the uniform one (OWL's lambda).
+        vectors: `hessian`: random vectors for each batch of images, by which the trace is estimated.
     """
 
     score: str = "sensitivity"
@@ -54,21 +62,24 @@ class Budget(Allocation):
     budget: str = "params"
     per: str = "layer"
     spread: float = 0.25
+    vectors: int = NUM_VECTORS
     refresh: ClassVar[str] = "once"
+    pairs: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         checks.one_of("score", self.score, SCORES)
-        checks.one_of("budget", self.budget, BUDGETS)
+        checks.one_of("budget", self.budget, (*KNOWN, *COMBINED))
         checks.one_of("per", self.per, PER)
         checks.number("spread", self.spread, 0, 1)
+        checks.integer("vectors", self.vectors, 1)
         check_list(self.levels)
-        if self.per == "filter" and self.score in ("sensitivity", "owl", "erk"):
+        if self.per == "filter" and self.score not in ("weight_error", "random"):
             raise ValueError(f"per='filter': score={self.score} knows whole layers only; use weight_error or random")
 
     @property
     def needs(self) -> tuple[str, ...]:
-        """Two of the scores are measured."""
-        return {"sensitivity": ("loss",), "owl": ("input_norm",)}.get(self.score, ())
+        """Three of the scores are measured."""
+        return {"sensitivity": ("loss",), "hessian": ("hessian_trace",), "owl": ("input_norm",)}.get(self.score, ())
 
     @property
     def by_filter(self) -> bool:
@@ -76,22 +87,25 @@ class Budget(Allocation):
         return self.per == "filter"
 
     def check_layers(self, pattern: Pattern, layers: Sequence[LayerView]) -> None:
-        """Raise ValueError if even the lowest levels exceed a budget."""
-        lowest = [self._options(pattern, layer)[0] for layer in layers]
-        for kind in BUDGETS[self.budget]:
-            check_lowest(pattern, layers, lowest, kind)
+        """Raise ValueError if even the cheapest levels exceed a budget, or if it counts what there is not."""
+        check_budget(pattern, self.budget)
+        options = [options_of(pattern, layer, self.levels) for layer in layers]
+        for kind in self._kinds:
+            costs = [partial(layer.cost, pattern, budget=kind) for layer in layers]
+            cheapest = [min(levels, key=cost) for levels, cost in zip(options, costs, strict=True)]
+            check_lowest(pattern, layers, cheapest, kind)
 
     def allocate(self, pattern: Pattern, layers: Sequence[LayerView]) -> list[Level]:
         """One target level a layer; with `per=filter` a tensor (O,) each."""
-        options = [self._options(pattern, layer) for layer in layers]
+        options = [options_of(pattern, layer, self.levels) for layer in layers]
         pairs = list(zip(layers, options, strict=True))
         costs = [
-            [[layer.cost(pattern, level, kind) for level in levels] for layer, levels in pairs]
-            for kind in BUDGETS[self.budget]
+            [[layer.cost(pattern, level, kind) for level in each] for layer, each in pairs] for kind in self._kinds
         ]
-        limits = [uniform_cost(pattern, layers, kind) for kind in BUDGETS[self.budget]]
+        limits = [limit(pattern, layers, kind) for kind in self._kinds]
         if self.per == "layer":
-            chosen = solve(self._losses(pattern, layers, options), costs, limits)
+            losses = zip(self._losses(pattern, layers, options), options, strict=True)
+            chosen = solve([monotone(loss, levels) for loss, levels in losses], costs, limits)
             return [levels[at] for levels, at in zip(options, chosen, strict=True)]
         losses = [self._filter_losses(pattern, layer, levels) for layer, levels in pairs]
         rows = [len(loss) for loss in losses]
@@ -100,14 +114,16 @@ class Budget(Allocation):
             [[cost // num for cost in row] for row, num in zip(kind, rows, strict=True) for _ in range(num)]
             for kind in costs
         ]
-        chosen = torch.tensor(solve([row.tolist() for loss in losses for row in loss], costs, limits)).split(rows)
+        flat = [monotone(row.tolist(), levels) for loss, levels in zip(losses, options, strict=True) for row in loss]
+        chosen = torch.tensor(solve(flat, costs, limits)).split(rows)
         return [torch.tensor(levels)[at] for levels, at in zip(options, chosen, strict=True)]
 
-    def _options(self, pattern: Pattern, layer: LayerView) -> list[int]:
-        """The levels a layer may have, lowest first."""
-        return sorted(set(self.levels or pattern.choices(layer.shape)))
+    @property
+    def _kinds(self) -> tuple[str, ...]:
+        """Budgets that hold together."""
+        return COMBINED.get(self.budget, (self.budget,))
 
-    def _losses(self, pattern: Pattern, layers: Sequence[LayerView], options: list[list[int]]) -> list[list[float]]:
+    def _losses(self, pattern: Pattern, layers: Sequence[LayerView], options: list[list[Level]]) -> list[list[float]]:
         """Loss of every option of every layer."""
         pairs = list(zip(layers, options, strict=True))
         if self.score == "sensitivity":
@@ -116,7 +132,10 @@ class Budget(Allocation):
             )
             return [_sensitivity(pattern, layer, levels) for layer, levels in pairs]
         if self.score == "weight_error":
-            return [_weight_error(pattern, layer, levels).sum(0).tolist() for layer, levels in pairs]
+            return [_errors(pattern, layer, levels) for layer, levels in pairs]
+        if self.score == "hessian":
+            log.info(f"measuring the Hessian's trace of {len(layers)} layers, {self.vectors} vectors a batch")
+            return [_by_hessian(pattern, layer, levels) for layer, levels in pairs]
         wished = self._wished(pattern, layers)
         return [
             [layer.shape.numel() * (_density(pattern, layer, level) - wish) ** 2 for level in levels]
@@ -126,21 +145,38 @@ class Budget(Allocation):
     def _filter_losses(self, pattern: Pattern, layer: LayerView, levels: list[int]) -> Tensor:
         """Loss of every option of every filter: (O, options)."""
         if self.score == "weight_error":
-            return _weight_error(pattern, layer, levels)
+            return layer.filter_errors(pattern, levels)
         wish = torch.rand(layer.shape[0], 1, generator=layer.generator("allocation"))
         return layer.shape[1:].numel() * (torch.tensor(levels) / pattern.full(layer.shape) - wish) ** 2
 
     def _wished(self, pattern: Pattern, layers: Sequence[LayerView]) -> list[float]:
         """The density each layer would have if levels were continuous."""
-        dense = [layer.cost(pattern, pattern.full(layer.shape), "params") for layer in layers]
-        limit = uniform_cost(pattern, layers, "params")
+        kind = budgets_of(pattern)[0]
+        dense = [layer.cost(pattern, pattern.full(layer.shape), kind) for layer in layers]
+        allowed = limit(pattern, layers, kind)
         if self.score == "owl":
-            return _owl([_outliers(layer) for layer in layers], limit / sum(dense), self.spread)
+            return _owl([_outliers(layer) for layer in layers], allowed / sum(dense), self.spread)
         if self.score == "erk":
             raw = erk_densities(layers)
         else:
             raw = [float(torch.rand((), generator=layer.generator("allocation"))) for layer in layers]
-        return proportional(raw, [0.0] * len(layers), dense, limit, "params")
+        return proportional(raw, [0.0] * len(layers), dense, allowed, kind)
+
+
+def monotone(losses: Sequence[float], levels: Sequence[Level]) -> "np.ndarray":
+    """Losses of one layer's options by which a higher level never counts as worse: measured losses are noisy.
+
+    A level is higher than another where no component is lower: (8, 4) and (4, 8) say nothing of each other.
+
+    Args:
+        losses: one an option; NaN stays NaN.
+        levels: of the options, in any order, numbers or tuples of them.
+    """
+    import numpy as np
+
+    numbers = np.asarray(levels).reshape(len(levels), -1)
+    no_higher = (numbers[:, None] <= numbers[None]).all(2)
+    return np.where(no_higher, np.asarray(losses, dtype=float)[:, None], math.inf).min(0)
 
 
 def solve(
@@ -148,12 +184,11 @@ def solve(
 ) -> list[int]:
     """Choose one option an item so that the losses' sum is least and no sum of costs exceeds its limit.
 
-    A dearer option never counts as worse than a cheaper one (measured losses are noisy), and among choices
-    that are equal to a hundred-thousandth of the largest loss the dearest wins; so what is left of the limits
-    is never enough for one more level of anything.
+    Among choices that are equal to a hundred-thousandth of the largest loss the dearest wins; where no higher level
+    counts as worse, see `monotone`, what is left of the limits is never enough for one more level of anything.
 
     Args:
-        losses: one row an item, one loss an option, options from cheap to dear.
+        losses: one row an item, one loss an option, in any order.
         costs: for each limit, rows as in `losses`; whole numbers.
         limits: one or more.
 
@@ -170,16 +205,16 @@ def solve(
 
     if not all(math.isfinite(loss) for row in losses for loss in row):
         raise Unrankable("measured losses are not finite numbers: they cannot be ranked")
-    flat = np.concatenate([np.minimum.accumulate(np.asarray(row, dtype=float)) for row in losses])
+    flat = np.concatenate([np.asarray(row, dtype=float) for row in losses])
     item = np.repeat(np.arange(len(losses)), [len(row) for row in losses])
     one_each = csr_array((np.ones(len(flat)), (item, np.arange(len(flat)))))
     constraints = [LinearConstraint(one_each, 1, 1)]
     objective = SCALE * flat / (np.abs(flat).max() or 1.0)
     flat_costs = [np.concatenate(rows) for rows in costs]
-    for cost, limit in zip(flat_costs, limits, strict=True):
-        objective -= SCALE * 1e-5 * cost / max(1, limit)
+    for cost, allowed in zip(flat_costs, limits, strict=True):
+        objective -= SCALE * 1e-5 * cost / max(1, allowed)
         unit = np.gcd.reduce(cost) or 1  # small whole numbers: the solver's tolerance is absolute
-        constraints.append(LinearConstraint((cost // unit)[None], ub=limit // unit))
+        constraints.append(LinearConstraint((cost // unit)[None], ub=allowed // unit))
     gap = 0 if len(losses) <= EXACT else 1e-6
     options = {"mip_rel_gap": gap, "node_limit": NODES}
     found = milp(objective, integrality=1, bounds=(0, 1), constraints=constraints, options=options)
@@ -189,34 +224,58 @@ def solve(
     if not found.success:  # a limit of nodes, not of time: the same choice on every machine
         log.info(f"the solver's choice is within {100 * found.mip_gap:.2g} % of the best")
     chosen = np.flatnonzero(found.x > 0.5)
-    for cost, limit in zip(flat_costs, limits, strict=True):
-        assert cost[chosen].sum() <= limit, "the solver exceeded the budget"
+    for cost, allowed in zip(flat_costs, limits, strict=True):
+        assert cost[chosen].sum() <= allowed, "the solver exceeded the budget"
     starts = np.concatenate([[0], np.cumsum([len(row) for row in losses])[:-1]])
     return (chosen - starts).tolist()
 
 
-def _density(pattern: Pattern, layer: LayerView, level: int) -> float:
-    return pattern.kept(layer.shape, level) / layer.shape.numel()
+def _density(pattern: Pattern, layer: LayerView, level: Level) -> float:
+    """Share that a level keeps of what the dense layer costs."""
+    kind = budgets_of(pattern)[0]
+    return layer.cost(pattern, level, kind) / layer.cost(pattern, pattern.full(layer.shape), kind)
 
 
-def _sensitivity(pattern: Pattern, layer: LayerView, levels: list[int]) -> list[float]:
-    """Rise of the loss over the dense layer's, measured at a few levels and interpolated between them."""
+def _sensitivity(pattern: Pattern, layer: LayerView, levels: list[Level]) -> list[float]:
+    """Rise of the loss over the dense layer's; of pairs, the sum of what each component alone raises it by."""
+    full = pattern.full(layer.shape)
+    dense = layer.loss(full)
+    if not isinstance(full, tuple):
+        return _rises(layer, levels, full, dense, lambda value: value)
+    by_component = [
+        dict(zip(values, _rises(layer, values, full[k], dense, partial(_with, full, k)), strict=True))
+        for k, values in enumerate(sorted({level[k] for level in levels}) for k in range(len(full)))
+    ]
+    return [sum(rises[value] for rises, value in zip(by_component, level, strict=True)) for level in levels]
+
+
+def _rises(
+    layer: LayerView, values: list[int], full: int, dense: float, level_of: Callable[[int], Level]
+) -> list[float]:
+    """Rise of the loss over `dense` at values in ascending order, measured at a few and interpolated between them."""
     import numpy as np
 
-    full = pattern.full(layer.shape)
-    measured = sorted({levels[round(i)] for i in np.linspace(0, len(levels) - 1, min(len(levels), NUM_MEASURED))})
-    dense = layer.loss(full)
-    rises = [layer.loss(level) - dense if level != full else 0.0 for level in measured]
-    return np.interp(levels, measured, rises).tolist()
+    measured = sorted({values[round(i)] for i in np.linspace(0, len(values) - 1, min(len(values), NUM_MEASURED))})
+    rises = [layer.loss(level_of(value)) - dense if value != full else 0.0 for value in measured]
+    return np.interp(values, measured, rises).tolist()
 
 
-def _weight_error(pattern: Pattern, layer: LayerView, levels: list[int]) -> Tensor:
-    """Share of the layer's squared weights that each level takes away, by filter: (O, options)."""
-    squares, score = layer.weight.double().square(), layer.score()
-    gone = [
-        squares.where(~pattern.expand(pattern.mask(score, level), layer.shape), 0).flatten(1).sum(1) for level in levels
-    ]
-    return (torch.stack(gone, 1) / squares.sum().clamp_min(1e-300)).cpu()
+def _with(full: tuple[int, ...], k: int, value: int) -> tuple[int, ...]:
+    return (*full[:k], value, *full[k + 1 :])
+
+
+def _errors(pattern: Pattern, layer: LayerView, levels: list[Level]) -> list[float]:
+    """Share of the layer's squared weights that each level takes away."""
+    if layer.error_of is not None:
+        return [layer.error(pattern, level) for level in levels]
+    return layer.filter_errors(pattern, levels).sum(0).tolist()
+
+
+def _by_hessian(pattern: Pattern, layer: LayerView, levels: list[Level]) -> list[float]:
+    """Squared error at each level times the mean eigenvalue, 0 at least: an estimate may be below it."""
+    mean = max(0.0, layer.hessian_trace / layer.shape.numel()) if math.isfinite(layer.hessian_trace) else math.nan
+    squares = float(layer.weight.double().square().sum())
+    return [mean * squares * error for error in _errors(pattern, layer, levels)]
 
 
 def _outliers(layer: LayerView) -> float:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from midstate.common import checks
-from midstate.sparsity.allocations.base import BUDGETS, Allocation, uniform_cost
+from midstate.sparsity.allocations.base import KNOWN, Allocation, limit, lowest_level
 from midstate.sparsity.allocations.erk import erk_densities
 from midstate.sparsity.allocations.fitting import fit
 from midstate.sparsity.layers import LayerView
@@ -22,7 +22,7 @@ class _Control(Allocation):
     budget: str = "params"
 
     def __post_init__(self) -> None:
-        checks.one_of("budget", self.budget, BUDGETS)
+        checks.one_of("budget", self.budget, KNOWN)
 
 
 @dataclass(frozen=True)
@@ -51,11 +51,11 @@ class Collapsed(_Control):
     def allocate(self, pattern: Pattern, layers: Sequence[LayerView]) -> list[Level]:
         """One target level a layer."""
         levels = [pattern.full(layer.shape) for layer in layers]
-        limit = uniform_cost(pattern, layers, self.budget)
+        allowed, lowest = limit(pattern, layers, self.budget), lowest_level(pattern)
         for i, layer in enumerate(layers):
             others = sum(layers[j].cost(pattern, levels[j], self.budget) for j in range(len(layers)) if j != i)
-            choices = range(1, levels[i] + 1)
+            choices = range(lowest, levels[i] + 1)
             # The highest level within the budget, which is the least until the others are down to it.
-            fitting = bisect_right(choices, limit - others, key=lambda k, at=layer: at.cost(pattern, k, self.budget))
-            levels[i] = max(1, fitting)
+            fitting = bisect_right(choices, allowed - others, key=lambda k, at=layer: at.cost(pattern, k, self.budget))
+            levels[i] = max(lowest, lowest - 1 + fitting)
         return levels

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from midstate.common import checks
 from midstate.common.numbers import floor
-from midstate.sparsity.allocations.base import BUDGETS, Allocation, uniform_cost
+from midstate.sparsity.allocations.base import KNOWN, Allocation, check_budget, limit
 from midstate.sparsity.allocations.erk import erk_densities
 from midstate.sparsity.allocations.fitting import check_list, check_lowest, proportional
 from midstate.sparsity.layers import LayerView
@@ -57,7 +57,7 @@ class Domino(Allocation):
     searches: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        checks.one_of("budget", self.budget, BUDGETS)
+        checks.one_of("budget", self.budget, KNOWN)
         check_list(self.levels)
         for name in ("ready", "double_from", "erk_share"):
             checks.number(name, getattr(self, name), 0, 1)
@@ -67,7 +67,8 @@ class Domino(Allocation):
         checks.number("double_every", self.double_every, 1e-3, 1)
 
     def check_layers(self, pattern: NM, layers: Sequence[LayerView]) -> None:
-        """Raise ValueError if even the lowest levels exceed the budget."""
+        """Raise ValueError if even the lowest levels exceed the budget, or if it counts what there is not."""
+        check_budget(pattern, self.budget)
         check_lowest(pattern, layers, [self._levels(pattern)[0]] * len(layers), self.budget)
 
     def allocate(self, pattern: NM, layers: Sequence[LayerView]) -> list[Level]:
@@ -120,15 +121,15 @@ class Domino(Allocation):
             The walks afterwards.
         """
         walks = [dict(walk) for walk in walks]
-        limit = uniform_cost(pattern, layers, self.budget)
+        allowed = limit(pattern, layers, self.budget)
         shares = [_share_below(pattern, layer, walk) for layer, walk in zip(layers, walks, strict=True)]
         for i in sorted(range(len(layers)), key=lambda i: -shares[i]):
-            if shares[i] >= self.ready and self._cost_of(pattern, layers, walks) > limit and walks[i]["walked"] > 1:
+            if shares[i] >= self.ready and self._cost_of(pattern, layers, walks) > allowed and walks[i]["walked"] > 1:
                 walks[i]["walked"] -= 1
                 if walks[i]["walked"] in self._levels(pattern):
                     walks[i]["level"] = walks[i]["walked"]
         forced = 0
-        while progress == 1 and self._cost_of(pattern, layers, walks) > limit:
+        while progress == 1 and self._cost_of(pattern, layers, walks) > allowed:
             self._force(pattern, walks, shares)
             forced += 1
         if forced:
@@ -140,7 +141,7 @@ class Domino(Allocation):
 
     def met(self, pattern: NM, layers: Sequence[LayerView], walks: Sequence[Walk]) -> bool:
         """Tell whether the budget is met: the search is over."""
-        return self._cost_of(pattern, layers, walks) <= uniform_cost(pattern, layers, self.budget)
+        return self._cost_of(pattern, layers, walks) <= limit(pattern, layers, self.budget)
 
     def strengths(
         self, pattern: NM, layers: Sequence[LayerView], walks: Sequence[Walk], progress: float
@@ -151,7 +152,7 @@ class Domino(Allocation):
             doublings = min(MOST_DOUBLINGS, 1 + floor((progress - self.double_from) / self.double_every))
         dense = [layer.cost(pattern, pattern.m, "params") for layer in layers]
         wished = proportional(
-            erk_densities(layers), [0.0] * len(layers), dense, uniform_cost(pattern, layers, "params"), "params"
+            erk_densities(layers), [0.0] * len(layers), dense, limit(pattern, layers, "params"), "params"
         )
         residual = [max(0.0, walk["level"] / pattern.m - wish) for walk, wish in zip(walks, wished, strict=True)]
         macs = [layer.cost(pattern, walk["level"], "macs") for layer, walk in zip(layers, walks, strict=True)]

@@ -7,7 +7,7 @@ import torch
 
 from midstate.common import checks
 from midstate.common.numbers import EPSILON, floor
-from midstate.sparsity.allocations.base import BUDGETS, uniform_cost
+from midstate.sparsity.allocations.base import budgets_of, limit, lowest_level, uniform_cost
 from midstate.sparsity.layers import LayerView
 from midstate.sparsity.patterns.nm import Level
 from midstate.sparsity.patterns.pattern import Pattern
@@ -26,16 +26,17 @@ def fit(
         lowest: densities no layer goes below.
         pattern: what levels mean.
         layers: shapes and costs.
-        budget: `params` or `macs`.
+        budget: `params` or `macs`, or what a quantizer counts in.
 
     Raises:
         ValueError: the lowest levels already exceed the budget.
     """
     full = [pattern.full(layer.shape) for layer in layers]
-    least = [max(1, ceil(low * size - EPSILON)) for low, size in zip(lowest, full, strict=True)]
+    floor_of_all = lowest_level(pattern)
+    least = [max(floor_of_all, ceil(low * size - EPSILON)) for low, size in zip(lowest, full, strict=True)]
     lowest = [level / size for level, size in zip(least, full, strict=True)]
     dense = [layer.cost(pattern, size, budget) for layer, size in zip(layers, full, strict=True)]
-    density = proportional(raw, lowest, dense, uniform_cost(pattern, layers, budget), budget)
+    density = proportional(raw, lowest, dense, limit(pattern, layers, budget), budget)
     wanted = [share * size for share, size in zip(density, full, strict=True)]
     return use_up([floor(level) for level in wanted], wanted, least, pattern, layers, budget)
 
@@ -92,7 +93,7 @@ def use_up(
     def step(i: int, change: int) -> int:
         return layers[i].cost(pattern, levels[i] + change, budget) - layers[i].cost(pattern, levels[i], budget)
 
-    left = uniform_cost(pattern, layers, budget)
+    left = limit(pattern, layers, budget)
     left -= sum(layer.cost(pattern, level, budget) for layer, level in zip(layers, levels, strict=True))
     while left < 0:
         above = [i for i in range(len(layers)) if levels[i] > least[i]]
@@ -121,12 +122,13 @@ def compare_with_uniform(pattern: Pattern, layers: Sequence[LayerView], levels: 
         of prunable weights in layers (or filters) that left the uniform level.
     """
     report = {}
-    for budget in BUDGETS:
+    for budget in budgets_of(pattern):
         used = sum(layer.cost(pattern, level, budget) for layer, level in zip(layers, levels, strict=True))
         report[f"{budget}_slack"] = 1 - used / uniform_cost(pattern, layers, budget)
+    uniform = [torch.as_tensor(pattern.target(layer.shape)) for layer in layers]
     moved = sum(
-        layer.shape.numel() * float(torch.as_tensor(level).ne(pattern.target(layer.shape)).float().mean())
-        for layer, level in zip(layers, levels, strict=True)
+        layer.shape.numel() * float(torch.as_tensor(level).ne(target).float().mean())
+        for layer, level, target in zip(layers, levels, uniform, strict=True)
     )
     return {**report, "moved": moved / sum(layer.shape.numel() for layer in layers)}
 
@@ -144,8 +146,8 @@ def check_list(levels: object) -> None:
 def check_lowest(pattern: Pattern, layers: Sequence[LayerView], lowest: Sequence[Level], budget: str) -> None:
     """Raise ValueError if even the lowest levels, one a layer, exceed the budget."""
     cost = sum(layer.cost(pattern, level, budget) for layer, level in zip(layers, lowest, strict=True))
-    if cost > (limit := uniform_cost(pattern, layers, budget)):
+    if cost > (allowed := limit(pattern, layers, budget)):
         raise ValueError(
-            f"allocation: the lowest levels cost {cost:,} {budget}, and the budget is {limit:,}; ask for less "
+            f"allocation: the lowest levels cost {cost:,} {budget}, and the budget is {allowed:,}; ask for less "
             "sparsity, or give lower levels"
         )

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from midstate.common import checks
 from midstate.common.numbers import floor
-from midstate.sparsity.allocations.base import BUDGETS, Allocation, uniform_cost
+from midstate.sparsity.allocations.base import KNOWN, Allocation, check_budget, limit, lowest_level
 from midstate.sparsity.allocations.fitting import use_up
 from midstate.sparsity.kernels.selection import count_largest, refuse_nan
 from midstate.sparsity.layers import LayerView
@@ -18,7 +18,7 @@ from midstate.sparsity.patterns.pattern import Pattern
 
 NORMALISERS = ("none", "mean")
 REFRESHES = ("once", "tick")
-COUNTED = (*BUDGETS, "units")
+COUNTED = (*KNOWN, "units")
 CHUNK = 2**17  # weights whose sums in fp64 exist at a time
 TINY = torch.finfo(torch.float32).tiny  # instead of 0 below a fraction: a layer of zeros scores 0
 
@@ -47,7 +47,8 @@ class Global(Allocation):
         checks.one_of("budget", self.budget, COUNTED)
 
     def check_layers(self, pattern: Pattern, layers: Sequence[LayerView]) -> None:
-        """Raise ValueError if the floor alone exceeds the budget."""
+        """Raise ValueError if the floor alone exceeds the budget, or if it counts what there is not."""
+        check_budget(pattern, self.budget)
         floors_of(pattern, layers, self.min_density, self.budget)
 
     def allocate(self, pattern: Pattern, layers: Sequence[LayerView]) -> list[Level]:
@@ -77,7 +78,7 @@ def ranked(
     what is left of the budget. Where a level is more than one unit (N:M), the count is rounded down to a
     level, and the budget left over raises the layers that lost most.
     """
-    limit = uniform_cost(pattern, layers, budget)
+    allowed = limit(pattern, layers, budget)
     floors = floors_of(pattern, layers, min_density, budget)
     scores = [partial(_comparable, layer, make_comparable) for layer in layers]
     full = [pattern.full(layer.shape) for layer in layers]
@@ -88,7 +89,7 @@ def ranked(
     at_floor: list[int] = []
     while len(at_floor) < len(layers):
         free = [i for i in range(len(layers)) if i not in at_floor]
-        left = limit - sum(layers[i].cost(pattern, floors[i], budget) for i in at_floor)
+        left = allowed - sum(layers[i].cost(pattern, floors[i], budget) for i in at_floor)
         counts = count_largest(*([each[i] for i in free] for each in (scores, sizes, unit)), left)
         wanted = {i: count * full[i] / sizes[i] for i, count in zip(free, counts, strict=True)}
         below = [i for i in free if wanted[i] < floors[i]]
@@ -105,11 +106,11 @@ def floors_of(pattern: Pattern, layers: Sequence[LayerView], min_density: float,
     Raises:
         ValueError: they alone exceed the budget.
     """
-    floors = [max(1, floor(min_density * pattern.full(layer.shape))) for layer in layers]
+    floors = [max(lowest_level(pattern), floor(min_density * pattern.full(layer.shape))) for layer in layers]
     lowest = sum(layer.cost(pattern, least, budget) for layer, least in zip(layers, floors, strict=True))
-    if lowest > (limit := uniform_cost(pattern, layers, budget)):
+    if lowest > (allowed := limit(pattern, layers, budget)):
         raise ValueError(
-            f"min_density={min_density}: this floor alone costs {lowest:,} {budget}, and the budget is {limit:,}"
+            f"min_density={min_density}: this floor alone costs {lowest:,} {budget}, and the budget is {allowed:,}"
         )
     return floors
 

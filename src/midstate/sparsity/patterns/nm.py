@@ -17,8 +17,9 @@ from midstate.common import checks
 from midstate.sparsity.kernels.selection import keep_largest
 
 GROUP_DIM = 2  # of the grouped view (O, G, M, *K)
-# A layer's level: how many units are kept in each group; under N:M also one number for each filter.
-Level = int | Tensor
+# A layer's level: how many units are kept in each group; under N:M also one number for each filter. Of a quantizer:
+# bits, or a pair, bits of weights and of activations.
+Level = int | Tensor | tuple[int, ...]
 
 
 def grouped(weight: Tensor, m: int) -> Tensor:
@@ -86,6 +87,7 @@ class NM:
     unit: ClassVar[str] = "weight"
     group: ClassVar[str] = "neighbours"
     nominal_density: ClassVar[float | None] = None  # N / M is what is kept but for partial groups
+    budgets: ClassVar[tuple[str, ...]] = ("params", "macs")  # in which what a level costs can be counted
     n: int
     m: int
 

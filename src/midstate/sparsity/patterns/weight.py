@@ -23,6 +23,7 @@ class Weight:
     name: ClassVar[str] = "weight"
     unit: ClassVar[str] = "weight"  # what goes together: weight or filter
     group: ClassVar[str] = "layer"  # among which it is ranked: layer, row or neighbours
+    budgets: ClassVar[tuple[str, ...]] = ("params", "macs")  # in which what a level costs can be counted
     sparsity: float
     num_jumps: ClassVar[int] = 16  # places where gaps are probed; the states themselves are countless
 
