@@ -115,7 +115,6 @@ def test_a_finetune_is_sgd_on_the_masked_network_by_hand():
     plain = network()
     plain[3].p = 0.0
     masks = [Weight(0.5).mask(plain[i].weight.detach().abs(), level) for i, level in ((0, 12), (4, 100))]
-    order = torch.randperm(40, generator=torch.Generator().manual_seed(_seed_of(pruner)))
     optimizer = torch.optim.SGD(plain.parameters(), 0.05, 0.9, weight_decay=0.01)
     generator = torch.Generator().manual_seed(_seed_of(pruner))
     steps = []
