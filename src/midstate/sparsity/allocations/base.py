@@ -8,10 +8,11 @@ never exceeded, and what is left over is less than one level of any layer that c
 from collections.abc import Sequence
 from typing import ClassVar
 
+from midstate.common import limits
 from midstate.sparsity.layers import LayerView
 from midstate.sparsity.patterns.pattern import Pattern
 
-BUDGETS = ("params", "macs")
+BUDGETS = limits.BUDGETS
 
 
 def uniform_cost(pattern: Pattern, layers: Sequence[LayerView], budget: str) -> int:

@@ -13,10 +13,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from midstate.common import checks
+from midstate.common import limits
 from midstate.sparsity.allocations.base import Allocation, uniform_cost
 from midstate.sparsity.allocations.erk import erk_densities
-from midstate.sparsity.allocations.fitting import check_list, check_lowest, proportional
+from midstate.sparsity.allocations.fitting import check_lowest, proportional
 from midstate.sparsity.criteria.base import of_inputs
 from midstate.sparsity.kernels.selection import Unrankable
 from midstate.sparsity.layers import LayerView
@@ -24,9 +24,7 @@ from midstate.sparsity.patterns.nm import Level
 from midstate.sparsity.patterns.pattern import Pattern
 
 log = logging.getLogger(__name__)
-SCORES = ("sensitivity", "weight_error", "erk", "owl", "random")
 BUDGETS = {"params": ("params",), "macs": ("macs",), "both": ("params", "macs")}
-PER = ("layer", "filter")
 OUTLIER = 5.0  # a weight whose score is this many times its layer's mean is an outlier (OWL's M)
 SCALE = 1e5  # of the largest loss in the objective: the solver's absolute gap is 1e-6
 EXACT = 500  # items; of more, such as filters, the optimum is proven to a millionth: the last bit can take forever
@@ -57,13 +55,7 @@ class Budget(Allocation):
     refresh: ClassVar[str] = "once"
 
     def __post_init__(self) -> None:
-        checks.one_of("score", self.score, SCORES)
-        checks.one_of("budget", self.budget, BUDGETS)
-        checks.one_of("per", self.per, PER)
-        checks.number("spread", self.spread, 0, 1)
-        check_list(self.levels)
-        if self.per == "filter" and self.score in ("sensitivity", "owl", "erk"):
-            raise ValueError(f"per='filter': score={self.score} knows whole layers only; use weight_error or random")
+        limits.budget(vars(self))
 
     @property
     def needs(self) -> tuple[str, ...]:
