@@ -99,16 +99,11 @@ class Scope:
                 )
         if not chosen:
             raise ValueError(f"scope: no layer is left to prune of {[layer.name for layer in layers]}")
-        if (
-            self.skip_classifier
-            and not heads
-            and layers
-            and layers[-1] in chosen
-            and isinstance(layers[-1].module, nn.Linear)
-        ):
+        last = layers[-1] if layers else None
+        if self.skip_classifier and not heads and last in chosen and isinstance(last.module, nn.Linear):
             log.warning(
-                f"warning: classifier=None: none is known, so skip_classifier leaves none out, and {layers[-1].name}, "
-                "the network's last layer, is pruned; if it is the classifier, give its name"
+                f"warning: classifier=None: none is known, so skip_classifier leaves none out, and {last.name}, the "
+                "network's last layer, is pruned; if it is the classifier, give its name"
             )
         for layer in added if pattern is None else set(added) & set(chosen):
             _follow(layer.module)
