@@ -52,10 +52,11 @@ def check_values(config: DictConfig) -> None:
         ConfigError: names the setting, its value and what is allowed.
     """
     typed = OmegaConf.to_container(config.hydra.overrides.task, resolve=False)
+    choices = dict(config.hydra.runtime.choices)
     config = deepcopy(config)
     with open_dict(config):
         del config["hydra"]
-    check_root(config, typed)
+    check_root(config, typed, choices)
     tree = OmegaConf.to_container(config, resolve=True)
     if not all(isinstance(tree[group], dict) for group in ("schedule", "trainer")):
         return  # nothing can be built of it

@@ -97,6 +97,7 @@ class Pruner:
             model, method, self.layers, self._weights, self._attached.masked, uses_of, classifier, seed, sample, gammas,
             self._before_measuring,
         )  # fmt: skip
+        self._network.try_scoring()
         self._network.try_measuring()
         method.allocation.check_layers(method.pattern, self._network.views())
         if method.allocation.refresh == "never":
