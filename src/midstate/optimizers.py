@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn, optim
 
-from midstate.common import limits
+from midstate.common import training_limits
 from midstate.common.times import steps_of, warn_if_longer
 
 log = logging.getLogger(__name__)
@@ -67,7 +67,7 @@ class _Optimizer:
     warmup: float | str
     decay: str
     milestones: list[float | str] = field(default_factory=list)
-    factors: float | list[float] = limits.FACTOR
+    factors: float | list[float] = training_limits.FACTOR
     every: str = "1it"
     weight_decay_1d: bool = True
 
@@ -114,7 +114,7 @@ class SGD(_Optimizer):
     nesterov: bool
 
     def __post_init__(self) -> None:
-        limits.sgd(vars(self))
+        training_limits.sgd(vars(self))
 
     def create(self, model: nn.Module) -> optim.Optimizer:
         """Make the optimizer of a model's parameters; the loop sets its learning rate before every step."""
@@ -135,7 +135,7 @@ class AdamW(_Optimizer):
     beta2: float
 
     def __post_init__(self) -> None:
-        limits.adamw(vars(self))
+        training_limits.adamw(vars(self))
 
     def create(self, model: nn.Module) -> optim.Optimizer:
         """Make the optimizer of a model's parameters; the loop sets its learning rate before every step."""

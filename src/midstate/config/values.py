@@ -14,7 +14,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from midstate.common import limits
+from midstate.common import limits, training_limits
 from midstate.common.errors import ConfigError
 from midstate.common.secrets import redact
 from midstate.common.times import steps_of
@@ -22,9 +22,9 @@ from midstate.config.building import named
 from midstate.config.schema import check_root
 
 LIMITS: dict[str, Callable[[limits.Fields], None]] = {
-    "midstate.engine.Trainer": limits.trainer,
-    "midstate.optimizers.SGD": limits.sgd,
-    "midstate.optimizers.AdamW": limits.adamw,
+    "midstate.engine.Trainer": training_limits.trainer,
+    "midstate.optimizers.SGD": training_limits.sgd,
+    "midstate.optimizers.AdamW": training_limits.adamw,
     **{
         f"midstate.sparsity.{name}": check
         for check, names in (

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from midstate.common import limits
+from midstate.common import training_limits
 from midstate.engine.sensitivity import KINDS
 
 
@@ -32,4 +32,4 @@ class Trainer:
     mode: str = "train"
 
     def __post_init__(self) -> None:
-        limits.trainer(vars(self))
+        training_limits.trainer(vars(self))
