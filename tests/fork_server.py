@@ -16,7 +16,7 @@ from multiprocessing import get_context
 from pathlib import Path
 
 IMPORTS = ("hydra.main", "torch._dynamo", "matplotlib.pyplot", "wandb")
-LIMIT = 180  # seconds, of a command
+LIMIT = 600  # seconds, of a command
 
 
 def main() -> None:
