@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,18 @@ from PIL import Image
 from midstate.config import compose
 from midstate.runs.checkpoint import checkpoints, digest
 
-__all__ = ["ALONE", "ROOT", "TINY", "Tree", "assert_checkpoints_whole", "begin", "composed", "start", "wait_for"]
+__all__ = [
+    "ALONE",
+    "ROOT",
+    "TINY",
+    "Tree",
+    "assert_checkpoints_whole",
+    "begin",
+    "composed",
+    "forks",
+    "start",
+    "wait_for",
+]
 
 ROOT = Path(__file__).parents[1]
 os.environ.setdefault("MATPLOTLIBRC", str(ROOT / "tests" / "matplotlibrc"))  # of the processes, too
@@ -52,15 +64,14 @@ def _composed(overrides: tuple[str, ...]) -> tuple[DictConfig, DictConfig]:
     return compose.composed(*overrides), HydraConfig.instance().cfg
 
 
-@pytest.fixture(scope="session")
-def fork(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., subprocess.CompletedProcess]]:
-    """Run `train.py` in a process that is forked from one which has imported torch already."""
-    output = tmp_path_factory.mktemp("output")
-    command = [sys.executable, str(ROOT / "tests" / "fork_server.py")]
+@contextmanager
+def forks(place: Path, *imported: str) -> Iterator[Callable[..., subprocess.CompletedProcess]]:
+    """Run Python commands in processes forked from one that has imported the libraries and these modules already."""
+    command = [sys.executable, str(ROOT / "tests" / "fork_server.py"), *imported]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as server:
 
         def run(*arguments: str, cwd: Path, env: dict[str, str]) -> subprocess.CompletedProcess:
-            files = [output / name for name in ("out", "err")]
+            files = [place / name for name in ("out", "err")]
             for file in files:
                 file.write_text("")
             request = {"arguments": arguments, "cwd": str(cwd), "environment": env}
@@ -69,6 +80,13 @@ def fork(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., sub
             return subprocess.CompletedProcess(arguments, status, *(file.read_text() for file in files))
 
         yield run
+
+
+@pytest.fixture(scope="session")
+def fork(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., subprocess.CompletedProcess]]:
+    """Run `train.py` in a process that is forked from one which has imported all of it already."""
+    with forks(tmp_path_factory.mktemp("output"), "midstate.runs.run", "midstate.runs.figures") as run:
+        yield lambda *overrides, **where: run(str(ROOT / "train.py"), *overrides, **where)
 
 
 @pytest.fixture

@@ -25,6 +25,7 @@ from midstate.config.overrides import check_command_line
         ("--batch_size 64", "--batch_size: no such option; a setting is written without dashes"),
         ("--batch-size=64", "did you mean trainer.batch_size?"),
         ("-x", "--help shows what there is"),
+        ("pruner=nm -m seed=1", "seed: settings stand on both sides of an option; write all of them behind it"),
         ("optimizer.lr=1=2", "optimizer.lr=1=2: not readable"),
         ("+model.arguments.x=a=b", "put the value into quotes: '+model.arguments.x=\"a=b\"'"),
     ],

@@ -37,6 +37,29 @@ def test_the_examples_run_as_they_stand(tmp_path):
             assert summary["layers"][0]["target"] > summary["layers"][-1]["target"] + 0.1
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "train.py", "pruner/criterion=movement"),
+        ("train.py", "-m", "launcher=slurm_local", "pruner/criterion=movement,l1"),
+    ],
+    ids=["torchrun", "submitit"],
+)
+def test_processes_that_others_begin_find_the_members_too(tmp_path, command):
+    tree = Tree(tmp_path)
+    tree.write(FILES)
+    done = tree.python(*command, "pruner=magnitude", "debug=fast", "logger=none", "trainer.device=cpu", *TINY)
+    assert done.returncode == 0, done.stderr
+    runs = list(tmp_path.glob("outputs/magnitude/*/seed0"))
+    configs = [(run / "config.yaml").read_text() for run in runs]
+    assert len(configs) == 1 + ("-m" in command[1:])
+    assert sum("movement.py: " in config for config in configs) == 1
+    assert all(
+        (path.parent / "summary.json").exists() for path in tmp_path.glob("outputs/magnitude/*/seed0/config.yaml")
+    )
+
+
 def test_a_wrong_setting_is_refused_as_the_page_says(tmp_path):
     tree = Tree(tmp_path)
     tree.write(FILES)

@@ -182,7 +182,7 @@ def _attach(
     warn_of_scope(pruner, model, uses)
     warn_of_end(pruner, total_steps)
     warn_of_long_times(pruner, plan.parts.trainer.checkpoint_every, steps_per_epoch, total_steps)
-    warn_of_start(pruner)
+    warn_of_start(pruner, model)
     return pruner
 
 
