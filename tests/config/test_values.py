@@ -21,7 +21,10 @@ WRONG = {
     ("optimizer.lr=-1",): "optimizer.lr=-1: must be a number, 0 or more",
     ("trainer.epochs=0",): "trainer.epochs=0: must be a whole number, 1 or more",
     ("pruner=magnitude", "pruner.sparsity=1.5"): "pruner.sparsity=1.5: must be a number from 0 to 1",
-    ("pruner=nm_mixed", "pruner.budget=all"): "pruner.budget='all': must be one of params, macs, size, bitops, latency, both",
+    (
+        "pruner=nm_mixed",
+        "pruner.budget=all",
+    ): "pruner.budget='all': must be one of params, macs, size, bitops, latency, both",
 }
 
 
