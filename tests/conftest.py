@@ -37,7 +37,7 @@ TINY = (
 )
 
 # What an interpreter reads when it begins.
-FRESH = {"PATH", "PYTHONPATH", "PYTHONIOENCODING", "PYTHONUTF8", "LC_ALL"}
+FRESH = {"PATH", "PYTHONPATH", "PYTHONIOENCODING"}
 
 # What a preset is to be given to run by itself, where no trained weights lie about.
 ALONE = {"asp": ("trainer.mode=train", "schedule.start=0.5"), "domino": ("trainer.mode=train",)}
