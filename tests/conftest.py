@@ -48,6 +48,9 @@ TINY = (
     "logger=none",
 )
 
+# What an interpreter reads when it begins.
+FRESH = {"PATH", "PYTHONPATH", "PYTHONIOENCODING"}
+
 # What a preset is to be given to run by itself, where no trained weights lie about.
 ALONE = {"asp": ("trainer.mode=train", "schedule.start=0.5"), "domino": ("trainer.mode=train",)}
 
@@ -93,13 +96,13 @@ def fork(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., sub
 def start(tmp_path: Path, request: pytest.FixtureRequest) -> Callable[..., subprocess.CompletedProcess]:
     """Run `train.py` in a process of its own, in an empty directory.
 
-    Sweeps and other search paths depend on how the interpreter begins, and --help on what it imports: they have a
-    fresh one. Others are forked.
+    Sweeps, other search paths and other encodings depend on how the interpreter begins, and --help on what it imports:
+    they have a fresh one. Others are forked.
     """
 
     def run(*overrides: str, **environment: str) -> subprocess.CompletedProcess:
         env = {**os.environ, **environment}
-        if not {"-m", "--help"} & {*overrides} and not {"PATH", "PYTHONPATH"} & {*environment}:
+        if not {"-m", "--help"} & {*overrides} and not FRESH & {*environment}:
             return request.getfixturevalue("fork")(*overrides, cwd=tmp_path, env=env)
         command = [sys.executable, str(ROOT / "train.py"), *overrides]
         return subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=180)
@@ -147,9 +150,12 @@ def assert_checkpoints_whole(directory: Path) -> None:
         assert state.pop("digest") == digest(state)
 
 
+torch.set_num_threads(1)  # fixtures of modules come before those of tests
+
+
 @pytest.fixture(autouse=True)
 def _one_thread() -> None:
-    torch.set_num_threads(1)
+    torch.set_num_threads(1)  # again, where a run has set another number
 
 
 _PLAN = """
