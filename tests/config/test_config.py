@@ -112,7 +112,10 @@ def test_nm_is_sparse_from_the_first_step_and_takes_a_schedule_when_told():
             "pruner=nm_mixed pruner.per=filter pruner.score=random pruner/path=n pruner.granularity=group",
             "per=filter gives filters of one layer different N's, and granularity=group needs one",
         ),
-        ("pruner=magnitude pruner/allocation=budget pruner.levels=[1,2]", "levels=[1, 2]: lists N's of N:M"),
+        (
+            "pruner=magnitude pruner/allocation=erk pruner.budget=size",
+            "budget='size': counts bits, and pattern=weight prunes; use params or macs",
+        ),
         ("pruner=nm_mixed pruner.levels=[4,8]", "levels=[4, 8]: all exceed the budget, uniform 2:8"),
         (
             "pruner=filter pruner.skip_classifier=false",

@@ -22,6 +22,7 @@ WORDS = {
         "pruner.allocation.budget",
         "pruner.allocation.normalise",
         "pruner.allocation.per",
+        "pruner.allocation.repair",
         "pruner.allocation.score",
         "pruner.narrow.match",
         "pruner.path.frames",

@@ -25,6 +25,7 @@ from midstate.sparsity import (
     Schedule,
     Scope,
     Soft,
+    Uniform,
     Unrankable,
     Update,
     Weight,
@@ -199,6 +200,14 @@ def test_a_pruner_searches_when_pruning_begins_and_its_checkpoint_goes_on(make):
     assert resumed.levels == whole.levels
     assert all(torch.equal(a, b) for a, b in zip(resumed.masks, whole.masks, strict=True))
     assert "agent" not in whole.state_dict()["search"]["state"]
+
+
+def test_only_what_says_how_to_finetune_may_need_trials():
+    class Own(Uniform):
+        needs = ("trial",)
+
+    with pytest.raises(ValueError, match=r"allocation=Own: needs=\('trial',\): is for allocations that say how"):
+        Method(Scope(), Weight(0.5), L1(), Own(), Direct(), Update(), Hard())
 
 
 def test_views_say_what_kind_of_layer_they_are():

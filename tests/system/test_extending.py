@@ -73,6 +73,7 @@ def test_a_wrong_setting_is_refused_as_the_page_says(tmp_path):
 
 def test_the_table_has_every_field_of_a_layer():
     table = set(re.findall(r"^\| `layer\.(\w+)", DOCS, re.MULTILINE))
-    given = {"parameter", "in_force", "score_of", "loss_of", "measure", "generators"}  # by the pruner, to build it
+    # By the pruner, to build it.
+    given = {"parameter", "in_force", "score_of", "loss_of", "cost_of", "error_of", "measure", "generators"}
     fields = {*LayerView.__dataclass_fields__} - given
     assert table == fields | {name for name in vars(LayerView) if not name.startswith("_")} - given
