@@ -43,6 +43,11 @@ BESIDE = {
     "pruner/estimator=candidates": ("pruner=lbc",),
     **{f"data/augmentation={name}": ("data=imagefolder",) for name in ("crops", "lighting", "timm")},
     "pruner/allocation=scheme": ("pruner.scheme=tests/scheme.json",),
+    **{f"{group}={member}": ("quantizer=uniform",) for group, member in MEMBERS if group.startswith("quantizer/")},
+    "quantizer/grid=levels": ("quantizer=ddq",),
+    "quantizer/estimator=ddq": ("quantizer=ddq",),
+    "quantizer/allocation=gates": ("quantizer=ddq",),
+    "quantizer/allocation=scheme": ("quantizer=uniform", "quantizer.scheme=tests/scheme.json"),
 }
 
 

@@ -19,7 +19,7 @@ from midstate.config.overrides import check_command_line
         ("machine.device=1", "known in machine: device_index, workers, prefetch"),
         ("pruner/order=inverse", "did you mean pruner.order?\nknown groups: pruner/allocation, pruner/criterion"),
         ("pruner/pth=blocks", "known groups: pruner/allocation, pruner/criterion"),
-        ("path=blocks", "did you mean pruner/path?"),
+        ("path=blocks", "did you mean pruner/path or quantizer/path?"),
         ("foo=1", "the groups are claim, data, debug"),
         ("foo=1", "without a group: seed, run_dir, rerun"),
         ("--batch_size 64", "--batch_size: no such option; a setting is written without dashes"),

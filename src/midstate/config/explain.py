@@ -122,7 +122,8 @@ def suggest_key(typed: str) -> str:
     if prefix:
         return f"{guess}\nknown in {prefix}: {', '.join(key.removeprefix(f'{prefix}.') for key in inside)}"
     top = ", ".join(sorted(name for name in groups if "/" not in name))
-    return guess or f"; the groups are {top}; without a group: {', '.join(key for key in keys if '.' not in key)}"
+    alone = ", ".join(key for key in keys if "." not in key and key not in groups)
+    return guess or f"; the groups are {top}; without a group: {alone}"
 
 
 def _member_files() -> dict[str, Path]:
