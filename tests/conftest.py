@@ -49,7 +49,7 @@ TINY = (
 )
 
 # What an interpreter reads when it begins.
-FRESH = {"PATH", "PYTHONPATH", "PYTHONIOENCODING"}
+FRESH = {"PATH", "PYTHONPATH", "PYTHONIOENCODING", "LC_ALL", "PYTHONUTF8"}
 
 # What a preset is to be given to run by itself, where no trained weights lie about.
 ALONE = {"asp": ("trainer.mode=train", "schedule.start=0.5"), "domino": ("trainer.mode=train",)}

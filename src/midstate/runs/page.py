@@ -36,7 +36,7 @@ def write_page(directory: Path, summary: dict[str, Any], title: str) -> None:
         layers=summary["layers"],
         config=(directory / "config.yaml").read_text(),
     )
-    write_atomically(directory / NAME, page.encode())
+    write_atomically(directory / NAME, page.encode(errors="surrogateescape"))  # letters of paths as they are
 
 
 def _embedded(path: Path) -> str:
