@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from midstate.common import checks
+from midstate.sparsity.allocations.scheme import content_digest
 from midstate.sparsity.tensors import Layer
 
 
@@ -63,6 +64,10 @@ class Latency:
                 )
             if missing := [f"{w},{a}" for w, a in pairs if f"{w},{a}" not in found["us"]]:
                 raise ValueError(f"latency={self.path!r}: {layer.name} has none at bits {', '.join(missing[:4])}")
+
+    def digest(self) -> str:
+        """Identify the content, whatever its layout, and whatever is said of the machine."""
+        return content_digest({name: [layer["shape"], layer["us"]] for name, layer in self.layers.items()})
 
     def of(self, name: str, weight: int, activation: int) -> int:
         """Microseconds of a layer."""
