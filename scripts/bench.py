@@ -23,6 +23,7 @@ COMMANDS = {
     "gate": 5,
     "mask": 15,
     "parallel": 15,
+    "quantized_step": 9,
     "ranking": 5,
     "refresh": 30,
     "scaling": 7,

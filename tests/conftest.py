@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,18 @@ from PIL import Image
 from midstate.config import compose
 from midstate.runs.checkpoint import checkpoints, digest
 
-__all__ = ["ALONE", "ROOT", "TINY", "Tree", "assert_checkpoints_whole", "begin", "composed", "start", "wait_for"]
+__all__ = [
+    "ALONE",
+    "ROOT",
+    "TINY",
+    "Tree",
+    "assert_checkpoints_whole",
+    "begin",
+    "composed",
+    "forks",
+    "start",
+    "wait_for",
+]
 
 ROOT = Path(__file__).parents[1]
 os.environ.setdefault("MATPLOTLIBRC", str(ROOT / "tests" / "matplotlibrc"))  # of the processes, too
@@ -35,6 +47,9 @@ TINY = (
     "trainer.max_steps_per_epoch=6",
     "logger=none",
 )
+
+# What an interpreter reads when it begins.
+FRESH = {"PATH", "PYTHONPATH", "PYTHONIOENCODING"}
 
 # What a preset is to be given to run by itself, where no trained weights lie about.
 ALONE = {"asp": ("trainer.mode=train", "schedule.start=0.5"), "domino": ("trainer.mode=train",)}
@@ -52,15 +67,14 @@ def _composed(overrides: tuple[str, ...]) -> tuple[DictConfig, DictConfig]:
     return compose.composed(*overrides), HydraConfig.instance().cfg
 
 
-@pytest.fixture(scope="session")
-def fork(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., subprocess.CompletedProcess]]:
-    """Run `train.py` in a process that is forked from one which has imported torch already."""
-    output = tmp_path_factory.mktemp("output")
-    command = [sys.executable, str(ROOT / "tests" / "fork_server.py")]
+@contextmanager
+def forks(place: Path, *imported: str) -> Iterator[Callable[..., subprocess.CompletedProcess]]:
+    """Run Python commands in processes forked from one that has imported the libraries and these modules already."""
+    command = [sys.executable, str(ROOT / "tests" / "fork_server.py"), *imported]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as server:
 
         def run(*arguments: str, cwd: Path, env: dict[str, str]) -> subprocess.CompletedProcess:
-            files = [output / name for name in ("out", "err")]
+            files = [place / name for name in ("out", "err")]
             for file in files:
                 file.write_text("")
             request = {"arguments": arguments, "cwd": str(cwd), "environment": env}
@@ -71,17 +85,24 @@ def fork(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., sub
         yield run
 
 
+@pytest.fixture(scope="session")
+def fork(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., subprocess.CompletedProcess]]:
+    """Run `train.py` in a process that is forked from one which has imported all of it already."""
+    with forks(tmp_path_factory.mktemp("output"), "midstate.runs.run", "midstate.runs.figures") as run:
+        yield lambda *overrides, **where: run(str(ROOT / "train.py"), *overrides, **where)
+
+
 @pytest.fixture
 def start(tmp_path: Path, request: pytest.FixtureRequest) -> Callable[..., subprocess.CompletedProcess]:
     """Run `train.py` in a process of its own, in an empty directory.
 
-    Sweeps and other search paths depend on how the interpreter begins, and --help on what it imports: they have a
-    fresh one. Others are forked.
+    Sweeps, other search paths and other encodings depend on how the interpreter begins, and --help on what it imports:
+    they have a fresh one. Others are forked.
     """
 
     def run(*overrides: str, **environment: str) -> subprocess.CompletedProcess:
         env = {**os.environ, **environment}
-        if not {"-m", "--help"} & {*overrides} and not {"PATH", "PYTHONPATH"} & {*environment}:
+        if not {"-m", "--help"} & {*overrides} and not FRESH & {*environment}:
             return request.getfixturevalue("fork")(*overrides, cwd=tmp_path, env=env)
         command = [sys.executable, str(ROOT / "train.py"), *overrides]
         return subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=180)
@@ -129,9 +150,12 @@ def assert_checkpoints_whole(directory: Path) -> None:
         assert state.pop("digest") == digest(state)
 
 
+torch.set_num_threads(1)  # fixtures of modules come before those of tests
+
+
 @pytest.fixture(autouse=True)
 def _one_thread() -> None:
-    torch.set_num_threads(1)
+    torch.set_num_threads(1)  # again, where a run has set another number
 
 
 _PLAN = """

@@ -11,11 +11,14 @@ from omegaconf import OmegaConf
 from midstate import methods
 
 DOCS = (ROOT / "docs" / "methods.md").read_text()
+BITS = (ROOT / "docs" / "quantization.md").read_text()
 
 
 def test_the_tables_are_those_printed():
     for name, text in methods.tables().items():
-        assert f"<!-- {name} -->\n{text}\n<!-- end -->" in DOCS, "python -m midstate.methods --write docs/methods.md"
+        of_bits = name.removeprefix("members:").startswith("quantizer")
+        page, where = (BITS, "docs/quantization.md") if of_bits else (DOCS, "docs/methods.md")
+        assert f"<!-- {name} -->\n{text}\n<!-- end -->" in page, f"python -m midstate.methods --write {where}"
     assert run() == methods.tables()["methods"] + "\n"
     assert run("--members", "path") == methods.tables()["members:path"] + "\n"
 
@@ -36,7 +39,8 @@ def test_tables_are_written_between_their_marks(tmp_path):
 @pytest.mark.parametrize("group", methods.GROUPS)
 def test_members_have_the_settings_of_their_files(group):
     """What is read from the lines of a file is what OmegaConf reads from it."""
-    folder = ROOT / "conf" / group if group == "schedule" else ROOT / "conf" / "pruner" / group
+    whole = group == "schedule" or "/" in group
+    folder = ROOT / "conf" / group if whole else ROOT / "conf" / "pruner" / group
     members = methods.members(group)
     assert [member.name for member in members] == sorted(path.stem for path in folder.glob("*.yaml"))
     for member in members:
@@ -54,8 +58,9 @@ def test_members_have_the_settings_of_their_files(group):
         assert all(each.meaning for each in member.settings), member.name
 
 
-def test_no_paragraph_of_the_page_is_a_wall():
-    text = re.sub(r"```.*?```", "", DOCS, flags=re.DOTALL)
+@pytest.mark.parametrize("page", [DOCS, BITS], ids=["methods", "quantization"])
+def test_no_paragraph_of_the_page_is_a_wall(page):
+    text = re.sub(r"```.*?```", "", page, flags=re.DOTALL)
     for paragraph in text.split("\n\n"):
         lines = [line for line in paragraph.splitlines() if not line.startswith("|")]
         longest = max((len(item.splitlines()) for item in re.split(r"\n(?=- |\d\. )", "\n".join(lines))), default=0)

@@ -46,13 +46,13 @@ def measure(
     repeats: int, methods: Sequence[str] = tuple(METHODS), settings: Sequence[str] = tuple(SETTINGS)
 ) -> list[dict[str, Any]]:
     """One row a way of training, refresh interval and setting."""
-    ways: dict[tuple[str, str], _Way] = {("fp32", PUBLISHED): _Published(*SETTINGS["fp32"])}
+    ways: dict[tuple[str, str], Way] = {("fp32", PUBLISHED): _Published(*SETTINGS["fp32"])}
     for setting in settings:
         overrides = SETTINGS[setting]
-        ways[setting, "dense"] = _Way("pruner=dense", *overrides)
+        ways[setting, "dense"] = Way("pruner=dense", *overrides)
         ways[setting, "dense, bare loop"] = _Bare(*overrides)
         for name in methods:
-            ways[setting, name] = _Way(*METHODS[name], *overrides)
+            ways[setting, name] = Way(*METHODS[name], *overrides)
     for _ in range(repeats):
         for way in ways.values():
             way.take()
@@ -67,10 +67,10 @@ def measure(
                     "pruner": name,
                     "refresh": refresh,
                     "interval": interval,
-                    "refresh_ratio": round(_ratio(way.refreshes, dense), 3),
-                    "ratio_to_dense": round(_ratio(way.each(interval), dense), 3),
+                    "refresh_ratio": round(ratio(way.refreshes, dense), 3),
+                    "ratio_to_dense": round(ratio(way.each(interval), dense), 3),
                     "images_per_second": round(way.session.batches.batch_size / median(way.each(interval)), 1),
-                    "times_published": round(_ratio(published, way.each(interval)), 2),
+                    "times_published": round(ratio(published, way.each(interval)), 2),
                 }
             )
     return rows
@@ -90,12 +90,12 @@ def shown(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [{**columns, **line} for line in lines.values()]
 
 
-def _ratio(seconds: list[float], base: list[float]) -> float:
+def ratio(seconds: list[float], base: list[float]) -> float:
     """Median of the ratios of one turn: what slows a machine down for a while slows both."""
     return median(one / other for one, other in zip(seconds, base, strict=True))
 
 
-class _Way:
+class Way:
     """One way of training, taking a refresh of its masks and a step at a time."""
 
     def __init__(self, *overrides: str) -> None:
@@ -104,6 +104,8 @@ class _Way:
         self.images = cycle(list(self.session.batches.epoch(0, 0)))
         self.seconds: list[float] = []  # of a step whose masks are in place
         self.refreshes: list[float] = []
+        if self.session.quantizer:
+            self.session.quantizer.refresh(self.session.step)  # its bits come into force
         self.session.model.train()
         self.take()  # warms up
         self.seconds, self.refreshes = [], []
@@ -132,7 +134,7 @@ class _Way:
         return [step + refresh / interval for step, refresh in zip(self.seconds, self.refreshes, strict=True)]
 
 
-class _Bare(_Way):
+class _Bare(Way):
     """Nothing but forward, backward and update, with the same settings."""
 
     def __init__(self, *overrides: str) -> None:

@@ -13,7 +13,7 @@ from midstate.runs.checkpoint import checkpoints, digest
 CLOCK = ("seconds", "images_per_second", "wall_seconds")
 NOT_COMPARED = (*CLOCK, "mask_seconds", "git", "overrides", "choices")  # the last two: where to, which logger
 TABLES = ("metrics.csv", "probes.csv", "losses.csv")
-SOMETIMES = ("scheme.json", "sensitivity.csv")  # which not every run has
+SOMETIMES = ("scheme.json", "sensitivity.csv", "search.csv")  # which not every run has
 
 
 def differences(directory: Path, reference: Path) -> list[str]:

@@ -34,6 +34,7 @@ from midstate.config.compose import register_local_members
 from midstate.config.explain import _frames, explain, is_users
 from midstate.config.overrides import check_command_line
 from midstate.config.texts import as_typed
+from midstate.config.values import check_jobs, check_values
 from midstate.distributed.environment import local_rank
 from midstate.distributed.launchers import wait_for_submitted
 from midstate.distributed.signals import asked_within, is_first, is_stopping, stop_workers_on_signal
@@ -62,15 +63,25 @@ def command_line(main: Callable[[], None]) -> int:
 
 
 class Sweep(Callback):
-    """Remembers the sweep that this process has begun; conf/train.yaml names it. Its jobs know the same identity."""
+    """Checks values before anything heavy is loaded, and remembers the sweep that this process has begun.
+
+    conf/train.yaml names it. The jobs of a sweep know the same identity.
+    """
 
     begun: ClassVar[list[tuple[str, str]]] = []  # the sweep's directory and identity
 
     def __init__(self, identity: str) -> None:
         self.identity = identity
 
+    def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Before a single run."""
+        with _past_callbacks():
+            check_values(config)
+
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """In the main process of a sweep."""
+        with _past_callbacks():
+            check_jobs(config)
         self.begun.append((config.hydra.sweep.dir, self.identity))
 
 
@@ -93,6 +104,15 @@ def _compare_sweeps() -> None:
 
 class _Ended(BaseException):
     """Carries an error that has its own message past Hydra, which would print the command line in front of it."""
+
+
+@contextmanager
+def _past_callbacks() -> Iterator[None]:
+    """Let what a callback refuses reach `command_line`: Hydra turns other errors of callbacks into warnings."""
+    try:
+        yield
+    except Exception as error:
+        raise _Ended from error
 
 
 @contextmanager

@@ -19,7 +19,9 @@ PRESETS = CONF / "pruner"
 AXES = ("pattern", "criterion", "allocation", "path", "update", "estimator", "scope")
 FACTS = ("Source", "Settings", "Reported", "Differs")
 ORDER = ("", "weight", "row", "filter", "nm")  # of patterns in the table
-GROUPS = (*AXES, "penalty", "window", "schedule")  # whose members have a table each
+BITS_AXES = ("grid", "estimator", "activation", "allocation", "path", "scope")  # of a quantizer
+# Whose members have a table each.
+GROUPS = (*AXES, "penalty", "window", "schedule", *(f"quantizer/{axis}" for axis in (*BITS_AXES, "method")))
 
 
 @dataclass(frozen=True)
@@ -42,17 +44,22 @@ class Member:
 
 
 def methods() -> list[dict[str, str]]:
-    """One row a preset: its name, what it is, its axes and what its file says of its source."""
-    rows = [_read(path) for path in sorted(PRESETS.glob("*.yaml"))]
+    """One row a pruner's preset: its name, what it is, its axes and what its file says of its source."""
+    rows = [_read(path, AXES) for path in sorted(PRESETS.glob("*.yaml"))]
     return sorted(rows, key=lambda row: ORDER.index(row["pattern"]))
 
 
-def table(rows: list[dict[str, str]]) -> str:
+def quantizers() -> list[dict[str, str]]:
+    """One row a quantizer's preset, as `methods`."""
+    return [_read(path, BITS_AXES) for path in sorted((CONF / "quantizer").glob("*.yaml"))]
+
+
+def table(rows: list[dict[str, str]], axes: tuple[str, ...] = AXES) -> str:
     """Render rows as a Markdown table."""
-    lines = ["| preset | method | " + " | ".join(AXES) + " | source | reported |", "|" + "---|" * (len(AXES) + 4)]
+    lines = ["| preset | method | " + " | ".join(axes) + " | source | reported |", "|" + "---|" * (len(axes) + 4)]
     for row in rows:
-        axes = (row[axis] for axis in AXES)
-        lines.append(_line(f"`{row['preset']}`", row["method"], *axes, row["Source"], row["Reported"]))
+        chosen = (row[axis] for axis in axes)
+        lines.append(_line(f"`{row['preset']}`", row["method"], *chosen, row["Source"], row["Reported"]))
     return "\n".join(lines)
 
 
@@ -65,7 +72,7 @@ def refused_table() -> str:
     return "\n".join(lines + [f"| {what} | {why} |" for what, why in rows])
 
 
-def _read(path: Path) -> dict[str, str]:
+def _read(path: Path, axes: tuple[str, ...]) -> dict[str, str]:
     comment = "\n".join(line[1:] for line in path.read_text().splitlines() if line.startswith("# "))
     comment = re.sub(r"\n {2,}", " ", comment)  # indented lines go on
     first, *rest = (line.strip() for line in comment.splitlines())
@@ -81,14 +88,14 @@ def _read(path: Path) -> dict[str, str]:
     return {
         "preset": path.stem,
         "method": first.rstrip("."),
-        **{axis: chosen.get(axis, "") for axis in AXES},
+        **{axis: chosen.get(axis, "") for axis in axes},
         **{fact: facts[fact] for fact in FACTS},
     }
 
 
 def members(group: str) -> list[Member]:
-    """The members of an axis, of `window` or of `schedule`, by name."""
-    folder = PRESETS.parent / group if group == "schedule" else PRESETS / group
+    """The members of an axis, of `window` or of `schedule`, by name; of a quantizer's axis as `quantizer/grid`."""
+    folder = CONF / group if group == "schedule" or "/" in group else PRESETS / group
     return [_read_member(path) for path in sorted(folder.glob("*.yaml"))]
 
 
@@ -144,6 +151,7 @@ def tables(only: str | None = None) -> dict[str, str]:
     """Every table by the name of its mark, or one of them."""
     made = {
         "methods": lambda: table(methods()),
+        "quantizers": lambda: table(quantizers(), BITS_AXES),
         "refused": refused_table,
         **{f"members:{group}": partial(members_table, group) for group in GROUPS},
     }

@@ -8,12 +8,10 @@ from typing import Any
 
 from torch import nn, optim
 
-from midstate.common import checks
+from midstate.common import training_limits
 from midstate.common.times import steps_of, warn_if_longer
 
 log = logging.getLogger(__name__)
-DECAYS = ("cosine", "constant", "steps")
-FACTOR = 0.1  # of each milestone, unless another is asked for
 
 
 @dataclass(frozen=True)
@@ -69,36 +67,9 @@ class _Optimizer:
     warmup: float | str
     decay: str
     milestones: list[float | str] = field(default_factory=list)
-    factors: float | list[float] = FACTOR
+    factors: float | list[float] = training_limits.FACTOR
     every: str = "1it"
     weight_decay_1d: bool = True
-
-    def __post_init__(self) -> None:
-        checks.number("lr", self.lr, 0)
-        checks.number("weight_decay", self.weight_decay, 0)
-        checks.one_of("decay", self.decay, DECAYS)
-        steps_of("warmup", self.warmup, 1, 1)
-        if not isinstance(self.every, str) or steps_of("every", self.every, 1, 1) < 1:
-            raise ValueError(f"every={self.every!r}: must be steps such as '1it' or epochs such as '1ep'")
-        checks.boolean("weight_decay_1d", self.weight_decay_1d)
-        self._check_milestones()
-
-    def _check_milestones(self) -> None:
-        if not isinstance(self.milestones, list):
-            raise ValueError(f"milestones={self.milestones!r}: must be a list such as [30ep,60ep,90ep]")
-        for milestone in self.milestones:
-            steps_of("milestones", milestone, 1, 1)
-        several = isinstance(self.factors, list)
-        for factor in self.factors if several else [self.factors]:
-            checks.number("factors", factor, 0)
-        if self.decay != "steps":
-            for name, value, unused in (("milestones", self.milestones, []), ("factors", self.factors, FACTOR)):
-                if value != unused:
-                    raise ValueError(f"{name}={value!r}: only decay=steps reads it, and this is decay={self.decay}")
-        elif not self.milestones:
-            raise ValueError("milestones=[]: decay=steps needs one at least, such as [30ep,60ep,90ep]")
-        elif several and len(self.factors) != len(self.milestones):
-            raise ValueError(f"factors={self.factors}: must be one number, or one for each of {self.milestones}")
 
     def rate(self, steps_per_epoch: int, total_steps: int) -> Rate:
         """Place the learning rate in a run.
@@ -143,11 +114,7 @@ class SGD(_Optimizer):
     nesterov: bool
 
     def __post_init__(self) -> None:
-        super().__post_init__()
-        checks.number("momentum", self.momentum, 0, 1)
-        checks.boolean("nesterov", self.nesterov)
-        if self.nesterov and self.momentum == 0:
-            raise ValueError("momentum=0: nesterov needs a momentum above 0, or set nesterov=false")
+        training_limits.sgd(vars(self))
 
     def create(self, model: nn.Module) -> optim.Optimizer:
         """Make the optimizer of a model's parameters; the loop sets its learning rate before every step."""
@@ -168,9 +135,7 @@ class AdamW(_Optimizer):
     beta2: float
 
     def __post_init__(self) -> None:
-        super().__post_init__()
-        checks.number("beta1", self.beta1, 0, 1 - 1e-9)
-        checks.number("beta2", self.beta2, 0, 1 - 1e-9)
+        training_limits.adamw(vars(self))
 
     def create(self, model: nn.Module) -> optim.Optimizer:
         """Make the optimizer of a model's parameters; the loop sets its learning rate before every step."""

@@ -12,8 +12,8 @@ from midstate.runs.prepare import build_session
 # Claims are not for train.py; experiments are composed in tests/study and tests/system/test_papers.py.
 NOT_HERE = ("claim", "experiment", "paper", "base")
 FILES = sorted(path for path in (ROOT / "conf").glob("*/**/*.yaml") if path.parent.name not in NOT_HERE)
-# Launchers and searches are tried in their own tests.
-ELSEWHERE = ("launcher", "sweep")
+# Launchers and searches are tried in their own tests, presets in tests/runs/test_identities.py.
+ELSEWHERE = ("launcher", "sweep", "pruner")
 GROUPS = sorted({path.parent.relative_to(ROOT / "conf").as_posix() for path in FILES})
 MEMBERS = [
     (path.parent.relative_to(ROOT / "conf").as_posix(), path.stem)
@@ -33,7 +33,6 @@ BESIDE = {
         for name in ("early", "first_half", "late", "second_half", "warm", "whole")
     },
     "pruner/window=trained": ("pruner=maxq", "trainer.mode=train"),
-    **{f"pruner={name}": needed for name, needed in ALONE.items()},
     "pruner/update=drop_grow": ("pruner=magnitude", "pruner/estimator=dense_gradient"),
     "pruner/criterion=geometric_median": ("pruner=filter",),
     "pruner/allocation=domino": ("pruner=domino", *ALONE["domino"]),
@@ -41,10 +40,14 @@ BESIDE = {
     "pruner/criterion=batchnorm_scale": ("pruner=filter",),
     "pruner/estimator=hard_channels": ("pruner=filter",),
     "pruner/penalty=batchnorm_l1": ("pruner=network_slimming",),
-    "pruner=dense_small": ("pruner.density=0.5",),
     "pruner/estimator=candidates": ("pruner=lbc",),
     **{f"data/augmentation={name}": ("data=imagefolder",) for name in ("crops", "lighting", "timm")},
     "pruner/allocation=scheme": ("pruner.scheme=tests/scheme.json",),
+    **{f"{group}={member}": ("quantizer=uniform",) for group, member in MEMBERS if group.startswith("quantizer/")},
+    "quantizer/grid=levels": ("quantizer=ddq",),
+    "quantizer/estimator=ddq": ("quantizer=ddq",),
+    "quantizer/allocation=gates": ("quantizer=ddq",),
+    "quantizer/allocation=scheme": ("quantizer=uniform", "quantizer.scheme=tests/scheme.json"),
 }
 
 
@@ -114,7 +117,10 @@ def test_nm_is_sparse_from_the_first_step_and_takes_a_schedule_when_told():
             "pruner=nm_mixed pruner.per=filter pruner.score=random pruner/path=n pruner.granularity=group",
             "per=filter gives filters of one layer different N's, and granularity=group needs one",
         ),
-        ("pruner=magnitude pruner/allocation=budget pruner.levels=[1,2]", "levels=[1, 2]: lists N's of N:M"),
+        (
+            "pruner=magnitude pruner/allocation=erk pruner.budget=size",
+            "budget='size': counts bits, and pattern=weight prunes; use params or macs",
+        ),
         ("pruner=nm_mixed pruner.levels=[4,8]", "levels=[4, 8]: all exceed the budget, uniform 2:8"),
         (
             "pruner=filter pruner.skip_classifier=false",
@@ -145,28 +151,25 @@ def test_products_without_meaning_are_refused_with_the_reason(overrides, message
     assert message in str(refused.value)
 
 
+KINDS = {"l2": "L2", "random": "Random", "erk": "ERK", "lamp": "LAMP", "direct": "Direct", "live": "Update",
+         "soft": "Soft", "all": "Scope"}  # fmt: skip
+
+
 @pytest.mark.parametrize(
-    ("axis", "attribute"),
+    "axes",
     [
-        ("criterion=l2", "criterion"),
-        ("criterion=random", "criterion"),
-        ("allocation=erk", "allocation"),
-        ("allocation=lamp", "allocation"),
-        ("path=direct", "path"),
-        ("update=live", "update"),
-        ("estimator=soft", "estimator"),
-        ("scope=all", "scope"),
+        {"criterion": "l2", "allocation": "erk", "path": "direct", "update": "live", "estimator": "soft"},
+        {"criterion": "random", "allocation": "lamp", "scope": "all"},
     ],
+    ids=" ".join,
 )
 @pytest.mark.parametrize("pruner", ["magnitude", "wanda", "sfp", "global_filter", "nm_mixed", "maxq"])
-def test_each_axis_overrides_a_presets(pruner, axis, attribute):
-    beside = ("pruner.skip_classifier=true",) if axis == "scope=all" and pruner in ("sfp", "global_filter") else ()
-    plan = Plan.of(composed(f"pruner={pruner}", f"pruner/{axis}", *beside))
-    member = axis.split("=")[1]
-    assert plan.choices[f"pruner/{attribute}"] == member
-    kind = {"l2": "L2", "random": "Random", "erk": "ERK", "lamp": "LAMP", "direct": "Direct", "live": "Update",
-            "soft": "Soft", "all": "Scope"}[member]  # fmt: skip
-    assert type(getattr(plan.parts.method, attribute)).__name__ == kind
+def test_axes_override_a_presets(pruner, axes):
+    beside = ("pruner.skip_classifier=true",) if "scope" in axes and pruner in ("sfp", "global_filter") else ()
+    plan = Plan.of(composed(f"pruner={pruner}", *(f"pruner/{axis}={member}" for axis, member in axes.items()), *beside))
+    for axis, member in axes.items():
+        assert plan.choices[f"pruner/{axis}"] == member
+        assert type(getattr(plan.parts.method, axis)).__name__ == KINDS[member]
 
 
 def test_what_a_preset_set_for_a_replaced_axis_goes_with_it():

@@ -55,7 +55,8 @@ def tree(tmp_path):
 @pytest.mark.slow
 def test_members_of_ones_own_run_in_a_pool_as_shipped_ones_do(tree):
     tree.write(MEMBERS)
-    done = tree.python("train.py", "-m", "launcher=pool", *OWN, "pruner/criterion=mine,l1", *TINY)
+    short = (*TINY, "trainer.probes=false")
+    done = tree.python("train.py", "-m", "launcher=pool", *OWN, "pruner/criterion=mine,l1", *short)
     assert done.returncode == 0, done.stderr
     runs = {}
     for path in tree.root.glob("outputs/magnitude/*/seed0/summary.json"):
@@ -130,6 +131,32 @@ def test_what_cannot_work_is_refused_in_a_line_that_names_the_file(tree):
     )
     assert "Traceback" not in done.stdout + done.stderr
     assert not (tree.root / "outputs").exists()
+
+
+FIRST = "as its very first line"
+PACKAGES = {
+    "pruner/criterion": (
+        "criterion:\n  _target_: midstate.sparsity.L1\n",
+        f"builds no criterion; it needs `# @package pruner` {FIRST}",
+    ),
+    "pruner/allocation": (
+        "share: 1\nallocation:\n  _target_: my.Mine\n  share: ${pruner.share}\n",
+        f"builds no allocation; it needs `# @package pruner` {FIRST}",
+    ),
+    "pruner/window": ("schedule:\n  stop: 0.3\n", f"builds no window; it needs `# @package _global_` {FIRST}"),
+    "experiment": ("trainer:\n  epochs: 3\n", f"needs `# @package _global_` {FIRST}"),
+    "debug": ("defaults:\n  - override /pruner: nm\n", f"needs `# @package _global_` {FIRST}"),
+    "model": ("model:\n  _target_: my.Mine\n", "its settings stand below `model:`, and go without it"),
+}
+
+
+def test_a_member_in_the_wrong_place_is_named(tree):
+    for group, (content, _) in PACKAGES.items():
+        tree.write({f"conf/{group}/misplaced.yaml": content})
+    said = tree.plans(*(f"{'+' * (group == 'pruner/window')}{group}=misplaced" for group in PACKAGES))
+    for (group, (_, message)), line in zip(PACKAGES.items(), said, strict=True):
+        assert line.startswith(f"True local/conf/{group}/misplaced.yaml: "), line
+        assert message in line
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,14 @@ WORDS = {
         "pruner.allocation.budget",
         "pruner.allocation.normalise",
         "pruner.allocation.per",
+        "pruner.allocation.repair",
         "pruner.allocation.score",
+        "quantizer.allocation.budget",
+        "quantizer.allocation.per",
+        "quantizer.allocation.repair",
+        "quantizer.allocation.score",
+        "quantizer.grid.clip",
+        "quantizer.method.budget",
         "pruner.narrow.match",
         "pruner.path.frames",
         "pruner.path.granularity",
@@ -41,6 +48,7 @@ WORDS = {
 TIMES = {
     *("optimizer.every", "optimizer.milestones", "optimizer.warmup", "schedule.start", "schedule.stop"),
     *("pruner.allocation.refresh", "pruner.update.every", "pruner.update.until", "trainer.checkpoint_every"),
+    *("quantizer.allocation.gates_from", "quantizer.method.every"),
 }
 
 

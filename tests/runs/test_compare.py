@@ -11,6 +11,7 @@ import pytest
 from conftest import ROOT, TINY
 from scipy import stats
 
+import compare  # scripts/compare.py
 from midstate.runs.figures import kept_points
 from midstate.runs.groups import find_runs, group
 from midstate.runs.labels import FinishedRun, labels
@@ -80,10 +81,12 @@ def test_unfinished_runs_are_named_and_left_out(sweep, tmp_path):
     ],
 )
 @pytest.mark.slow
-def test_what_cannot_be_compared(sweep, arguments, message):
-    done = call("scripts/compare.py", sweep[0], *arguments)
-    assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr.startswith(f"configuration error: {message}")
+def test_what_cannot_be_compared(sweep, arguments, message, monkeypatch, capsys):
+    monkeypatch.chdir(sweep[0])
+    assert compare.main(arguments) == 2
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert said.err.startswith(f"configuration error: {message}")
 
 
 @pytest.mark.slow

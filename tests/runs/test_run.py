@@ -113,13 +113,14 @@ def test_config_and_pictures_are_written(block_run):
 @pytest.mark.parametrize("pruner", ["nm", "nm_step", "nm_block"])
 @pytest.mark.parametrize("estimator", ["hard", "ste", "sr_ste"])
 def test_every_method_ends_at_its_pattern(pruner, estimator):
-    pruned = trained(f"pruner={pruner}", f"pruner/estimator={estimator}", "pruner.n=2", "pruner.m=8")
+    method = (f"pruner={pruner}", f"pruner/estimator={estimator}", "pruner.n=2", "pruner.m=8")
+    pruned = trained(*method, "trainer.epochs=2")
     assert [float((layer.weight != 0).float().mean()) for layer in pruned.layers] == [0.25] * 8
 
 
 @pytest.mark.parametrize("order", ["inverse", "random"])
 def test_every_order_ends_at_its_pattern(order):
-    pruned = trained(f"pruner.order={order}")
+    pruned = trained(f"pruner.order={order}", "trainer.epochs=2")
     assert [float((layer.weight != 0).float().mean()) for layer in pruned.layers] == [1 / 16] * 8
 
 
@@ -323,7 +324,7 @@ def test_rerun_starts_over_and_leaves_foreign_files_alone(tmp_path):
 
 def test_another_seed_gives_other_weights(block_run, tmp_path):
     directory, _ = block_run
-    tiny(tmp_path, "pruner=nm_block", "schedule=linear", "seed=1")
+    tiny(tmp_path, "pruner=nm_block", "schedule=linear", "seed=1", "trainer.probes=false")
     assert not same(final_state(directory)["model"], final_state(tmp_path)["model"])
 
 
@@ -337,7 +338,7 @@ def test_a_directory_of_another_run_is_refused_naming_what_differs(block_run):
 
 def test_a_diverged_run_says_at_which_step_and_keeps_the_last_good_checkpoint(tmp_path):
     with pytest.raises(RunFailed, match=r"diverged: .* at step \d+ \(epoch \d\); a smaller optimizer.lr"):
-        tiny(tmp_path, "optimizer.lr=1e25", "optimizer.warmup=3ep")
+        tiny(tmp_path, "optimizer.lr=1e25", "optimizer.warmup=3ep", "trainer.probes=false")
     summary = json.loads((tmp_path / "summary.json").read_text())
     assert summary["status"] == "failed"
     assert "diverged" in summary["reason"]
@@ -409,7 +410,8 @@ ARMS = {
 
 
 def first_losses(*overrides):
-    session = build_session(Plan.of(composed(*TINY, "trainer.max_steps_per_epoch=10", "trainer.epochs=1", *overrides)))
+    short = (*TINY, "trainer.max_steps_per_epoch=10", "trainer.epochs=1", "trainer.probes=false")
+    session = build_session(Plan.of(composed(*short, *overrides)))
     session.model.train()
     losses, total = [], 0.0
     for images, labels in session.batches.epoch(0):

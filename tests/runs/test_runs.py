@@ -5,12 +5,14 @@ import re
 import pytest
 from conftest import composed
 from omegaconf import OmegaConf
+from torch.nn.functional import cross_entropy
 
 from midstate.runs.files import read_summary, write_config, write_summary
 from midstate.runs.find import find_file
 from midstate.runs.identity import NEUTRAL, config_hash
 from midstate.runs.plan import Plan
 from midstate.runs.prepare import build_session
+from midstate.runs.report import _other_zeros
 
 IRRELEVANT = (
     "seed=5",
@@ -105,3 +107,24 @@ def test_a_schedule_that_ends_with_the_run_warns(caplog):
     with caplog.at_level("WARNING"):
         build_session(Plan.of(composed("schedule.stop=1.0", "trainer.max_steps_per_epoch=2")))
     assert "no step is trained at the target" in caplog.text
+
+
+@pytest.mark.parametrize(("override", "warned"), [("schedule.start=0", 1), ("schedule.start=1ep", 0)])
+def test_filters_that_would_never_come_back_are_spoken_of(override, warned, caplog):
+    session = build_session(Plan.of(composed("pruner=sfp", override, "trainer.max_steps_per_epoch=2")))
+    assert caplog.text.count("schedule.start=1ep prunes after an epoch of training") == warned
+    session.pruner.tick(0)
+    batch = session.data.train.first(8)
+    cross_entropy(session.model.train()(batch.images), batch.labels).backward()
+    first = session.pruner.layers[0].module
+    gradients = first.parametrizations.weight.original.grad.flatten(1).any(1)
+    assert int((~gradients).sum()) == (4 if warned else 0)  # as many filters as go, of 16
+
+
+def test_zeros_beside_those_of_masks_are_told_apart():
+    layers = [{"name": "conv", "shape": [10, 10], "kept": 0.7}]
+    summary = {"sparsity": 0.35, "params_prunable": 100, "layers": layers}
+    ((name, said),) = _other_zeros(summary)
+    assert name == "kept by masks"
+    assert said.startswith("70.00 % of the prunable weights, of which 5.00 points are zero all the same")
+    assert not _other_zeros(summary | {"sparsity": 0.3})

@@ -190,9 +190,8 @@ class Lazy(Criterion):
 
 
 def test_a_need_is_said_and_there_must_be_images_for_it():
-    pruner = attached(network(), Lazy(), Weight(0.5))
     with pytest.raises(ValueError, match=r"layer\.gradient: nothing was measured; .* needs = \('gradient',\)"):
-        pruner.refresh(4)
+        Lazy().score(LayerView(torch.ones(2, 2)), Weight(0.5))
     with pytest.raises(ValueError, match="measures on training images; give the pruner a sample"):
         attached(network(), Taylor(), Weight(0.5), sample=None)
 
@@ -210,3 +209,19 @@ def test_members_without_their_methods_are_refused_when_the_method_is_built(axis
     bare = type("Mine", (type(axes[axis]).__mro__[1],), {})()
     with pytest.raises(ValueError, match=rf"{axis}=Mine: has no method"):
         Method(EVERYTHING, Weight(0.5), update=Update(), **{**axes, axis: bare})
+
+
+class Undeclared(Criterion):
+    """Looks at more than it says."""
+
+    needs = ("gradient",)
+
+    def score(self, layer, pattern):
+        return pattern.pool(layer.gradient.abs() * layer.fisher)
+
+
+def test_what_a_criterion_looks_at_without_needing_it_is_told_before_training():
+    model = network()
+    with pytest.raises(ValueError, match=r"Undeclared: looks at layer.fisher, .* needs = \('gradient', 'fisher'\)"):
+        attached(model, Undeclared(), Weight(0.5))
+    assert isinstance(model[0].weight, nn.Parameter)  # nothing is attached

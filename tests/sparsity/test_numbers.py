@@ -1,5 +1,7 @@
 """Weights that are zero, equal, tiny, huge or no numbers: what every method does with them."""
 
+from functools import cache
+
 import pytest
 import torch
 from conftest import ALONE, ROOT, composed
@@ -50,9 +52,15 @@ WEIGHTS = {
 }
 
 
+@cache
+def parts_of(overrides):
+    """The axes have no state of their own: pruners may share them."""
+    return build_parts(composed("logger=none", *overrides))
+
+
 def attached(overrides, change):
     """A pruner on a network whose weights were changed before, and the images it looks at."""
-    model, parts = network(), build_parts(composed("logger=none", *overrides))
+    model, parts = network(), parts_of(overrides)
     with torch.no_grad():
         for weight in (module.weight for module in model if isinstance(module, nn.Conv2d | nn.Linear)):
             weight.copy_(change(weight))

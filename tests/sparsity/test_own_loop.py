@@ -1,5 +1,6 @@
 """What people who bring a loop of their own trip over."""
 
+import dataclasses
 import warnings
 
 import pytest
@@ -9,6 +10,7 @@ from torch import nn
 from midstate.sparsity import (
     L1,
     NM,
+    Budget,
     Direct,
     Hard,
     Method,
@@ -54,6 +56,35 @@ def test_a_misspelt_classifier_is_refused():
     assert [layer.name for layer in Scope(False).resolve(network(), "2", None)] == ["0"]
     with pytest.raises(ValueError, match="classifier='fc': no layer has that name"):
         scope.resolve(network(), "fc", None)
+
+
+@pytest.mark.parametrize(("classifier", "skips", "warned"), [(None, True, 1), ("2", True, 0), (None, False, 0)])
+def test_it_is_said_that_the_last_layer_is_pruned_where_no_classifier_is_known(caplog, classifier, skips, warned):
+    Scope(False, skip_classifier=skips).resolve(network(), classifier, None)
+    assert caplog.text.count("2, the network's last layer, is pruned") == warned
+
+
+def test_a_loop_that_never_made_a_mask_gets_no_dense_network():
+    pruner = attached(network())
+    with pytest.raises(ValueError, match=r"call pruner.tick\(step\) .* and pruner.refresh\(total_steps\)"):
+        pruner.finalise()
+    pruner.refresh(4)
+    pruner.finalise()
+    assert pruner.verify()
+
+
+def test_masks_that_were_put_in_place_by_hand_can_be_folded():
+    pruner = attached(model := network())
+    pruner.set_masks([torch.zeros_like(mask) for mask in pruner.masks])
+    pruner.finalise()
+    assert not model[0].weight.any()
+
+
+def test_a_budget_by_weight_error_needs_no_sample():
+    method = dataclasses.replace(METHOD, allocation=Budget(score="weight_error"))
+    pruner = Pruner(network(), method, Schedule("one_shot", 0.0, 1.0), 2, 4)
+    pruner.tick(0)
+    assert pruner.levels is not None
 
 
 @pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.float8_e5m2])

@@ -25,6 +25,7 @@ from midstate.sparsity import (
     Schedule,
     Scope,
     Soft,
+    Uniform,
     Unrankable,
     Update,
     Weight,
@@ -115,7 +116,6 @@ def test_a_finetune_is_sgd_on_the_masked_network_by_hand():
     plain = network()
     plain[3].p = 0.0
     masks = [Weight(0.5).mask(plain[i].weight.detach().abs(), level) for i, level in ((0, 12), (4, 100))]
-    order = torch.randperm(40, generator=torch.Generator().manual_seed(_seed_of(pruner)))
     optimizer = torch.optim.SGD(plain.parameters(), 0.05, 0.9, weight_decay=0.01)
     generator = torch.Generator().manual_seed(_seed_of(pruner))
     steps = []
@@ -200,6 +200,14 @@ def test_a_pruner_searches_when_pruning_begins_and_its_checkpoint_goes_on(make):
     assert resumed.levels == whole.levels
     assert all(torch.equal(a, b) for a, b in zip(resumed.masks, whole.masks, strict=True))
     assert "agent" not in whole.state_dict()["search"]["state"]
+
+
+def test_only_what_says_how_to_finetune_may_need_trials():
+    class Own(Uniform):
+        needs = ("trial",)
+
+    with pytest.raises(ValueError, match=r"allocation=Own: needs=\('trial',\): is for allocations that say how"):
+        Method(Scope(), Weight(0.5), L1(), Own(), Direct(), Update(), Hard())
 
 
 def test_views_say_what_kind_of_layer_they_are():

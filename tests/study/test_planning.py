@@ -1,26 +1,40 @@
 """Plans: which runs the claims need, each once, each where train.py itself would put it."""
 
+import json
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 import yaml
 from conftest import ROOT, composed
 
+from midstate.runs.identity import NUMERICS
 from midstate.runs.plan import Plan
 from midstate.study.claims import read_claims
 from midstate.study.command import main
 from midstate.study.planning import identity, plan_runs, with_parents
+from midstate.study.tables import read_runs
 
 QUICK = 660  # runs at most
+# As the identities on record and the committed runs have it; their `auto` depends on the machine.
+PINNED = ("trainer.device=cpu", "trainer.threads=1")
+
+
+def on_one_thread(claim):
+    cells = [[*cell, *PINNED] for cell in claim.cells("quick")]
+    return replace(claim, scales={"quick": {**claim.scales["quick"], "cells": cells}})
 
 
 @pytest.fixture(scope="module")
 def quick():
-    return plan_runs(read_claims(), "quick")
+    return plan_runs(map(on_one_thread, read_claims()), "quick")
 
 
-@pytest.mark.slow
+def planned(claim):
+    return plan_runs(map(on_one_thread, read_claims([claim])), "quick", num_seeds=1)
+
+
 def test_quick_is_as_small_as_it_has_to_be(quick):
     assert len(quick) <= QUICK
     assert len({run.directory for run in quick}) == len(quick)
@@ -31,6 +45,29 @@ def test_every_arm_of_every_claim_has_its_seeds(quick):
         for arm in claim.all_arms:
             seeds = {run.seed for run in quick if run.experiment == arm}
             assert seeds >= set(range(claim.num_seeds("quick")))
+
+
+def test_identities_are_those_on_record(quick):
+    """Where an experiment becomes another run, its results are no longer its own; see tests/runs/test_identities.py."""
+    found = {run.experiment: run.config_hash for run in quick}
+    folder = ROOT / "conf" / "experiment"
+    names = {path.relative_to(folder).with_suffix("").as_posix() for path in folder.glob("**/*.yaml")}
+    papers = [name for name in names - {*found} if not name.startswith("base/")]
+    found |= {name: identity(name, PINNED)[0] for name in papers}
+    on_record = json.loads((ROOT / "tests" / "identities.json").read_text())["experiments"]
+    different = {name: (on_record.get(name), found.get(name)) for name in {*on_record, *found}}
+    assert {name: pair for name, pair in different.items() if len(set(pair)) > 1} == {}
+
+
+def test_committed_rows_are_of_the_code_as_it_is(quick):
+    """Where numerics or experiments change, runs are made again rather than kept."""
+    rows = read_runs(ROOT / "results")
+    assert set(rows.numerics) == {NUMERICS}
+    assert not rows.git.str.endswith("+").any()  # of a commit, not of a changed tree
+    cells = rows.groupby(["arm", "overrides", "device", "threads"]).config_hash.unique()
+    for (arm, overrides, device, threads), hashes in cells.items():
+        place = (f"trainer.device={device}", f"trainer.threads={threads}")
+        assert list(hashes) == [identity(arm, (*overrides.split(), *place))[0]], arm  # mostly known from `quick`
 
 
 def test_every_experiment_is_an_arm_of_some_claim():
@@ -55,7 +92,7 @@ def test_parents_come_before_the_runs_that_begin_with_their_weights(quick):
 
 def test_what_begins_with_missing_weights_brings_their_run_along(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)  # nothing is finished here
-    runs = plan_runs(read_claims(["C4"]), "quick", num_seeds=1)
+    runs = planned("C4")
     (child,) = [run for run in runs if run.experiment == "c3_weights_uniform_30"]
     assert with_parents([child]) == [child.parent, child]
     assert with_parents([child, child.parent]) == [child.parent, child]
@@ -63,15 +100,15 @@ def test_what_begins_with_missing_weights_brings_their_run_along(tmp_path, monke
 
 def test_a_run_with_the_scheme_of_another_brings_that_one_along_and_its_parent(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    runs = plan_runs(read_claims(["C1"]), "quick", num_seeds=1)
+    runs = planned("C1")
     (child,) = [run for run in runs if run.experiment == "c1_widths_global_60"]
     assert [run.experiment for run in with_parents([child])] == ["c1_dense", "c1_filters_global_60", child.experiment]
-    assert child.arguments[2] == f"pruner.scheme={child.parent.directory.parent}"
+    assert child.arguments[4] == f"pruner.scheme={child.parent.directory.parent}"
 
 
 def test_a_finished_run_needs_no_parent(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    (child,) = [run for run in plan_runs(read_claims(["C4"]), "quick", 1) if run.experiment == "c3_weights_uniform_30"]
+    (child,) = [run for run in planned("C4") if run.experiment == "c3_weights_uniform_30"]
     child.directory.mkdir(parents=True)
     (child.directory / "summary.json").write_text('{"status": "finished"}')
     assert with_parents([child]) == []
@@ -91,8 +128,10 @@ def test_identities_are_those_of_train(experiment, monkeypatch):
 
 
 def test_a_cell_moves_the_parent_with_the_data_but_not_with_the_recipe():
-    runs = plan_runs(read_claims(["C3"]), "full", num_seeds=1)
-    children = [run for run in runs if run.overrides == ("model=resnet20",) and run.parent]
+    (claim,) = read_claims(["C3"])
+    assert ("model=resnet20",) in claim.cells("full")
+    runs = plan_runs([replace(claim, scales={"full": {"cells": [["model=resnet20"]]}})], "full", num_seeds=1)
+    children = [run for run in runs if run.parent]
     assert {run.parent.overrides for run in children} == {("model=resnet20",)}
     assert identity("c1_dense_finetuned", ("optimizer.lr=0.1",))[0] != identity("c1_dense_finetuned", ())[0]
 
@@ -117,7 +156,7 @@ def test_a_scale_that_a_claim_does_not_have_is_refused_by_name(tmp_path, monkeyp
 
 def test_a_damaged_summary_counts_as_unfinished(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    run = plan_runs(read_claims(["C10"]), "quick", 1)[0]
+    run = planned("C10")[0]
     run.directory.mkdir(parents=True)
     (run.directory / "summary.json").write_text('{"status": "fini')
     assert not run.finished

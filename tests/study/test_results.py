@@ -6,10 +6,8 @@ import pandas as pd
 import pytest
 from conftest import ROOT
 
-from midstate.runs.identity import NUMERICS
 from midstate.study import verdicts
 from midstate.study.claims import read_claims
-from midstate.study.planning import identity
 from midstate.study.report import readme_table, write_report
 from midstate.study.tables import read_runs
 
@@ -49,17 +47,6 @@ def test_rows_carry_the_claims_as_committed():
         tagged = {tag.partition("-")[0] for tag in row.claims.split()}
         # The claims that asked for it: none where it only lent its weights, not those that came to share it later.
         assert all(row.arm in claims[name].all_arms for name in tagged), (row.arm, row.seed)
-
-
-@pytest.mark.slow
-def test_rows_are_of_the_code_as_it_is():
-    """Where numerics or experiments change, runs are made again rather than kept."""
-    assert set(RUNS.numerics) == {NUMERICS}
-    assert not RUNS.git.str.endswith("+").any()  # of a commit, not of a changed tree
-    cells = RUNS.groupby(["arm", "overrides", "device", "threads"]).config_hash.unique()
-    for (arm, overrides, device, threads), hashes in cells.items():
-        place = (f"trainer.device={device}", f"trainer.threads={threads}")
-        assert list(hashes) == [identity(arm, (*overrides.split(), *place))[0]], arm
 
 
 def test_the_readme_shows_the_verdicts():

@@ -167,7 +167,7 @@ def test_logger_none_does_not_import_wandb(start, tmp_path):
     assert not (directory / "wandb").exists()
 
 
-def test_run_dir_is_refused_in_a_multirun(start):
-    done = start("-m", "run_dir=x", "seed=0,1", *TINY)
+def test_run_dir_is_refused_in_a_multirun(fork, tmp_path):
+    done = fork("-m", "run_dir=x", "seed=0,1", *TINY, cwd=tmp_path, env=dict(os.environ))
     assert done.returncode == 2
     assert "the jobs of a multirun have a directory each" in done.stderr

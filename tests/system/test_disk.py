@@ -53,6 +53,10 @@ def has_checkpoints(directory):
 def assert_failed_and_whole(process, what, directory):
     _, errors = process.communicate(timeout=120)
     assert process.returncode == 3, errors
+    assert_said_and_whole(errors, what, directory)
+
+
+def assert_said_and_whole(errors, what, directory):
     assert f"run failed: {what} cannot be written" in errors
     assert "the same command goes on from there" in errors
     assert "Traceback" not in errors
@@ -62,24 +66,23 @@ def assert_failed_and_whole(process, what, directory):
         assert json.loads((directory / "summary.json").read_text())["status"] in ("failed", "finished")
 
 
-def goes_on(directory, reference, before=()):
-    process = begin(directory.parent, *JOB, f"run_dir={directory}", before=before)
-    output, errors = process.communicate(timeout=120)
-    assert process.returncode == 0, errors
-    assert "going on from step" in output
+def assert_went_on(done, directory, reference):
+    assert done.returncode == 0, done.stderr
+    assert "going on from step" in done.stdout
     assert differences(directory, reference) == []
 
 
-def test_a_full_disk_stops_at_a_checkpoint_and_keeps_those_before(disk, whole_run):
+def test_a_full_disk_stops_at_a_checkpoint_and_keeps_those_before(disk, start, whole_run):
     directory = disk("run", 2048)  # two checkpoints of 0.9 MiB; none beside them
-    process = begin(directory.parent, *JOB, f"run_dir={directory}")
-    assert_failed_and_whole(process, "a checkpoint", directory)
+    stopped = start(*JOB, f"run_dir={directory}")
+    assert stopped.returncode == 3, stopped.stderr
+    assert_said_and_whole(stopped.stderr, "a checkpoint", directory)
     assert len(checkpoint.checkpoints(directory / "checkpoints")) == 2
     assert mount("-o", "remount,size=16m", str(directory))
-    goes_on(directory, whole_run)
+    assert_went_on(start(*JOB, f"run_dir={directory}"), directory, whole_run)
 
 
-def test_a_disk_that_others_fill_stops_at_a_table(disk, whole_run):
+def test_a_disk_that_others_fill_stops_at_a_table(disk, start, whole_run):
     directory = disk("run", 16384)
     process = begin(directory.parent, *JOB, "trainer.checkpoint_every=8it", f"run_dir={directory}")
     wait_for(process, has_checkpoints(directory))
@@ -89,7 +92,7 @@ def test_a_disk_that_others_fill_stops_at_a_table(disk, whole_run):
     assert "cannot be written" in errors
     assert len((directory / "metrics.csv").read_text().splitlines()) >= 2
     (directory / "ballast").unlink()
-    goes_on(directory, whole_run)
+    assert_went_on(start(*JOB, f"run_dir={directory}"), directory, whole_run)
 
 
 def fill(directory):
@@ -102,12 +105,14 @@ def fill(directory):
                     break
 
 
-def test_a_disk_without_any_room_is_said_at_once(disk):
+def test_a_disk_without_any_room_is_said_at_once(disk, start):
     directory = disk("run", 4)
-    assert_failed_and_whole(begin(directory.parent, *JOB, f"run_dir={directory}"), "config.yaml", directory)
+    refused = start(*JOB, f"run_dir={directory}")
+    assert refused.returncode == 3, refused.stderr
+    assert_said_and_whole(refused.stderr, "config.yaml", directory)
 
 
-def test_a_disk_that_becomes_read_only(disk, whole_run):
+def test_a_disk_that_becomes_read_only(disk, start, whole_run):
     directory = disk("run", 16384)
     process = begin(directory.parent, *JOB, f"run_dir={directory}")
     wait_for(process, has_checkpoints(directory))
@@ -121,12 +126,11 @@ def test_a_disk_that_becomes_read_only(disk, whole_run):
     assert "(Read-only file system); what was written before is whole" in errors
     subprocess.run(["umount", part], check=True)
     assert mount("-o", "remount,ro", str(directory))
-    refused = begin(directory.parent, *JOB, f"run_dir={directory}")
-    _, errors = refused.communicate(timeout=120)
+    refused = start(*JOB, f"run_dir={directory}")
     assert refused.returncode == 2
-    assert "must be a directory that can be written" in errors
+    assert "must be a directory that can be written" in refused.stderr
     assert mount("-o", "remount,rw", str(directory))
-    goes_on(directory, whole_run)
+    assert_went_on(start(*JOB, f"run_dir={directory}"), directory, whole_run)
 
 
 def test_figures_without_room_are_drawn_by_the_same_command_later(disk, start, tmp_path):
@@ -165,4 +169,7 @@ def test_a_directory_that_becomes_forbidden(tmp_path, whole_run):
     (directory / "checkpoints").chmod(0o755)
     latest = checkpoint.checkpoints(directory / "checkpoints")[-1]
     latest.chmod(0o000)
-    goes_on(directory, whole_run, before=plain)  # from the one before
+    again = begin(directory.parent, *JOB, f"run_dir={directory}", before=plain)
+    output, errors = again.communicate(timeout=120)
+    done = subprocess.CompletedProcess(again.args, again.returncode, output, errors)
+    assert_went_on(done, directory, whole_run)  # from the one before

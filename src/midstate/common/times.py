@@ -36,6 +36,12 @@ def steps_of(name: str, time: object, steps_per_epoch: int, total_steps: int) ->
     return floor(time * total_steps)
 
 
+def check_interval(name: str, value: object, allowed: str = "steps such as '1it' or epochs such as '1ep'") -> None:
+    """Raise ValueError unless this is a time between two events, of one step at least."""
+    if not isinstance(value, str) or steps_of(name, value, 1, 1) < 1:
+        raise ValueError(f"{name}={value!r}: must be {allowed}")
+
+
 def warn_if_longer(name: str, time: object, steps: int, total_steps: int, then: str) -> None:
     """Warn of a time that is longer than the run; `then` tells what comes of it."""
     if steps > total_steps:

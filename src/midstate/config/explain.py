@@ -15,7 +15,7 @@ from midstate.common.checks import near
 from midstate.common.errors import ConfigError
 from midstate.common.project import member_folders
 from midstate.config.compose import compose_root
-from midstate.config.schema import flatten
+from midstate.config.schema import flatten, member_file
 
 _BARE = (ValueError, OSError, ArithmeticError, RecursionError, TypeError, AssertionError)
 # Launchers and sweepers that raise errors for a setting; the error of a job comes through Hydra's JobReturn.
@@ -62,6 +62,9 @@ def explain(error: Exception) -> str:
     message = "\n".join(line for line in lines if not noise.match(line))
     message = re.sub(r"Available options in '.*':\n\t", "available: ", message).replace("\n\t", ", ")
     message = "\n".join(message.splitlines()[:8])
+    inside = re.search(r"In '(experiment|debug|launcher|sweep)/([\w/]+)'", message)
+    if inside and re.search(rf"Key '{inside[1]}' not in 'Root'|@{inside[1]}\b", message):
+        return f"{member_file(*inside.groups())}: needs `# @package _global_` as its very first line"
     if isinstance(error, HydraException) and isinstance(error.__cause__, OmegaConfBaseException):
         message += f"\n{str(error.__cause__).splitlines()[0]}"
     if (missing := re.search(r"Could not find 'hydra/\w+/(\w+)'", message)) and missing[1] in _EXTRAS:
@@ -119,7 +122,8 @@ def suggest_key(typed: str) -> str:
     if prefix:
         return f"{guess}\nknown in {prefix}: {', '.join(key.removeprefix(f'{prefix}.') for key in inside)}"
     top = ", ".join(sorted(name for name in groups if "/" not in name))
-    return guess or f"; the groups are {top}; without a group: {', '.join(key for key in keys if '.' not in key)}"
+    alone = ", ".join(key for key in keys if "." not in key and key not in groups)
+    return guess or f"; the groups are {top}; without a group: {alone}"
 
 
 def _member_files() -> dict[str, Path]:

@@ -72,6 +72,8 @@ def check_command_line(arguments: list[str]) -> None:
 
 
 def _no_option(typed: str) -> str:
+    if not typed.startswith("-"):
+        return f"{typed}: settings stand on both sides of an option; write all of them behind it (-m, --cfg job)"
     guess = re.search("; did you mean .*", suggest_key(typed.strip("-").replace("-", "_") or "-"))
     return (
         f"{typed}: no such option; a setting is written without dashes, as KEY=VALUE"

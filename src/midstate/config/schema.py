@@ -1,8 +1,9 @@
 """The root of every configuration, and checks of what no group knows."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields
+from pathlib import Path
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
@@ -11,6 +12,7 @@ from omegaconf.errors import InterpolationResolutionError
 
 from midstate.common.checks import near
 from midstate.common.errors import ConfigError, first_line
+from midstate.common.project import CONF, member_folders
 
 # Largest numbers that tensors and generators accept.
 _LIMITS = {bool: 1, int: 2**63 - 1, float: 3.4e38}
@@ -50,7 +52,7 @@ GROUPS += ("experiment", "debug", "claim", "sweep")
 ConfigStore.instance().store(name="schema", node=Root)
 
 
-def check_root(config: DictConfig, typed: list[str]) -> None:
+def check_root(config: DictConfig, typed: list[str], choices: Mapping[str, str | None] | None = None) -> None:
     """Refuse what no group or schema knows: unknown root keys, pruner settings that no axis reads.
 
     `+key=value` on the command line passes Hydra's own checks, hence these. What a preset set for an axis
@@ -59,8 +61,10 @@ def check_root(config: DictConfig, typed: list[str]) -> None:
     Args:
         config: the composed root; settings nobody reads are removed in place.
         typed: the user's overrides.
+        choices: the chosen member of each group, so that a file can be named.
     """
     known = [f.name for f in fields(Root)]
+    _check_packages(config, known, choices or {})
     for key in config:
         if key not in known:
             raise ConfigError(f"{key}: unknown key{near(key, known)}; known: {', '.join(known)}")
@@ -97,6 +101,31 @@ def _check_read(config: DictConfig, group: str, typed: list[str]) -> None:
             )
         with open_dict(config[group]):
             del config[group][key]
+
+
+def _check_packages(config: DictConfig, known: list[str], choices: Mapping[str, str | None]) -> None:
+    """Refuse members of groups that went to the wrong place, for want of `# @package` in their files."""
+    for key in config:
+        if key not in known and choices.get(key):
+            raise ConfigError(f"{member_file(key, choices[key])}: needs `# @package _global_` as its very first line")
+        node = config[key]
+        if choices.get(key) and isinstance(node, DictConfig) and "_target_" not in node and key in node:
+            raise ConfigError(f"{member_file(key, choices[key])}: its settings stand below `{key}:`, and go without it")
+    pruner = config.pruner if isinstance(config.get("pruner"), DictConfig) else {}
+    for axis, node in pruner.items():
+        if not isinstance(node, DictConfig) or "_target_" in node or not choices.get(f"pruner/{axis}"):
+            continue
+        roots = bool(node) and set(node) <= set(known)
+        rest = "" if roots or axis in node else f" and a node `{axis}:` with a `_target_` of that kind"
+        package, file = "_global_" if roots else "pruner", member_file(f"pruner/{axis}", choices[f"pruner/{axis}"])
+        raise ConfigError(f"{file}: builds no {axis}; it needs `# @package {package}` as its very first line{rest}")
+
+
+def member_file(group: str, member: str) -> str:
+    """The file of a member, as a user names it."""
+    name = Path(group, f"{member}.yaml")
+    folders = [folder for folder in member_folders() if (folder / name).is_file()]
+    return f"{'local/conf' if folders and folders[0] != CONF else 'conf'}/{name.as_posix()}"
 
 
 def flatten(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

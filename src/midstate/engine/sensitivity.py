@@ -13,13 +13,14 @@ from typing import Any
 import torch
 from torch import Generator, Tensor, nn
 
+from midstate.common import training_limits
 from midstate.common.numbers import floor
 from midstate.common.seeds import seed_for
 from midstate.data import Split
 from midstate.engine.evaluate import evaluate
 from midstate.sparsity import Layer
 
-KINDS = ("share", "params", "noise")
+KINDS = training_limits.CHANGES
 COLUMNS = ("layer", "depth", "params", "kind", "removed", "loss_rise", "top1_drop")
 
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from midstate.quantization.allocation import Gates
 from midstate.quantization.estimators.base import Kind
 from midstate.quantization.method import Quantization
 from midstate.quantization.modules import Quantised, put_before, put_on, remove_before
@@ -124,17 +125,18 @@ def attach(
     Raises:
         ValueError: a layer's inputs cannot be observed.
     """
+    by_gates = isinstance(method.allocation, Gates)
     inputs = _observed(model, layers, sample) if method.quantises_inputs else {}
     found = []
     for layer, own in zip(layers, fixed, strict=True):
         remove_before(layer.module)  # of a finished network that training begins from
-        learned = method.estimator.learns_bits and own is None
+        learned = by_gates and own is None
         kind = Kind(own or method.estimator.bits[1], True, True, learned)
         weight = Quantised(layer.weight, method.estimator, kind)
         before = None
         if layer.name in inputs:
             seen, signed = inputs[layer.name]
-            learned = method.activation.learns_bits and own is None
+            learned = by_gates and own is None and method.activation.learns_bits
             kind = Kind(own or method.activation.bits[1], signed, False, learned)
             before = Quantised(seen, method.activation, kind)
         num_inputs = inputs[layer.name][0].numel() if layer.name in inputs else 0

@@ -51,6 +51,7 @@ class Quantization:
     every: str = "1ep"
 
     def __post_init__(self) -> None:
+        self._check_grid()
         low, high = self.estimator.bits
         checks.integer("weight_bits", self.weight_bits, low, high)
         if self.activation_bits is not None:
@@ -122,14 +123,16 @@ class Quantization:
                 f"allocation=Gates: estimator={type(self.estimator).__name__} has no gates; quantizer/estimator=ddq "
                 "quantizer/grid=levels, or another allocation"
             )
+        if learns and isinstance(self.path, StepBits):
+            raise ValueError("path=bits: gates close when training closes them; quantizer/path=direct")
+
+    def _check_grid(self) -> None:
         grid = getattr(self.estimator, "grid", None)
         if grid is None or grid.name not in self.estimator.grids:
             raise ValueError(
                 f"grid={grid and grid.name}: estimator={type(self.estimator).__name__} is for grid="
                 f"{' or '.join(self.estimator.grids)}"
             )
-        if learns and isinstance(self.path, StepBits):
-            raise ValueError("path=bits: gates close when training closes them; quantizer/path=direct")
 
     def _check_budget(self) -> None:
         checks.one_of("budget", self.budget, BUDGETS)

@@ -200,8 +200,8 @@ class Quantizer:
         """Bits of all weights, and of all inputs where they have gates, each with its budget."""
         weights = [(each.weight, each.hidden.numel()) for each in self.free]
         yield _bits(weights), float(self.pattern.limit(self._network.views(), "size"))
-        if self.method.quantises_inputs and self.method.activation.learns_bits:
-            inputs = [(each.input, each.num_inputs) for each in self.free if each.input is not None]
+        inputs = [(each.input, each.num_inputs) for each in self.free if each.input and each.input.kind.learned]
+        if inputs:
             yield _bits(inputs), float(self.method.activation_bits * sum(num for _, num in inputs))
 
     def before_step(self, optimizer: Optimizer, step: int) -> None:

@@ -1,14 +1,17 @@
 """What the bits of a finished network come to."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
+from torch import nn
 
 from midstate.quantization.attached import QuantisedLayer
 from midstate.quantization.bits import FLOAT_BITS
 from midstate.quantization.costs import Costs
+from midstate.sparsity.patterns.nm import Level
+from midstate.sparsity.patterns.pattern import Pattern
 
 
 def report(layers: Sequence[QuantisedLayer], costs: Costs) -> dict[str, Any]:
@@ -35,31 +38,38 @@ def report(layers: Sequence[QuantisedLayer], costs: Costs) -> dict[str, Any]:
     }
 
 
+def stored_and_index(pattern: Pattern, shape: torch.Size, level: Level) -> tuple[int, int]:
+    """How many weights of a pruned layer are stored, and the bits that say where they lie.
+
+    Under N:M a place in its group for each; of filters a bit each; else a bit for each weight of the layer.
+    """
+    stored = pattern.kept(shape, level)
+    if pattern.group == "neighbours":
+        return stored, stored * math.ceil(math.log2(pattern.m))
+    return stored, shape[0] if pattern.unit == "filter" else shape.numel()
+
+
 def size_in_bytes(
-    model: torch.nn.Module, layers: Sequence[QuantisedLayer], index_bits: dict[str, int]
+    model: nn.Module, layers: Sequence[QuantisedLayer], stored: Mapping[str, tuple[int, int]]
 ) -> dict[str, int]:
     """Bytes that a finished network takes when it is packed.
 
     Args:
         model: finished.
         layers: of it, quantised.
-        index_bits: by layer that was pruned, bits that say where one kept weight lies; -1: a bit for each weight,
-            kept or not. A layer that was not pruned needs none.
+        stored: of layers that were pruned, from `stored_and_index`, by name; of others all weights are stored.
 
     Returns:
-        `values`: kept weights at their bits, with a codebook or step a layer at 32 bits, and all other parameters at
+        `values`: stored weights at their bits, with a codebook or steps a layer at 32 bits, and all other parameters at
         32 bits; `indices`; `total`; and `dense`, of the same network at 32 bits.
     """
     values = indices = quantised = 0
     for each in layers:
-        weight = each.layer.weight.detach()
-        pruned = each.layer.name in index_bits
-        kept = int(weight.count_nonzero()) if pruned else weight.numel()
+        num = each.hidden.numel()
+        kept, index = stored.get(each.layer.name, (num, 0))
         values += kept * (each.final_bits[0] or FLOAT_BITS) + (0 if each.values is None else _described(each))
-        if pruned:
-            each_index = index_bits[each.layer.name]
-            indices += weight.numel() if each_index < 0 else kept * each_index
-        quantised += weight.numel()
+        indices += index
+        quantised += num
     total = sum(p.numel() for p in model.parameters())
     values += (total - quantised) * FLOAT_BITS
     bits = {"values": values, "indices": indices, "total": values + indices, "dense": total * FLOAT_BITS}

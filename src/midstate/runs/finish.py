@@ -1,7 +1,6 @@
 """The end of a run: finalise, verify, measure once on test data, draw, summarise."""
 
 import logging
-import math
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +13,9 @@ from midstate.engine.sensitivity import COLUMNS, sensitivities
 from midstate.engine.session import Session
 from midstate.models import classifier_names
 from midstate.quantization import without_input_quantisers
-from midstate.quantization.report import size_in_bytes
+from midstate.quantization.report import size_in_bytes, stored_and_index
 from midstate.runs.recorder import Recorder
-from midstate.sparsity import Pattern, Pruner
+from midstate.sparsity import Pruner
 
 log = logging.getLogger(__name__)
 NAMED = 100  # images that a message names at most
@@ -91,13 +90,12 @@ def _counted(session: Session, nominal: list[float]) -> dict[str, int | float]:
 def _quantization(session: Session) -> dict[str, Any]:
     """What the bits come to, and the bytes of the packed network."""
     pruner, quantizer = session.pruner, session.quantizer
-    index = {} if pruner.method.dense else {each.name: index_bits(pruner.method.pattern) for each in pruner.layers}
-    return {**quantizer.report(), "bytes": size_in_bytes(session.model, quantizer.layers, index)}
-
-
-def index_bits(pattern: Pattern) -> int:
-    """Bits that say where a kept weight lies: under N:M its place in the group; else -1, a bit for each weight."""
-    return math.ceil(math.log2(pattern.m)) if pattern.group == "neighbours" else -1
+    pattern, levels = pruner.method.pattern, pruner.levels or []
+    stored = {
+        layer.name: stored_and_index(pattern, layer.weight.shape, level)
+        for layer, level in zip(pruner.layers, levels, strict=bool(levels))
+    }
+    return {**quantizer.report(), "bytes": size_in_bytes(session.model, quantizer.layers, stored)}
 
 
 def show(directory: Path, summary: dict[str, Any], title: str) -> list[Path]:

@@ -28,7 +28,7 @@ def write_page(directory: Path, summary: dict[str, Any], title: str) -> None:
     typed = summary.get("overrides")
     page = environment.get_template("run.html.j2").render(
         title=title,
-        facts=result_lines(summary),
+        facts=[line for line in result_lines(summary) if line[0] != "typed"],  # is the command, below
         command=None if typed is None else shlex.join(["python", "train.py", *typed]),
         figures=[
             (name, caption, _embedded(directory / "figures" / f"{name}.svg")) for name, caption in CAPTIONS.items()

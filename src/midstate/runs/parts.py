@@ -68,6 +68,7 @@ def build_parts(config: DictConfig) -> Parts:
         method = Method(**{axis: axes.get(axis) for axis in AXES})
     quantization = None if quantizer is None else _method_of(quantizer)
     trainer, device = _decided(built.pop("trainer"), built["data"].embedded, config.machine.device_index)
+    _check_together(method, quantization, trainer)
     return Parts(
         **built, method=method, quantization=quantization, narrow=axes.get("narrow"), trainer=trainer, device=device
     )
@@ -79,6 +80,23 @@ def _method_of(quantizer: dict[str, Any]) -> Quantization:
     if not isinstance(method, Quantization):
         raise ConfigError("quantizer: builds no method; its file needs `method: default` among its defaults")
     return method
+
+
+def _check_together(method: Method, quantization: Quantization | None, trainer: Trainer) -> None:
+    """Refuse a quantizer beside a pruner, or a precision, that would take its weights off the grid or its gradients."""
+    if quantization is None:
+        return
+    if not method.dense and method.estimator.scales:
+        raise ConfigError(
+            f"quantizer: pruner/estimator={type(method.estimator).__name__} scales kept weights, so that the finished "
+            "ones would not be on the grid; choose pruner/estimator=sr_ste, hard or ste"
+        )
+    learned = (quantization.estimator, *([quantization.activation] if quantization.quantises_inputs else []))
+    if trainer.precision == "fp16" and not all(each.scaled_gradients for each in learned):
+        raise ConfigError(
+            "trainer.precision=fp16: scales gradients, and the correction of quantizer/estimator=ddq is not scaled "
+            "with them; choose bf16 or fp32"
+        )
 
 
 def _check_kinds(built: dict[str, Any]) -> None:

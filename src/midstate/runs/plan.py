@@ -47,7 +47,7 @@ class Plan:
             ConfigError: anything in it that cannot work.
         """
         typed = typed_overrides()
-        check_root(config, typed)
+        check_root(config, typed, HydraConfig.get().runtime.choices)
         config, scheme_of = _with_scheme_of_runs(config)
         parts = build_parts(config)
         _check_trained(parts)

@@ -182,7 +182,7 @@ def _attach(
     warn_of_scope(pruner, model, uses)
     warn_of_end(pruner, total_steps)
     warn_of_long_times(pruner, plan.parts.trainer.checkpoint_every, steps_per_epoch, total_steps)
-    warn_of_start(pruner)
+    warn_of_start(pruner, model)
     return pruner
 
 
@@ -227,7 +227,7 @@ def _check_trained(plan: Plan, group: str, walk: Pruner | Quantizer) -> None:
     if walk.search and walk.window.start == 0 and not trained:
         raise ConfigError(
             f"{group}/allocation={plan.choices.get(f'{group}/allocation')}: tries schemes on trained weights, and "
-            "there are none at the first step; give them by model.checkpoint=outputs/dense (a file, or the runs of a dense "
+            "there are none at the first step; give them by model.checkpoint=outputs/dense (a file, or runs of a dense "
             "experiment) or model.pretrained=true, or train dense first in the same run: schedule.start=0.25"
         )
 

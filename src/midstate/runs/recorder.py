@@ -119,8 +119,7 @@ class Recorder:
 
     def end_of_episode(self) -> None:
         """Write search.csv and log what is new in it."""
-        if len(self.session.search.rows) > self.episodes:
-            self.directory.write("search.csv", self._write_search)
+        self.directory.write("search.csv", self._write_search)
 
     def _write_search(self) -> None:
         """Write search.csv as it is now, where schemes are tried, and log what is new; rank zero only."""

@@ -4,6 +4,8 @@ from collections import Counter
 from math import prod
 from typing import Any
 
+LEAST_OTHER = 5e-5  # share of weights that is shown in the last digit
+
 
 def epoch_line(row: dict[str, Any], epochs: int, state: str) -> str:
     """One line for one epoch."""
@@ -40,6 +42,7 @@ def result_lines(summary: dict[str, Any]) -> list[tuple[str, str]]:
             f"{100 * summary['sparsity']:.2f} % of {summary['params_prunable']:,} prunable weights "
             f"in {len(summary['layers'])} layers",
         ),
+        *_other_zeros(summary),
         *_left_dense(summary),
         ("parameters", f"{summary['params_nonzero']:,} of {summary['params_total']:,} are not zero"),
         (
@@ -56,6 +59,21 @@ def result_lines(summary: dict[str, Any]) -> list[tuple[str, str]]:
             else f"{abs(gap):.1f} points of top-1 {'gained' if gap < 0 else 'lost'} (BatchNorm re-estimated)",
         ),
         ("time", f"{summary['wall_seconds']:.1f} s, {summary['images_per_second']:,.0f} training images a second"),
+    ]
+
+
+def _other_zeros(summary: dict[str, Any]) -> list[tuple[str, str]]:
+    """Why the sparsity is more than the masks have taken, where it is."""
+    kept = sum(layer["kept"] * prod(layer["shape"]) for layer in summary["layers"]) / summary["params_prunable"]
+    other = summary["sparsity"] - (1 - kept)
+    if other < LEAST_OTHER:
+        return []
+    return [
+        (
+            "kept by masks",
+            f"{100 * kept:.2f} % of the prunable weights, of which {100 * other:.2f} points are zero all the same, "
+            "mostly without a gradient since a mask zeroed them",
+        )
     ]
 
 

@@ -3,11 +3,12 @@
 import logging
 
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from midstate.common.times import steps_of, warn_if_longer
 from midstate.models import classifier_names
 from midstate.runs.parts import Parts
-from midstate.sparsity import Blocks, Budget, Direct, DropGrow, LearnedCombinations, Pruner, weight_layers
+from midstate.sparsity import Blocks, Budget, Direct, DropGrow, LearnedCombinations, Pruner, Soft, weight_layers
 
 log = logging.getLogger(__name__)
 SMALL_SCOPE = 0.1
@@ -40,12 +41,31 @@ def warn_of_long_times(pruner: Pruner, checkpoint_every: str, steps_per_epoch: i
             warn_if_longer(name, time, steps_of(name, time, steps_per_epoch, total_steps), total_steps, then)
 
 
-def warn_of_start(pruner: Pruner) -> None:
-    """Warn where a penalty has no step to act in; without it, gammas are all alike unless a checkpoint brings them."""
+def warn_of_start(pruner: Pruner, model: nn.Module) -> None:
+    """Warn where a penalty has no step to act in, or where filters are zeroed that can never come back.
+
+    Without a penalty, gammas are all alike unless a checkpoint brings them. A filter of zeros under a beta of zero
+    gives 0 to the ReLU, whose gradient there is 0: neither its weights nor its BatchNorm ever learn.
+    """
+    if _zeroes_for_ever(pruner, model):
+        log.warning(
+            "warning: filters are zeroed before the first step, and of this new network they get no gradient behind "
+            "BatchNorm and ReLU: most of them never come back (as in SFP's released code); schedule.start=1ep prunes "
+            "after an epoch of training, as its paper says"
+        )
     if pruner.method.penalty and pruner.window.start == 0:
         log.warning(
             "warning: pruner/penalty has no effect: units go before the first step; schedule.start leaves it time"
         )
+
+
+def _zeroes_for_ever(pruner: Pruner, model: nn.Module) -> bool:
+    """Tell whether filters that are meant to come back go before the first step of a network whose betas are all 0."""
+    method = pruner.method
+    if not method.prunes_filters or not isinstance(method.estimator, Soft) or method.estimator.mask_gradient:
+        return False
+    norms = [module for module in model.modules() if isinstance(module, _BatchNorm) and module.affine]
+    return pruner.window.progress(0) > 0 and bool(norms) and not any(norm.bias.any() for norm in norms)
 
 
 def warn_of_pretrained(parts: Parts, num_classes: int) -> None:

@@ -17,6 +17,14 @@ NEEDS = ("gradient", "fisher", "hessian_trace", "step_gradient", "input_norm", "
 MEASURED = ("gradient", "fisher", "hessian_trace", "input_norm", "loss", "trial")  # of these, on training images
 
 
+class NotMeasured(ValueError):
+    """A member looks at what it does not name in its `needs`."""
+
+    def __init__(self, field: str) -> None:
+        super().__init__(f"layer.{field}: nothing was measured; a member that looks at it has needs = ({field!r},)")
+        self.field = field
+
+
 @dataclass(frozen=True, eq=False)
 class LayerView:
     """One layer, with what is measured for it; what is measured is measured when first asked for, and then shared.
@@ -163,5 +171,5 @@ class LayerView:
 
     def _of(self, name: str, found: Any) -> Any:
         if found is None:
-            raise ValueError(f"layer.{name}: nothing was measured; a member that looks at it has needs = ({name!r},)")
+            raise NotMeasured(name)
         return found

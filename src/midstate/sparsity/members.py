@@ -1,6 +1,7 @@
 """Methods that a member of each axis must have; everything else has a default."""
 
 from midstate.sparsity.layers import NEEDS
+from midstate.sparsity.trials import Finetune
 
 METHODS = {
     "criterion": ("score(layer, pattern)",),
@@ -21,3 +22,8 @@ def check_member(axis: str, member: object) -> None:
     if not isinstance(needs, tuple) or (unknown := [need for need in needs if need not in NEEDS]):
         wrong = needs if not isinstance(needs, tuple) else unknown
         raise ValueError(f"{axis}={name}: needs={wrong!r}: must be a tuple of names among {', '.join(NEEDS)}")
+    if "trial" in needs and not isinstance(member, Finetune):
+        raise ValueError(
+            f"{axis}={name}: needs=('trial',): is for allocations that say how to finetune; derive it from "
+            "midstate.sparsity.trials.Finetune, too"
+        )

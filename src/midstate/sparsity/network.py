@@ -1,14 +1,16 @@
 """One network under one method: makes a view of every layer, and measures for them all at once."""
 
+import logging
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
 
+import torch
 from torch import Generator, Tensor, nn
 
 from midstate.common.seeds import seed_for
 from midstate.sparsity import observe
-from midstate.sparsity.layers import MEASURED, NEEDS, LayerView
+from midstate.sparsity.layers import MEASURED, NEEDS, LayerView, NotMeasured
 from midstate.sparsity.masks import Masked
 from midstate.sparsity.method import Method
 from midstate.sparsity.observe import Sample
@@ -17,6 +19,7 @@ from midstate.sparsity.search import Search
 from midstate.sparsity.tensors import Layer, shape_of
 from midstate.sparsity.updates.drop_grow import exchange_scores
 
+log = logging.getLogger(__name__)
 BY_LAYER = tuple(name for name in NEEDS if name not in ("loss", "trial"))  # a tensor for each layer
 MEASURED_BY_LAYER = tuple(name for name in BY_LAYER if name in MEASURED)
 
@@ -48,6 +51,26 @@ class Network:
         for name in needs:
             if name in MEASURED_BY_LAYER:
                 self._measure(name, self.sample.first(observe.NUM_TRIED))
+
+    def try_scoring(self) -> None:
+        """Raise ValueError if the criterion looks at what its `needs` does not name: not only at the first refresh.
+
+        The smallest layer is scored, with ones in the place of what would be measured.
+        """
+        criterion, pattern = self.method.criterion, self.method.pattern
+        view = min(self.views(), key=lambda view: view.shape.numel())
+        ones = {name: lambda: torch.ones_like(view.weight) for name in self.method.needs}
+        try:
+            with torch.no_grad(), torch.random.fork_rng(devices=()):
+                criterion.score(replace(view, level=pattern.target(view.shape), measure=ones), pattern)
+        except NotMeasured as error:
+            needs = (*getattr(criterion, "needs", ()), error.field)
+            raise ValueError(
+                f"criterion={type(criterion).__name__}: looks at layer.{error.field}, which its `needs` does not name; "
+                f"write needs = {needs!r}"
+            ) from error
+        except Exception as error:  # of other shapes than ones have, perhaps; what is wrong shows at the first refresh
+            log.debug(f"criterion not tried: {error}")
 
     def views(self, step: int = 0) -> list[LayerView]:
         """The layers as they are now, levels open; what is measured for them is shared by all views of one call."""

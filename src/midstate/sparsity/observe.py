@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Generator, Tensor, nn
 from torch.nn import functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.utils import parametrize
 
 from midstate.sparsity.tensors import Layer
@@ -147,8 +148,8 @@ def hessian_traces(
     """
     totals = [torch.zeros((), dtype=torch.float64) for _ in layers]
     for images, labels in sample.batches(GRADIENT_BATCH):
-        with evaluation(model), torch.enable_grad(), reproducible(), parametrize.cached():
-            used = [layer.weight for layer in layers]
+        with evaluation(model), torch.enable_grad(), reproducible(), parametrize.cached(), sdpa_kernel(SDPBackend.MATH):
+            used = [layer.weight for layer in layers]  # fused attention has no second derivative
             loss = F.cross_entropy(model(images), labels, reduction="sum")
             slopes = _found(torch.autograd.grad(loss, used, create_graph=True, allow_unused=True), layers)
             for _ in range(num_vectors):

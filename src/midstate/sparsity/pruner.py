@@ -106,6 +106,7 @@ class Pruner:
             model, method, self.layers, self._weights, self._attached.masked, uses_of, classifier, seed, sample, gammas,
             self._before_measuring, self.search,
         )  # fmt: skip
+        self._network.try_scoring()
         self._network.try_measuring()
         method.allocation.check_layers(method.pattern, self._network.views())
         if method.allocation.refresh == "never":
@@ -255,7 +256,16 @@ class Pruner:
         return kept / sum(w.numel() for w in self._weights)
 
     def finalise(self) -> None:
-        """Fold the masks of the last evaluation into the weights and leave a plain model."""
+        """Fold the masks of the last evaluation into the weights and leave a plain model.
+
+        Raises:
+            ValueError: no mask was ever made, so that the network would be left dense.
+        """
+        if self._refreshed < 0 and self.masks and all(bool(mask.all()) for mask in self.masks):
+            raise ValueError(
+                "finalise: no mask was ever made, and the network is dense; call pruner.tick(step) before the forward "
+                "pass of each step, and pruner.refresh(total_steps) before this"
+            )
         self._attached.fold()
 
     def verify(self) -> bool | None:

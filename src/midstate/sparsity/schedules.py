@@ -8,7 +8,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from midstate.common import checks
+from midstate.common import checks, limits
 from midstate.common.times import steps_of
 
 
@@ -84,8 +84,7 @@ class Schedule:
 
     def __post_init__(self) -> None:
         curve(self.curve)
-        for name in ("start", "stop"):
-            steps_of(name, getattr(self, name), 1, 1)
+        limits.schedule(vars(self))
 
     def window(self, steps_per_epoch: int, total_steps: int) -> Window:
         """Place the window in a run; one_shot goes the whole way at `start`, whatever `stop`.

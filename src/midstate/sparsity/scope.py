@@ -99,6 +99,12 @@ class Scope:
                 )
         if not chosen:
             raise ValueError(f"scope: no layer is left to prune of {[layer.name for layer in layers]}")
+        last = layers[-1] if layers else None
+        if self.skip_classifier and not heads and last in chosen and isinstance(last.module, nn.Linear):
+            log.warning(
+                f"warning: classifier=None: none is known, so skip_classifier leaves none out, and {last.name}, the "
+                "network's last layer, is pruned; if it is the classifier, give its name"
+            )
         for layer in added if pattern is None else set(added) & set(chosen):
             _follow(layer.module)
         return chosen

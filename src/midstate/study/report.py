@@ -134,7 +134,7 @@ def _what_ran(claims: list[Claim], runs: pd.DataFrame) -> list[dict[str, Any]]:
                 "overrides": overrides,
                 "seeds": group.seed.nunique(),
                 "claims": " ".join(claim.claim for claim in claims if arm in claim.all_arms),
-                "git": " ".join(sorted(group.git.astype(str).unique())),
+                "git": " ".join(sorted(group.git.dropna().unique())),
                 **{name: group[name].mean() for name in ("top1", "sparsity", "params_sparse", "macs", "wall_seconds")},
             }
         )

@@ -105,7 +105,7 @@ def _judge_cell(claim: Claim, scale: str, overrides: str, rows: pd.DataFrame) ->
                 sesoi=nan if sesoi is None else sesoi,
                 control=shown if primary else "",
                 verdict=verdict(endpoint, measured, sesoi, shown) if primary else "",
-                git=" ".join(sorted(used.git.astype(str).unique())),
+                git=" ".join(sorted(used.git.dropna().unique())),
                 unit=endpoint.unit,
                 overrides=overrides,
             )

@@ -124,7 +124,8 @@ class DDQ(Estimator):
 
     def memory(self, x: Tensor, kind: Kind) -> Mapping[str, Tensor]:
         """The `levels`, (2^b,), and where bits are learned the numbers of the `gates`, (b,); all parameters."""
-        levels = {"levels": nn.Parameter(torch.linspace(-1, 1, 2**self._max_bits, device=x.device))}
+        bits = self._max_bits if kind.learned else max(self._max_bits, kind.bits)
+        levels = {"levels": nn.Parameter(torch.linspace(-1, 1, 2**bits, device=x.device))}
         if not kind.learned:
             return levels
         return {**levels, "gates": nn.Parameter(torch.full((self._max_bits,), self.gate, device=x.device))}
@@ -132,8 +133,8 @@ class DDQ(Estimator):
     @torch.no_grad()
     def start(self, x: Tensor, kind: Kind, memory: Memory) -> None:
         """Space the levels equally over the tensor's range; of weights, or signed inputs, symmetrically."""
-        high = x.abs().amax().float()
-        memory["levels"].copy_(torch.linspace(-1.0 if kind.signed else 0.0, 1.0, 2**self._max_bits).to(x.device) * high)
+        high, levels = x.abs().amax().float(), memory["levels"]
+        levels.copy_(torch.linspace(-1.0 if kind.signed else 0.0, 1.0, len(levels)).to(x.device) * high)
 
     def apply(self, x: Tensor, kind: Kind, memory: Memory) -> Tensor:
         """The nearest of the values."""

@@ -9,13 +9,12 @@ place of a pattern says itself what the budget is (`limit`), and counts in `size
 from collections.abc import Sequence
 from typing import ClassVar
 
+from midstate.common import limits
 from midstate.sparsity.layers import LayerView
 from midstate.sparsity.patterns.nm import Level
 from midstate.sparsity.patterns.pattern import Pattern
 
-BUDGETS = ("params", "macs")  # of patterns of weights
-KNOWN = (*BUDGETS, "size", "bitops", "latency")  # and of a quantizer
-COMBINED = {"both": BUDGETS}  # names of several budgets that hold together
+BUDGETS, COMBINED = limits.BUDGETS, limits.COMBINED
 
 
 def limit(pattern: Pattern, layers: Sequence[LayerView], budget: str) -> int:

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, ClassVar
 import torch
 from torch import Tensor
 
-from midstate.common import checks
-from midstate.sparsity.allocations.base import COMBINED, KNOWN, Allocation, budgets_of, check_budget, limit, options_of
+from midstate.common import limits
+from midstate.sparsity.allocations.base import COMBINED, Allocation, budgets_of, check_budget, limit, options_of
 from midstate.sparsity.allocations.erk import erk_densities
-from midstate.sparsity.allocations.fitting import check_list, check_lowest, proportional
+from midstate.sparsity.allocations.fitting import check_lowest, proportional
 from midstate.sparsity.allocations.scores import Scores
 from midstate.sparsity.criteria.base import of_inputs
 from midstate.sparsity.kernels.selection import Unrankable
@@ -30,8 +30,6 @@ if TYPE_CHECKING:
     import numpy as np
 
 log = logging.getLogger(__name__)
-SCORES = ("sensitivity", "file", "hessian", "weight_error", "erk", "owl", "random")
-PER = ("layer", "filter")
 OUTLIER = 5.0  # a weight whose score is this many times its layer's mean is an outlier (OWL's M)
 SCALE = 1e5  # of the largest loss in the objective: the solver's absolute gap is 1e-6
 EXACT = 500  # items; of more, such as filters, the optimum is proven to a millionth: the last bit can take forever
@@ -72,17 +70,7 @@ class Budget(Allocation):
     pairs: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        checks.one_of("score", self.score, SCORES)
-        checks.one_of("budget", self.budget, (*KNOWN, *COMBINED))
-        checks.one_of("per", self.per, PER)
-        checks.number("spread", self.spread, 0, 1)
-        checks.integer("vectors", self.vectors, 1)
-        check_list(self.levels)
-        if self.per == "filter" and self.score not in ("weight_error", "random"):
-            raise ValueError(f"per='filter': score={self.score} knows whole layers only; use weight_error or random")
-        if (self.score == "file") != (self.scores is not None):
-            what = "needs a table, scores=FILE" if self.scores is None else "only score=file reads scores"
-            raise ValueError(f"score={self.score!r}: {what}; scripts/sensitivity.py makes one")
+        limits.budget(vars(self))
         if self.scores is not None:
             object.__setattr__(self, "table", Scores.read(self.scores))
 

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import torch
 
-from midstate.common import checks
-from midstate.sparsity.allocations.base import KNOWN, Allocation, limit, lowest_level
+from midstate.common import limits
+from midstate.sparsity.allocations.base import Allocation, limit, lowest_level
 from midstate.sparsity.allocations.erk import erk_densities
 from midstate.sparsity.allocations.fitting import fit
 from midstate.sparsity.layers import LayerView
@@ -22,7 +22,7 @@ class _Control(Allocation):
     budget: str = "params"
 
     def __post_init__(self) -> None:
-        checks.one_of("budget", self.budget, KNOWN)
+        limits.counted(vars(self))
 
 
 @dataclass(frozen=True)

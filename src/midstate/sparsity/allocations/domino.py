@@ -14,11 +14,11 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from midstate.common import checks
+from midstate.common import checks, limits
 from midstate.common.numbers import floor
-from midstate.sparsity.allocations.base import KNOWN, Allocation, check_budget, limit
+from midstate.sparsity.allocations.base import Allocation, check_budget, limit
 from midstate.sparsity.allocations.erk import erk_densities
-from midstate.sparsity.allocations.fitting import check_list, check_lowest, proportional
+from midstate.sparsity.allocations.fitting import check_lowest, proportional
 from midstate.sparsity.layers import LayerView
 from midstate.sparsity.patterns.nm import GROUP_DIM, NM, Level, filled_groups
 
@@ -57,8 +57,8 @@ class Domino(Allocation):
     searches: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        checks.one_of("budget", self.budget, KNOWN)
-        check_list(self.levels)
+        limits.counted(vars(self))
+        limits.levels(self.levels)
         for name in ("ready", "double_from", "erk_share"):
             checks.number(name, getattr(self, name), 0, 1)
         for name in ("decide_every", "press_every"):

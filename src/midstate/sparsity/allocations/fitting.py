@@ -5,7 +5,6 @@ from math import ceil
 
 import torch
 
-from midstate.common import checks
 from midstate.common.numbers import EPSILON, floor
 from midstate.sparsity.allocations.base import budgets_of, limit, lowest_level, uniform_cost
 from midstate.sparsity.layers import LayerView
@@ -131,16 +130,6 @@ def compare_with_uniform(pattern: Pattern, layers: Sequence[LayerView], levels: 
         for layer, level, target in zip(layers, levels, uniform, strict=True)
     )
     return {**report, "moved": moved / sum(layer.shape.numel() for layer in layers)}
-
-
-def check_list(levels: object) -> None:
-    """Raise ValueError unless these are levels, or None for those that the pattern has."""
-    if levels is None:
-        return
-    if not isinstance(levels, list | tuple) or not levels:
-        raise ValueError(f"levels={levels!r}: must be a list of levels such as [1,2,4,8], or null")
-    for level in levels:
-        checks.integer("levels", level, 1)
 
 
 def check_lowest(pattern: Pattern, layers: Sequence[LayerView], lowest: Sequence[Level], budget: str) -> None:

@@ -7,18 +7,15 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from midstate.common import checks
+from midstate.common import limits
 from midstate.common.numbers import floor
-from midstate.sparsity.allocations.base import KNOWN, Allocation, check_budget, limit, lowest_level
+from midstate.sparsity.allocations.base import Allocation, check_budget, limit, lowest_level
 from midstate.sparsity.allocations.fitting import use_up
 from midstate.sparsity.kernels.selection import count_largest, refuse_nan
 from midstate.sparsity.layers import LayerView
 from midstate.sparsity.patterns.nm import Level
 from midstate.sparsity.patterns.pattern import Pattern
 
-NORMALISERS = ("none", "mean")
-REFRESHES = ("once", "tick")
-COUNTED = (*KNOWN, "units")
 CHUNK = 2**17  # weights whose sums in fp64 exist at a time
 TINY = torch.finfo(torch.float32).tiny  # instead of 0 below a fraction: a layer of zeros scores 0
 
@@ -41,10 +38,7 @@ class Global(Allocation):
     budget: str = "params"
 
     def __post_init__(self) -> None:
-        checks.one_of("normalise", self.normalise, NORMALISERS)
-        checks.one_of("refresh", self.refresh, REFRESHES)
-        checks.number("min_density", self.min_density, 0, 1)
-        checks.one_of("budget", self.budget, COUNTED)
+        limits.global_(vars(self))
 
     def check_layers(self, pattern: Pattern, layers: Sequence[LayerView]) -> None:
         """Raise ValueError if the floor alone exceeds the budget, or if it counts what there is not."""

@@ -12,10 +12,10 @@ from typing import Any, ClassVar
 import torch
 from torch import Generator, Tensor
 
-from midstate.common import checks
+from midstate.common import checks, limits
 from midstate.common.seeds import seed_for
-from midstate.sparsity.allocations.base import KNOWN, Allocation, check_budget, limit, options_of
-from midstate.sparsity.allocations.fitting import check_list, check_lowest
+from midstate.sparsity.allocations.base import Allocation, check_budget, limit, options_of
+from midstate.sparsity.allocations.fitting import check_lowest
 from midstate.sparsity.allocations.haq_agent import DDPG, Agent
 from midstate.sparsity.allocations.haq_states import REPAIRS, Space, features
 from midstate.sparsity.kernels.selection import Unrankable
@@ -56,8 +56,8 @@ class _Trying(Finetune, Allocation):
         super().__post_init__()
         checks.integer("episodes", self.episodes, 1)
         checks.one_of("repair", self.repair, REPAIRS)
-        checks.one_of("budget", self.budget, KNOWN)
-        check_list(self.levels)
+        checks.one_of("budget", self.budget, limits.KNOWN)
+        limits.levels(self.levels)
 
     def check_layers(self, pattern: Pattern, layers: Sequence[LayerView]) -> None:
         """Raise ValueError if even the lowest levels exceed the budget, or if it counts what there is not."""

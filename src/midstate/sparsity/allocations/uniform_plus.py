@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from midstate.common import checks
-from midstate.sparsity.allocations.base import KNOWN, Allocation
+from midstate.common import limits
+from midstate.sparsity.allocations.base import Allocation
 from midstate.sparsity.allocations.fitting import fit
 from midstate.sparsity.layers import LayerView
 from midstate.sparsity.patterns.nm import Level
@@ -20,7 +20,7 @@ class UniformPlus(Allocation):
     classifier_share: ClassVar[float] = 0.2
 
     def __post_init__(self) -> None:
-        checks.one_of("budget", self.budget, KNOWN)
+        limits.counted(vars(self))
 
     def allocate(self, pattern: Pattern, layers: Sequence[LayerView]) -> list[Level]:
         """One target level a layer.

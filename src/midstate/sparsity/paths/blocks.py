@@ -6,16 +6,12 @@ from dataclasses import dataclass
 import torch
 from torch import Generator, Tensor
 
-from midstate.common import checks
+from midstate.common import checks, limits
 from midstate.common.numbers import floor
 from midstate.sparsity.kernels.selection import keep_largest
 from midstate.sparsity.layers import LayerView
 from midstate.sparsity.paths.base import Path, layer_masks
 from midstate.sparsity.patterns.nm import GROUP_DIM, NM, filled_groups, grouped, rankable
-
-ORDERS = ("default", "inverse", "random", "random_tick")
-RANKS = ("layer", "network")
-RERANKS = ("live", "sticky")
 
 
 def block_nm_mask(
@@ -66,10 +62,7 @@ class Blocks(Path):
     staircase: bool = False
 
     def __post_init__(self) -> None:
-        checks.one_of("order", self.order, ORDERS)
-        checks.one_of("rank", self.rank, RANKS)
-        checks.one_of("rerank", self.rerank, RERANKS)
-        checks.boolean("staircase", self.staircase)
+        limits.blocks(vars(self))
 
     def masks(self, pattern: NM, layers: Sequence[LayerView], p: float) -> list[Tensor]:
         """The target pattern on the blocks reached, ones on the others."""

@@ -6,15 +6,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from midstate.common import checks
+from midstate.common import checks, limits
 from midstate.common.numbers import floor
 from midstate.sparsity.layers import LayerView
 from midstate.sparsity.paths.base import Path, layer_masks
 from midstate.sparsity.paths.blocks import block_norms, spread_blocks, stay_longest
 from midstate.sparsity.patterns.nm import NM, Level
-
-GRANULARITIES = ("layer", "group")
-STEPS = ("single", "powers_of_two")
 
 
 def step_n(n: int, m: int, p: float) -> int:
@@ -40,8 +37,7 @@ class StepN(Path):
     steps: str = "single"
 
     def __post_init__(self) -> None:
-        checks.one_of("granularity", self.granularity, GRANULARITIES)
-        checks.one_of("steps", self.steps, STEPS)
+        limits.step_n(vars(self))
 
     def masks(self, pattern: NM, layers: Sequence[LayerView], p: float) -> list[Tensor]:
         """The pattern at the N of progress p."""

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from midstate.common import checks
+from midstate.common import limits
 from midstate.sparsity.kernels.selection import keep_largest
 
 GROUP_DIM = 2  # of the grouped view (O, G, M, *K)
@@ -92,8 +92,7 @@ class NM:
     m: int
 
     def __post_init__(self) -> None:
-        checks.integer("m", self.m, 1)
-        checks.integer("n", self.n, 1, self.m)
+        limits.nm(vars(self))
 
     @property
     def identity(self) -> dict[str, object]:

@@ -6,14 +6,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from midstate.common import checks
+from midstate.common import limits
 from midstate.common.numbers import floor
 from midstate.sparsity.kernels.selection import keep_largest
-
-
-def _share(name: str, value: object) -> None:
-    if checks.number(name, value, 0, 1) == 1:
-        raise ValueError(f"{name}={value!r}: must be below 1; a network without weights is no network")
 
 
 @dataclass(frozen=True)
@@ -28,7 +23,7 @@ class Weight:
     num_jumps: ClassVar[int] = 16  # places where gaps are probed; the states themselves are countless
 
     def __post_init__(self) -> None:
-        _share("sparsity", self.sparsity)
+        limits.share(vars(self))
 
     @property
     def title(self) -> str:

@@ -5,6 +5,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
+from midstate.common import limits
 from midstate.common.times import steps_of
 from midstate.sparsity.schedules import Window
 
@@ -29,10 +30,7 @@ class Timed:
     needs: ClassVar[tuple[str, ...]] = ()  # what it looks at, from `NEEDS`
 
     def __post_init__(self) -> None:
-        if not isinstance(self.every, str) or steps_of("every", self.every, 1, 1) < 1:
-            raise ValueError(f"every={self.every!r}: must be steps such as '1it' or epochs such as '1ep'")
-        if self.until is not None:
-            steps_of("until", self.until, 1, 1)
+        limits.timed(vars(self))
 
     def refreshed(self, weight: Tensor, mask: Tensor) -> None:
         """Act on a layer's weights when its mask is refreshed."""

@@ -7,14 +7,11 @@ from typing import ClassVar
 import torch
 from torch import Generator, Tensor
 
-from midstate.common import checks
+from midstate.common import limits
 from midstate.common.numbers import floor
 from midstate.sparsity.kernels.selection import keep_largest, refuse_nan
 from midstate.sparsity.layers import LayerView
 from midstate.sparsity.updates.base import Timed
-
-GROW = ("gradient", "random")
-INITIAL = ("random", "criterion")
 
 
 def exchange_scores(in_use: Tensor, score: Tensor, growth: Tensor, share: float) -> Tensor:
@@ -61,10 +58,7 @@ class DropGrow(Timed):
     forced_swaps: ClassVar[float] = 0.0
 
     def __post_init__(self) -> None:
-        super().__post_init__()
-        checks.number("drop_fraction", self.drop_fraction, 0, 1)
-        checks.one_of("grow", self.grow, GROW)
-        checks.one_of("initial", self.initial, INITIAL)
+        limits.drop_grow(vars(self))
 
     def adjust(self, score: Tensor, in_use: Tensor, generator: Generator | None) -> Tensor:
         """Scores as the masks in force let them count: nothing pruned comes back, the first masks may be drawn."""

@@ -5,10 +5,8 @@ from dataclasses import dataclass
 import torch
 from torch import Generator, Tensor
 
-from midstate.common import checks
+from midstate.common import limits
 from midstate.sparsity.updates.base import Timed
-
-REGROW = ("free", "never")
 
 
 @dataclass(frozen=True)
@@ -27,10 +25,7 @@ class Update(Timed):
     forced_swaps: float = 0.0
 
     def __post_init__(self) -> None:
-        super().__post_init__()
-        checks.one_of("regrow", self.regrow, REGROW)
-        checks.number("hysteresis", self.hysteresis, 0)
-        checks.number("forced_swaps", self.forced_swaps, 0, 1)
+        limits.update(vars(self))
 
     def adjust(self, score: Tensor, in_use: Tensor, generator: Generator | None) -> Tensor:
         """Scores as the masks in force let them count.

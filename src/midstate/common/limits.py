@@ -1,0 +1,127 @@
+"""What values the settings of pruning may have, class by class; those of training are in `training_limits`.
+
+The classes ask here when they are built, and so does the command line, before torch and data are loaded: each function
+takes the fields of one class by name, and raises ValueError that names the field, its value and what is allowed.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from midstate.common import checks
+from midstate.common.times import check_interval, steps_of
+
+Fields = Mapping[str, Any]  # of a class, by name
+
+BUDGETS = ("params", "macs")  # of patterns of weights
+KNOWN = (*BUDGETS, "size", "bitops", "latency")  # and of a quantizer
+COMBINED = {"both": BUDGETS}  # names of several budgets that hold together
+SCORES = ("sensitivity", "file", "hessian", "weight_error", "erk", "owl", "random")
+PER = ("layer", "filter")
+NORMALISERS = ("none", "mean")
+REFRESHES = ("once", "tick")
+ORDERS = ("default", "inverse", "random", "random_tick")
+RANKS = ("layer", "network")
+RERANKS = ("live", "sticky")
+GRANULARITIES = ("layer", "group")
+STEPS = ("single", "powers_of_two")
+REGROW = ("free", "never")
+GROW = ("gradient", "random")
+INITIAL = ("random", "criterion")
+
+
+def schedule(fields: Fields) -> None:
+    """Of a schedule's window; which curves there are its own file knows."""
+    for name in ("start", "stop"):
+        steps_of(name, fields[name], 1, 1)
+
+
+def nm(fields: Fields) -> None:
+    """Of N:M."""
+    checks.integer("m", fields["m"], 1)
+    checks.integer("n", fields["n"], 1, fields["m"])
+
+
+def share(fields: Fields) -> None:
+    """Of patterns that prune a share of the units."""
+    if checks.number("sparsity", fields["sparsity"], 0, 1) == 1:
+        raise ValueError(f"sparsity={fields['sparsity']!r}: must be below 1; a network without weights is no network")
+
+
+def update(fields: Fields) -> None:
+    """Of masks that follow the scores."""
+    timed(fields)
+    checks.one_of("regrow", fields["regrow"], REGROW)
+    checks.number("hysteresis", fields["hysteresis"], 0)
+    checks.number("forced_swaps", fields["forced_swaps"], 0, 1)
+
+
+def drop_grow(fields: Fields) -> None:
+    """Of masks that exchange weights."""
+    timed(fields)
+    checks.number("drop_fraction", fields["drop_fraction"], 0, 1)
+    checks.one_of("grow", fields["grow"], GROW)
+    checks.one_of("initial", fields["initial"], INITIAL)
+
+
+def timed(fields: Fields) -> None:
+    """Of every update."""
+    check_interval("every", fields["every"])
+    if fields["until"] is not None:
+        steps_of("until", fields["until"], 1, 1)
+
+
+def counted(fields: Fields) -> None:
+    """Of allocations that are held to one budget."""
+    checks.one_of("budget", fields["budget"], KNOWN)
+
+
+def ranked(fields: Fields) -> None:
+    """Of allocations that rank all layers together."""
+    checks.one_of("refresh", fields["refresh"], REFRESHES)
+    checks.number("min_density", fields["min_density"], 0, 1)
+    checks.one_of("budget", fields["budget"], (*KNOWN, "units"))
+
+
+def global_(fields: Fields) -> None:
+    """Of the threshold on scores, which may be normalised first."""
+    checks.one_of("normalise", fields["normalise"], NORMALISERS)
+    ranked(fields)
+
+
+def budget(fields: Fields) -> None:
+    """Of levels that are chosen under a budget."""
+    checks.one_of("score", fields["score"], SCORES)
+    checks.one_of("budget", fields["budget"], (*KNOWN, *COMBINED))
+    checks.one_of("per", fields["per"], PER)
+    checks.number("spread", fields["spread"], 0, 1)
+    checks.integer("vectors", fields["vectors"], 1)
+    levels(fields["levels"])
+    if fields["per"] == "filter" and fields["score"] not in ("weight_error", "random"):
+        raise ValueError(f"per='filter': score={fields['score']} knows whole layers only; use weight_error or random")
+    if (fields["score"] == "file") != (fields.get("scores") is not None):
+        what = "needs a table, scores=FILE" if fields.get("scores") is None else "only score=file reads scores"
+        raise ValueError(f"score={fields['score']!r}: {what}; scripts/sensitivity.py makes one")
+
+
+def levels(value: object) -> None:
+    """Of levels to choose from, or None for those that the pattern has."""
+    if value is None:
+        return
+    if not isinstance(value, list | tuple) or not value:
+        raise ValueError(f"levels={value!r}: must be a list of levels such as [1,2,4,8], or null")
+    for level in value:
+        checks.integer("levels", level, 1)
+
+
+def blocks(fields: Fields) -> None:
+    """Of the path over blocks."""
+    checks.one_of("order", fields["order"], ORDERS)
+    checks.one_of("rank", fields["rank"], RANKS)
+    checks.one_of("rerank", fields["rerank"], RERANKS)
+    checks.boolean("staircase", fields["staircase"])
+
+
+def step_n(fields: Fields) -> None:
+    """Of the path over N."""
+    checks.one_of("granularity", fields["granularity"], GRANULARITIES)
+    checks.one_of("steps", fields["steps"], STEPS)

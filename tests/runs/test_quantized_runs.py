@@ -1,0 +1,171 @@
+"""Runs with a quantizer, from the command line's configuration to the directory."""
+
+import csv
+import json
+
+import pytest
+import torch
+from conftest import TINY, composed
+
+from midstate.common.errors import ConfigError
+from midstate.engine.evaluate import evaluate
+from midstate.models import load_weights
+from midstate.runs.plan import Plan
+from midstate.runs.prepare import build_session
+from midstate.runs.run import run
+
+HAQ = ("quantizer=haq", "quantizer.trial_images=128", "quantizer.held_out=128", "quantizer.trial_steps=2")
+SHORT = ("trainer.epochs=2", "trainer.probes=false", "optimizer.lr=0.01")
+
+
+@pytest.fixture(scope="module")
+def dense(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("dense")
+    tiny(directory, "pruner=dense")
+    return f"model.checkpoint={directory}/checkpoints/final.pt"
+
+
+def tiny(directory, *overrides):
+    run(composed(*TINY, f"run_dir={directory}", *overrides))
+    return json.loads((directory / "summary.json").read_text())
+
+
+def table(path):
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def top1_of_file(directory, *overrides):
+    """Top-1 on test data of a plain network with what final.pt holds, and nothing else."""
+    session = build_session(Plan.of(composed(*TINY, "pruner=dense", f"run_dir={directory}/elsewhere", *overrides)))
+    load_weights(session.model, directory / "checkpoints" / "final.pt")
+    return evaluate(session.model, session.data.test)["top1"]
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ("quantizer=uniform", "quantizer.weight_bits=4"),
+        ("quantizer=uniform", "quantizer.per_channel=true", "quantizer.activation_bits=null"),
+        ("quantizer=kmeans", "quantizer.weight_bits=2"),
+        ("quantizer=lsq", "quantizer.first_bits=null", "quantizer.exclude=[stages.0.*]"),
+        (
+            "quantizer=ddq",
+            "quantizer/activation=ddq",
+            "quantizer.max_bits=4",
+            "quantizer.activation_max_bits=4",
+            "quantizer.activation_bits=3",
+            "quantizer.weight_bits=3",
+        ),
+    ],
+)
+def test_the_file_alone_answers_as_the_summary_says(tmp_path, dense, overrides):
+    summary = tiny(tmp_path, dense, *SHORT, *overrides)
+    assert summary["quantization"]["verified"]
+    assert summary["pruner"] == "dense"
+    assert top1_of_file(tmp_path) == summary["top1"]
+    state = torch.load(tmp_path / "checkpoints" / "final.pt", weights_only=True)["model"]
+    inputs = {name.rpartition(".")[0] for name in state if ".input_quantizer." in name}
+    assert bool(inputs) == (summary["quantization"]["activation_bits"] is not None)
+    rows = table(tmp_path / "bits.csv")
+    assert [row["layer"] for row in rows if row["epoch"] == "2"] == list(summary["quantization"]["layers"])
+    assert json.loads((tmp_path / "scheme.json").read_text())["bits"]
+
+
+def test_pruned_and_quantised(tmp_path, dense):
+    summary = tiny(tmp_path, dense, *SHORT, "quantizer=lsq", "pruner=nm_block", "pruner.n=2", "pruner.m=4")
+    assert (summary["pattern_verified"], summary["quantization"]["verified"]) == (True, True)
+    scheme = json.loads((tmp_path / "scheme.json").read_text())
+    assert set(scheme["levels"].values()) == {2}
+    assert set(scheme["bits"]) == set(scheme["levels"])
+    size = summary["quantization"]["bytes"]
+    assert size["indices"] == summary["params_prunable"] // 2 * 2 // 8  # 2 bits say which of 4
+    assert size["total"] == size["values"] + size["indices"] < size["dense"] / 8
+    # The same scheme again: N from the one section, bits from the other.
+    again = tmp_path / "again"
+    words = ("quantizer/allocation=scheme", f"quantizer.scheme={tmp_path}/scheme.json", "pruner/allocation=scheme")
+    words += (f"pruner.scheme={tmp_path}/scheme.json",)
+    other = tiny(again, dense, *SHORT, "quantizer=lsq", "pruner=nm_block", "pruner.n=2", "pruner.m=4", *words)
+    assert other["quantization"]["layers"] == summary["quantization"]["layers"]
+
+
+def test_bits_step_down_and_gaps_are_probed(tmp_path, dense):
+    words = ("quantizer=lsq", "quantizer/path=bits", "quantizer.path_bits=6", "schedule=linear", "schedule.stop=0.5")
+    summary = tiny(tmp_path, dense, *words, "quantizer.weight_bits=3")
+    assert len(summary["states"]) == 5  # 32 bits, then 6, 5, 4, 3 of weights
+    probes = table(tmp_path / "probes.csv")
+    assert probes[0]["from"] == "0"
+    assert probes[-1]["to"] == "4"
+    bits = [int(row["weight_bits"]) for row in table(tmp_path / "bits.csv") if row["layer"] == "stages.1.0.conv1"]
+    assert bits == sorted(bits, reverse=True)
+    assert bits[-1] == 3
+
+
+def test_an_interrupted_run_goes_on_to_the_same_bits(tmp_path, dense):
+    for words in (
+        ("quantizer=lsq", "pruner=nm", "pruner.n=2", "pruner.m=4"),
+        ("quantizer=ddq", "quantizer.gate_lr=20"),
+    ):
+        whole = tiny(tmp_path / f"{words[0]}-whole", dense, *SHORT, *words)
+        place = tmp_path / f"{words[0]}-parts"
+        with pytest.raises(SystemExit) as stopped:
+            stop_after(place, 7, dense, *SHORT, *words)
+        assert stopped.value.code == 75
+        parts = tiny(place, dense, *SHORT, *words)
+        assert parts["loss"] == whole["loss"]
+        first, second = (
+            torch.load(each / "checkpoints" / "final.pt", weights_only=True)["model"]
+            for each in (tmp_path / f"{words[0]}-whole", place)
+        )
+        assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def stop_after(place, steps, *overrides):
+    """Run until a signal comes, which is before step `steps`."""
+    import os
+    import signal
+
+    from midstate.engine import step as engine
+
+    counted, real = [], engine._update
+
+    def counting(session):
+        counted.append(1)
+        if len(counted) == steps:
+            os.kill(os.getpid(), signal.SIGTERM)
+        real(session)
+
+    engine._update = counting
+    try:
+        tiny(place, *overrides)
+    finally:
+        engine._update = real
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("quantizer=uniform", "quantizer.weight_bits=9"), "quantizer.weight_bits=9"),
+        (("quantizer=kmeans", "quantizer.weight_bits=0"), "quantizer.weight_bits=0"),
+        ((*HAQ, "quantizer.target=0.001"), "the lowest levels cost"),
+        (HAQ, "tries schemes on trained weights"),
+        (("quantizer=haq", "quantizer.budget=energy"), "quantizer.budget='energy'"),
+        (("quantizer=ddq", "quantizer/allocation=haq"), "finds the bits itself"),
+        (("quantizer=uniform", "quantizer.target=0.1"), "quantizer.target=0.1"),
+        (("quantizer=uniform", "+quantizer.max_bits=4"), "no axis of this quantizer reads it"),
+        (("quantizer=lsq", "quantizer.exclude=[head]"), "matches no layer"),
+        (("quantizer=lsq", "quantizer/grid=kmeans"), "estimator=LSQ is for grid=uniform"),
+        (("quantizer=uniform", "pruner=maxq"), "scales kept weights"),
+        (("quantizer=ddq", "trainer.precision=fp16"), "trainer.precision=fp16"),
+    ],
+)
+def test_refused_before_anything_is_written(tmp_path, words, message):
+    with pytest.raises(ConfigError) as refused:
+        tiny(tmp_path / "run", *words)
+    assert message in str(refused.value)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_without_a_quantizer_is_the_run_it_was():
+    first, second = composed(*TINY), composed(*TINY, "quantizer=lsq", "~quantizer")
+    assert Plan.of(first).hash == Plan.of(second).hash
