@@ -15,7 +15,7 @@ Fields = Mapping[str, Any]  # of a class, by name
 BUDGETS = ("params", "macs")  # of patterns of weights
 KNOWN = (*BUDGETS, "size", "bitops", "latency")  # and of a quantizer
 COMBINED = {"both": BUDGETS}  # names of several budgets that hold together
-SCORES = ("sensitivity", "hessian", "weight_error", "erk", "owl", "random")
+SCORES = ("sensitivity", "file", "hessian", "weight_error", "erk", "owl", "random")
 PER = ("layer", "filter")
 NORMALISERS = ("none", "mean")
 REFRESHES = ("once", "tick")
@@ -98,6 +98,9 @@ def budget(fields: Fields) -> None:
     levels(fields["levels"])
     if fields["per"] == "filter" and fields["score"] not in ("weight_error", "random"):
         raise ValueError(f"per='filter': score={fields['score']} knows whole layers only; use weight_error or random")
+    if (fields["score"] == "file") != (fields.get("scores") is not None):
+        what = "needs a table, scores=FILE" if fields.get("scores") is None else "only score=file reads scores"
+        raise ValueError(f"score={fields['score']!r}: {what}; scripts/sensitivity.py makes one")
 
 
 def levels(value: object) -> None:

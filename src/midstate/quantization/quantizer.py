@@ -12,7 +12,7 @@ from midstate.common.seeds import seed_for
 from midstate.common.times import steps_of
 from midstate.quantization.allocation import Gates
 from midstate.quantization.attached import BitsPair, attach, calibrate, restored
-from midstate.quantization.bits import REFERENCE_BITS, Bits, Choice
+from midstate.quantization.bits import FLOAT_BITS, REFERENCE_BITS, Bits, Choice
 from midstate.quantization.costs import Costs
 from midstate.quantization.method import Quantization
 from midstate.quantization.modules import Quantised
@@ -72,7 +72,11 @@ class Quantizer:
         latency = method.latencies()
         self.costs = Costs.of(weight_layers(model), uses or {}, latency)
         if latency is not None:
-            latency.check(layers, [*method.pairs_to_time(), REFERENCE_BITS])
+            own = {method.both(bits) for bits in fixed if bits is not None}
+            latency.check(layers, [*method.pairs_to_time(), *sorted(own), REFERENCE_BITS])
+            names = {layer.name for layer in layers}
+            others = [each for each in weight_layers(model) if each.name not in names and each.name in latency.layers]
+            latency.check(others, [(FLOAT_BITS, FLOAT_BITS), REFERENCE_BITS])
         self.pattern = self._pattern(layers, fixed)
         self.layers = attach(model, method, layers, fixed, sample)
         self.free = [each for each in self.layers if each.fixed_bits is None]

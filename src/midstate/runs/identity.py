@@ -72,8 +72,15 @@ IRRELEVANT = (
     "model.narrowed",  # what the pruner's settings have led to
     "pruner.like",  # which run counts, see Plan
     "pruner.narrow.like",
-    "pruner.scheme",
+    "pruner.scheme",  # of files what they hold counts, see Plan
     "pruner.allocation.scheme",
+    "pruner.scores",
+    "pruner.allocation.scores",
+    *(
+        f"quantizer.{axis}{name}"
+        for axis in ("", "allocation.", "method.", "method.allocation.")
+        for name in ("scheme", "scores", "latency")
+    ),
 )
 # Settings that change no result but were hashed from the start: hashed with the one value that old results have.
 FIXED: dict[str, Any] = {"data.download": True}

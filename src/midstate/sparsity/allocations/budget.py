@@ -7,7 +7,7 @@ thousands of filters to a millionth of it, and where a layer has a hundred level
 import logging
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, ClassVar
 
@@ -18,6 +18,7 @@ from midstate.common import limits
 from midstate.sparsity.allocations.base import COMBINED, Allocation, budgets_of, check_budget, limit, options_of
 from midstate.sparsity.allocations.erk import erk_densities
 from midstate.sparsity.allocations.fitting import check_lowest, proportional
+from midstate.sparsity.allocations.scores import Scores
 from midstate.sparsity.criteria.base import of_inputs
 from midstate.sparsity.kernels.selection import Unrankable
 from midstate.sparsity.layers import LayerView
@@ -43,7 +44,8 @@ class Budget(Allocation):
     Args:
         score: what a level costs in loss. `sensitivity`: rise of the training loss with this layer alone
             at the level; where a level is a pair, bits of weights and of activations, each of the two is measured
-            with the other at the full level, and the rises are added. `hessian`: squared error of the layer's
+            with the other at the full level, and the rises are added. `file`: the same from a table of a finished
+            network, on validation images (`scores`). `hessian`: squared error of the layer's
             weights times the mean eigenvalue of their Hessian (HAWQ-V2, arXiv 1911.03852). `weight_error`: share of
             the layer's squared weights that goes; or the squared distance, weighted by the layer's size, from a
             density wished for: `erk`, `owl` (more for layers with more outliers), `random` (the control).
@@ -53,6 +55,7 @@ class Budget(Allocation):
         per: `layer`, or `filter` (each filter has its own N; under N:M only).
         spread: `owl`: how far densities may lie from the uniform one (OWL's lambda).
         vectors: `hessian`: random vectors for each batch of images, by which the trace is estimated.
+        scores: `file`: the table, as scripts/sensitivity.py writes it.
     """
 
     score: str = "sensitivity"
@@ -61,11 +64,15 @@ class Budget(Allocation):
     per: str = "layer"
     spread: float = 0.25
     vectors: int = NUM_VECTORS
+    scores: str | None = None
+    table: Scores | None = field(default=None, init=False, repr=False, compare=False)
     refresh: ClassVar[str] = "once"
     pairs: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         limits.budget(vars(self))
+        if self.scores is not None:
+            object.__setattr__(self, "table", Scores.read(self.scores))
 
     @property
     def needs(self) -> tuple[str, ...]:
@@ -85,6 +92,8 @@ class Budget(Allocation):
             costs = [partial(layer.cost, pattern, budget=kind) for layer in layers]
             cheapest = [min(levels, key=cost) for levels, cost in zip(options, costs, strict=True)]
             check_lowest(pattern, layers, cheapest, kind)
+        if self.table:
+            self._losses(pattern, layers, options)
 
     def allocate(self, pattern: Pattern, layers: Sequence[LayerView]) -> list[Level]:
         """One target level a layer; with `per=filter` a tensor (O,) each."""
@@ -122,6 +131,8 @@ class Budget(Allocation):
                 f"measuring how sensitive {len(layers)} layers are, each at {min(len(options[0]), NUM_MEASURED)} levels"
             )
             return [_sensitivity(pattern, layer, levels) for layer, levels in pairs]
+        if self.table:
+            return [self.table.losses(pattern, layer, levels) for layer, levels in pairs]
         if self.score == "weight_error":
             return [_errors(pattern, layer, levels) for layer, levels in pairs]
         if self.score == "hessian":
