@@ -80,4 +80,4 @@ class Gates(Allocation):
 
     def factor(self, cost: Tensor, target: float) -> Tensor:
         """What the loss is multiplied by: 1 within the budget."""
-        return torch.ones_like(cost) if float(cost) <= target else (target / cost) ** self.exponent
+        return torch.ones_like(cost) if float(cost.detach()) <= target else (target / cost) ** self.exponent

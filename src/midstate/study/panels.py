@@ -1,9 +1,10 @@
 """The kinds of panel that the figure of a claim is made of; its file in conf/claim says which, and of which arms."""
 
 import numpy as np
+import pandas as pd
 from matplotlib.axes import Axes
 
-from midstate.runs.drawing import BLUE, COLOURS, GREY, MARKERS, band
+from midstate.runs.drawing import BLUE, COLOURS, GREY, MARKERS, SKY, band
 from midstate.study import drawing
 from midstate.study import shapes as fitted
 from midstate.study.claims import Claim, Endpoint
@@ -43,9 +44,14 @@ def gaps(axes: Axes, panel: Panel, claim: Claim, tables: Tables) -> None:
 def depth(axes: Axes, panel: Panel, claim: Claim, tables: Tables) -> None:
     """Sensitivity of the layers of one arm over depth, a line for each size of layer."""
     ((arm, title),) = panel.arms.items()
-    rows = tables.sensitivity[(tables.sensitivity.kind == "share") & (tables.sensitivity.arm == arm)]
-    for i, (size, stage) in enumerate(rows.groupby("params")):
-        band(axes, stage, "depth", "loss_rise", f"{size:,} weights", i)
+    rows = tables.sensitivity[tables.sensitivity.arm == arm]
+    if rows.empty:
+        drawing.note(axes, f"not run: {title}")
+        return
+    rows = rows[rows.kind == "share"]
+    by_size = {f"{size:,} weights": stage for size, stage in rows.groupby("params")}
+    for i, (label, stage) in enumerate((by_size if len(by_size) <= len(COLOURS) else {"all sizes": rows}).items()):
+        band(axes, stage, "depth", "loss_rise", label, i)
     axes.set_yscale("symlog", linthresh=0.1)
     axes.set_title(title)
     axes.legend()
@@ -76,3 +82,39 @@ def deficits(axes: Axes, panel: Panel, claim: Claim, tables: Tables) -> None:
     axes.axhline(0, color=GREY, lw=0.8)
     axes.axhline(1, color=GREY, lw=0.8, ls=":")
     axes.legend()
+
+
+def levels(axes: Axes, panel: Panel, claim: Claim, tables: Tables) -> None:
+    """What each layer is left over depth, a line an arm; arms without rows are named as not run."""
+    missing = []
+    for i, (arm, label) in enumerate(panel.arms.items()):
+        rows = tables.levels[tables.levels.arm == arm].dropna(subset=[panel.value])
+        if rows.empty:
+            missing.append(label)
+        else:
+            band(axes, rows, "depth", panel.value, f"{label} ({_seeds(rows)})", i)
+    if panel.uniform is not None:
+        axes.axhline(panel.uniform, color=GREY, lw=0.8, ls=":")
+    if missing:
+        drawing.note(axes, "not run: " + ", ".join(missing))
+    _legend_above(axes)
+
+
+def sizes(axes: Axes, panel: Panel, claim: Claim, tables: Tables) -> None:
+    """Parameters and MACs of the layers of the first arm with rows."""
+    rows = tables.levels[tables.levels.arm.isin(panel.arms)].drop_duplicates("layer").sort_values("depth")
+    for at, (column, label) in enumerate({"params": "parameters", "macs": "MACs an image"}.items()):
+        axes.bar(rows.depth + (at - 0.5) * 0.4, rows[column], 0.4, color=(SKY, GREY)[at], label=label)
+    axes.set_yscale("log")
+    _legend_above(axes)
+
+
+def _seeds(rows: pd.DataFrame) -> str:
+    number = rows.seed.nunique()
+    return f"{number} seed{'s' if number > 1 else ''}"
+
+
+def _legend_above(axes: Axes) -> None:
+    """A legend between title and axes, so that it hides no line."""
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2, borderaxespad=0.2)

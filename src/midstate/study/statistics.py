@@ -130,13 +130,14 @@ def rank_correlation(x: Sequence[float], y: Sequence[float]) -> float:
     return 0.0 if np.ptp(x) == 0 or np.ptp(y) == 0 else float(stats.spearmanr(x, y).statistic)
 
 
-def partial_rank_correlation(x: Sequence[float], y: Sequence[float], given: Sequence[float]) -> float:
+def partial_rank_correlation(x: Sequence[float], y: Sequence[float], *given: Sequence[float]) -> float:
     """Spearman's partial correlation of x and y, -1 to 1: of what is left of their ranks given those of `given`.
 
     0 where `given` leaves nothing of one of them. Raises ValueError as `samples`, below 3.
     """
-    x, y, given = (stats.rankdata(values) for values in samples(3, x=x, y=y, given=given))
-    design, ranks = np.column_stack([np.ones_like(given), given]), np.column_stack([x, y])
+    columns = {f"given[{i}]": values for i, values in enumerate(given)}
+    x, y, *given = (stats.rankdata(values) for values in samples(3, x=x, y=y, **columns))
+    design, ranks = np.column_stack([np.ones_like(x), *given]), np.column_stack([x, y])
     left, right = (ranks - design @ np.linalg.lstsq(design, ranks, rcond=None)[0]).T
     return 0.0 if flat(left, len(x)) or flat(right, len(x)) else float(stats.pearsonr(left, right).statistic)
 
