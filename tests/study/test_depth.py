@@ -41,7 +41,12 @@ def test_bits_that_follow_depth_within_one_size_have_a_correlation_given_size():
 
 def test_without_layers_of_one_size_there_is_no_control_that_respects_size():
     assert with_depth([[3, 4, 5]], range(3), [(1, 1), (2, 1), (3, 1)]).p_size is None
-    assert with_depth([[4, 4, 4]], range(3), [(1, 1)] * 3).p == 1  # no order, nothing to be found
+
+
+def test_layers_that_are_all_the_same_have_no_order():
+    found = with_depth([[4, 4, 4], [2, 3, 4]], range(3), [(1, 1)] * 3)
+    assert (found.seeds, found.ordered) == (2, 1)
+    assert with_depth([[4, 4, 4]], range(3), [(1, 1)] * 3).p == 1  # nothing to be found
 
 
 def test_permuted_agrees_with_scipy():

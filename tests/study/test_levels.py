@@ -105,21 +105,24 @@ def test_sensitivity_is_taken_of_the_same_layers(c2):
 def test_the_figure_says_what_was_not_run(c2):
     plan = c2.levels[0]
     figure = draw_panels(plan.drawing, c2, tables_of(made_up(plan, ["c2_bits_ddq", "c2_bits_exact"], seeds=1)))
-    texts = [text.get_text() for axes in figure.axes for text in axes.texts]
-    legends = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
+    legend = figure.axes[0].get_legend()
+    labels = [text.get_text() for text in legend.get_texts()]
     plt.close(figure)
-    assert "not run: exact solver, DDQ" in texts
-    assert legends == [f"HAQ, {order} first (1 seed)" for order in ("deepest", "shallowest", "dearest")]
+    assert legend.get_title().get_text() == "1 seed; not run: exact solver, DDQ"
+    assert labels == [*(f"HAQ, {order} first" for order in ("deepest", "shallowest", "dearest")), "the same for all"]
 
 
 def test_figure_and_correlations_come_into_the_report(c2, tmp_path):
-    made_up(c2.levels[0], ["c2_bits_ddq"]).to_csv(tmp_path / "levels.csv", index=False)
+    rows = made_up(c2.levels[0], ["c2_bits_ddq"])
+    rows.loc[rows.arm == "c2_bits_nm_domino", "level"] = 2
+    rows.to_csv(tmp_path / "levels.csv", index=False)
     written = write_report(tmp_path, [c2])
     assert tmp_path / "figures" / "c2_bits.png" in written
     assert (tmp_path / "figures" / "c2_bits.svg").is_file()
     report, page = ((tmp_path / name).read_text() for name in ("REPORT.md", "report.html"))
     assert "![c2_bits](figures/c2_bits.png)" in report
     assert "| bits of weights, budget: size | DDQ | not run |" in report
+    assert "| mixed N:8, budget: parameters | DominoSearch | all layers the same |" in report
     assert "--arms 'c2_bits_*'" in report
     assert page.count("data:image/png") == 1
 

@@ -22,6 +22,7 @@ class WithDepth:
     """How values of layers go with depth, over the seeds of one network."""
 
     seeds: int
+    ordered: int  # of these, seeds in which layers differ at all; a correlation without any order counts as 0
     plain: Interval  # Spearman's correlation with depth
     given_size: Interval  # the same of what is left of the ranks given those of log sizes
     p: float  # of `plain`: depths permuted among all layers
@@ -44,6 +45,7 @@ def with_depth(
     strata = same_size(logs)
     return WithDepth(
         len(values),
+        sum(len(set(row)) > 1 for row in values),
         mean_interval(plain),
         mean_interval(partial),
         permuted(values, depths, np.zeros(len(depths), dtype=int)),

@@ -1,8 +1,8 @@
 """The kinds of panel that the figure of a claim is made of; its file in conf/claim says which, and of which arms."""
 
 import numpy as np
-import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
 
 from midstate.runs.drawing import BLUE, COLOURS, GREY, MARKERS, SKY, band
 from midstate.study import drawing
@@ -11,6 +11,9 @@ from midstate.study.claims import Claim, Endpoint
 from midstate.study.drawing import Tables
 from midstate.study.figure_plan import Panel
 from midstate.study.verdicts import margin, measure
+
+DODGE = 0.12  # of a layer, between lines that may coincide
+LEGEND = 0.45  # of the lines' height, for a legend above them
 
 
 def effects(axes: Axes, panel: Panel, claim: Claim, tables: Tables) -> None:
@@ -86,18 +89,22 @@ def deficits(axes: Axes, panel: Panel, claim: Claim, tables: Tables) -> None:
 
 def levels(axes: Axes, panel: Panel, claim: Claim, tables: Tables) -> None:
     """What each layer is left over depth, a line an arm; arms without rows are named as not run."""
-    missing = []
-    for i, (arm, label) in enumerate(panel.arms.items()):
-        rows = tables.levels[tables.levels.arm == arm].dropna(subset=[panel.value])
-        if rows.empty:
-            missing.append(label)
-        else:
-            band(axes, rows, "depth", panel.value, f"{label} ({_seeds(rows)})", i)
+    every = {
+        label: tables.levels[tables.levels.arm == arm].dropna(subset=[panel.value]) for arm, label in panel.arms.items()
+    }
+    seeds = {label: rows.seed.nunique() for label, rows in every.items() if len(rows)}
+    alike = len(set(seeds.values())) == 1
+    for i, (label, rows) in enumerate(every.items()):
+        if label in seeds:
+            beside = rows.assign(
+                depth=rows.depth + DODGE * (i - len(every) / 2)
+            )  # or equal lines would hide each other
+            band(axes, beside, "depth", panel.value, label if alike else f"{label} ({_seeds(seeds[label])})", i)
     if panel.uniform is not None:
-        axes.axhline(panel.uniform, color=GREY, lw=0.8, ls=":")
-    if missing:
-        drawing.note(axes, "not run: " + ", ".join(missing))
-    _legend_above(axes)
+        axes.axhline(panel.uniform, color=GREY, lw=1, ls=":", label="the same for all")
+    missing = [label for label in every if label not in seeds]
+    words = [_seeds(next(iter(seeds.values())))] if alike else []
+    _legend_inside(axes, "; ".join(words + ([f"not run: {', '.join(missing)}"] if missing else [])))
 
 
 def sizes(axes: Axes, panel: Panel, claim: Claim, tables: Tables) -> None:
@@ -106,15 +113,23 @@ def sizes(axes: Axes, panel: Panel, claim: Claim, tables: Tables) -> None:
     for at, (column, label) in enumerate({"params": "parameters", "macs": "MACs an image"}.items()):
         axes.bar(rows.depth + (at - 0.5) * 0.4, rows[column], 0.4, color=(SKY, GREY)[at], label=label)
     axes.set_yscale("log")
-    _legend_above(axes)
+    if len(rows):
+        numbers = rows[["params", "macs"]]
+        axes.set_ylim(numbers.min().min() / 3, numbers.max().max() * 5)  # with a place for the legend
+    axes.legend(ncols=2, loc="upper left")
 
 
-def _seeds(rows: pd.DataFrame) -> str:
-    number = rows.seed.nunique()
+def _seeds(number: int) -> str:
     return f"{number} seed{'s' if number > 1 else ''}"
 
 
-def _legend_above(axes: Axes) -> None:
-    """A legend between title and axes, so that it hides no line."""
-    if axes.get_legend_handles_labels()[0]:
-        axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2, borderaxespad=0.2)
+def _legend_inside(axes: Axes, title: str) -> None:
+    """A legend above the lines: the scale goes on there, its numbers do not."""
+    low, high = axes.get_ylim()
+    axes.yaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))
+    axes.set_yticks([tick for tick in axes.get_yticks() if low <= tick <= high])
+    axes.set_ylim(low, high + LEGEND * (high - low))
+    axes.legend(
+        loc="upper left", ncols=2, title=title, alignment="left", title_fontsize=6.5, fontsize=6.5, handlelength=1.8,
+        columnspacing=1.0, labelspacing=0.3, borderaxespad=0.1,
+    )  # fmt: skip
