@@ -15,7 +15,7 @@ from midstate.runs.prepare import build_session
 from midstate.runs.run import run
 
 HAQ = ("quantizer=haq", "quantizer.trial_images=128", "quantizer.held_out=128", "quantizer.trial_steps=2")
-SHORT = ("trainer.epochs=2", "trainer.probes=false", "optimizer.lr=0.01")
+SHORT = ("trainer.epochs=2", "optimizer.lr=0.01")
 
 
 @pytest.fixture(scope="module")
@@ -90,7 +90,14 @@ def test_pruned_and_quantised(tmp_path, dense):
 
 
 def test_bits_step_down_and_gaps_are_probed(tmp_path, dense):
-    words = ("quantizer=lsq", "quantizer/path=bits", "quantizer.path_bits=6", "schedule=linear", "schedule.stop=0.5")
+    words = (
+        "quantizer=lsq",
+        "quantizer/path=bits",
+        "quantizer.path_bits=6",
+        "schedule=linear",
+        "schedule.stop=0.5",
+        "trainer.probes=true",
+    )
     summary = tiny(tmp_path, dense, *words, "quantizer.weight_bits=3")
     assert len(summary["states"]) == 5  # 32 bits, then 6, 5, 4, 3 of weights
     probes = table(tmp_path / "probes.csv")
