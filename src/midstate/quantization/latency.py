@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from midstate.common import checks
+from midstate.sparsity.allocations.scheme import content_digest
 from midstate.sparsity.tensors import Layer
 
 
@@ -45,6 +46,10 @@ class Latency:
             for pair, time in layer["us"].items():
                 checks.integer(f"latency={path!r}: {name} at bits {pair}", time, 0)
         return cls(path, layers)
+
+    def digest(self) -> str:
+        """Identify the content, wherever the file lies."""
+        return content_digest(self.layers)
 
     def check(self, layers: list[Layer], pairs: list[tuple[int, int]]) -> None:
         """Refuse a table of another network, or without some pairs of bits.

@@ -90,6 +90,8 @@ class Quantizer:
         self._network.try_measuring()
         if self.free:
             method.allocation.check_layers(self.pattern, self._network.views())
+            if method.allocation.refresh == "never":  # from shapes alone: what does not fit is refused here
+                self.levels = method.allocation.allocate(self.pattern, self._network.views())
 
     def _pattern(self, layers: Sequence[Layer], fixed: Sequence[int | None]) -> Bits:
         """What the allocation gives out, and under which limit."""

@@ -74,9 +74,15 @@ IRRELEVANT = (
     "pruner.narrow.like",
     "pruner.scheme",
     "pruner.allocation.scheme",
+    "quantizer.scheme",
+    "quantizer.allocation.scheme",
 )
 # Settings that change no result but were hashed from the start: hashed with the one value that old results have.
-FIXED: dict[str, Any] = {"data.download": True}
+FIXED: dict[str, Any] = {
+    "data.download": True,
+    "quantizer.latency": None,  # what the table holds counts, see Plan
+    "quantizer.method.latency": None,
+}
 
 
 def local_sources(config: dict[str, Any]) -> dict[str, str]:

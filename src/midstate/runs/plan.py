@@ -16,6 +16,7 @@ from midstate.common.secrets import redact
 from midstate.config.overrides import typed_overrides
 from midstate.config.schema import check_root
 from midstate.distributed.environment import started_by_torchrun, world_size
+from midstate.quantization import Quantization
 from midstate.runs.files import FORMAT, read_summary
 from midstate.runs.find import checkpoint_identity, find_checkpoint, find_file, find_like
 from midstate.runs.identity import NUMERICS, config_hash, local_sources
@@ -122,13 +123,23 @@ def resolve(config: DictConfig, parts: Parts, scheme_of: str | None = None) -> d
         resolved["pruner"]["scheme_of"] = scheme_of
     elif isinstance(parts.method.allocation, Scheme):
         resolved["pruner"]["scheme_digest"] = parts.method.allocation.digest()
+    if parts.quantization is not None:
+        resolved["quantizer"] |= _content_of(parts.quantization)
     # Losses of one member that have changed, NUMERICS being of all: its revision counts where it is above 1.
-    members = parts.method.members.items()
-    if revisions := {axis: member.revision for axis, member in members if getattr(member, "revision", 1) > 1}:
-        resolved["pruner"]["revisions"] = revisions
+    for group, method in (("pruner", parts.method), ("quantizer", parts.quantization)):
+        members = method.members.items() if method else ()
+        if revisions := {axis: member.revision for axis, member in members if getattr(member, "revision", 1) > 1}:
+            resolved[group]["revisions"] = revisions
     if sources := local_sources(resolved):  # an edited formula is another run
         resolved["local"] = sources
     return resolved
+
+
+def _content_of(quantization: Quantization) -> dict[str, str]:
+    """Digests of the files that a quantizer reads: a scheme of bits, a table of latencies."""
+    with user_errors("quantizer"):
+        files = {"scheme_digest": quantization.allocation, "latency_digest": quantization.latencies()}
+        return {name: file.digest() for name, file in files.items() if hasattr(file, "digest")}
 
 
 def runs_with_schemes(config: DictConfig) -> str | None:
