@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from midstate.common import checks
+from midstate.common import checks, limits
 from midstate.common.times import steps_of
 from midstate.quantization.allocation import BitScheme, Gates
 from midstate.quantization.bits import BUDGETS
@@ -63,6 +63,7 @@ class Quantization:
     def __post_init__(self) -> None:
         for axis, member in self.members.items():
             check_has(axis, member, PROTOCOLS[axis])
+        limits.levels(self.levels)
         self._check_grid()
         low, high = self.estimator.bits
         checks.integer("weight_bits", self.weight_bits, low, high)

@@ -76,6 +76,7 @@ IRRELEVANT = (
     "pruner.allocation.scheme",
     "quantizer.scheme",
     "quantizer.allocation.scheme",
+    "quantizer.method.allocation.scheme",
 )
 # Settings that change no result but were hashed from the start: hashed with the one value that old results have.
 FIXED: dict[str, Any] = {
