@@ -128,9 +128,10 @@ def resolve(config: DictConfig, parts: Parts, scheme_of: str | None = None) -> d
         resolved["quantizer"] |= _digests(parts.quantization.allocation)
         resolved["quantizer"] |= {} if latency is None else {"latency_digest": latency.digest()}
     # Losses of one member that have changed, NUMERICS being of all: its revision counts where it is above 1.
-    members = parts.method.members.items()
-    if revisions := {axis: member.revision for axis, member in members if getattr(member, "revision", 1) > 1}:
-        resolved["pruner"]["revisions"] = revisions
+    for group, method in (("pruner", parts.method), ("quantizer", parts.quantization)):
+        members = method.members.items() if method else ()
+        if revisions := {axis: member.revision for axis, member in members if getattr(member, "revision", 1) > 1}:
+            resolved[group]["revisions"] = revisions
     if sources := local_sources(resolved):  # an edited formula is another run
         resolved["local"] = sources
     return resolved

@@ -21,6 +21,7 @@ class STE(Estimator):
 
     grid: Uniform | KMeans
     grids: ClassVar[tuple[str, ...]] = ("uniform", "kmeans")
+    any_grid: ClassVar[bool] = True
 
     @property
     def bits(self) -> tuple[int, int]:
