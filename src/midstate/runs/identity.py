@@ -29,6 +29,8 @@ _ADDED_TO_AXES = {
     "hysteresis": ("update", 0.0),
     "forced_swaps": ("update", 0.0),
     "vectors": ("allocation", 8),
+    "slack": ("allocation", None),
+    "worst": ("allocation", False),
 }
 NEUTRAL: dict[str, Any] = {
     key: neutral
