@@ -239,6 +239,7 @@ def test_a_moving_average_begins_with_what_is_learned(tmp_path, dense, words):
         (("quantizer=uniform", "quantizer.budget=bitops"), "quantizer.budget=bitops has no effect"),
         (("quantizer=lsq", "quantizer/path=bits"), "quantizer/path=bits has no effect"),
         (("quantizer=lsq", "schedule=linear"), "schedule=linear has no effect: this quantizer"),
+        (("quantizer=lsq", "schedule.stop=0.5"), "schedule.stop=0.5 has no effect"),
         (("quantizer=lsq", "quantizer/path=bits", "schedule=linear"), None),
         (("quantizer=uniform", "quantizer.every=100it", "quantizer.activation_decay=0.1"), None),
         (("quantizer=uniform", "quantizer.activation_bits=null"), None),

@@ -12,7 +12,6 @@ from midstate.quantization.paths import Jump, StepBits
 from midstate.quantization.scope import Scope
 from midstate.sparsity.allocations.base import Allocation
 
-
 PROTOCOLS = {  # what a member of each axis has
     "scope": ("resolve", "first_bits", "last_bits"),
     "estimator": ("bits", "grids", "memory", "start", "refit", "apply", "values", "before_step"),
@@ -205,8 +204,8 @@ def check_has(axis: str, member: object, needed: tuple[str, ...]) -> None:
     """
     if isinstance(member, dict):
         raise ValueError(
-            f"{axis}: its file builds none; it needs `# @package quantizer` as its very first line and a node `{axis}:` "
-            "with a `_target_` of that kind"
+            f"{axis}: its file builds none; it needs `# @package quantizer` as its very first line and a node "
+            f"`{axis}:` with a `_target_` of that kind"
         )
     if missing := [name for name in needed if not hasattr(member, name)]:
         raise ValueError(f"{axis}: {type(member).__name__} has no {', '.join(missing)}, which every {axis} has")
