@@ -48,7 +48,7 @@ class _Nearest(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x: Tensor, levels: Tensor, scale: float, correction: float) -> Tensor:
         """The quantised tensor."""
-        index = torch.bucketize(x, midpoints(levels), out_int32=True)
+        index = torch.bucketize(x.contiguous(), midpoints(levels), out_int32=True)
         quantised = levels[index]
         ctx.save_for_backward(x, index, quantised, levels)
         ctx.factors = scale, correction
