@@ -10,9 +10,11 @@ from conftest import TINY, composed
 from midstate.common.errors import ConfigError
 from midstate.engine.evaluate import evaluate
 from midstate.models import load_weights
+from midstate.quantization import STE, Jump, Quantization, Scope, Uniform
 from midstate.runs.plan import Plan
 from midstate.runs.prepare import build_session
 from midstate.runs.run import run
+from midstate.sparsity import Uniform as Same
 
 HAQ = ("quantizer=haq", "quantizer.trial_images=128", "quantizer.held_out=128", "quantizer.trial_steps=2")
 SHORT = ("trainer.epochs=2", "optimizer.lr=0.01")
@@ -61,6 +63,7 @@ def top1_of_file(directory, *overrides):
 )
 def test_the_file_alone_answers_as_the_summary_says(tmp_path, dense, overrides):
     summary = tiny(tmp_path, dense, *SHORT, *overrides)
+    assert "since a mask zeroed them" not in (tmp_path / "report.html").read_text()
     assert summary["quantization"]["verified"]
     assert summary["pruner"] == "dense"
     assert top1_of_file(tmp_path) == summary["top1"]
@@ -246,6 +249,7 @@ def test_a_moving_average_begins_with_what_is_learned(tmp_path, dense, words):
         (("quantizer=uniform", "quantizer.budget=bitops"), "quantizer.budget=bitops has no effect"),
         (("quantizer=lsq", "quantizer/path=bits"), "quantizer/path=bits has no effect"),
         (("quantizer=lsq", "schedule=linear"), "schedule=linear has no effect: this quantizer"),
+        (("quantizer=lsq", "schedule.stop=0.5"), "schedule.stop=0.5 has no effect"),
         (("quantizer=lsq", "quantizer/path=bits", "schedule=linear"), None),
         (("quantizer=uniform", "quantizer.every=100it", "quantizer.activation_decay=0.1"), None),
         (("quantizer=uniform", "quantizer.activation_bits=null"), None),
@@ -265,3 +269,27 @@ def test_gates_that_stay_open_are_named(tmp_path, dense, caplog):
 def test_a_search_without_an_agent_is_named(tmp_path, dense, caplog):
     build_session(Plan.of(composed(*TINY, *HAQ, "quantizer.episodes=3", dense, f"run_dir={tmp_path}/run")))
     assert "quantizer.episodes=3: all are random" in caplog.text
+
+
+def test_directories_are_named_after_the_quantizer():
+    names = [
+        Plan.of(composed(*TINY, *words)).name
+        for words in (("pruner=dense",), ("quantizer=lsq",), ("quantizer=lsq", "pruner=nm"))
+    ]
+    assert names == ["dense", "lsq", "nm_lsq"]
+
+
+def test_what_is_no_member_is_refused_when_it_is_built():
+
+    axes = {"scope": Scope(), "estimator": STE(Uniform()), "allocation": Same(), "path": Jump()}
+    for axis in axes:
+        with pytest.raises(ValueError, match=f"{axis}: object has no"):
+            Quantization(**{**axes, axis: object()})
+    with pytest.raises(ValueError, match="its file builds none"):
+        Quantization(**{**axes, "path": {}})
+    with pytest.raises(ValueError, match=r"grid=object.*has no memory, fit, quantise, values"):
+        Quantization(**{**axes, "estimator": STE(Grid())})
+
+
+class Grid:
+    name, bits = "object", (2, 8)

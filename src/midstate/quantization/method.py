@@ -14,7 +14,7 @@ from midstate.sparsity.allocations.base import Allocation
 
 PROTOCOLS = {  # what a member of each axis has
     "scope": ("resolve", "first_bits", "last_bits"),
-    "estimator": ("bits", "grids", "memory", "start", "refit", "apply", "values", "before_step"),
+    "estimator": ("grids", "memory", "start", "refit", "apply", "values", "before_step"),
     "activation": ("bits", "inputs", "memory", "start", "apply", "fixed"),
     "allocation": ("allocate", "check_layers", "uniform", "needs", "refresh"),
     "path": ("window", "num_jumps", "bits_at"),

@@ -33,7 +33,7 @@ class Plan:
     parts: Parts
     typed: list[str]  # overrides, as the user wrote them
     choices: dict[str, str]  # the chosen member of each group
-    name: str  # of the experiment, or the pruner
+    name: str  # of the experiment, or the pruner and the quantizer
     directory: Path
     hash: str
     checkpoint: Path | None  # the weights to begin with
@@ -54,7 +54,7 @@ class Plan:
         resolved = resolve(config, parts, scheme_of)
         allowed, checkpoint = _from_other_runs(parts, resolved)
         choices = {key: str(value) for key, value in HydraConfig.get().runtime.choices.items() if value is not None}
-        name = choices.get("experiment", choices["pruner"])
+        name = choices.get("experiment", _name(choices, parts))
         identity = config_hash(resolved)
         directory = _directory(config, name, identity)
         warn_without_effect(typed, parts)
@@ -187,6 +187,14 @@ def _check_trained(parts: Parts) -> None:
             "model.checkpoint=outputs/dense (a file, or the runs of a dense experiment) or model.pretrained=true, or "
             "train dense first in the same run: trainer.mode=train schedule.start=0.5"
         )
+
+
+def _name(choices: dict[str, str], parts: Parts) -> str:
+    """What a run is called that is no experiment's: outputs/dense holds nothing but runs at 32 bits."""
+    pruner, quantizer = choices["pruner"], choices.get("quantizer")
+    if parts.quantization is None or quantizer is None:
+        return pruner
+    return quantizer if parts.method.dense else f"{pruner}_{quantizer}"
 
 
 def _directory(config: DictConfig, name: str, identity: str) -> Path:

@@ -164,8 +164,8 @@ def _of_quantizer(quantization: Quantization, one_shot: bool, alone: bool) -> li
             "one_shot goes the whole way at schedule.start, and no state lies between; schedule=linear walks it",
         ),
         (
-            jumps and alone and not one_shot,
-            ("schedule=", "schedule.stop=", "schedule.curve="),
+            jumps and alone,
+            ("schedule.stop=", "schedule.curve=", *(() if one_shot else ("schedule=",))),
             "this quantizer has no intermediate states and jumps at schedule.start; quantizer/path=bits has some",
         ),
     ]

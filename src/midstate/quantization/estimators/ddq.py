@@ -48,8 +48,8 @@ class _Nearest(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x: Tensor, levels: Tensor, scale: float, correction: float) -> Tensor:
         """The quantised tensor."""
-        index = torch.bucketize(x, midpoints(levels), out_int32=True)
-        quantised = levels.index_select(0, index.flatten()).view_as(x)  # ten times sooner than levels[index]
+        index = torch.bucketize(x.contiguous(), midpoints(levels), out_int32=True)
+        quantised = levels.index_select(0, index.flatten()).view_as(index)  # ten times sooner than levels[index]
         ctx.save_for_backward(x, index, quantised, levels)
         ctx.factors = scale, correction
         return quantised
