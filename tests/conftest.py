@@ -39,12 +39,14 @@ __all__ = [
 ROOT = Path(__file__).parents[1]
 os.environ.setdefault("MATPLOTLIBRC", str(ROOT / "tests" / "matplotlibrc"))  # of the processes, too
 
-# A real run of about two seconds: real digits, four epochs of six steps.
+# A real run of about two seconds: real digits, four epochs of six steps. Probes take longer than all else: who looks at
+# them asks for trainer.probes=true.
 TINY = (
     "data.train_placements=1",
     "data.eval_placements=1",
     "trainer.epochs=4",
     "trainer.max_steps_per_epoch=6",
+    "trainer.probes=false",
     "logger=none",
 )
 

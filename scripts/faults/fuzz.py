@@ -37,7 +37,10 @@ SIZES += ("data.num_eval", "data.resize", "data.train_placements", "data.eval_pl
 # What is gone through one after another, and would never end.
 COUNTS = ("trainer.epochs", "data.num_fragments")
 # Data that would be fetched, servers that would be asked; what starts no run, or is for presets.
-LEFT_OUT = {"data": ("cifar10", "cifar100", "timm"), "launcher": ("pool", "ray", "slurm", "slurm_local")}
+LEFT_OUT = {
+    "data": ("cifar10", "cifar100", "fashion_mnist", "kmnist", "mnist", "timm"),
+    "launcher": ("pool", "ray", "slurm", "slurm_local"),
+}
 LEFT_OUT |= {"claim": None, "sweep": None, "pruner/window": None, "experiment/paper": None, "experiment/base": None}
 KEPT = ("run_dir", "logger.mode", "model.pretrained", "trainer.compile")  # the last takes a minute
 # Numbers at the edges, values of other types, times, references, quoting, paths.

@@ -108,6 +108,7 @@ def test_constants_by_hand():
 NETWORKS = {
     "resnet20_pad": lambda: CifarResNet([3] * 3, [16, 32, 64], "pad").create(3, 10),
     "resnet20_conv": lambda: CifarResNet([3] * 3, [16, 32, 64], "conv").create(3, 10),
+    "plain": lambda: CifarResNet([2, 2], [16, 32], "none").create(3, 10),
     "resnet18": lambda: torchvision.models.resnet18(num_classes=10),
     "resnet50": lambda: torchvision.models.resnet50(num_classes=10),
     "mobilenet_v2": lambda: torchvision.models.mobilenet_v2(num_classes=10),

@@ -127,7 +127,7 @@ def flatten(folder):
     [
         ("data.on_error=ignore", "data.on_error='ignore': must be one of fail, skip"),
         ("data.size=300", "data.resize=256: must be a whole number, 300 or more"),
-        ("machine.workers=-1", "data.workers=-1: must be"),
+        ("machine.workers=-1", "machine.workers=-1: must be"),
     ],
 )
 def test_bad_settings_are_refused(overrides, message):

@@ -49,6 +49,20 @@ def test_pad_shortcut_fills_new_channels_with_zeros_on_both_sides():
     assert (out[:, 24:] == 0).all()
 
 
+def test_without_shortcuts_a_block_is_its_convolutions():
+    torch.manual_seed(0)
+    plain = cifar(1, "none").create(1, 10).eval()
+    torch.manual_seed(0)
+    residual = cifar(1, "pad").create(1, 10).eval()
+    assert plain.state_dict().keys() == residual.state_dict().keys()
+    assert all(torch.equal(a, b) for a, b in zip(plain.parameters(), residual.parameters(), strict=True))
+    x, block = torch.randn(2, 16, 8, 8), plain.stages[1][0]
+    path = torch.nn.Sequential(block.conv1, block.bn1, torch.nn.ReLU(), block.conv2, block.bn2, torch.nn.ReLU())
+    assert torch.equal(block(x), path(x))
+    assert not torch.equal(block(x), residual.stages[1][0](x))
+    assert CifarResNet([1, 1], [16, 8], "none").create(1, 10)(torch.randn(2, 1, 8, 8)).shape == (2, 10)
+
+
 @pytest.mark.parametrize(
     "bridge",
     [
@@ -95,6 +109,6 @@ def test_arguments_bring_no_weights_and_contradict_no_data(bridge, name):
 
 
 def test_bad_recipes_are_refused():
-    for arguments in (([1, 1], [16], "pad"), ([0], [16], "pad"), ([1], [16], "none"), ([1, 1], [32, 16], "pad")):
+    for arguments in (([1, 1], [16], "pad"), ([0], [16], "pad"), ([1], [16], "some"), ([1, 1], [32, 16], "pad")):
         with pytest.raises(ValueError, match=r"widths|blocks|shortcut"):
             CifarResNet(*arguments)

@@ -41,7 +41,7 @@ def without_clock(rows):
 @pytest.fixture(scope="module")
 def block_run(tmp_path_factory):
     directory = tmp_path_factory.mktemp("block")
-    return directory, tiny(directory, "pruner=nm_block", "schedule=linear")
+    return directory, tiny(directory, "pruner=nm_block", "schedule=linear", "trainer.probes=true")
 
 
 def test_summary_has_every_field_of_the_contract(block_run):
@@ -180,7 +180,7 @@ def same(a, b):
 
 def test_the_same_command_gives_the_same_bits(block_run, tmp_path):
     directory, _ = block_run
-    tiny(tmp_path, "pruner=nm_block", "schedule=linear")
+    tiny(tmp_path, "pruner=nm_block", "schedule=linear", "trainer.probes=true")
     first, second = (final_state(d) for d in (directory, tmp_path))
     assert same(first["model"], second["model"])
     assert same(first["optimizer"], second["optimizer"])

@@ -48,10 +48,12 @@ def test_fetching_a_set_changes_no_identity():
     assert hash_of("data=timm") == hash_of("data=timm", "data.download=true")
 
 
-def test_a_run_of_a_set_that_was_fetched_is_found(tmp_path):
-    config = composed("data=cifar10", "data.download=false")
+@pytest.mark.parametrize("where", [("cifar10", "data.download=false"), ("fashion_mnist", "data.root=elsewhere")])
+def test_a_run_of_a_set_that_was_fetched_is_found(tmp_path, where):
+    name, setting = where
+    config = composed(f"data={name}", setting)
     (tmp_path / "seed0").mkdir()
-    write_config(tmp_path / "seed0", OmegaConf.to_container(composed("data=cifar10"), resolve=True))
+    write_config(tmp_path / "seed0", OmegaConf.to_container(composed(f"data={name}"), resolve=True))
     write_summary(tmp_path / "seed0", {"status": "finished"})
     found = find_file("model.checkpoint", str(tmp_path), "summary.json", OmegaConf.to_container(config, resolve=True))
     assert found == tmp_path / "seed0/summary.json"

@@ -71,7 +71,7 @@ def test_committed_rows_are_of_the_code_as_it_is(quick):
 
 
 def test_every_experiment_is_an_arm_of_some_claim():
-    arms = {arm for claim in read_claims() for arm in claim.all_arms}
+    arms = {arm for claim in read_claims() for arm in (*claim.all_arms, *claim.level_arms)}
     assert arms == {path.stem for path in (ROOT / "conf" / "experiment").glob("*.yaml")}
 
 
@@ -192,3 +192,17 @@ def test_the_script_answers_with_that_status_and_no_traceback(tmp_path):
     assert done.stderr.startswith("configuration error: only=C12: must be of C1")
     assert "Traceback" not in done.stderr
     assert not list(tmp_path.iterdir())
+
+
+def test_arms_that_show_levels_are_run_where_they_are_named_and_nowhere_else(quick):
+    (claim,) = read_claims(["C2"])
+    assert not {run.experiment for run in quick} & set(claim.level_arms)
+    runs = plan_runs([claim], "quick", arms="c2_bits_exact*")
+    assert [run.experiment for run in runs if run.seed == 4] == ["c2_resnet20", "c2_bits_exact", "c2_bits_exact_bitops"]
+    assert len(runs) == 15
+    assert all(run.claims == (f"C2-{claim.digest}",) for run in runs if run.experiment in claim.level_arms)
+
+
+def test_a_name_of_no_arm_is_refused_with_those_there_are():
+    with pytest.raises(ValueError, match=r"arms='c2_bit': matches none of c2_isotropic, .*c2_bits_haq_deepest"):
+        plan_runs(read_claims(["C2"]), "quick", arms="c2_bit")

@@ -103,7 +103,7 @@ def assert_same_run(directory, reference):
     assert (directory / "probes.csv").read_text() == (reference / "probes.csv").read_text()
 
 
-RESUMED = ("pruner=nm_step", "pruner.n=2", "pruner.m=4", *TINY, "trainer.max_steps_per_epoch=16")
+RESUMED = ("pruner=nm_step", "pruner.n=2", "pruner.m=4", *TINY, "trainer.max_steps_per_epoch=16", "trainer.probes=true")
 RESUMED = (*RESUMED, "trainer.checkpoint_every=4it", "data.eval_placements=1")
 
 

@@ -171,3 +171,19 @@ def _child(pid: int) -> int:
 def _children(pid: int) -> list[tuple[int, str]]:
     listed = subprocess.run(["ps", "-o", "pid=,args=", "--ppid", str(pid)], capture_output=True, text=True).stdout
     return [(int(number), arguments) for number, arguments in (line.split(None, 1) for line in listed.splitlines())]
+
+
+def test_an_arm_that_shows_levels_brings_its_dense_run_along_and_leaves_table_and_figure(tmp_path):
+    arguments = ["--only", "C2", "--arms", "c2_bits_exact", "--seeds", "1", "--wandb", "off", *SMALL, "logger=none"]
+    done = reproduce(tmp_path, *arguments)
+    assert done.returncode == 0, done.stderr + done.stdout
+    assert "quick: 2 runs, 0 done, 2 to do" in done.stdout
+    results = tmp_path / "outputs" / "reproduce"
+    rows = pd.read_csv(results / "levels.csv")
+    assert set(rows.arm) == set(pd.read_csv(results / "runs.csv").arm) == {"c2_bits_exact"}  # not what it begins from
+    assert len(rows) == 18  # of ResNet-20; stem and classifier have bits of their own
+    assert rows.depth.tolist() == list(range(1, 19))
+    assert rows.weight_bits.between(2, 8).all()
+    assert (results / "figures" / "c2_bits.svg").is_file()
+    assert "| bits of weights, budget: size | DDQ | not run |" in (results / "REPORT.md").read_text()
+    assert "2 done, 0 to do" in reproduce(tmp_path, *arguments).stdout

@@ -15,7 +15,7 @@ Fields = Mapping[str, Any]  # of a class, by name
 BUDGETS = ("params", "macs")  # of patterns of weights
 KNOWN = (*BUDGETS, "size", "bitops", "latency")  # and of a quantizer
 COMBINED = {"both": BUDGETS}  # names of several budgets that hold together
-SCORES = ("sensitivity", "hessian", "weight_error", "erk", "owl", "random")
+SCORES = ("sensitivity", "file", "hessian", "weight_error", "erk", "owl", "random")
 PER = ("layer", "filter")
 NORMALISERS = ("none", "mean")
 REFRESHES = ("once", "tick")
@@ -96,8 +96,20 @@ def budget(fields: Fields) -> None:
     checks.number("spread", fields["spread"], 0, 1)
     checks.integer("vectors", fields["vectors"], 1)
     levels(fields["levels"])
+    _slack(fields["slack"], fields["worst"])
     if fields["per"] == "filter" and fields["score"] not in ("weight_error", "random"):
         raise ValueError(f"per='filter': score={fields['score']} knows whole layers only; use weight_error or random")
+    if (fields["score"] == "file") != (fields.get("scores") is not None):
+        what = "needs a table, scores=FILE" if fields.get("scores") is None else "only score=file reads scores"
+        raise ValueError(f"score={fields['score']!r}: {what}; scripts/sensitivity.py makes one")
+
+
+def _slack(slack: object, worst: object) -> None:
+    """Of how much of a budget must be spent."""
+    if slack is not None:
+        checks.number("slack", slack, 0, 1)
+    if checks.boolean("worst", worst) and slack is None:
+        raise ValueError("worst=True: without a slack, such as 0.01, the worst is to spend nothing")
 
 
 def levels(value: object) -> None:

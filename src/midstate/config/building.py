@@ -97,11 +97,21 @@ def _known(where: str, error: Exception, config: DictConfig) -> str:
     return f"{near(added[1], known)}; known: {', '.join(known)}"
 
 
+def _typed_as(where: str, field_name: str, config: DictConfig) -> str | None:
+    """The setting that a field of a node refers to, such as `quantizer.path_bits`; None: it refers to none."""
+    node = OmegaConf.select(config, where)
+    raw = OmegaConf.to_container(node, resolve=False).get(field_name) if isinstance(node, DictConfig) else None
+    reference = re.fullmatch(r"\$\{([\w.]+)\}", raw) if isinstance(raw, str) else None
+    return reference and reference[1]
+
+
 def named(where: str, error: Exception, config: DictConfig) -> str:
     """Put a refused field the way the user types it: `pruner.n=17: must be ...`, whichever node refused it."""
     message = re.sub(r"^\w+(\.\w+)*\.__init__\(\) ", "", str(error))  # Python's own wording of a call
     field_name = re.match(r"(\w+)=", message)
     group = where.split(".")[0]
+    if field_name and (typed := _typed_as(where, field_name[1], config)):
+        return f"{typed}{message[len(field_name[1]) :]}"
     if field_name and OmegaConf.select(config, f"{group}.{field_name[1]}") is not None:
         return f"{group}.{message}"
     return f"{where}: {message}"

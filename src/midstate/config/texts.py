@@ -19,6 +19,7 @@ TEXTS = {
     *("pruner.include", "pruner.scope.include", "pruner.exclude", "pruner.scope.exclude"),
     *("quantizer.scheme", "quantizer.allocation.scheme", "quantizer.latency", "quantizer.method.latency"),
     *("quantizer.exclude", "quantizer.scope.exclude"),
+    *("pruner.scores", "pruner.allocation.scores", "quantizer.scores", "quantizer.allocation.scores"),
     *("hydra.sweep.dir", "hydra.sweeper.study_name"),
     *(f"hydra.launcher.{name}" for name in _OF_SLURM),
 }

@@ -7,12 +7,14 @@ from midstate.data.digits import Digits
 from midstate.data.fake import Fake
 from midstate.data.imagefolder import ImageFolder
 from midstate.data.images import Images
+from midstate.data.mnist_like import MNIST
 from midstate.data.splits import Augmentation, Batches, Split
 from midstate.data.stored import Stored, StoredBatches
 from midstate.data.timm_data import TimmData
 
 __all__ = [
     "CIFAR",
+    "MNIST",
     "Augmentation",
     "Batches",
     "Clutter",

@@ -10,7 +10,14 @@ from midstate.data.stored import Stored
 
 @dataclass(frozen=True)
 class Images:
-    """A loaded data set. Train, validation and test share no source image.
+    """A loaded data set. Train, validation, test and unused share no source image.
+
+    Args:
+        train: images to learn from.
+        validation: for every epoch's row, and for probes.
+        test: used once, at the end.
+        num_classes: labels run from 0 to num_classes - 1.
+        unused: images that no run sees, for measurements without the test images; None where there are none.
 
     Raises:
         ValueError: a split without an image, images without a label or the other way round, labels that are not
@@ -21,9 +28,10 @@ class Images:
     validation: Split | Stored
     test: Split | Stored
     num_classes: int
+    unused: Split | None = None
 
     def __post_init__(self) -> None:
-        for name in ("train", "validation", "test"):
+        for name in ("train", "validation", "test", *(() if self.unused is None else ("unused",))):
             split: Split | Stored = getattr(self, name)
             split.check(name, self.num_classes)
             if split.shape != self.shape:
@@ -41,6 +49,6 @@ class Images:
 
     def to(self, device: torch.device) -> "Images":
         """Move every split to a device."""
-        return replace(
-            self, train=self.train.to(device), validation=self.validation.to(device), test=self.test.to(device)
-        )
+        unused = None if self.unused is None else self.unused.to(device)
+        three = {name: getattr(self, name).to(device) for name in ("train", "validation", "test")}
+        return replace(self, **three, unused=unused)

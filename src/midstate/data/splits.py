@@ -155,10 +155,28 @@ def _share_of_each(labels: Tensor, count: int) -> Tensor:
             if left and chosen[number] < room[number]:
                 chosen[number] += 1
                 left -= 1
+    return _rank_in_class(numbers, sizes) < chosen[numbers]
+
+
+def _rank_in_class(numbers: Tensor, sizes: Tensor) -> Tensor:
+    """Count (N,) the images of the same class before each, of classes with so many images each."""
     by_class = numbers.argsort(stable=True)
-    rank = torch.empty_like(numbers)  # of an image within its class
+    rank = torch.empty_like(numbers)
     rank[by_class] = torch.arange(len(numbers)) - (sizes.cumsum(0) - sizes)[numbers[by_class]]
-    return rank < chosen[numbers]
+    return rank
+
+
+def stratified(labels: Tensor, generator: Generator) -> Tensor:
+    """An order of all images, drawn at random, in which every run of neighbours has all classes in proportion.
+
+    Args:
+        labels: (N,), int64.
+        generator: of the draw.
+    """
+    order = torch.randperm(len(labels), generator=generator)
+    _, numbers, sizes = labels[order].unique(return_inverse=True, return_counts=True)
+    place = (_rank_in_class(numbers, sizes).double() + 0.5) / sizes[numbers]  # within its class, from 0 to 1
+    return order[place.argsort(stable=True)]
 
 
 def check_labels(name: str, labels: Tensor, num_classes: int) -> None:

@@ -17,7 +17,7 @@ from midstate.distributed.processes import ALONE, Processes
 from midstate.engine.mixup import Mixing
 from midstate.engine.probes import GapProbe
 from midstate.optimizers import Rate
-from midstate.quantization import Quantizer
+from midstate.quantization import Quantizer, follow
 from midstate.sparsity import Pruner, Window
 from midstate.sparsity.search import Search
 
@@ -167,6 +167,11 @@ class Session:
         models = [self.model, *([self.ema.module] if self.ema else [])]
         self.processes.average([tensor for model in models for tensor in _statistics(model)])
 
+    def follow_quantizer(self) -> None:
+        """Have the moving average begin anew with what a quantizer has just put into force."""
+        if self.ema and self.quantizer:
+            follow(self.ema.module, self.model)
+
     @contextmanager
     def averaged(self) -> Iterator[None]:
         """Use the moving average of the weights, if there is one, inside the context."""
@@ -227,6 +232,7 @@ class Session:
         if self.scaler.is_enabled():
             self.scaler.load_state_dict(state["scaler"])
         if self.ema:
+            self.follow_quantizer()
             self.ema.module.load_state_dict(state["ema"])
         self.step, self.rows, self.probe_rows = state["step"], state["rows"], state["probe_rows"]
         self.losses, self.totals, self.epoch_gap = state["losses"].tolist(), state["totals"], state["epoch_gap"]
@@ -244,8 +250,9 @@ def _statistics(model: nn.Module) -> list[Tensor]:
 
 
 def _averageable(model: nn.Module) -> list[Tensor]:
-    """Tensors of the moving average: weights, and BatchNorm statistics."""
-    return [*(parameter.detach() for parameter in model.parameters()), *_statistics(model)]
+    """Tensors of the moving average: weights, and BatchNorm statistics; gates are open or closed, not in between."""
+    averaged = [p.detach() for name, p in model.named_parameters() if name.rpartition(".")[2] != "gates"]
+    return [*averaged, *_statistics(model)]
 
 
 def _of_mask(name: str) -> bool:

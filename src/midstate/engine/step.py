@@ -54,6 +54,7 @@ def refresh(session: Session) -> None:
         pruner.refresh(session.step)
         if quantizer:
             quantizer.refresh(session.step)
+            session.follow_quantizer()
     except Unrankable as error:
         session.diverged(str(error))
     finally:

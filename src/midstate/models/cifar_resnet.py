@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from midstate.common import checks
 from midstate.models.start import Recipe
 
-SHORTCUTS = ("pad", "conv")
+SHORTCUTS = ("pad", "conv", "none")
 
 
 def _conv3x3(in_channels: int, out_channels: int, stride: int = 1) -> nn.Conv2d:
@@ -30,7 +30,7 @@ class PadShortcut(nn.Module):
 
 
 class BasicBlock(nn.Module):
-    """Two 3x3 convolutions with a shortcut; the activation follows the addition."""
+    """Two 3x3 convolutions with a shortcut, or without any; the activation follows the addition."""
 
     def __init__(self, in_channels: int, out_channels: int, stride: int, shortcut: str) -> None:
         super().__init__()
@@ -38,7 +38,9 @@ class BasicBlock(nn.Module):
         self.bn1 = nn.BatchNorm2d(out_channels)
         self.conv2 = _conv3x3(out_channels, out_channels)
         self.bn2 = nn.BatchNorm2d(out_channels)
-        if stride == 1 and in_channels == out_channels:
+        if shortcut == "none":
+            self.shortcut = None
+        elif stride == 1 and in_channels == out_channels:
             self.shortcut = nn.Identity()
         elif shortcut == "pad":
             self.shortcut = PadShortcut(in_channels, out_channels, stride)
@@ -49,8 +51,8 @@ class BasicBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) to (N, C', H / stride, W / stride)."""
-        out = F.relu(self.bn1(self.conv1(x)))
-        return F.relu(self.bn2(self.conv2(out)) + self.shortcut(x))
+        out = self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x)))))
+        return F.relu(out if self.shortcut is None else out + self.shortcut(x))
 
 
 class ResNet(nn.Module):
@@ -86,7 +88,8 @@ class CifarResNet(Recipe):
     Args:
         blocks: basic blocks of each stage.
         widths: channels of each stage.
-        shortcut: where the shape changes: `pad` (option A, no parameters) or `conv` (option B, 1x1).
+        shortcut: where the shape changes: `pad` (option A, no parameters) or `conv` (option B, 1x1); `none`: no block
+            has a shortcut (the plain network of the same paper).
     """
 
     blocks: list[int]

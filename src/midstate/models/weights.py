@@ -41,7 +41,7 @@ def load_weights(model: nn.Module, path: Path, fresh_classifier: bool = True) ->
     try:
         load_input_quantisers(model, state)
         model.load_state_dict({**state, **{name: own[name] for name in other}})
-    except RuntimeError as error:
+    except (RuntimeError, AttributeError) as error:  # of another network: a tensor, or a layer, does not fit
         told = _difference(state, own) or f" ({first_line(error)})"
         raise ValueError(f"{shown}: does not fit this model{told}") from error
     if infinite := [name for name, value in model.state_dict().items() if not value.isfinite().all()]:

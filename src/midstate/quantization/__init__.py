@@ -23,7 +23,12 @@ from midstate.quantization.grids.levels import Levels
 from midstate.quantization.grids.uniform import Uniform
 from midstate.quantization.latency import Latency
 from midstate.quantization.method import Quantization
-from midstate.quantization.modules import load_input_quantisers, without_input_quantisers
+from midstate.quantization.modules import (
+    drop_input_quantisers,
+    follow,
+    load_input_quantisers,
+    without_input_quantisers,
+)
 from midstate.quantization.paths import Jump, StepBits
 from midstate.quantization.quantizer import Quantizer
 from midstate.quantization.scope import Scope
@@ -47,6 +52,8 @@ __all__ = [
     "Scope",
     "StepBits",
     "Uniform",
+    "drop_input_quantisers",
+    "follow",
     "load_input_quantisers",
     "without_input_quantisers",
 ]

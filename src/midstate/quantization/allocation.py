@@ -11,6 +11,7 @@ from midstate.common import checks
 from midstate.common.times import steps_of
 from midstate.quantization.bits import Bits, Choice
 from midstate.sparsity.allocations.base import Allocation
+from midstate.sparsity.allocations.fitting import check_lowest
 from midstate.sparsity.allocations.scheme import content_digest, read_scheme
 from midstate.sparsity.layers import LayerView
 
@@ -77,6 +78,10 @@ class Gates(Allocation):
     def allocate(self, pattern: Bits, layers: Sequence[LayerView]) -> list[Choice]:
         """All begin with the most bits."""
         return [pattern.full(layer.shape) for layer in layers]
+
+    def check_layers(self, pattern: Bits, layers: Sequence[LayerView]) -> None:
+        """Raise ValueError if the fewest gates of every layer exceed the budget."""
+        check_lowest(pattern, layers, [pattern.lowest] * len(layers), "size")
 
     def factor(self, cost: Tensor, target: float) -> Tensor:
         """What the loss is multiplied by: 1 within the budget."""

@@ -28,4 +28,4 @@ class FixedLevels(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Return the nearest of the values."""
         levels = self.levels.to(x.dtype)
-        return levels[torch.bucketize(x, (levels[1:] + levels[:-1]) / 2)]
+        return levels[torch.bucketize(x.contiguous(), (levels[1:] + levels[:-1]) / 2)]

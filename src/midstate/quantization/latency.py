@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from midstate.common import checks
+from midstate.sparsity.allocations.scheme import content_digest
 from midstate.sparsity.tensors import Layer
 
 
@@ -15,7 +16,7 @@ class Latency:
     """Whole microseconds of each layer, by its name and its pair of bits of weights and inputs.
 
     The file is JSON: {"unit": "us", "layers": {"layer1.0.conv1": {"shape": [16, 16, 3, 3], "us": {"8,8": 120,
-    "4,8": 70, ...}}}}; `scripts/latency.py` writes one.
+    "4,8": 70, ...}}}}; `scripts/latency.py` writes one. "32,32" is read where a layer is left out of quantisation.
     """
 
     path: str
@@ -40,7 +41,7 @@ class Latency:
                 f'latency={path!r}: must hold `unit`: "us" and `layers`, as scripts/latency.py writes them'
             )
         for name, layer in layers.items():
-            if not isinstance(layer, dict) or not {"shape", "us"} <= set(layer):
+            if not isinstance(layer, dict) or "shape" not in layer or not isinstance(layer.get("us"), dict):
                 raise ValueError(f"latency={path!r}: {name} must have `shape` and `us`")
             for pair, time in layer["us"].items():
                 checks.integer(f"latency={path!r}: {name} at bits {pair}", time, 0)
@@ -61,8 +62,12 @@ class Latency:
                     f"latency={self.path!r}: is of another network: {layer.name} is {found['shape']} there, "
                     f"{list(layer.weight.shape)} here"
                 )
-            if missing := [f"{w},{a}" for w, a in pairs if f"{w},{a}" not in found["us"]]:
+            if missing := [pair for pair in dict.fromkeys(f"{w},{a}" for w, a in pairs) if pair not in found["us"]]:
                 raise ValueError(f"latency={self.path!r}: {layer.name} has none at bits {', '.join(missing[:4])}")
+
+    def digest(self) -> str:
+        """Identify the content, whatever its layout, and whatever is said of the machine."""
+        return content_digest({name: [layer["shape"], layer["us"]] for name, layer in self.layers.items()})
 
     def of(self, name: str, weight: int, activation: int) -> int:
         """Microseconds of a layer."""

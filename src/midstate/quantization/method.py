@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from midstate.common import checks
+from midstate.common import checks, limits
 from midstate.common.times import steps_of
 from midstate.quantization.allocation import BitScheme, Gates
 from midstate.quantization.bits import BUDGETS
@@ -11,6 +11,15 @@ from midstate.quantization.latency import Latency
 from midstate.quantization.paths import Jump, StepBits
 from midstate.quantization.scope import Scope
 from midstate.sparsity.allocations.base import Allocation
+
+PROTOCOLS = {  # what a member of each axis has
+    "scope": ("resolve", "first_bits", "last_bits"),
+    "estimator": ("grids", "memory", "start", "refit", "apply", "values", "before_step"),
+    "activation": ("bits", "inputs", "memory", "start", "apply", "fixed"),
+    "allocation": ("allocate", "check_layers", "uniform", "needs", "refresh"),
+    "path": ("window", "num_jumps", "bits_at"),
+}
+FITTED = ("bits", "memory", "fit", "quantise", "values")  # what a grid has that is fitted to weights
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,11 +60,15 @@ class Quantization:
     every: str = "1ep"
 
     def __post_init__(self) -> None:
+        for axis, member in self.members.items():
+            check_has(axis, member, PROTOCOLS[axis])
+        limits.levels(self.levels)
         self._check_grid()
         low, high = self.estimator.bits
         checks.integer("weight_bits", self.weight_bits, low, high)
         if self.activation_bits is not None:
             self._check_activation()
+        self._check_fixed_bits()
         self._check_members()
         self._check_budget()
         checks.number("activation_decay", self.activation_decay, 0)
@@ -111,6 +124,17 @@ class Quantization:
             raise ValueError(f"activation={type(self.activation).__name__}: is for weights; inputs have pact, lsq, ddq")
         checks.integer("activation_bits", self.activation_bits, *self.activation.bits)
 
+    def _check_fixed_bits(self) -> None:
+        """Refuse bits of the first and the last layer that weights, or inputs, cannot have."""
+        low, high = self.estimator.bits
+        if self.estimator.learns_bits:
+            high = 8  # their bits are given, and not learned
+        if self.quantises_inputs:
+            low = max(low, self.activation.bits[0])
+        for name in ("first_bits", "last_bits"):
+            if getattr(self.scope, name) is not None:
+                checks.integer(name, getattr(self.scope, name), low, high)
+
     def _check_members(self) -> None:
         learns, by_gates = self.estimator.learns_bits, isinstance(self.allocation, Gates)
         if learns and not by_gates:
@@ -123,15 +147,23 @@ class Quantization:
                 f"allocation=Gates: estimator={type(self.estimator).__name__} has no gates; quantizer/estimator=ddq "
                 "quantizer/grid=levels, or another allocation"
             )
+        if by_gates and self.budget != "size":
+            raise ValueError(f"budget={self.budget!r}: allocation=Gates counts the bits of weights; budget=size")
         if learns and isinstance(self.path, StepBits):
             raise ValueError("path=bits: gates close when training closes them; quantizer/path=direct")
 
     def _check_grid(self) -> None:
         grid = getattr(self.estimator, "grid", None)
-        if grid is None or grid.name not in self.estimator.grids:
+        name = getattr(grid, "name", grid and type(grid).__name__)
+        if name in self.estimator.grids:
+            return
+        kinds = " or ".join(self.estimator.grids)
+        if grid is None or not self.estimator.any_grid:
+            raise ValueError(f"grid={name}: estimator={type(self.estimator).__name__} is for grid={kinds}")
+        if missing := [each for each in FITTED if not hasattr(grid, each)]:
             raise ValueError(
-                f"grid={grid and grid.name}: estimator={type(self.estimator).__name__} is for grid="
-                f"{' or '.join(self.estimator.grids)}"
+                f"grid={name}: estimator={type(self.estimator).__name__} is for grid={kinds}, or one of your own that "
+                f"has {', '.join(FITTED)}; this one has no {', '.join(missing)}"
             )
 
     def _check_budget(self) -> None:
@@ -142,6 +174,12 @@ class Quantization:
             low, high = self.estimator.bits
             for each in self.levels:
                 checks.integer("levels", each, low, high)
+            chooses = self.allocation.uniform or hasattr(self.allocation, "levels")
+            if not chooses and len(self.choices) <= self.choices[-1] - self.choices[0]:
+                raise ValueError(
+                    f"levels={list(self.levels)}: allocation={type(self.allocation).__name__} gives any bits between "
+                    "the fewest and the most of them; budget, haq and random_search choose from a list"
+                )
         if self.budget == "latency" and not self.quantises_inputs:
             raise ValueError("budget=latency: is of bits of weights and inputs; set activation_bits, too")
         if self.budget == "latency" and self.latency is None:
@@ -156,3 +194,18 @@ class Quantization:
                 f"target={self.target}: allocation={type(self.allocation).__name__} gives the bits that are asked for, "
                 "whatever they cost; leave it out, or choose quantizer/allocation=budget, haq, random or reversed"
             )
+
+
+def check_has(axis: str, member: object, needed: tuple[str, ...]) -> None:
+    """Refuse what is no member of an axis.
+
+    Raises:
+        ValueError: a file built nothing, or something is missing.
+    """
+    if isinstance(member, dict):
+        raise ValueError(
+            f"{axis}: its file builds none; it needs `# @package quantizer` as its very first line and a node "
+            f"`{axis}:` with a `_target_` of that kind"
+        )
+    if missing := [name for name in needed if not hasattr(member, name)]:
+        raise ValueError(f"{axis}: {type(member).__name__} has no {', '.join(missing)}, which every {axis} has")

@@ -109,6 +109,31 @@ def without_input_quantisers(model: nn.Module) -> Iterator[None]:
             put_before(module, quantiser)
 
 
+@torch.no_grad()
+def follow(copy: nn.Module, model: nn.Module) -> None:
+    """Have the quantisers of a copy, such as a moving average, begin where those of the network have begun anew.
+
+    What a quantiser learns at some bits says nothing of what it learns at others, and before its first start, nothing.
+    """
+    for own, other in zip(_quantisers(model), _quantisers(copy), strict=True):
+        if (own.on, own.kind) != (other.on, other.kind):
+            other.on, other.kind = own.on, own.kind
+            for tensor, begun in zip(other.memory.values(), own.memory.values(), strict=True):
+                tensor.copy_(begun)
+
+
+def _quantisers(model: nn.Module) -> list[Quantised]:
+    return [module for module in model.modules() if isinstance(module, Quantised)]
+
+
+def drop_input_quantisers(model: nn.Module) -> bool:
+    """Take the quantisers of inputs of a finished network away, which give no gradient; tell whether it had any."""
+    found = [module for module in model.modules() if hasattr(module, INPUT)]
+    for module in found:
+        remove_before(module)
+    return bool(found)
+
+
 def load_input_quantisers(model: nn.Module, state: Mapping[str, Any]) -> None:
     """Make the quantisers of inputs that a finished network's file names; their values are loaded with the rest.
 

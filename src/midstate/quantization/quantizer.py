@@ -12,7 +12,7 @@ from midstate.common.seeds import seed_for
 from midstate.common.times import steps_of
 from midstate.quantization.allocation import Gates
 from midstate.quantization.attached import BitsPair, attach, calibrate, restored
-from midstate.quantization.bits import REFERENCE_BITS, Bits, Choice
+from midstate.quantization.bits import FLOAT_BITS, REFERENCE_BITS, Bits, Choice
 from midstate.quantization.costs import Costs
 from midstate.quantization.method import Quantization
 from midstate.quantization.modules import Quantised
@@ -72,7 +72,11 @@ class Quantizer:
         latency = method.latencies()
         self.costs = Costs.of(weight_layers(model), uses or {}, latency)
         if latency is not None:
-            latency.check(layers, [*method.pairs_to_time(), REFERENCE_BITS])
+            own = {method.both(bits) for bits in fixed if bits is not None}
+            latency.check(layers, [*method.pairs_to_time(), *sorted(own), REFERENCE_BITS])
+            names = {layer.name for layer in layers}
+            others = [each for each in weight_layers(model) if each.name not in names and each.name in latency.layers]
+            latency.check(others, [(FLOAT_BITS, FLOAT_BITS), REFERENCE_BITS])
         self.pattern = self._pattern(layers, fixed)
         self.layers = attach(model, method, layers, fixed, sample)
         self.free = [each for each in self.layers if each.fixed_bits is None]
@@ -90,6 +94,8 @@ class Quantizer:
         self._network.try_measuring()
         if self.free:
             method.allocation.check_layers(self.pattern, self._network.views())
+            if method.allocation.refresh == "never":  # from shapes alone: what does not fit is refused here
+                self.levels = method.allocation.allocate(self.pattern, self._network.views())
 
     def _pattern(self, layers: Sequence[Layer], fixed: Sequence[int | None]) -> Bits:
         """What the allocation gives out, and under which limit."""
@@ -186,11 +192,16 @@ class Quantizer:
 
     def weighed(self, loss: Tensor) -> Tensor:
         """The loss as it is minimised: times what learned bits cost over their budget."""
-        if not isinstance(self.method.allocation, Gates) or not self.layers[-1].weight.on:
+        if not self._has_gates:
             return loss
         for cost, target in self._gated_costs():
             loss = loss * self.method.allocation.factor(cost, target)
         return loss
+
+    @property
+    def _has_gates(self) -> bool:
+        """Tell whether bits are learned, and in force."""
+        return isinstance(self.method.allocation, Gates) and any(each.weight.on for each in self.free)
 
     def _gated_costs(self) -> Iterator[tuple[Tensor, float]]:
         """Bits of all weights, and of all inputs where they have gates, each with its budget."""
@@ -199,6 +210,15 @@ class Quantizer:
         inputs = [(each.input, each.num_inputs) for each in self.free if each.input and each.input.kind.learned]
         if inputs:
             yield _bits(inputs), float(self.method.activation_bits * sum(num for _, num in inputs))
+
+    def over_budget(self) -> str | None:
+        """What learned bits cost over their budget, in words; None: they meet it, or none are learned."""
+        if not self._has_gates:
+            return None
+        costs = zip(("weights", "inputs"), self._gated_costs(), strict=False)
+        shares = {name: float(cost.detach()) / target for name, (cost, target) in costs}
+        over = [f"{name} {100 * share:.0f} %" for name, share in shares.items() if share > 1]
+        return ", ".join(over) or None
 
     def before_step(self, optimizer: Optimizer, step: int) -> None:
         """Change gradients as the estimators say; call after unscaling and before clipping."""

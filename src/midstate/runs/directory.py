@@ -24,9 +24,13 @@ log = logging.getLogger(__name__)
 NAMED = 8  # settings that a message names at most
 TABLES = (
     *("metrics.csv", "probes.csv", "losses.csv", "sensitivity.csv", "search.csv", "bits.csv"),
-    *("scheme.json", "report.html"),
+    *("scheme.json", "report.html", "sensitivity_by_level.csv"),
 )
-FIGURES = tuple(f"{name}.{kind}" for name in ("accuracy", "kept_by_depth", "schedule") for kind in ("png", "svg"))
+FIGURES = tuple(
+    f"{name}.{kind}"
+    for name in ("accuracy", "kept_by_depth", "schedule", "sensitivity_by_level")
+    for kind in ("png", "svg")
+)
 
 
 class RunDirectory:

@@ -7,18 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import OmegaConf
 from torch import Tensor, nn
 
 from midstate.common.errors import ConfigError, RunFailed, first_line, user_errors
 from midstate.common.files import write_atomically
 from midstate.compaction import counting
 from midstate.compaction.extracting import extract
-from midstate.config.building import build
-from midstate.data import Images
 from midstate.distributed.machine import enough_memory, keep_freed_memory
-from midstate.models import load_weights
-from midstate.runs.files import is_run, read_config, read_summary
+from midstate.runs.finished import read_finished, rebuild, set_threads
 from midstate.sparsity import weight_layers
 
 REPEATS = 15  # of a timed pass
@@ -46,13 +42,10 @@ def extract_run(directory: Path, file: Path, batch_size: int = 64) -> str:
     summary, config = _read(directory)
     if file.suffix != SUFFIX or (file.exists() and not file.is_file()):  # it would replace a result, or a device
         raise ConfigError(f"--output={file}: must be a file whose name ends in {SUFFIX}")
-    with user_errors(
-        f"{directory}: its config.yaml: trainer.threads", LookupError, TypeError, ValueError, RuntimeError
-    ):
-        torch.set_num_threads(config["trainer"]["threads"])
+    set_threads(directory, config)
     keep_freed_memory()
     with enough_memory():
-        model, data = _rebuild(directory, config)
+        model, data = rebuild(directory, config)
         masked = _counted(model, data.shape)
         _check_reported(directory, summary, masked)
         with user_errors(str(directory)):
@@ -69,33 +62,10 @@ def extract_run(directory: Path, file: Path, batch_size: int = 64) -> str:
 
 def _read(directory: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     """Summary and configuration of a finished run that has pruned something."""
-    summary, config = read_summary(directory), read_config(directory)
-    if summary is None or config is None or not is_run(config):
-        seeds = sorted(path.parent for path in directory.glob("**/seed*/summary.json"))
-        hint = f"; runs below it: {', '.join(map(str, seeds[:3]))}{' ...' if len(seeds) > 3 else ''}" if seeds else ""
-        what = "is no finished run's" if directory.is_dir() else "no such directory"
-        raise ConfigError(f"{directory}: {what}{hint}")
-    if summary["status"] != "finished":
-        raise ConfigError(f"{directory}: this run is not finished ({summary['status']}); finish it first")
+    summary, config = read_finished(directory)
     if summary.get("pattern_verified") is None:
         raise ConfigError(f"{directory}: a dense run; nothing was pruned, so there is nothing to remove")
     return summary, config
-
-
-def _rebuild(directory: Path, config: dict[str, Any]) -> tuple[nn.Module, Images]:
-    """The finished network, zeros in place, and the data it was trained for."""
-    file = directory / "checkpoints" / "final.pt"
-    if not file.is_file():
-        raise ConfigError(f"{file}: is not there; rerun=true makes it anew")
-    config["model"].pop("checkpoint_of", None)  # said by the run, not to it
-    composed = OmegaConf.create(config)
-    recipe, source = build(composed, "model"), build(composed, "data")
-    with user_errors("data"):
-        data = source.load()
-    with user_errors(str(directory), Exception):  # what other libraries raise for their own arguments
-        model = recipe.create(data.shape[0], data.num_classes)
-        load_weights(model, file, fresh_classifier=False)
-    return model.eval(), data
 
 
 def _counted(model: nn.Module, shape: tuple[int, ...]) -> dict[str, int | float]:

@@ -7,7 +7,7 @@ from typing import Any
 from midstate.config.schema import flatten
 from midstate.models.narrow import MATCHES, Narrow
 from midstate.runs.files import is_run, read_config, read_summary
-from midstate.runs.identity import FIXED, counts
+from midstate.runs.identity import FIXED, counts, without_places
 
 
 def find_file(setting: str, place: str, file: str, config: dict[str, Any]) -> Path:
@@ -54,8 +54,8 @@ def _same_network_and_data(one: dict[str, Any] | None, other: dict[str, Any]) ->
         for each in pair
     ]
     data = [
-        {key: FIXED.get(f"data.{key}", value) for key, value in each["data"].items() if counts(f"data.{key}", value)}
-        for each in pair
+        {key: FIXED.get(f"data.{key}", value) for key, value in each.items() if counts(f"data.{key}", value)}
+        for each in (without_places(config["data"]) for config in pair)
     ]
     return models[0] == models[1] and data[0] == data[1]
 

@@ -33,6 +33,11 @@ def finish(recorder: Recorder) -> dict[str, Any]:
     session.take_average()
     quantizer = session.quantizer
     if quantizer:
+        if over := quantizer.over_budget():
+            log.warning(
+                f"warning: too many gates are open at the end of training: of their budgets, bits take of {over}; "
+                "a larger quantizer.gate_lr, optimizer.lr or more steps close more of them"
+            )
         quantizer.finalise()  # before the pruner, which folds what it has masks on
     pruner.finalise()
     verified = pruner.verify()

@@ -29,6 +29,8 @@ _ADDED_TO_AXES = {
     "hysteresis": ("update", 0.0),
     "forced_swaps": ("update", 0.0),
     "vectors": ("allocation", 8),
+    "slack": ("allocation", None),
+    "worst": ("allocation", False),
 }
 NEUTRAL: dict[str, Any] = {
     key: neutral
@@ -72,11 +74,20 @@ IRRELEVANT = (
     "model.narrowed",  # what the pruner's settings have led to
     "pruner.like",  # which run counts, see Plan
     "pruner.narrow.like",
-    "pruner.scheme",
+    "pruner.scheme",  # of files what they hold counts, see Plan
     "pruner.allocation.scheme",
+    "pruner.scores",
+    "pruner.allocation.scores",
+    *(
+        f"quantizer.{axis}{name}"
+        for axis in ("", "allocation.", "method.", "method.allocation.")
+        for name in ("scheme", "scores", "latency")
+    ),
 )
 # Settings that change no result but were hashed from the start: hashed with the one value that old results have.
 FIXED: dict[str, Any] = {"data.download": True}
+# Settings of a class that only say where the files of a published set lie.
+PLACES: dict[str, tuple[str, ...]] = {"midstate.data.MNIST": ("root",)}
 
 
 def local_sources(config: dict[str, Any]) -> dict[str, str]:
@@ -88,9 +99,16 @@ def local_sources(config: dict[str, Any]) -> dict[str, str]:
 
 def config_hash(config: dict[str, Any]) -> str:
     """Identify what a resolved configuration computes: 12 hex digits, the same for every seed."""
-    content = {key: FIXED.get(key, value) for key, value in flatten(config) if counts(key, value)}
+    placed = {key: without_places(node) if key == "data" else node for key, node in config.items()}
+    content = {key: FIXED.get(key, value) for key, value in flatten(placed) if counts(key, value)}
     canonical = json.dumps({"numerics": NUMERICS, **content}, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(canonical.encode()).hexdigest()[:12]
+
+
+def without_places(data: Any) -> Any:
+    """The settings of a set without those that only say where its files lie."""
+    left_out = PLACES.get(data["_target_"], ()) if isinstance(data, dict) and "_target_" in data else ()
+    return {key: value for key, value in data.items() if key not in left_out} if left_out else data
 
 
 @cache

@@ -16,12 +16,13 @@ from midstate.common.secrets import redact
 from midstate.config.overrides import typed_overrides
 from midstate.config.schema import check_root
 from midstate.distributed.environment import started_by_torchrun, world_size
+from midstate.quantization import BitScheme
 from midstate.runs.files import FORMAT, read_summary
 from midstate.runs.find import checkpoint_identity, find_checkpoint, find_file, find_like
 from midstate.runs.identity import NUMERICS, config_hash, local_sources
 from midstate.runs.parts import Parts, build_parts
 from midstate.runs.warnings import warn_without_effect
-from midstate.sparsity import Scheme
+from midstate.sparsity import Allocation, Scheme
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,7 @@ class Plan:
     parts: Parts
     typed: list[str]  # overrides, as the user wrote them
     choices: dict[str, str]  # the chosen member of each group
-    name: str  # of the experiment, or the pruner
+    name: str  # of the experiment, or the pruner and the quantizer
     directory: Path
     hash: str
     checkpoint: Path | None  # the weights to begin with
@@ -53,7 +54,7 @@ class Plan:
         resolved = resolve(config, parts, scheme_of)
         allowed, checkpoint = _from_other_runs(parts, resolved)
         choices = {key: str(value) for key, value in HydraConfig.get().runtime.choices.items() if value is not None}
-        name = choices.get("experiment", choices["pruner"])
+        name = choices.get("experiment", _name(choices, parts))
         identity = config_hash(resolved)
         directory = _directory(config, name, identity)
         warn_without_effect(typed, parts)
@@ -117,18 +118,31 @@ def resolve(config: DictConfig, parts: Parts, scheme_of: str | None = None) -> d
     resolved, trainer = OmegaConf.to_container(config, resolve=True), parts.trainer
     resolved["trainer"] |= {name: getattr(trainer, name) for name in ("device", "threads", "precision")}
     resolved["trainer"]["num_processes"] = world_size()
-    # The content of a scheme, or the runs that found it, identify a run; the place of the file does not.
+    resolved["pruner"] |= _digests(parts.method.allocation)
     if scheme_of:
-        resolved["pruner"]["scheme_of"] = scheme_of
-    elif isinstance(parts.method.allocation, Scheme):
-        resolved["pruner"]["scheme_digest"] = parts.method.allocation.digest()
+        resolved["pruner"] |= {"scheme_of": scheme_of}
+        resolved["pruner"].pop("scheme_digest", None)
+    if parts.quantization is not None:
+        with user_errors("quantizer"):
+            latency = parts.quantization.latencies()
+        resolved["quantizer"] |= _digests(parts.quantization.allocation)
+        resolved["quantizer"] |= {} if latency is None else {"latency_digest": latency.digest()}
     # Losses of one member that have changed, NUMERICS being of all: its revision counts where it is above 1.
-    members = parts.method.members.items()
-    if revisions := {axis: member.revision for axis, member in members if getattr(member, "revision", 1) > 1}:
-        resolved["pruner"]["revisions"] = revisions
+    for group, method in (("pruner", parts.method), ("quantizer", parts.quantization)):
+        members = method.members.items() if method else ()
+        if revisions := {axis: member.revision for axis, member in members if getattr(member, "revision", 1) > 1}:
+            resolved[group]["revisions"] = revisions
     if sources := local_sources(resolved):  # an edited formula is another run
         resolved["local"] = sources
     return resolved
+
+
+def _digests(allocation: Allocation) -> dict[str, str]:
+    """What identifies the content of an allocation's file; its place does not count, see `identity.IRRELEVANT`."""
+    if isinstance(allocation, Scheme | BitScheme):
+        return {"scheme_digest": allocation.digest()}
+    table = getattr(allocation, "table", None)
+    return {} if table is None else {"scores_digest": table.digest()}
 
 
 def runs_with_schemes(config: DictConfig) -> str | None:
@@ -173,6 +187,14 @@ def _check_trained(parts: Parts) -> None:
             "model.checkpoint=outputs/dense (a file, or the runs of a dense experiment) or model.pretrained=true, or "
             "train dense first in the same run: trainer.mode=train schedule.start=0.5"
         )
+
+
+def _name(choices: dict[str, str], parts: Parts) -> str:
+    """What a run is called that is no experiment's: outputs/dense holds nothing but runs at 32 bits."""
+    pruner, quantizer = choices["pruner"], choices.get("quantizer")
+    if parts.quantization is None or quantizer is None:
+        return pruner
+    return quantizer if parts.method.dense else f"{pruner}_{quantizer}"
 
 
 def _directory(config: DictConfig, name: str, identity: str) -> Path:

@@ -17,9 +17,16 @@ from midstate.engine.mixup import Mixing
 from midstate.engine.probes import NUM_IMAGES, GapProbe
 from midstate.engine.session import Session
 from midstate.models import classifier_names, load_weights, narrowed, try_training
-from midstate.quantization import Quantizer
+from midstate.quantization import Quantizer, drop_input_quantisers
 from midstate.runs.plan import Plan
-from midstate.runs.warnings import warn_of_end, warn_of_long_times, warn_of_pretrained, warn_of_scope, warn_of_start
+from midstate.runs.warnings import (
+    warn_of_end,
+    warn_of_long_times,
+    warn_of_pretrained,
+    warn_of_scope,
+    warn_of_start,
+    warn_of_walk,
+)
 from midstate.sparsity import Pruner, Sample
 from midstate.sparsity.trials import Finetune
 
@@ -112,6 +119,8 @@ def _make_model(
     with user_errors("model", ValueError, TypeError, RuntimeError, AssertionError):
         if plan.checkpoint is not None:
             load_weights(model, plan.checkpoint)
+            if drop_input_quantisers(model):
+                log.info("the checkpoint's quantisers of inputs are left out: training begins from its weights alone")
     name = f".name={recipe.name}" if hasattr(recipe, "name") else f"={plan.choices['model']}"
     with user_errors(f"model{name}, data.size={data.shape[-1]}", ValueError, TypeError, RuntimeError, AssertionError):
         try_training(model, pair.images, data.num_classes)
@@ -179,6 +188,7 @@ def _attach(
             _sample(data, method.allocation if "trial" in (method := plan.parts.method).needs else None),
         )
     _check_trained(plan, "pruner", pruner)
+    warn_of_walk(pruner, "pruner", total_steps)
     warn_of_scope(pruner, model, uses)
     warn_of_end(pruner, total_steps)
     warn_of_long_times(pruner, plan.parts.trainer.checkpoint_every, steps_per_epoch, total_steps)
@@ -205,6 +215,7 @@ def _quantise(
             _sample(data, method.allocation if "trial" in method.allocation.needs else None),
         )
     _check_trained(plan, "quantizer", quantizer)
+    warn_of_walk(quantizer, "quantizer", total_steps)
     return quantizer
 
 

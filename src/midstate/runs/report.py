@@ -68,13 +68,11 @@ def _other_zeros(summary: dict[str, Any]) -> list[tuple[str, str]]:
     other = summary["sparsity"] - (1 - kept)
     if other < LEAST_OTHER:
         return []
-    return [
-        (
-            "kept by masks",
-            f"{100 * kept:.2f} % of the prunable weights, of which {100 * other:.2f} points are zero all the same, "
-            "mostly without a gradient since a mask zeroed them",
-        )
-    ]
+    why = "mostly without a gradient since a mask zeroed them"
+    if summary.get("quantization"):
+        why = "mostly rounded to the 0 of their grid"
+    text = f"{100 * kept:.2f} % of the prunable weights, of which {100 * other:.2f} points are zero all the same, {why}"
+    return [("kept by masks", text)]
 
 
 def _left_dense(summary: dict[str, Any]) -> list[tuple[str, str]]:

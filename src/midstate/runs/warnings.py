@@ -7,8 +7,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from midstate.common.times import steps_of, warn_if_longer
 from midstate.models import classifier_names
+from midstate.quantization import PACT, BitScheme, Estimator, Gates, Jump, Quantization, Quantizer
 from midstate.runs.parts import Parts
-from midstate.sparsity import Blocks, Budget, Direct, DropGrow, LearnedCombinations, Pruner, Soft, weight_layers
+from midstate.sparsity import HAQ, Blocks, Budget, Direct, DropGrow, LearnedCombinations, Pruner, Soft, weight_layers
 
 log = logging.getLogger(__name__)
 SMALL_SCOPE = 0.1
@@ -39,6 +40,18 @@ def warn_of_long_times(pruner: Pruner, checkpoint_every: str, steps_per_epoch: i
     for name, time, then in times:
         if time is not None:
             warn_if_longer(name, time, steps_of(name, time, steps_per_epoch, total_steps), total_steps, then)
+
+
+def warn_of_walk(walk: Pruner | Quantizer, group: str, total_steps: int) -> None:
+    """Warn where a search has no episode to learn from, and where a quantizer's bits are reached too late to train."""
+    allocation = walk.method.allocation
+    if isinstance(allocation, HAQ) and allocation.warmup >= allocation.episodes:
+        log.warning(
+            f"warning: {group}.episodes={allocation.episodes}: all are random, for the agent learns after "
+            f"{group}.warmup={allocation.warmup} of them"
+        )
+    if isinstance(walk, Quantizer) and walk.window.stop >= total_steps:
+        log.warning("warning: bits come down until the run's last step, so no step is trained at the target's")
 
 
 def warn_of_start(pruner: Pruner, model: nn.Module) -> None:
@@ -123,14 +136,49 @@ def _warn_of_indivisible(pruner: Pruner, model: nn.Module) -> None:
     )
 
 
+def _of_quantizer(quantization: Quantization, one_shot: bool, alone: bool) -> list[tuple[bool, tuple[str, ...], str]]:
+    """When settings of a quantizer change nothing, their beginnings, and why."""
+    allocation, jumps = quantization.allocation, isinstance(quantization.path, Jump)
+    no_inputs, clipped = not quantization.quantises_inputs, isinstance(quantization.activation, PACT)
+    follows = type(quantization.estimator).refit is not Estimator.refit
+    own_bits = allocation.uniform or isinstance(allocation, BitScheme | Gates)
+    inputs = ("quantizer/activation=", "quantizer.activation_")
+    given = "quantizer.activation_bits="
+    return [
+        (no_inputs, inputs, f"inputs are not quantised; {given}8 quantises them"),
+        (not no_inputs and not clipped, ("quantizer.activation_decay=",), "only quantizer/activation=pact has clips"),
+        (
+            not follows and jumps,
+            ("quantizer.every=",),
+            "values are learned in every step, and no grid is fitted to the weights again",
+        ),
+        (own_bits, ("quantizer.levels=", "quantizer.budget="), "this allocation chooses nothing under a budget"),
+        (
+            isinstance(allocation, Budget) and allocation.score != "hessian",
+            ("quantizer.vectors=",),
+            "only quantizer.score=hessian reads it",
+        ),
+        (
+            not jumps and one_shot,
+            ("quantizer/path=", "quantizer.path_bits="),
+            "one_shot goes the whole way at schedule.start, and no state lies between; schedule=linear walks it",
+        ),
+        (
+            jumps and alone,
+            ("schedule.stop=", "schedule.curve=", *(() if one_shot else ("schedule=",))),
+            "this quantizer has no intermediate states and jumps at schedule.start; quantizer/path=bits has some",
+        ),
+    ]
+
+
 def warn_without_effect(overrides: list[str], parts: Parts) -> None:
     """Warn of settings that the user typed and that change nothing."""
-    method = parts.method
+    method, quantization = parts.method, parts.quantization
     one_shot = parts.schedule.curve == "one_shot"
     cases = [
-        (method.dense, ("schedule",), "a dense run has no path to walk"),
+        (method.dense and quantization is None, ("schedule",), "a dense run has no path to walk"),
         (
-            isinstance(method.path, Direct),
+            isinstance(method.path, Direct) and (quantization is None or isinstance(quantization.path, Jump)),
             ("schedule=", "schedule.stop=", "schedule.curve="),
             "this pruner has no intermediate states and jumps at schedule.start",
         ),
@@ -150,10 +198,12 @@ def warn_without_effect(overrides: list[str], parts: Parts) -> None:
             ("pruner/criterion=",),
             "estimator=candidates ranks combinations by what it has learnt",
         ),
+        *(_of_quantizer(quantization, one_shot, method.dense) if quantization else ()),
     ]
     warned = set()
     for applies, prefixes, why in cases:
         for override in (o.lstrip("+~") for o in overrides):
-            if applies and override.startswith(prefixes) and override not in warned:
+            set_to_nothing = override == "quantizer.activation_bits=null"
+            if applies and override.startswith(prefixes) and override not in warned and not set_to_nothing:
                 log.warning(f"warning: {override} has no effect: {why}")
                 warned.add(override)

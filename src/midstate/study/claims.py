@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from midstate.common.project import CONF
-from midstate.study.figure_plan import Drawing
+from midstate.study.figure_plan import Drawing, LevelFigure
 
 CLAIMS = CONF / "claim"
 SCALES = ("quick", "full", "paper")
@@ -18,7 +18,7 @@ TESTS = ("difference", "equivalence", "share_within", "shapes", "recovery", "con
 # Fields that explain or show a claim and change no number; not part of its digest.
 PROSE = (
     "title", "article", "english", "short", "would_change", "notes", "changes",
-    "arms", "leave_out", "figure", "role_swaps",
+    "arms", "leave_out", "figure", "role_swaps", "levels",
 )  # fmt: skip
 
 
@@ -90,6 +90,7 @@ class Claim:
     short: str = ""  # about ten words for README.md; empty: the English sentence
     figure: Drawing | None = None  # None: every endpoint in the unit of the primary one
     role_swaps: dict[str, Any] | None = None  # arms whose layers' order of sensitivity is compared with a reference's
+    levels: tuple[LevelFigure, ...] = ()  # run where `--arms` names their arms, and judged nowhere
 
     @classmethod
     def read(cls, path: Path) -> "Claim":
@@ -104,6 +105,7 @@ class Claim:
             content[key] = tuple(content[key])
         if content.get("figure"):
             content["figure"] = Drawing.read(content["figure"])
+        content["levels"] = tuple(LevelFigure.read(each) for each in content.get("levels", ()))
         claim = cls(**{"leave_out": {}, **content}, digest=digest)
         if claim.figure and (unknown := claim.figure.arms - set(claim.all_arms)):
             raise ValueError(f"figure of {claim.claim}: {', '.join(sorted(unknown))}: must be of its arms")
@@ -114,6 +116,11 @@ class Claim:
         """Every experiment it needs, in order of appearance."""
         endpoints = (self.endpoint, self.control, *self.secondary)
         return list(dict.fromkeys([arm for endpoint in endpoints for arm in endpoint.arms] + list(self.arms)))
+
+    @cached_property
+    def level_arms(self) -> dict[str, int]:
+        """Further experiments that show what layers are left, each with its number of seeds."""
+        return {arm: each.seeds for each in self.levels for arm in each.arms if arm not in self.all_arms}
 
     def named(self, name: str) -> Endpoint:
         """The endpoint called `endpoint`, `control` or by its own name.

@@ -3,6 +3,7 @@
 import argparse
 import sys
 from dataclasses import replace
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,7 @@ from midstate.study.claims import SCALES, Claim, read_claims
 
 if TYPE_CHECKING:
     from midstate.study.execution import Sweep
+    from midstate.study.planning import PlannedRun
 STEP = 5  # seeds added at a time
 START_SECONDS = 2  # of a run before its first step and after its last, on 2 cores
 
@@ -43,6 +45,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--scale", choices=SCALES, default="quick", help="how much to run (default: quick)")
     parser.add_argument("--only", metavar="C8,C10", help="these claims alone")
+    parser.add_argument(
+        "--arms", metavar="PATTERN", help="of these claims the arms of this name alone, such as 'c2_bits_*'"
+    )
     parser.add_argument("--seeds", type=_positive, metavar="N", help="instead of each claim's own number")
     parser.add_argument("--jobs", type=_positive, default=2, metavar="N", help="runs at a time (default: 2)")
     parser.add_argument("--results", type=Path, metavar="DIR", help="default: results")
@@ -81,6 +86,8 @@ def _print_list(claims: list[Claim]) -> None:
         print(f"    endpoint: {claim.endpoint.name}")
         print(f"    control:  {claim.control.name}")
         print(f"    arms:     {', '.join(claim.all_arms)}")
+        for each in claim.levels:
+            print(f"    levels of {each.name}, with --arms: {', '.join(each.arms)}")
 
 
 def _plan(options: argparse.Namespace) -> tuple[list[Claim], list]:
@@ -92,7 +99,7 @@ def _plan(options: argparse.Namespace) -> tuple[list[Claim], list]:
         return claims, []
     from midstate.study.planning import plan_runs  # torch and the like come when they are needed
 
-    return claims, plan_runs(claims, options.scale, options.seeds)
+    return claims, plan_runs(claims, options.scale, options.seeds, options.arms)
 
 
 def _reproduce(claims: list[Claim], planned: list, options: argparse.Namespace) -> int:
@@ -143,13 +150,18 @@ def _sweep(claims: list[Claim], planned: list, options: argparse.Namespace) -> "
     sweep = Sweep()
     while True:
         sweep.run(_missing(planned, options), options.jobs)
-        tables.collect(planned, options.results)
-        if options.report or options.seeds or sweep.failures or sweep.stopping.is_set():
+        tables.collect((run for run in planned if _is_asked(run, options)), options.results)
+        if options.report or options.seeds or options.arms or sweep.failures or sweep.stopping.is_set():
             return sweep
         more = [run for run in _more_seeds(claims, options) if run not in planned]
         if not more:
             return sweep
         planned += more
+
+
+def _is_asked(run: "PlannedRun", options: argparse.Namespace) -> bool:
+    """Tell whether a run is one that was asked for, and not only what another begins from."""
+    return not options.arms or fnmatchcase(run.experiment, options.arms)
 
 
 def _write_report(claims: list[Claim], options: argparse.Namespace) -> None:

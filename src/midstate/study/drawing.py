@@ -1,7 +1,7 @@
 """Shared by the figures of claims: style, tables, effects and points, saving."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pandas as pd
@@ -12,7 +12,8 @@ from matplotlib.figure import Figure
 from midstate.common.intervals import mean_interval
 from midstate.runs import drawing
 from midstate.runs.drawing import BLUE, GREY
-from midstate.study.tables import read_table
+from midstate.study.levels import COLUMNS
+from midstate.study.tables import KEY, read_table
 
 STYLE = {**drawing.STYLE, "font.size": 8, "pdf.fonttype": 42, "legend.fontsize": 7, "axes.titlesize": 8.5}
 COLUMN, PAGE = 3.4, 7.0  # inches: one column of a two-column page, and both
@@ -26,11 +27,14 @@ class Tables:
     epochs: pd.DataFrame
     probes: pd.DataFrame
     sensitivity: pd.DataFrame
+    levels: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=[*KEY, *COLUMNS]))
 
     @classmethod
     def read(cls, results: Path) -> "Tables":
         """Read what `tables.collect` wrote; a table that is not there is empty."""
-        return cls(*(read_table(results / f"{name}.csv") for name in ("runs", "epochs", "probes", "sensitivity")))
+        names = ("runs", "epochs", "probes", "sensitivity")
+        levels = read_table(results / "levels.csv", [*KEY, *COLUMNS])
+        return cls(*(read_table(results / f"{name}.csv") for name in names), levels)
 
     def cell(self, overrides: str) -> "Tables":
         """The rows of one cell."""
@@ -50,11 +54,24 @@ def save(figure: Figure, folder: Path, name: str) -> Path:
     return folder / f"{name}.png"
 
 
-def panels(columns: int = 1, height: float = 2.7, ratios: Sequence[float] | None = None) -> tuple[Figure, list[Axes]]:
-    """An empty figure, one column wide with one panel and two with more."""
+def panels(
+    number: int = 1, height: float = 2.7, ratios: Sequence[float] | None = None, columns: int | None = None
+) -> tuple[Figure, list[Axes]]:
+    """An empty figure, one column wide with one panel and two with more.
+
+    Args:
+        number: of panels.
+        height: inches.
+        ratios: of the panels' widths.
+        columns: panels a row; None: all.
+    """
+    columns = columns or number
     width = COLUMN if columns == 1 else PAGE
-    figure, axes = plt.subplots(1, columns, figsize=(width, height), width_ratios=ratios, squeeze=False)
-    return figure, list(axes[0])
+    rows = -(-number // columns)
+    figure, axes = plt.subplots(rows, columns, figsize=(width, height), width_ratios=ratios, squeeze=False)
+    for empty in axes.flat[number:]:
+        empty.remove()
+    return figure, list(axes.flat[:number])
 
 
 def dots(axes: Axes, rows: Sequence[tuple[str, float, float, float]], sesoi: float | None = None) -> None:
@@ -78,3 +95,8 @@ def points(axes: Axes, rows: Sequence[tuple[str, Sequence[float]]]) -> None:
     axes.set_xticks(range(len(rows)), [label for label, _ in rows])
     axes.set_xlim(-0.6, len(rows) - 0.4)
     axes.grid(axis="x", visible=False)
+
+
+def note(axes: Axes, text: str) -> None:
+    """A line inside the axes, at their foot."""
+    axes.text(0.02, 0.03, text, transform=axes.transAxes, fontsize=7, color="#555555", style="italic", wrap=True)

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Any
 
-PANELS = ("effects", "points", "gaps", "depth", "shapes", "deficits")  # a function each in panels.py
+PANELS = ("effects", "points", "gaps", "depth", "shapes", "deficits", "levels", "sizes")  # a function each in panels.py
 
 
 @dataclass(frozen=True)
@@ -16,6 +16,7 @@ class Panel:
     value: str = "top1"  # column of runs.csv, of arms and contrasts
     margin: bool = False  # a band for what is too small to matter
     shade: tuple[float, float] | None = None  # a stretch along the path
+    uniform: float | None = None  # of levels: what each layer would have if all were equal
     title: str = ""
     xlabel: str = ""
     ylabel: str = ""
@@ -27,11 +28,12 @@ class Panel:
 
 @dataclass(frozen=True)
 class Drawing:
-    """The figure of a claim: its panels side by side."""
+    """The figure of a claim: its panels side by side, or in rows."""
 
     panels: tuple[Panel, ...]
     height: float = 2.7  # inches
     ratios: tuple[float, ...] | None = None  # of the panels' widths
+    columns: int | None = None  # panels a row; None: all
     article: dict[str, str] = field(default_factory=dict)  # arm: label; the curves of the article's own figure
 
     @classmethod
@@ -44,3 +46,31 @@ class Drawing:
         """Every arm that it shows by name."""
         contrasts = [what for panel in self.panels for what in panel.rows.values() if not isinstance(what, str)]
         return {arm for arms in (self.article, *(panel.arms for panel in self.panels), *contrasts) for arm in arms}
+
+
+@dataclass(frozen=True)
+class LevelFigure:
+    """What the layers of a network are left, over their depth: arms of their own, a figure, and a table."""
+
+    name: str  # of the network
+    figure: str  # name of the file
+    pattern: str  # that `--arms` takes to run its arms
+    seeds: int
+    drawing: Drawing
+
+    @classmethod
+    def read(cls, content: dict[str, Any]) -> "LevelFigure":
+        """Make it from what a claim's file says."""
+        own = {key: content[key] for key in ("name", "figure", "pattern", "seeds")}
+        return cls(**own, drawing=Drawing.read({key: each for key, each in content.items() if key not in own}))
+
+    @property
+    def ways(self) -> list[tuple[Panel, str, str]]:
+        """What is shown of which arm: panel, arm and label."""
+        shown = [panel for panel in self.drawing.panels if panel.kind in ("levels", "depth")]
+        return [(panel, arm, label) for panel in shown for arm, label in panel.arms.items()]
+
+    @property
+    def arms(self) -> list[str]:
+        """Every arm that it shows."""
+        return list(dict.fromkeys(arm for _, arm, _ in self.ways))

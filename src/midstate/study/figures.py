@@ -55,9 +55,13 @@ def draw_claims(
 
 def draw(claim: Claim, tables: Tables) -> Figure:
     """Draw the figure of one claim from the rows of one cell."""
-    shown = claim.figure or _endpoints(claim)
+    return draw_panels(claim.figure or _endpoints(claim), claim, tables)
+
+
+def draw_panels(shown: Drawing, claim: Claim, tables: Tables) -> Figure:
+    """Draw panels of a claim from the rows of one cell."""
     with plt.rc_context(STYLE):
-        figure, places = drawing.panels(len(shown.panels), shown.height, shown.ratios)
+        figure, places = drawing.panels(len(shown.panels), shown.height, shown.ratios, shown.columns)
         for axes, panel in zip(places, shown.panels, strict=True):
             getattr(panels, panel.kind)(axes, panel, claim, tables)
             words = {"title": panel.title, "xlabel": panel.xlabel, "ylabel": panel.ylabel}

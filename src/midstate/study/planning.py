@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from functools import cache
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from midstate.runs.plan import resolve, runs_with_schemes
 from midstate.study.claims import Claim, read_claims
 
 log = logging.getLogger(__name__)
+LEVELS_AT = "quick"  # the scale of the arms that show what layers are left
 OUTPUTS = Path("outputs")  # where train.py puts runs by itself; plain multiruns and this sweep share them
 
 
@@ -67,14 +69,21 @@ class PlannedRun:
         ]
 
 
-def plan_runs(claims: Iterable[Claim], scale: str, num_seeds: int | None = None) -> list[PlannedRun]:
+def plan_runs(
+    claims: Iterable[Claim], scale: str, num_seeds: int | None = None, arms: str | None = None
+) -> list[PlannedRun]:
     """Every run that the claims need at a scale, each once, parents before the runs that begin from them.
 
     Args:
         claims: in the order in which they are to be run.
         scale: quick, full or paper.
         num_seeds: instead of each claim's own number.
+        arms: pattern of names; these arms alone, those that show what layers are left among them.
+
+    Raises:
+        ValueError: no arm of the claims has such a name.
     """
+    claims = list(claims)
     planned: dict[Path, PlannedRun] = {}
 
     def add(run: PlannedRun) -> None:
@@ -86,10 +95,24 @@ def plan_runs(claims: Iterable[Claim], scale: str, num_seeds: int | None = None)
         if scale not in claim.scales:
             log.warning(f"{claim.claim} has no {scale} scale")
         for cell in claim.cells(scale):
-            for seed in range(num_seeds or claim.num_seeds(scale)):
-                for arm in claim.arms_in(cell):
-                    add(_planned(arm, cell, seed))
+            for seed, arm in _asked(claim, cell, scale, num_seeds, arms):
+                add(_planned(arm, cell, seed))
+    if arms and not planned:
+        known = [arm for claim in claims for arm in (*claim.all_arms, *claim.level_arms)]
+        raise ValueError(f"arms={arms!r}: matches none of {', '.join(dict.fromkeys(known))}, at this scale")
     return list(planned.values())
+
+
+def _asked(
+    claim: Claim, cell: tuple[str, ...], scale: str, num_seeds: int | None, arms: str | None
+) -> list[tuple[int, str]]:
+    """Seeds and arms of a claim in one cell; those of its levels where they are named, and at the first scale only."""
+    numbers = dict.fromkeys(claim.arms_in(cell), claim.num_seeds(scale))
+    if arms:
+        numbers |= claim.level_arms if scale == LEVELS_AT else {}
+        numbers = {arm: number for arm, number in numbers.items() if fnmatchcase(arm, arms)}
+    most = num_seeds or max(numbers.values(), default=0)
+    return [(seed, arm) for seed in range(most) for arm, number in numbers.items() if seed < (num_seeds or number)]
 
 
 def with_parents(todo: Iterable[PlannedRun]) -> list[PlannedRun]:
@@ -117,7 +140,9 @@ def _planned(experiment: str, overrides: tuple[str, ...], seed: int) -> PlannedR
 @cache
 def _tags(experiment: str) -> tuple[str, ...]:
     """Every claim that an experiment is an arm of, whoever asks for it first, with the digest of its file."""
-    return tuple(f"{claim.claim}-{claim.digest}" for claim in read_claims() if experiment in claim.all_arms)
+    return tuple(
+        f"{claim.claim}-{claim.digest}" for claim in read_claims() if experiment in (*claim.all_arms, *claim.level_arms)
+    )
 
 
 def _inherited(overrides: tuple[str, ...]) -> tuple[str, ...]:

@@ -12,8 +12,10 @@ import pandas as pd
 from midstate import methods
 from midstate.common.files import write_atomically
 from midstate.study import tracked, verdicts
+from midstate.study.analogy import levels_of_claim
 from midstate.study.beside import beside, interval
 from midstate.study.claims import SCALES, Claim, in_words, read_claims
+from midstate.study.depth import DRAWS
 from midstate.study.drawing import Tables
 from midstate.study.figures import Drawn, draw_claims
 from midstate.study.section import Section
@@ -36,13 +38,14 @@ def write_report(results: Path, claims: list[Claim] | None = None, wandb: str = 
     write_claims(judged, results / "claims.csv")
     powerless = {(each.claim, each.overrides) for each in judged if each.verdict == verdicts.NO_POWER}
     figures = draw_claims(claims, tables, results / "figures", powerless)
-    sections = [_section(claim, judged, tables, figures) for claim in claims]
+    sections = [_section(claim, judged, tables, figures, results / "figures") for claim in claims]
     content = {
         "sections": sections,
         "article": figures.get("article"),
         "runs": tables.runs,
         "ran": _what_ran(claims, tables.runs),
         "published": [row for row in methods.methods() if row["Reported"][:3] not in ("-", "see")],
+        "draws": f"{DRAWS:,}",
         "hours": tables.runs.wall_seconds.sum() / 3600 if len(tables.runs) else 0,
     }
     written = [results / "claims.csv"]
@@ -52,7 +55,8 @@ def write_report(results: Path, claims: list[Claim] | None = None, wandb: str = 
         written.append(results / name)
     if wandb != "off":
         tracked.log_claims(sections, results, wandb)
-    return [*written, *(figure.path for figure in figures.values())]
+    drawn = [*figures.values(), *(each for section in sections for each in section.levels)]
+    return [*written, *(figure.path for figure in drawn)]
 
 
 def readme_table(results: Path) -> str:
@@ -77,7 +81,7 @@ def write_claims(judged: Iterable[Result], path: Path) -> None:
     write_atomically(path, table.to_csv(index=False, float_format="%.6g").encode())
 
 
-def _section(claim: Claim, judged: list[Result], tables: Tables, figures: dict[str, Drawn]) -> Section:
+def _section(claim: Claim, judged: list[Result], tables: Tables, figures: dict[str, Drawn], folder: Path) -> Section:
     own = [result for result in judged if result.claim == claim.claim]
     rows = tables.runs[tables.runs.arm.isin(claim.all_arms)]
     digests = {
@@ -97,6 +101,7 @@ def _section(claim: Claim, judged: list[Result], tables: Tables, figures: dict[s
         _not_run(claim, tables.runs),
         sorted(digests - {claim.digest}),
         torch_versions(claim, tables.runs),
+        levels_of_claim(claim, tables, folder),
     )
 
 
@@ -133,7 +138,7 @@ def _what_ran(claims: list[Claim], runs: pd.DataFrame) -> list[dict[str, Any]]:
                 "arm": arm,
                 "overrides": overrides,
                 "seeds": group.seed.nunique(),
-                "claims": " ".join(claim.claim for claim in claims if arm in claim.all_arms),
+                "claims": " ".join(claim.claim for claim in claims if arm in (*claim.all_arms, *claim.level_arms)),
                 "git": " ".join(sorted(group.git.dropna().unique())),
                 **{name: group[name].mean() for name in ("top1", "sparsity", "params_sparse", "macs", "wall_seconds")},
             }
@@ -146,7 +151,7 @@ def _environment(html: bool, results: Path) -> jinja2.Environment:
     environment = jinja2.Environment(
         loader=loader, autoescape=html, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
     )
-    environment.filters.update(number=_number, interval=interval)
+    environment.filters.update(number=_number, interval=interval, mean=_mean)
     environment.globals.update(
         embed=lambda path: "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode(),
         relative=lambda path: path.relative_to(results).as_posix(),
@@ -159,6 +164,12 @@ def _number(value: float | None, digits: int = 2, sign: bool = False) -> str:
     if value is None or math.isnan(value):
         return "–"
     return f"{value:{'+' if sign else ''}.{digits}f}"
+
+
+def _mean(each: tuple[float, float, float], seeds: int) -> str:
+    """A mean over seeds with its 95 % interval; of one seed, the value."""
+    mean, low, high = each
+    return f"{mean:+.2f} [{low:+.2f}, {high:+.2f}]" if seeds > 1 else f"{mean:+.2f}"
 
 
 def needed(result: Result, runs: pd.DataFrame) -> str:

@@ -3,8 +3,10 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from midstate.study.analogy import Levels
 from midstate.study.beside import Beside
 from midstate.study.claims import Claim
+from midstate.study.figure_plan import LevelFigure
 from midstate.study.figures import Drawn
 from midstate.study.verdicts import Result
 
@@ -22,6 +24,13 @@ class Section:
     not_run: list[str]
     changed: list[str]  # digests that rows carry and the committed file no longer has
     versions: list[str]  # of torch, where they differ within a cell; one a cell
+    levels: list[Levels]  # what layers are left, one a network with rows
+
+    @property
+    def levels_not_run(self) -> list[LevelFigure]:
+        """The networks of which nobody has seen what layers are left."""
+        shown = [each.plan for each in self.levels]
+        return [each for each in self.claim.levels if each not in shown]
 
     @property
     def elsewhere(self) -> str:

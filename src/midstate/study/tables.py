@@ -13,6 +13,8 @@ import yaml
 from midstate.common.files import write_atomically
 from midstate.engine.sensitivity import KINDS
 from midstate.study import statistics
+from midstate.study.claims import read_claims
+from midstate.study.levels import levels_of
 from midstate.study.planning import PlannedRun
 
 KEY = ["arm", "overrides", "seed"]
@@ -61,6 +63,7 @@ def collect(planned: Iterable[PlannedRun], results: Path) -> None:
         "epochs": [row for run in finished for row in _curve(run, "metrics.csv")],
         "probes": [row for run in finished for row in _curve(run, "probes.csv")],
         "sensitivity": [row for run in finished for row in _curve(run, "sensitivity.csv")],
+        "levels": _levels(finished),
     }
     for name, rows in tables.items():
         if rows:
@@ -98,6 +101,12 @@ def _curve(run: PlannedRun, name: str) -> list[dict[str, Any]]:
         return []
     table = pd.read_csv(path).drop(columns=["images_per_second", "seconds", "lr"], errors="ignore")
     return [{**_key(run), **row} for row in table.to_dict("records")]
+
+
+def _levels(finished: Iterable[PlannedRun]) -> list[dict[str, Any]]:
+    """What layers are left in the runs of arms that claims show it of."""
+    shown = {arm for claim in read_claims() for arm in claim.level_arms}
+    return [{**_key(run), **row} for run in finished if run.experiment in shown for row in levels_of(run.directory)]
 
 
 def _row(run: PlannedRun) -> dict[str, Any]:

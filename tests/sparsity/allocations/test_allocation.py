@@ -30,8 +30,8 @@ from midstate.sparsity import (
     scheme_text,
 )
 from midstate.sparsity.allocations.base import uniform_cost
-from midstate.sparsity.allocations.budget import solve
 from midstate.sparsity.allocations.fitting import proportional
+from midstate.sparsity.allocations.knapsack import solve
 
 SHAPES = [(8, 16, 1, 1), (16, 8, 3, 3), (32, 16, 3, 3), (10, 32)]
 

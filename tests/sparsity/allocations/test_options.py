@@ -29,7 +29,7 @@ from midstate.sparsity import (
     Weight,
 )
 from midstate.sparsity.allocations.base import limit, options_of, uniform_cost
-from midstate.sparsity.allocations.budget import monotone, solve
+from midstate.sparsity.allocations.knapsack import monotone, solve
 from midstate.sparsity.observe import hessian_traces
 from midstate.sparsity.tensors import weight_layers
 

@@ -64,6 +64,7 @@ class Estimator:
 
     bits: tuple[int, int] = (2, 8)  # least and most
     grids: ClassVar[tuple[str, ...]] = ()  # names of the grids of weights that it takes; none: it is not for weights
+    any_grid: ClassVar[bool] = False  # whether it takes others, too, that can be fitted to weights
     inputs: ClassVar[bool] = False  # whether it is for inputs
     learns_bits: ClassVar[bool] = False  # whether training itself finds the bits
     scaled_gradients: ClassVar[bool] = True  # whether gradients may be scaled, as fp16 asks for

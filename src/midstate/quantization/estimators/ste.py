@@ -21,11 +21,12 @@ class STE(Estimator):
 
     grid: Uniform | KMeans
     grids: ClassVar[tuple[str, ...]] = ("uniform", "kmeans")
+    any_grid: ClassVar[bool] = True
 
     @property
     def bits(self) -> tuple[int, int]:
         """As the grid has them."""
-        return self.grid.bits
+        return getattr(self.grid, "bits", (2, 8))  # of no grid of its own, which is refused
 
     def memory(self, x: Tensor, kind: Kind) -> Mapping[str, Tensor]:
         """The grid's."""

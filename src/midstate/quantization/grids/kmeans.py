@@ -48,7 +48,8 @@ class KMeans:
 
 def nearest(x: Tensor, levels: Tensor) -> Tensor:
     """The nearest of ascending levels, a new tensor like x; halfway between two, the lower one."""
-    return levels[torch.bucketize(x, midpoints(levels), out_int32=True)]
+    index = torch.bucketize(x.contiguous(), midpoints(levels), out_int32=True)
+    return levels.index_select(0, index.flatten()).view_as(index)
 
 
 def midpoints(levels: Tensor) -> Tensor:

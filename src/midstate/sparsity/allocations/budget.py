@@ -1,38 +1,30 @@
-"""Mixed levels under a hard budget, chosen exactly: one level a layer (or a filter), the least total loss.
-
-The choice is a multiple-choice knapsack, solved by scipy.optimize.milp (HiGHS) to proven optimality; among
-thousands of filters to a millionth of it, and where a layer has a hundred levels as near as so many branchings come.
-"""
+"""Mixed levels under a hard budget, chosen exactly: one level a layer (or a filter), the least total loss."""
 
 import logging
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from midstate.common import limits
+from midstate.common.numbers import EPSILON
 from midstate.sparsity.allocations.base import COMBINED, Allocation, budgets_of, check_budget, limit, options_of
 from midstate.sparsity.allocations.erk import erk_densities
 from midstate.sparsity.allocations.fitting import check_lowest, proportional
+from midstate.sparsity.allocations.knapsack import monotone, solve
+from midstate.sparsity.allocations.scores import Scores
 from midstate.sparsity.criteria.base import of_inputs
-from midstate.sparsity.kernels.selection import Unrankable
 from midstate.sparsity.layers import LayerView
 from midstate.sparsity.observe import NUM_VECTORS
 from midstate.sparsity.patterns.nm import Level
 from midstate.sparsity.patterns.pattern import Pattern
 
-if TYPE_CHECKING:
-    import numpy as np
-
 log = logging.getLogger(__name__)
 OUTLIER = 5.0  # a weight whose score is this many times its layer's mean is an outlier (OWL's M)
-SCALE = 1e5  # of the largest loss in the objective: the solver's absolute gap is 1e-6
-EXACT = 500  # items; of more, such as filters, the optimum is proven to a millionth: the last bit can take forever
-NODES = 5000  # branchings at most: among a hundred levels a layer the last ten-thousandth could take hours
 NUM_MEASURED = 8  # levels at which sensitivity is measured; between them it is interpolated
 
 
@@ -43,7 +35,8 @@ class Budget(Allocation):
     Args:
         score: what a level costs in loss. `sensitivity`: rise of the training loss with this layer alone
             at the level; where a level is a pair, bits of weights and of activations, each of the two is measured
-            with the other at the full level, and the rises are added. `hessian`: squared error of the layer's
+            with the other at the full level, and the rises are added. `file`: the same from a table of a finished
+            network, on validation images (`scores`). `hessian`: squared error of the layer's
             weights times the mean eigenvalue of their Hessian (HAWQ-V2, arXiv 1911.03852). `weight_error`: share of
             the layer's squared weights that goes; or the squared distance, weighted by the layer's size, from a
             density wished for: `erk`, `owl` (more for layers with more outliers), `random` (the control).
@@ -53,6 +46,9 @@ class Budget(Allocation):
         per: `layer`, or `filter` (each filter has its own N; under N:M only).
         spread: `owl`: how far densities may lie from the uniform one (OWL's lambda).
         vectors: `hessian`: random vectors for each batch of images, by which the trace is estimated.
+        scores: `file`: the table, as scripts/sensitivity.py writes it.
+        slack: largest share of each budget that may stay unused; None: any.
+        worst: choose the largest total loss instead, within the budget and its slack (the control).
     """
 
     score: str = "sensitivity"
@@ -61,11 +57,17 @@ class Budget(Allocation):
     per: str = "layer"
     spread: float = 0.25
     vectors: int = NUM_VECTORS
+    scores: str | None = None
+    table: Scores | None = field(default=None, init=False, repr=False, compare=False)
+    slack: float | None = None
+    worst: bool = False
     refresh: ClassVar[str] = "once"
     pairs: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         limits.budget(vars(self))
+        if self.scores is not None:
+            object.__setattr__(self, "table", Scores.read(self.scores))
 
     @property
     def needs(self) -> tuple[str, ...]:
@@ -85,20 +87,20 @@ class Budget(Allocation):
             costs = [partial(layer.cost, pattern, budget=kind) for layer in layers]
             cheapest = [min(levels, key=cost) for levels, cost in zip(options, costs, strict=True)]
             check_lowest(pattern, layers, cheapest, kind)
+        if self.table:
+            self._losses(pattern, layers, options)
+        if self.slack is not None and self.per == "layer":  # filters can do what layers can, and more
+            self._solve([[0.0] * len(levels) for levels in options], *self._costs(pattern, layers, options))
 
     def allocate(self, pattern: Pattern, layers: Sequence[LayerView]) -> list[Level]:
         """One target level a layer; with `per=filter` a tensor (O,) each."""
         options = [options_of(pattern, layer, self.levels) for layer in layers]
-        pairs = list(zip(layers, options, strict=True))
-        costs = [
-            [[layer.cost(pattern, level, kind) for level in each] for layer, each in pairs] for kind in self._kinds
-        ]
-        limits = [limit(pattern, layers, kind) for kind in self._kinds]
+        costs, limits = self._costs(pattern, layers, options)
         if self.per == "layer":
             losses = zip(self._losses(pattern, layers, options), options, strict=True)
-            chosen = solve([monotone(loss, levels) for loss, levels in losses], costs, limits)
+            chosen = self._solve([monotone(loss, levels) for loss, levels in losses], costs, limits)
             return [levels[at] for levels, at in zip(options, chosen, strict=True)]
-        losses = [self._filter_losses(pattern, layer, levels) for layer, levels in pairs]
+        losses = [self._filter_losses(pattern, layer, levels) for layer, levels in zip(layers, options, strict=True)]
         rows = [len(loss) for loss in losses]
         # Filters of one layer share its cost row, divided by their number: no fraction is left over.
         costs = [
@@ -106,13 +108,32 @@ class Budget(Allocation):
             for kind in costs
         ]
         flat = [monotone(row.tolist(), levels) for loss, levels in zip(losses, options, strict=True) for row in loss]
-        chosen = torch.tensor(solve(flat, costs, limits)).split(rows)
+        chosen = torch.tensor(self._solve(flat, costs, limits)).split(rows)
         return [torch.tensor(levels)[at] for levels, at in zip(options, chosen, strict=True)]
 
     @property
     def _kinds(self) -> tuple[str, ...]:
         """Budgets that hold together."""
         return COMBINED.get(self.budget, (self.budget,))
+
+    def _costs(
+        self, pattern: Pattern, layers: Sequence[LayerView], options: list[list[Level]]
+    ) -> tuple[list[list[list[int]]], list[int]]:
+        """Cost of every option of every layer, and the limit, in each of the budgets."""
+        pairs = list(zip(layers, options, strict=True))
+        costs = [
+            [[layer.cost(pattern, level, kind) for level in each] for layer, each in pairs] for kind in self._kinds
+        ]
+        return costs, [limit(pattern, layers, kind) for kind in self._kinds]
+
+    def _solve(
+        self, losses: Sequence[Sequence[float]], costs: Sequence[Sequence[Sequence[int]]], limits: Sequence[int]
+    ) -> list[int]:
+        """Choose one option an item, see `solve`."""
+        if self.worst:
+            losses = [[-loss for loss in row] for row in losses]
+        floors = None if self.slack is None else [math.ceil((1 - self.slack) * each - EPSILON) for each in limits]
+        return solve(losses, costs, limits, floors)
 
     def _losses(self, pattern: Pattern, layers: Sequence[LayerView], options: list[list[Level]]) -> list[list[float]]:
         """Loss of every option of every layer."""
@@ -122,6 +143,8 @@ class Budget(Allocation):
                 f"measuring how sensitive {len(layers)} layers are, each at {min(len(options[0]), NUM_MEASURED)} levels"
             )
             return [_sensitivity(pattern, layer, levels) for layer, levels in pairs]
+        if self.table:
+            return [self.table.losses(pattern, layer, levels) for layer, levels in pairs]
         if self.score == "weight_error":
             return [_errors(pattern, layer, levels) for layer, levels in pairs]
         if self.score == "hessian":
@@ -152,73 +175,6 @@ class Budget(Allocation):
         else:
             raw = [float(torch.rand((), generator=layer.generator("allocation"))) for layer in layers]
         return proportional(raw, [0.0] * len(layers), dense, allowed, kind)
-
-
-def monotone(losses: Sequence[float], levels: Sequence[Level]) -> "np.ndarray":
-    """Losses of one layer's options by which a higher level never counts as worse: measured losses are noisy.
-
-    A level is higher than another where no component is lower: (8, 4) and (4, 8) say nothing of each other.
-
-    Args:
-        losses: one an option; NaN stays NaN.
-        levels: of the options, in any order, numbers or tuples of them.
-    """
-    import numpy as np
-
-    numbers = np.asarray(levels).reshape(len(levels), -1)
-    no_higher = (numbers[:, None] <= numbers[None]).all(2)
-    return np.where(no_higher, np.asarray(losses, dtype=float)[:, None], math.inf).min(0)
-
-
-def solve(
-    losses: Sequence[Sequence[float]], costs: Sequence[Sequence[Sequence[int]]], limits: Sequence[int]
-) -> list[int]:
-    """Choose one option an item so that the losses' sum is least and no sum of costs exceeds its limit.
-
-    Among choices that are equal to a hundred-thousandth of the largest loss the dearest wins; where no higher level
-    counts as worse, see `monotone`, what is left of the limits is never enough for one more level of anything.
-
-    Args:
-        losses: one row an item, one loss an option, in any order.
-        costs: for each limit, rows as in `losses`; whole numbers.
-        limits: one or more.
-
-    Returns:
-        The chosen option of each item: an optimum, or the best of `NODES` branchings.
-
-    Raises:
-        ValueError: no choice meets the limits.
-        Unrankable: a loss is not finite.
-    """
-    import numpy as np
-    from scipy.optimize import LinearConstraint, milp
-    from scipy.sparse import csr_array
-
-    if not all(math.isfinite(loss) for row in losses for loss in row):
-        raise Unrankable("measured losses are not finite numbers: they cannot be ranked")
-    flat = np.concatenate([np.asarray(row, dtype=float) for row in losses])
-    item = np.repeat(np.arange(len(losses)), [len(row) for row in losses])
-    one_each = csr_array((np.ones(len(flat)), (item, np.arange(len(flat)))))
-    constraints = [LinearConstraint(one_each, 1, 1)]
-    objective = SCALE * flat / (np.abs(flat).max() or 1.0)
-    flat_costs = [np.concatenate(rows) for rows in costs]
-    for cost, allowed in zip(flat_costs, limits, strict=True):
-        objective -= SCALE * 1e-5 * cost / max(1, allowed)
-        unit = np.gcd.reduce(cost) or 1  # small whole numbers: the solver's tolerance is absolute
-        constraints.append(LinearConstraint((cost // unit)[None], ub=allowed // unit))
-    gap = 0 if len(losses) <= EXACT else 1e-6
-    options = {"mip_rel_gap": gap, "node_limit": NODES}
-    found = milp(objective, integrality=1, bounds=(0, 1), constraints=constraints, options=options)
-    if found.status == 2:
-        raise ValueError("allocation: no choice of levels meets the budget")
-    assert found.x is not None, found.message
-    if not found.success:  # a limit of nodes, not of time: the same choice on every machine
-        log.info(f"the solver's choice is within {100 * found.mip_gap:.2g} % of the best")
-    chosen = np.flatnonzero(found.x > 0.5)
-    for cost, allowed in zip(flat_costs, limits, strict=True):
-        assert cost[chosen].sum() <= allowed, "the solver exceeded the budget"
-    starts = np.concatenate([[0], np.cumsum([len(row) for row in losses])[:-1]])
-    return (chosen - starts).tolist()
 
 
 def _density(pattern: Pattern, layer: LayerView, level: Level) -> float:

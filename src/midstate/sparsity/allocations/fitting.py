@@ -35,6 +35,8 @@ def fit(
     least = [max(floor_of_all, ceil(low * size - EPSILON)) for low, size in zip(lowest, full, strict=True)]
     lowest = [level / size for level, size in zip(least, full, strict=True)]
     dense = [layer.cost(pattern, size, budget) for layer, size in zip(layers, full, strict=True)]
+    if hasattr(pattern, "limit"):
+        check_lowest(pattern, layers, least, budget)
     density = proportional(raw, lowest, dense, limit(pattern, layers, budget), budget)
     wanted = [share * size for share, size in zip(density, full, strict=True)]
     return use_up([floor(level) for level in wanted], wanted, least, pattern, layers, budget)
@@ -136,7 +138,9 @@ def check_lowest(pattern: Pattern, layers: Sequence[LayerView], lowest: Sequence
     """Raise ValueError if even the lowest levels, one a layer, exceed the budget."""
     cost = sum(layer.cost(pattern, level, budget) for layer, level in zip(layers, lowest, strict=True))
     if cost > (allowed := limit(pattern, layers, budget)):
+        more = (
+            "a larger target, or lower levels" if hasattr(pattern, "limit") else "less sparsity, or give lower levels"
+        )
         raise ValueError(
-            f"allocation: the lowest levels cost {cost:,} {budget}, and the budget is {allowed:,}; ask for less "
-            "sparsity, or give lower levels"
+            f"allocation: the lowest levels cost {cost:,} {budget}, and the budget is {allowed:,}; ask for {more}"
         )

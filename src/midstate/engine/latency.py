@@ -1,0 +1,151 @@
+"""Time of each layer at each pair of bits, on the processor at hand.
+
+| kernel      | what is timed                                                                                     |
+|-------------|---------------------------------------------------------------------------------------------------|
+| `bitserial` | im2col, packing of the inputs, AND and popcount of every pair of bit planes (`engine.bitserial`)   |
+| `int8`      | torch's int8 convolution or product; fewer bits take as long, as where there is no smaller type    |
+
+32 bits of both are torch's float32. Weights are packed beforehand. The median of several repeats, in time of the thread
+itself, so that other programs on the machine count as little as possible.
+"""
+
+import statistics
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from midstate.engine import bitserial
+from midstate.quantization import without_input_quantisers
+from midstate.quantization.bits import FLOAT_BITS
+from midstate.sparsity import Layer, weight_layers
+from midstate.sparsity.observe import evaluation
+
+KERNELS = ("bitserial", "int8")
+REPEATS = 7
+MOST_SECONDS = 0.5  # for the repeats of one pair; three are made in any case
+Kernel = Callable[[nn.Module, Tensor], Callable[[int, int], Callable[[], Any]]]  # what runs a layer at a pair of bits
+
+
+@torch.no_grad()
+def latencies(
+    model: nn.Module,
+    images: Tensor,
+    kernel: str,
+    pairs: Sequence[tuple[int, int]],
+    measured: Callable[[], object] = lambda: None,
+) -> dict[str, dict[str, Any]]:
+    """Whole microseconds of every layer at every pair of bits of weights and inputs, and at 32 bits, for one image.
+
+    Args:
+        model: on the CPU.
+        images: (1, C, H, W).
+        kernel: one of `KERNELS`.
+        pairs: of 1 to 8 bits.
+        measured: called after each layer.
+
+    Returns:
+        By layer `shape` of its weight, and `us` by pair, as `Latency` reads them.
+
+    Raises:
+        ValueError: a layer that cannot be timed, or a kernel that this torch has not got.
+    """
+    layers, table = weight_layers(model), {}
+    inputs = layer_inputs(model, layers, images)
+    for each in layers:
+        times = {f"{FLOAT_BITS},{FLOAT_BITS}": 0} | dict.fromkeys((f"{w},{a}" for w, a in pairs), 0)
+        for seen in inputs[each.name]:
+            for pair, us in _times(each, seen, kernel, pairs).items():
+                times[pair] += us
+        table[each.name] = {"shape": list(each.weight.shape), "us": times}
+        measured()
+    return table
+
+
+def layer_inputs(model: nn.Module, layers: Sequence[Layer], images: Tensor) -> dict[str, list[Tensor]]:
+    """The inputs of each layer, one a call.
+
+    Raises:
+        ValueError: a layer of another kind than Conv2d and Linear, or one that is never called.
+    """
+    found: dict[str, list[Tensor]] = {layer.name: [] for layer in layers}
+    for layer in layers:
+        if not isinstance(layer.module, nn.Conv2d | nn.Linear):
+            kind = type(layer.module).__name__
+            raise ValueError(f"{layer.name} ({kind}): cannot be timed; only Conv2d and Linear have a kernel here")
+    hooks = [
+        layer.module.register_forward_pre_hook(lambda _, x, name=layer.name: found[name].append(x[0]))
+        for layer in layers
+    ]
+    try:
+        with evaluation(model), without_input_quantisers(model):
+            model(images)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    if unseen := [name for name, seen in found.items() if not seen]:
+        raise ValueError(f"{unseen[0]}: cannot be timed; an image does not go through the module")
+    return found
+
+
+def _times(layer: Layer, seen: Tensor, kernel: str, pairs: Sequence[tuple[int, int]]) -> dict[str, int]:
+    """Microseconds of one call of a layer, by pair."""
+    module = layer.module
+    times = {f"{FLOAT_BITS},{FLOAT_BITS}": microseconds(lambda: module(seen))}
+    if kernel == "int8":
+        try:
+            call = _int8(module, seen)
+        except (AttributeError, RuntimeError) as error:
+            raise ValueError(f"kernel=int8: this torch cannot time {layer.name} ({error})") from error
+        return times | dict.fromkeys((f"{w},{a}" for w, a in pairs), microseconds(call))
+    draws, signed = np.random.default_rng(0), bool((seen < 0).any())
+    for w, a in pairs:
+        weights = integers(draws, tuple(layer.weight.shape), w, True)
+        packed = bitserial.planes(bitserial.filters(module, weights), w)
+        inputs = integers(
+            draws, tuple(seen.shape) if isinstance(module, nn.Linear) else tuple(seen.shape[1:]), a, signed
+        )
+        times[f"{w},{a}"] = microseconds(
+            lambda packed=packed, inputs=inputs, a=a: bitserial.layer(module, packed, inputs, a, signed)
+        )
+    return times
+
+
+def integers(draws: np.random.Generator, shape: tuple[int, ...], bits: int, signed: bool) -> np.ndarray:
+    """Random numbers over the whole range of so many bits, int8 or uint8."""
+    low = -(2 ** (bits - 1)) if signed else 0
+    return draws.integers(low, low + 2**bits, shape, dtype=np.int8 if signed else np.uint8)
+
+
+def _int8(module: nn.Module, seen: Tensor) -> Callable[[], Any]:
+    """A layer's int8 product, weights packed."""
+    quantized, scale = torch.ops.quantized, 0.02
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch speaks of another interface to the same kernels
+        x = torch.quantize_per_tensor(seen.float(), scale, 128, torch.quint8)
+        w = torch.quantize_per_tensor(module.weight.detach().float(), scale, 0, torch.qint8)
+    if isinstance(module, nn.Linear):
+        packed = quantized.linear_prepack(w, None)
+        return lambda: quantized.linear(x, packed, scale, 128)
+    left, right, top, bottom = module._reversed_padding_repeated_twice
+    if (left, top) != (right, bottom):
+        x = torch.quantize_per_tensor(F.pad(seen, (left, right, top, bottom)).float(), scale, 128, torch.quint8)
+        top = left = 0
+    packed = quantized.conv2d_prepack(w, None, module.stride, (top, left), module.dilation, module.groups)
+    return lambda: quantized.conv2d(x, packed, scale, 128)
+
+
+def microseconds(call: Callable[[], Any]) -> int:
+    """The median of several calls, 1 at least."""
+    call()  # whatever is made once
+    times: list[float] = []
+    while len(times) < REPEATS and (len(times) < 3 or sum(times) < MOST_SECONDS):
+        started = time.thread_time()
+        call()
+        times.append(time.thread_time() - started)
+    return max(1, round(1e6 * statistics.median(times)))

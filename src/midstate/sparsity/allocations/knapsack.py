@@ -1,0 +1,102 @@
+"""The multiple-choice knapsack: one option an item, the least total loss within limits on costs.
+
+It is solved by scipy.optimize.milp (HiGHS) to proven optimality; among thousands of filters to a millionth of it, and
+where a layer has a hundred levels as near as so many branchings come.
+"""
+
+import logging
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from midstate.sparsity.kernels.selection import Unrankable
+from midstate.sparsity.patterns.nm import Level
+
+if TYPE_CHECKING:
+    import numpy as np
+
+log = logging.getLogger(__name__)
+SCALE = 1e5  # of the largest loss in the objective: the solver's absolute gap is 1e-6
+EXACT = 500  # items; of more, such as filters, the optimum is proven to a millionth: the last bit can take forever
+NODES = 5000  # branchings at most: among a hundred levels a layer the last ten-thousandth could take hours
+
+
+def monotone(losses: Sequence[float], levels: Sequence[Level]) -> "np.ndarray":
+    """Losses of one layer's options by which a higher level never counts as worse: measured losses are noisy.
+
+    A level is higher than another where no component is lower: (8, 4) and (4, 8) say nothing of each other.
+
+    Args:
+        losses: one an option; NaN stays NaN.
+        levels: of the options, in any order, numbers or tuples of them.
+    """
+    import numpy as np
+
+    numbers = np.asarray(levels).reshape(len(levels), -1)
+    no_higher = (numbers[:, None] <= numbers[None]).all(2)
+    return np.where(no_higher, np.asarray(losses, dtype=float)[:, None], math.inf).min(0)
+
+
+def solve(
+    losses: Sequence[Sequence[float]],
+    costs: Sequence[Sequence[Sequence[int]]],
+    limits: Sequence[int],
+    floors: Sequence[int] | None = None,
+) -> list[int]:
+    """Choose one option an item so that the losses' sum is least and no sum of costs exceeds its limit.
+
+    Among choices that are equal to a hundred-thousandth of the largest loss the dearest wins; where no higher level
+    counts as worse, see `monotone`, what is left of the limits is never enough for one more level of anything.
+
+    Args:
+        losses: one row an item, one loss an option, in any order.
+        costs: for each limit, rows as in `losses`; whole numbers.
+        limits: one or more.
+        floors: what each sum of costs must reach; None: nothing.
+
+    Returns:
+        The chosen option of each item: an optimum, or the best of `NODES` branchings.
+
+    Raises:
+        ValueError: no choice meets the limits and floors, or none was found.
+        Unrankable: a loss is not finite.
+    """
+    import numpy as np
+    from scipy.optimize import LinearConstraint, milp
+    from scipy.sparse import csr_array
+
+    if not all(math.isfinite(loss) for row in losses for loss in row):
+        raise Unrankable("measured losses are not finite numbers: they cannot be ranked")
+    flat = np.concatenate([np.asarray(row, dtype=float) for row in losses])
+    item = np.repeat(np.arange(len(losses)), [len(row) for row in losses])
+    one_each = csr_array((np.ones(len(flat)), (item, np.arange(len(flat)))))
+    constraints = [LinearConstraint(one_each, 1, 1)]
+    objective = SCALE * flat / (np.abs(flat).max() or 1.0)
+    flat_costs = [np.concatenate(rows) for rows in costs]
+    floors = [0] * len(limits) if floors is None else floors
+    for cost, allowed, least in zip(flat_costs, limits, floors, strict=True):
+        objective -= SCALE * 1e-5 * cost / max(1, allowed)
+        unit = np.gcd.reduce(cost) or 1  # small whole numbers: the solver's tolerance is absolute
+        low = -(-least // unit) if least else -np.inf
+        constraints.append(LinearConstraint((cost // unit)[None], low, allowed // unit))
+    gap = 0 if len(losses) <= EXACT else 1e-6
+    options = {"mip_rel_gap": gap, "node_limit": NODES}
+    found = milp(objective, integrality=1, bounds=(0, 1), constraints=constraints, options=options)
+    if found.status == 2 or (found.x is None and any(floors)):
+        raise ValueError(_refusal(limits, floors, found.status == 2))
+    assert found.x is not None, found.message
+    if not found.success:  # a limit of nodes, not of time: the same choice on every machine
+        log.info(f"the solver's choice is within {100 * found.mip_gap:.2g} % of the best")
+    chosen = np.flatnonzero(found.x > 0.5)
+    for cost, allowed, least in zip(flat_costs, limits, floors, strict=True):
+        assert least <= cost[chosen].sum() <= allowed, "the solver left the budget"
+    starts = np.concatenate([[0], np.cumsum([len(row) for row in losses])[:-1]])
+    return (chosen - starts).tolist()
+
+
+def _refusal(limits: Sequence[int], floors: Sequence[int], proven: bool) -> str:
+    if not any(floors):
+        return "allocation: no choice of levels meets the budget"
+    ranges = " and ".join(f"{low:,} to {high:,}" for low, high in zip(floors, limits, strict=True))
+    there = "there is no choice of levels" if proven else f"no choice of levels was found in {NODES:,} branchings"
+    return f"allocation: {there} that costs {ranges}; allow more slack, or give more levels"
