@@ -232,7 +232,7 @@ def test_a_quantised_file_of_another_network_is_refused(tmp_path, dense):
 def test_a_moving_average_begins_with_what_is_learned(tmp_path, dense, words):
     states = []
     for name, more in (("live", ()), ("mean", ("trainer.ema=0.999",))):
-        tiny(tmp_path / name, dense, *SHORT, "optimizer.lr=1e-6", *words, *more)
+        tiny(tmp_path / name, dense, *SHORT, "optimizer.lr=1e-6", "schedule.start=0.5", *words, *more)
         states.append(torch.load(tmp_path / name / "checkpoints" / "final.pt", weights_only=True)["model"])
     live, mean = states
     for name in (name for name in live if name.endswith((".step", ".levels"))):
