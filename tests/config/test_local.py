@@ -171,6 +171,7 @@ def test_a_hidden_or_unreadable_member_is_refused_before_any_run(tree, content, 
     assert message in said
 
 
+@pytest.mark.slow
 def test_packages_elsewhere_are_trusted_by_the_environment_alone(tree):
     (tree.root / "mine").mkdir()
     (tree.root / "mine" / "elsewhere.py").write_text(BASE + "    def score(self): ...\n")

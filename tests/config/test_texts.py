@@ -133,6 +133,7 @@ def _textual(node: Any, place: str) -> list[str]:
     return below + [f"{place}.{each.name}" for each in parameters if "str" in str(each.annotation)]
 
 
+@pytest.mark.slow
 def test_a_sweep_over_checkpoints_of_lightning_looks_for_each(start, tmp_path):
     done = start("-m", "pruner=nm", "model.checkpoint=epoch=3-step=10.ckpt,last=1.ckpt")
     assert done.returncode == 2

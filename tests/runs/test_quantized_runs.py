@@ -111,6 +111,7 @@ def test_bits_step_down_and_gaps_are_probed(tmp_path, dense):
     assert bits[-1] == 3
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_goes_on_to_the_same_bits(tmp_path, dense):
     for words in (
         ("quantizer=lsq", "pruner=nm", "pruner.n=2", "pruner.m=4"),
@@ -228,6 +229,7 @@ def test_a_quantised_file_of_another_network_is_refused(tmp_path, dense):
         tiny(tmp_path / "run", "model=vgg19", "data.size=32", f"model.checkpoint={tmp_path}/lsq/checkpoints/final.pt")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("words", [("quantizer=lsq",), ("quantizer=ddq", "quantizer/activation=ddq")])
 def test_a_moving_average_begins_with_what_is_learned(tmp_path, dense, words):
     states = []

@@ -266,6 +266,7 @@ def test_every_kind_of_state_survives_an_interruption(tmp_path, pruner):
     assert tables[0] == tables[1]
 
 
+@pytest.mark.slow
 def test_a_stop_is_heard_while_an_allocation_measures():
     """Measuring sensitivities can take minutes; stopping in their midst loses nothing but them."""
     whole, stopped = (

@@ -35,6 +35,7 @@ def planned(claim):
     return plan_runs(map(on_one_thread, read_claims([claim])), "quick", num_seeds=1)
 
 
+@pytest.mark.slow
 def test_quick_is_as_small_as_it_has_to_be(quick):
     assert len(quick) <= QUICK
     assert len({run.directory for run in quick}) == len(quick)
@@ -47,6 +48,7 @@ def test_every_arm_of_every_claim_has_its_seeds(quick):
             assert seeds >= set(range(claim.num_seeds("quick")))
 
 
+@pytest.mark.slow
 def test_identities_are_those_on_record(quick):
     """Where an experiment becomes another run, its results are no longer its own; see tests/runs/test_identities.py."""
     found = {run.experiment: run.config_hash for run in quick}
@@ -59,6 +61,7 @@ def test_identities_are_those_on_record(quick):
     assert {name: pair for name, pair in different.items() if len(set(pair)) > 1} == {}
 
 
+@pytest.mark.slow
 def test_committed_rows_are_of_the_code_as_it_is(quick):
     """Where numerics or experiments change, runs are made again rather than kept."""
     rows = read_runs(ROOT / "results")

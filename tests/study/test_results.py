@@ -26,6 +26,7 @@ def again(tmp_path_factory):
     return directory
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["claims.csv", "REPORT.md"])
 def test_verdicts_and_report_recompute_identically(again, name):
     assert (again / name).read_text() == (RESULTS / name).read_text()

@@ -118,6 +118,7 @@ def test_what_no_run_has_yet_is_not_measured():
     assert {result.endpoint for result in judge([claim], rows)} == {claim.control.name}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("curve", "expected"),
     [

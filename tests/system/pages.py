@@ -24,6 +24,12 @@ SMALL = {
     each.partition("=")[0]: each
     for each in (*TINY, "trainer.epochs=2", "trainer.max_steps_per_epoch=3", "trainer.probes=false")
 }
+TRIED = {  # by HAQ
+    "quantizer.episodes": 2,
+    "quantizer.trial_steps": 1,
+    "quantizer.trial_images": 64,
+    "quantizer.held_out": 64,
+}
 SMALLER = {
     "model=resnet20": "model=resnet8",
     "model.name=convnext_tiny.fb_in1k": "model.name=convnext_atto.d2_in1k",
@@ -102,6 +108,8 @@ def small(settings: list[str]) -> list[str]:
     added = {key: each for key, each in SMALL.items() if not (own_data and key in CLUTTER)}
     if "launcher=pool" in settings:
         added["hydra.launcher.n_jobs"] = "hydra.launcher.n_jobs=1"
+    if "quantizer=haq" in settings:
+        added |= {name: f"{name}={value}" for name, value in TRIED.items()}
     if "sweep=optuna_lr" in settings:
         added["hydra.sweeper.n_trials"] = "hydra.sweeper.n_trials=2"
     settings = [SMALLER.get(each, each) for each in settings]

@@ -5,6 +5,7 @@ import subprocess
 import sys
 import tomllib
 
+import pytest
 from conftest import ROOT
 
 
@@ -15,6 +16,7 @@ def test_every_package_is_listed():
     assert set(listed) == {"midstate.conf", *present}
 
 
+@pytest.mark.slow
 def test_a_copy_brings_its_members_along(tmp_path):
     source = tmp_path / "source"  # a build leaves files where it is made
     for name in ("src", "conf", "pyproject.toml", "README.md"):

@@ -125,7 +125,7 @@ def resolve(config: DictConfig, parts: Parts, scheme_of: str | None = None) -> d
     if parts.quantization is not None:
         with user_errors("quantizer"):
             latency = parts.quantization.latencies()
-        resolved["quantizer"] |= _digests(parts.quantization.allocation)
+            resolved["quantizer"] |= _digests(parts.quantization.allocation)
         resolved["quantizer"] |= {} if latency is None else {"latency_digest": latency.digest()}
     # Losses of one member that have changed, NUMERICS being of all: its revision counts where it is above 1.
     for group, method in (("pruner", parts.method), ("quantizer", parts.quantization)):
