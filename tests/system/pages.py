@@ -24,11 +24,10 @@ SMALL = {
     each.partition("=")[0]: each
     for each in (*TINY, "trainer.epochs=2", "trainer.max_steps_per_epoch=3", "trainer.probes=false")
 }
-TRIED = {  # by HAQ
-    "quantizer.episodes": 2,
-    "quantizer.trial_steps": 1,
-    "quantizer.trial_images": 64,
-    "quantizer.held_out": 64,
+TRIED = {"episodes": 2, "trial_steps": 1, "trial_images": 64, "held_out": 64}
+TRYING = {  # by the groups whose members try schemes
+    "quantizer": {"quantizer=haq"},
+    "pruner": {"pruner/allocation=haq", "pruner/allocation=random_search"},
 }
 SMALLER = {
     "model=resnet20": "model=resnet8",
@@ -108,8 +107,9 @@ def small(settings: list[str]) -> list[str]:
     added = {key: each for key, each in SMALL.items() if not (own_data and key in CLUTTER)}
     if "launcher=pool" in settings:
         added["hydra.launcher.n_jobs"] = "hydra.launcher.n_jobs=1"
-    if "quantizer=haq" in settings:
-        added |= {name: f"{name}={value}" for name, value in TRIED.items()}
+    for group, words in TRYING.items():
+        if words & {*settings}:
+            added |= {f"{group}.{name}": f"{group}.{name}={value}" for name, value in TRIED.items()}
     if "sweep=optuna_lr" in settings:
         added["hydra.sweeper.n_trials"] = "hydra.sweeper.n_trials=2"
     settings = [SMALLER.get(each, each) for each in settings]
