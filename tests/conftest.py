@@ -1,6 +1,7 @@
 """Helpers: a run in this process, and a run as a user starts it."""
 
 import copy
+import csv
 import json
 import os
 import shutil
@@ -62,6 +63,20 @@ def composed(*overrides: str) -> DictConfig:
     config, own_of_hydra = _composed(overrides)
     HydraConfig.instance().cfg = own_of_hydra
     return copy.deepcopy(config)
+
+
+def tiny(directory: Path, *overrides: str) -> dict[str, Any]:
+    """Do a run of about two seconds in this process, and return its summary."""
+    from midstate.runs.run import run  # not every test imports a whole run
+
+    run(composed(*TINY, f"run_dir={directory}", *overrides))
+    return json.loads((directory / "summary.json").read_text())
+
+
+def table(path: Path) -> list[dict[str, str]]:
+    """The rows of a table."""
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
 
 
 @lru_cache(maxsize=64)

@@ -1,11 +1,10 @@
 """Runs with a quantizer, from the command line's configuration to the directory."""
 
-import csv
 import json
 
 import pytest
 import torch
-from conftest import TINY, composed
+from conftest import TINY, composed, table, tiny
 
 from midstate.common.errors import ConfigError
 from midstate.engine.evaluate import evaluate
@@ -13,7 +12,6 @@ from midstate.models import load_weights
 from midstate.quantization import STE, Jump, Quantization, Scope, Uniform
 from midstate.runs.plan import Plan
 from midstate.runs.prepare import build_session
-from midstate.runs.run import run
 from midstate.sparsity import Uniform as Same
 
 HAQ = ("quantizer=haq", "quantizer.trial_images=128", "quantizer.held_out=128", "quantizer.trial_steps=2")
@@ -25,16 +23,6 @@ def dense(tmp_path_factory):
     directory = tmp_path_factory.mktemp("dense")
     tiny(directory, "pruner=dense")
     return f"model.checkpoint={directory}/checkpoints/final.pt"
-
-
-def tiny(directory, *overrides):
-    run(composed(*TINY, f"run_dir={directory}", *overrides))
-    return json.loads((directory / "summary.json").read_text())
-
-
-def table(path):
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file))
 
 
 def top1_of_file(directory, *overrides):

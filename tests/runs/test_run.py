@@ -1,6 +1,5 @@
 """The run contract, on real runs in this process."""
 
-import csv
 import json
 import math
 import shutil
@@ -8,7 +7,7 @@ import shutil
 import pytest
 import torch
 import yaml
-from conftest import ALONE, ROOT, TINY, composed
+from conftest import ALONE, ROOT, TINY, composed, table, tiny
 from omegaconf import OmegaConf
 
 from midstate.common.errors import ConfigError, RunFailed
@@ -19,19 +18,8 @@ from midstate.models import CifarResNet
 from midstate.runs import checkpoint
 from midstate.runs.plan import Plan
 from midstate.runs.prepare import build_session
-from midstate.runs.run import run
 from midstate.runs.tracking import METRICS, PROBES
 from midstate.sparsity import weight_layers
-
-
-def tiny(directory, *overrides):
-    run(composed(*TINY, f"run_dir={directory}", *overrides))
-    return json.loads((directory / "summary.json").read_text())
-
-
-def table(path):
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file))
 
 
 def without_clock(rows):

@@ -8,13 +8,12 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
+from midstate.common.correlations import partial_rank_correlation, rank_correlation
 from midstate.study.statistics import (
     equivalence,
     minimum_detectable_effect,
     order_reversals,
     paired,
-    partial_rank_correlation,
-    rank_correlation,
     residual_variance,
 )
 

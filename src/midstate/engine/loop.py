@@ -56,9 +56,8 @@ def train(
             checkpoint()
         session.searching.update(len(search.rows), session.num_episodes, _best(search))
 
-    session.pruner.on_measuring(between_measurements)
-    if session.quantizer:
-        session.quantizer.on_measuring(between_measurements)
+    for walker in session.walkers:
+        walker.on_measuring(between_measurements)
     if session.search:
         session.search.between[:] = [between_episodes]
     try:
@@ -132,7 +131,7 @@ def _train(
 def _close_epoch(session: Session) -> dict[str, Any]:
     """Refresh the masks, evaluate on validation, and make the epoch's row of metrics.csv."""
     pruner, quantizer, totals = session.pruner, session.quantizer, session.totals
-    if pruner.refreshes_at_eval(session.step) or (quantizer and quantizer.refreshes_at_eval(session.step)):
+    if any(walker.refreshes_at_eval(session.step) for walker in session.walkers):
         refresh(session)
     started = time.perf_counter()
     session.check_same("weights", *zip(*session.model.named_parameters(), strict=True))

@@ -103,15 +103,19 @@ class Session:
         return next(self.model.parameters()).device
 
     @property
+    def walkers(self) -> list[Pruner | Quantizer]:
+        """Those that walk the network to its target, in the order in which they act."""
+        return [self.pruner, *([self.quantizer] if self.quantizer else [])]
+
+    @property
     def search(self) -> Search | None:
         """The trials of schemes, where an allocation makes any."""
-        return self.pruner.search or (self.quantizer.search if self.quantizer else None)
+        return next((walker.search for walker in self.walkers if walker.search), None)
 
     @property
     def num_episodes(self) -> int:
         """How many schemes are tried in all."""
-        owner = self.pruner if self.pruner.search else self.quantizer
-        return owner.method.allocation.episodes
+        return next(walker.method.allocation.episodes for walker in self.walkers if walker.search)
 
     @property
     def window(self) -> Window:

@@ -17,7 +17,7 @@ LEAST_SCALE = 2.0**-14  # of fp16's gradients, whose least normal number it is: 
 
 def train_step(session: Session, images: Tensor, labels: Tensor) -> None:
     """One optimizer step: masks, learning rate, forward, backward, update."""
-    if session.pruner.due(session.step) or (session.quantizer and session.quantizer.due(session.step)):
+    if any(walker.due(session.step) for walker in session.walkers):
         refresh(session)
     started = time.perf_counter()
     for group in session.optimizer.param_groups:
@@ -46,15 +46,13 @@ def refresh(session: Session) -> None:
         RunFailed: scores cannot be ranked, or the masks of the processes differ.
     """
     started = time.perf_counter()
-    pruner, quantizer = session.pruner, session.quantizer
-    if session.probe or pruner.measures or (quantizer and quantizer.measures):
+    if session.probe or any(walker.measures for walker in session.walkers):
         session.synchronise()
     try:
         row = session.probe.before_refresh(session.step) if session.probe else None
-        pruner.refresh(session.step)
-        if quantizer:
-            quantizer.refresh(session.step)
-            session.follow_quantizer()
+        for walker in session.walkers:
+            walker.refresh(session.step)
+        session.follow_quantizer()
     except Unrankable as error:
         session.diverged(str(error))
     finally:
@@ -108,9 +106,8 @@ def _update(session: Session) -> None:
     """The pruner's rules around the optimizer's step, on real gradients: unscaled, not yet clipped."""
     scaler, optimizer, clip_norm = session.scaler, session.optimizer, session.settings.clip_norm
     scaler.unscale_(optimizer)
-    session.pruner.before_step(optimizer, session.step)
-    if session.quantizer:
-        session.quantizer.before_step(optimizer, session.step)
+    for walker in session.walkers:
+        walker.before_step(optimizer, session.step)
     if clip_norm is not None:
         norm = nn.utils.clip_grad_norm_(session.model.parameters(), clip_norm).item()
         # Clipped, it would be NaN in every weight; in fp16 the scaler leaves such a step out.

@@ -44,6 +44,11 @@ class QuantisedLayer:
         return self.weight.bits, self.input.bits if self.input is not None else None
 
     @property
+    def parts(self) -> list[Quantised]:
+        """Its quantisers, of weights and, where there is one, of inputs."""
+        return [self.weight, *([self.input] if self.input is not None else [])]
+
+    @property
     def used(self) -> Tensor:
         """The hidden weights, detached, with 0 where a mask keeps them out."""
         masks = [each.mask for each in self._parametrizations if hasattr(each, "mask")]
@@ -155,7 +160,7 @@ def calibrate(model: nn.Module, layers: Sequence[QuantisedLayer], sample: Sample
 @contextmanager
 def restored(layers: Sequence[QuantisedLayer]) -> Iterator[None]:
     """Put bits and values back as they were before the context."""
-    every = [each for layer in layers for each in (layer.weight, layer.input) if each is not None]
+    every = [each for layer in layers for each in layer.parts]
     before = [(each, each.kind, each.on, [t.detach().clone() for t in each.memory.values()]) for each in every]
     try:
         yield

@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor, nn
 
+from midstate.quantization.grids.levels import nearest
+
 
 class FixedSteps(nn.Module):
     """The inputs' quantiser of a finished layer: multiples of a step."""
@@ -27,5 +29,4 @@ class FixedLevels(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the nearest of the values."""
-        levels = self.levels.to(x.dtype)
-        return levels[torch.bucketize(x.contiguous(), (levels[1:] + levels[:-1]) / 2)]
+        return nearest(x, self.levels.to(x.dtype))

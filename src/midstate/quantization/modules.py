@@ -99,7 +99,7 @@ def put_on(layer: Layer, quantiser: Quantised) -> None:
 @contextmanager
 def without_input_quantisers(model: nn.Module) -> Iterator[None]:
     """Let inputs pass as they are for the time of the context: counting follows what depends on the image."""
-    taken = [(module, getattr(module, INPUT)) for module in model.modules() if hasattr(module, INPUT)]
+    taken = [(module, getattr(module, INPUT)) for module in _with_quantised_inputs(model)]
     for module, _ in taken:
         remove_before(module)
     try:
@@ -126,9 +126,13 @@ def _quantisers(model: nn.Module) -> list[Quantised]:
     return [module for module in model.modules() if isinstance(module, Quantised)]
 
 
+def _with_quantised_inputs(model: nn.Module) -> list[nn.Module]:
+    return [module for module in model.modules() if hasattr(module, INPUT)]
+
+
 def drop_input_quantisers(model: nn.Module) -> bool:
     """Take the quantisers of inputs of a finished network away, which give no gradient; tell whether it had any."""
-    found = [module for module in model.modules() if hasattr(module, INPUT)]
+    found = _with_quantised_inputs(model)
     for module in found:
         remove_before(module)
     return bool(found)

@@ -5,9 +5,8 @@ from dataclasses import dataclass, field
 from functools import cache
 
 import torch
-from torch import Generator, Tensor, nn
+from torch import Tensor, nn
 
-from midstate.common.seeds import seed_for
 from midstate.quantization.attached import QuantisedLayer, calibrate, restored
 from midstate.quantization.bits import Bits, Choice
 from midstate.quantization.costs import Costs
@@ -17,7 +16,7 @@ from midstate.sparsity.layers import MEASURED, LayerView
 from midstate.sparsity.network import MEASURED_BY_LAYER
 from midstate.sparsity.observe import Sample
 from midstate.sparsity.search import Search
-from midstate.sparsity.tensors import Layer, shape_of
+from midstate.sparsity.tensors import shape_of
 
 
 @dataclass(frozen=True)
@@ -39,17 +38,7 @@ class Network:
     def try_measuring(self) -> None:
         """Raise ValueError if what the allocation measures cannot be measured here, before training begins."""
         needs = [name for name in self.method.allocation.needs if name in MEASURED]
-        if needs and self.sample is None:
-            raise ValueError("this allocation measures on training images; give the quantizer a sample")
-        if "trial" in needs and (self.sample.tuning is None or self.sample.held_out is None):
-            raise ValueError("this allocation tries schemes; give the quantizer a sample to tune on and to hold out")
-        for name in needs:
-            if name in MEASURED_BY_LAYER:
-                self._measure(name, self.sample.first(observe.NUM_TRIED))
-
-    @property
-    def _tensors(self) -> list[Layer]:
-        return [each.layer for each in self.free]
+        observe.try_measuring("quantizer", needs, self.sample, self._measure)
 
     def views(self) -> list[LayerView]:
         """The layers as they are now; what is measured for them is shared by all views of one call."""
@@ -75,12 +64,9 @@ class Network:
 
     def _measure(self, name: str, sample: Sample | None = None) -> Sequence[Tensor]:
         """One tensor a layer; measured on a sample, or on the network's own."""
-        sample, layers = sample or self.sample, self._tensors
-        if name != "hessian_trace":
-            return observe.MEASURES[name](self.model, layers, sample)
-        draws = [Generator().manual_seed(seed_for(self.seed, "hutchinson", i)) for i in range(len(layers))]
-        number = getattr(self.method.allocation, "vectors", observe.NUM_VECTORS)
-        return observe.hessian_traces(self.model, layers, sample, draws, number)
+        layers = [each.layer for each in self.free]
+        vectors = getattr(self.method.allocation, "vectors", observe.NUM_VECTORS)
+        return observe.measured(name, self.model, layers, sample or self.sample, self.seed, vectors)
 
     def _cost(self, layer: LayerView, level: Choice, budget: str) -> int:
         return self.costs.cost(layer.name, *self.pattern.both(level), budget)

@@ -1,6 +1,6 @@
 """The quantizer: a method attached to a model. The only part of `quantization` that has state."""
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
@@ -8,26 +8,25 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from midstate.common.seeds import seed_for
 from midstate.common.times import steps_of
 from midstate.quantization.allocation import Gates
 from midstate.quantization.attached import BitsPair, attach, calibrate, restored
 from midstate.quantization.bits import FLOAT_BITS, REFERENCE_BITS, Bits, Choice
 from midstate.quantization.costs import Costs
+from midstate.quantization.gates import GatedBudget
+from midstate.quantization.latency import Latency
 from midstate.quantization.method import Quantization
-from midstate.quantization.modules import Quantised
 from midstate.quantization.network import Network
 from midstate.quantization.report import report
 from midstate.sparsity.layers import MEASURED
 from midstate.sparsity.observe import Sample
 from midstate.sparsity.schedules import Schedule
-from midstate.sparsity.search import Search
 from midstate.sparsity.tensors import Layer, weight_layers
-from midstate.sparsity.trials import Trials
 from midstate.sparsity.updates.base import RefreshSteps
+from midstate.sparsity.walker import Walker
 
 
-class Quantizer:
+class Quantizer(Walker):
     """Walks a model from 32 bits to its target; the counterpart of `Pruner`, which it may stand beside.
 
     Attach it after pretrained weights are loaded, after a pruner, and before the optimizer is made; then give it the
@@ -63,30 +62,23 @@ class Quantizer:
         Raises:
             ValueError: scope, window, budget or table do not fit this model and run.
         """
+        super().__init__()
         self.method = method
         layers, fixed = method.scope.resolve(model, classifier)
         self.window = method.path.window(schedule.window(steps_per_epoch, total_steps))
         every = steps_of("every", method.every, steps_per_epoch, total_steps)
         self.refresh_steps = RefreshSteps(max(1, every), total_steps, self.window.start, self.window.stop)
         self._gates_from = method.gates_from(steps_per_epoch, total_steps)
-        latency = method.latencies()
-        self.costs = Costs.of(weight_layers(model), uses or {}, latency)
+        latency, every_layer = method.latencies(), weight_layers(model)
+        self.costs = Costs.of(every_layer, uses or {}, latency)
         if latency is not None:
-            own = {method.both(bits) for bits in fixed if bits is not None}
-            latency.check(layers, [*method.pairs_to_time(), *sorted(own), REFERENCE_BITS])
-            names = {layer.name for layer in layers}
-            others = [each for each in weight_layers(model) if each.name not in names and each.name in latency.layers]
-            latency.check(others, [(FLOAT_BITS, FLOAT_BITS), REFERENCE_BITS])
+            _check_latency(latency, method, every_layer, layers, fixed)
         self.pattern = self._pattern(layers, fixed)
         self.layers = attach(model, method, layers, fixed, sample)
         self.free = [each for each in self.layers if each.fixed_bits is None]
         self.levels: list[Any] | None = None  # of the free layers; None until decided
-        self._refreshed = -1
-        self._before_measuring: list[Callable[[], None]] = []
-        self.search: Search | None = None  # where the allocation tries whole schemes
         if "trial" in method.allocation.needs:
-            trials = Trials(model, method.allocation, sample, seed_for(seed, "trials"), self._at_levels)
-            self.search = Search(trials.trial, trials.dense_top1)
+            self._try_schemes(model, method.allocation, sample, seed, self._at_levels)
         self._network = Network(
             model, method, self.pattern, self.free, self.layers, self.costs, uses or {}, seed, sample, self.search,
             self._before_measuring,
@@ -96,6 +88,10 @@ class Quantizer:
             method.allocation.check_layers(self.pattern, self._network.views())
             if method.allocation.refresh == "never":  # from shapes alone: what does not fit is refused here
                 self.levels = method.allocation.allocate(self.pattern, self._network.views())
+        self._budget: GatedBudget | None = None  # of learned bits
+        if isinstance(method.allocation, Gates) and self.free:
+            allowed = self.pattern.limit(self._network.views(), "size")
+            self._budget = GatedBudget(method.allocation, self.free, allowed, method.activation_bits)
 
     def _pattern(self, layers: Sequence[Layer], fixed: Sequence[int | None]) -> Bits:
         """What the allocation gives out, and under which limit."""
@@ -107,10 +103,6 @@ class Quantizer:
             limits[method.budget] = self.costs.left_for(free, own, method.budget, method.target)
         return Bits(method.weight_bits, method.activation_bits, method.choices, method.pairs, limits)
 
-    def on_measuring(self, call: Callable[[], None]) -> None:
-        """Have `call` called before each loss that an allocation measures; it may raise to stop, nothing is lost."""
-        self._before_measuring[:] = [call]
-
     @property
     def measures(self) -> bool:
         """Tell whether the allocation depends on activations or losses."""
@@ -120,19 +112,6 @@ class Quantizer:
     def num_jumps(self) -> int:
         """Jumps on the path to the target, at whose ends gaps are probed."""
         return self.method.path.num_jumps(self._least())
-
-    def due(self, step: int) -> bool:
-        """Tell whether `tick` would refresh at `step`."""
-        return self.refresh_steps.due(step)
-
-    def tick(self, step: int) -> None:
-        """Put the bits of `step` into force and have grids follow the weights, if that is due."""
-        if self.due(step):
-            self.refresh(step)
-
-    def refreshes_at_eval(self, step: int) -> bool:
-        """Tell whether `refresh` may change anything for an evaluation at `step`."""
-        return self.refresh_steps.refreshes_at_eval(step)
 
     @torch.no_grad()
     def refresh(self, step: int) -> None:
@@ -192,33 +171,11 @@ class Quantizer:
 
     def weighed(self, loss: Tensor) -> Tensor:
         """The loss as it is minimised: times what learned bits cost over their budget."""
-        if not self._has_gates:
-            return loss
-        for cost, target in self._gated_costs():
-            loss = loss * self.method.allocation.factor(cost, target)
-        return loss
-
-    @property
-    def _has_gates(self) -> bool:
-        """Tell whether bits are learned, and in force."""
-        return isinstance(self.method.allocation, Gates) and any(each.weight.on for each in self.free)
-
-    def _gated_costs(self) -> Iterator[tuple[Tensor, float]]:
-        """Bits of all weights, and of all inputs where they have gates, each with its budget."""
-        weights = [(each.weight, each.hidden.numel()) for each in self.free]
-        yield _bits(weights), float(self.pattern.limit(self._network.views(), "size"))
-        inputs = [(each.input, each.num_inputs) for each in self.free if each.input and each.input.kind.learned]
-        if inputs:
-            yield _bits(inputs), float(self.method.activation_bits * sum(num for _, num in inputs))
+        return self._budget.weighed(loss) if self._budget else loss
 
     def over_budget(self) -> str | None:
         """What learned bits cost over their budget, in words; None: they meet it, or none are learned."""
-        if not self._has_gates:
-            return None
-        costs = zip(("weights", "inputs"), self._gated_costs(), strict=False)
-        shares = {name: float(cost.detach()) / target for name, (cost, target) in costs}
-        over = [f"{name} {100 * share:.0f} %" for name, share in shares.items() if share > 1]
-        return ", ".join(over) or None
+        return self._budget.over() if self._budget else None
 
     def before_step(self, optimizer: Optimizer, step: int) -> None:
         """Change gradients as the estimators say; call after unscaling and before clipping."""
@@ -245,7 +202,7 @@ class Quantizer:
 
     def _parameters(self) -> list[tuple[str, nn.Parameter]]:
         """What is learned beside the weights, with its name."""
-        every = [each for layer in self.layers for each in (layer.weight, layer.input) if each is not None]
+        every = [each for layer in self.layers for each in layer.parts]
         return [(name, tensor) for each in every for name, tensor in each.named_parameters(recurse=False)]
 
     def finalise(self) -> None:
@@ -310,9 +267,15 @@ class Quantizer:
                     part.put(bits)
 
 
-def _bits(parts: Sequence[tuple[Quantised, int]]) -> Tensor:
-    """Bits of tensors, each with its number of elements: a number that gates learn from."""
-    return torch.stack([part.estimator.bits_of(part.memory) * num for part, num in parts]).sum()
+def _check_latency(
+    latency: Latency, method: Quantization, every: Sequence[Layer], layers: Sequence[Layer], fixed: Sequence[int | None]
+) -> None:
+    """Refuse a table that lacks a layer, or a pair of bits that one may have; layers left out have 32."""
+    own = {method.both(bits) for bits in fixed if bits is not None}
+    latency.check(layers, [*method.pairs_to_time(), *sorted(own), REFERENCE_BITS])
+    names = {layer.name for layer in layers}
+    others = [each for each in every if each.name not in names and each.name in latency.layers]
+    latency.check(others, [(FLOAT_BITS, FLOAT_BITS), REFERENCE_BITS])
 
 
 def _described(parts: Sequence[tuple[BitsPair, int]]) -> str:

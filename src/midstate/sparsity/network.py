@@ -6,9 +6,8 @@ from dataclasses import dataclass, field, replace
 from functools import cache
 
 import torch
-from torch import Generator, Tensor, nn
+from torch import Tensor, nn
 
-from midstate.common.seeds import seed_for
 from midstate.sparsity import observe
 from midstate.sparsity.layers import MEASURED, NEEDS, LayerView, NotMeasured
 from midstate.sparsity.masks import Masked
@@ -44,13 +43,7 @@ class Network:
     def try_measuring(self) -> None:
         """Raise ValueError if what the method measures cannot be measured here: before training, not in its midst."""
         needs = [name for name in self.method.needs if name in MEASURED]
-        if needs and self.sample is None:
-            raise ValueError("this method measures on training images; give the pruner a sample")
-        if "trial" in needs and (self.sample.tuning is None or self.sample.held_out is None):
-            raise ValueError("this method tries schemes; give the pruner a sample with images to tune and to hold out")
-        for name in needs:
-            if name in MEASURED_BY_LAYER:
-                self._measure(name, self.sample.first(observe.NUM_TRIED))
+        observe.try_measuring("pruner", needs, self.sample, self._measure)
 
     def try_scoring(self) -> None:
         """Raise ValueError if the criterion looks at what its `needs` does not name: not only at the first refresh.
@@ -140,11 +133,8 @@ class Network:
             return self.scales
         if name == "step_gradient":
             return [each.memory["gradient"] for each in self.masked]
-        if name == "hessian_trace":
-            draws = [Generator().manual_seed(seed_for(self.seed, "hutchinson", i)) for i in range(len(self.layers))]
-            number = getattr(self.method.allocation, "vectors", observe.NUM_VECTORS)
-            return observe.hessian_traces(self.model, self.layers, sample, draws, number)
-        return observe.MEASURES[name](self.model, self.layers, sample)
+        vectors = getattr(self.method.allocation, "vectors", observe.NUM_VECTORS)
+        return observe.measured(name, self.model, self.layers, sample, self.seed, vectors)
 
     def _score(self, layer: LayerView) -> Tensor:
         """Scores of a layer's units, as they count beside the mask in force."""

@@ -4,7 +4,7 @@ The model is in evaluation mode meanwhile (no running statistic moves, nothing i
 force are applied, and gradients of parameters are not touched.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.utils import parametrize
 
+from midstate.common.seeds import seed_for
 from midstate.sparsity.tensors import Layer
 
 # Larger batches are slower on a CPU: their activations leave the cache and are paged in anew each time.
@@ -196,3 +197,42 @@ def _found(found: tuple[Tensor | None, ...], layers: Sequence[Layer]) -> tuple[T
 
 
 MEASURES = {"gradient": gradients, "fisher": fishers, "input_norm": input_norms}  # by their names in `needs`
+
+
+def measured(
+    name: str, model: nn.Module, layers: Sequence[Layer], sample: Sample, seed: int, num_vectors: int = NUM_VECTORS
+) -> Sequence[Tensor]:
+    """One tensor a layer: a measurement by its name in `needs`.
+
+    Args:
+        name: of `MEASURES`, or `hessian_trace`.
+        model: that is measured.
+        layers: of it.
+        sample: of training images.
+        seed: of what `hessian_trace` draws.
+        num_vectors: of its random vectors for each batch.
+    """
+    if name != "hessian_trace":
+        return MEASURES[name](model, layers, sample)
+    draws = [Generator().manual_seed(seed_for(seed, "hutchinson", i)) for i in range(len(layers))]
+    return hessian_traces(model, layers, sample, draws, num_vectors)
+
+
+def try_measuring(
+    owner: str, needs: Sequence[str], sample: Sample | None, measure: Callable[[str, Sample], object]
+) -> None:
+    """Raise ValueError if what is needed cannot be measured: before training, not in its midst.
+
+    Args:
+        owner: who is to have a sample, for the message.
+        needs: names of measurements on training images.
+        sample: of them, if there is one.
+        measure: makes one measurement, tried on a few images.
+    """
+    if needs and sample is None:
+        raise ValueError(f"this method measures on training images; give the {owner} a sample")
+    if "trial" in needs and (sample.tuning is None or sample.held_out is None):
+        raise ValueError(f"this method tries schemes; give the {owner} a sample with images to tune and to hold out")
+    for name in needs:
+        if name in (*MEASURES, "hessian_trace"):
+            measure(name, sample.first(NUM_TRIED))

@@ -1,6 +1,6 @@
 """The pruner: a method attached to a model. The only part of `sparsity` that has state."""
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
@@ -8,7 +8,6 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from midstate.common.seeds import seed_for
 from midstate.sparsity.allocations.domino import Walk, press
 from midstate.sparsity.allocations.fitting import compare_with_uniform
 from midstate.sparsity.allocations.scheme import scheme_text
@@ -22,13 +21,12 @@ from midstate.sparsity.observe import Sample
 from midstate.sparsity.patterns.nm import Level
 from midstate.sparsity.patterns.pattern import verify
 from midstate.sparsity.schedules import Schedule
-from midstate.sparsity.search import Search
 from midstate.sparsity.tensors import names_of
-from midstate.sparsity.trials import Trials
 from midstate.sparsity.updates.base import NEVER
+from midstate.sparsity.walker import Walker
 
 
-class Pruner:
+class Pruner(Walker):
     """Walks a model from dense to its target.
 
     Attach it after pretrained weights are loaded and before the optimizer is made. Call `tick` before
@@ -64,17 +62,15 @@ class Pruner:
         Raises:
             ValueError: the scope, window, update or allocation does not fit this model and run.
         """
+        super().__init__()
         self.method = method
         self.layers = method.scope.resolve(model, classifier, method.pattern)
         self.window = schedule.window(steps_per_epoch, total_steps)
         self.levels: list[Level] | None = None  # of the target; None until the allocation has decided
         self._walks: list[Walk] | None = None  # of an allocation that searches
         self._strengths: list[float] | None = None  # of its penalty at the coming step
-        self._refreshed = -1  # the last step at which masks were refreshed
         self._attached = Attached(method, self.layers)
         self._weights = self._attached.weights
-        self._before_measuring: list[Callable[[], None]] = []
-        self.search: Search | None = None  # where the allocation tries whole schemes
         self._tried: list[LayerView] = []  # as they are when it does
         # A dense run stays as it is now: nothing attached, no refresh, no change.
         self.refresh_steps, self._changes = NEVER, NO_CHANGES
@@ -100,8 +96,7 @@ class Pruner:
         norms = needed_batchnorms(model, method, self.layers, sample)
         gammas = [None if norm is None else norm.weight for norm in norms]
         if "trial" in method.needs:
-            trials = Trials(model, method.allocation, sample, seed_for(seed, "trials"), self._at_levels)
-            self.search = Search(trials.trial, trials.dense_top1)
+            self._try_schemes(model, method.allocation, sample, seed, self._at_levels)
         self._network = Network(
             model, method, self.layers, self._weights, self._attached.masked, uses_of, classifier, seed, sample, gammas,
             self._before_measuring, self.search,
@@ -115,10 +110,6 @@ class Pruner:
         self._attached.attach(self.levels, norms)
         self._changes = MaskHistory(method.pattern, self.masks)
 
-    def on_measuring(self, call: Callable[[], None]) -> None:
-        """Have `call` called before each loss that an allocation measures; it may raise to stop, nothing is lost."""
-        self._before_measuring[:] = [call]
-
     @property
     def masks(self) -> list[Tensor]:
         """The current masks, one per layer in scope; empty when dense."""
@@ -128,19 +119,6 @@ class Pruner:
     def measures(self) -> bool:
         """Tell whether scores or allocations depend on activations or losses."""
         return self.method.measures
-
-    def due(self, step: int) -> bool:
-        """Tell whether `tick` would refresh the masks at `step`."""
-        return self.refresh_steps.due(step)
-
-    def tick(self, step: int) -> None:
-        """Refresh the masks before the forward pass of `step`, if that is due."""
-        if self.due(step):
-            self.refresh(step)
-
-    def refreshes_at_eval(self, step: int) -> bool:
-        """Tell whether `refresh` may change the masks for an evaluation at `step`."""
-        return self.refresh_steps.refreshes_at_eval(step)
 
     @torch.no_grad()
     def refresh(self, step: int) -> None:

@@ -10,8 +10,8 @@ from itertools import combinations
 import numpy as np
 from scipy import stats
 
+from midstate.common.correlations import partial_rank_correlation, rank_correlation, samples
 from midstate.common.intervals import flat, mean_interval
-from midstate.study.statistics import partial_rank_correlation, rank_correlation, samples
 
 DRAWS = 9999  # permutations of depths
 Interval = tuple[float, float, float]  # mean over seeds, and the ends of its 95 % t interval

@@ -12,7 +12,7 @@ import numpy as np
 from scipy.optimize import least_squares, lsq_linear
 from scipy.special import expit
 
-from midstate.study.statistics import samples
+from midstate.common.correlations import samples
 
 # Squared points. Accuracy comes in steps of .01 points, so a smaller residual sum is an exact fit; without
 # a floor its logarithm is minus infinity, or a contest of roundings between two exact fits.

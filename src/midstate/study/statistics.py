@@ -10,7 +10,7 @@ from math import ceil
 import numpy as np
 from scipy import ndimage, stats
 
-from midstate.common.correlations import partial_rank_correlation, rank_correlation, samples  # noqa: F401
+from midstate.common.correlations import samples
 from midstate.common.intervals import deviation, flat, t_interval
 
 BCA_PAIRS = 30  # fewer are too few for the bootstrap: its intervals then cover less than they claim

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import yaml
 
+from midstate.common.correlations import partial_rank_correlation, rank_correlation
 from midstate.common.files import write_atomically
 from midstate.engine.sensitivity import KINDS
 from midstate.study import statistics
@@ -178,11 +179,11 @@ def _sensitivity(path: Path) -> dict[str, float]:
     sizes = np.log(share.params)
     # Stages: layers of one size, in which depth is not confounded with parameters.
     stages = [stage for _, stage in share.groupby("params") if len(stage) > 2]
-    within = [statistics.rank_correlation(stage.depth, stage.loss_rise) for stage in stages]
+    within = [rank_correlation(stage.depth, stage.loss_rise) for stage in stages]
     return {
-        "depth_correlation": statistics.rank_correlation(share.depth, share.loss_rise),
-        "depth_correlation_params": statistics.rank_correlation(params.depth, params.loss_rise),
-        "depth_correlation_partial": statistics.partial_rank_correlation(share.depth, share.loss_rise, sizes),
+        "depth_correlation": rank_correlation(share.depth, share.loss_rise),
+        "depth_correlation_params": rank_correlation(params.depth, params.loss_rise),
+        "depth_correlation_partial": partial_rank_correlation(share.depth, share.loss_rise, sizes),
         "depth_correlation_within": float(np.mean(within)) if within else nan,
         "noise_excess": float((noise.loss_rise - share.loss_rise).mean()),
     }

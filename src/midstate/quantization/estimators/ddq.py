@@ -16,8 +16,7 @@ from torch import Tensor, nn
 from midstate.common import checks
 from midstate.quantization.estimators.base import Estimator, Kind, Memory
 from midstate.quantization.fixed import FixedLevels
-from midstate.quantization.grids.kmeans import midpoints
-from midstate.quantization.grids.levels import Levels
+from midstate.quantization.grids.levels import Levels, nearest_index, taken
 
 LEAST_BITS = 2  # so many gates stay open
 
@@ -48,8 +47,8 @@ class _Nearest(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x: Tensor, levels: Tensor, scale: float, correction: float) -> Tensor:
         """The quantised tensor."""
-        index = torch.bucketize(x.contiguous(), midpoints(levels), out_int32=True)
-        quantised = levels.index_select(0, index.flatten()).view_as(index)  # ten times sooner than levels[index]
+        index = nearest_index(x, levels)
+        quantised = taken(levels, index)
         ctx.save_for_backward(x, index, quantised, levels)
         ctx.factors = scale, correction
         return quantised

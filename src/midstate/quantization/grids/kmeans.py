@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from midstate.common import checks
+from midstate.quantization.grids.levels import midpoints, nearest
 
 
 @dataclass(frozen=True)
@@ -44,17 +45,6 @@ class KMeans:
     def values(self, bits: int, memory: Mapping[str, Tensor]) -> Tensor:
         """All values of the grid, (1, 2^b)."""
         return memory["codebook"][None, : 2**bits]
-
-
-def nearest(x: Tensor, levels: Tensor) -> Tensor:
-    """The nearest of ascending levels, a new tensor like x; halfway between two, the lower one."""
-    index = torch.bucketize(x.contiguous(), midpoints(levels), out_int32=True)
-    return levels.index_select(0, index.flatten()).view_as(index)
-
-
-def midpoints(levels: Tensor) -> Tensor:
-    """What lies halfway between neighbours of ascending levels, (n - 1,)."""
-    return (levels[1:] + levels[:-1]) / 2
 
 
 def lloyd(x: Tensor, num: int, iterations: int) -> Tensor:
