@@ -143,8 +143,6 @@ class _Bare(Way):
     def step(self, images: Tensor, labels: Tensor) -> None:
         """As anybody would write it."""
         settings, optimizer = self.session.settings, self.session.optimizer
-        if settings.channels_last:
-            images = images.contiguous(memory_format=torch.channels_last)
         with torch.autocast(images.device.type, torch.bfloat16, enabled=settings.precision == "bf16"):
             loss = F.cross_entropy(self.session.model(images), labels)
         optimizer.zero_grad()

@@ -45,8 +45,10 @@ def test_weights_optimizer_and_masks_stay_what_they_are(tmp_path):
     assert {buffer.dtype for state in session.optimizer.state.values() for buffer in state.values()} == {torch.float32}
 
 
-def test_training_passes_take_the_settings_and_evaluations_do_not():
-    plan = Plan.of(composed(*TINY, "pruner=nm_block", "trainer.precision=bf16", "trainer.channels_last=true"))
+@pytest.mark.parametrize("data", [TINY[:2], ("data=digits",)])  # images of three channels, and of one
+def test_training_takes_the_settings_and_evaluations_the_layout(data):
+    settings = ("pruner=nm_block", "trainer.precision=bf16", "trainer.channels_last=true")
+    plan = Plan.of(composed(*data, *TINY[2:], *settings))
     session = build_session(plan)
     seen = []
     convolution = session.pruner.layers[0].module
@@ -59,7 +61,7 @@ def test_training_passes_take_the_settings_and_evaluations_do_not():
     train_step(session, *next(session.batches.epoch(0)))
     evaluate(session.model, session.data.validation)
     assert seen[0] == (torch.bfloat16, True)
-    assert seen[-1] == (torch.float32, False)
+    assert seen[-1] == (torch.float32, True)
 
 
 def test_auto_is_decided_and_recorded():

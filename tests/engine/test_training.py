@@ -183,3 +183,22 @@ def test_mixed_batches_train():
     losses, session = trained("trainer.mixup=0.2", "trainer.cutmix=1.0", "trainer.accumulate=2")
     assert losses != trained()[0]
     assert session.totals["images"] == 8 * 64
+
+
+def test_pruner_and_quantizer_each_act_at_their_own_interval():
+    """A pruner that acts at every step does not make the quantizer do so, nor the other way round."""
+    for settings, always, seldom in (
+        (("pruner.every=1it", "quantizer.every=3it"), 0, 1),
+        (("pruner.every=3it", "quantizer.every=1it"), 1, 0),
+    ):
+        session = session_of(
+            "pruner=nm_block", "schedule=cubic", "schedule.start=0", "schedule.stop=1", "quantizer=uniform",
+            "quantizer/path=bits", "trainer.epochs=1", "trainer.max_steps_per_epoch=9", *settings,
+        )  # fmt: skip
+        session.model.train()
+        seen = ([], [])
+        for batch in session.batches.epoch(0):
+            train_step(session, *batch)
+            for found, walker in zip(seen, (session.walkers[always], session.walkers[seldom]), strict=True):
+                found.append(walker._refreshed)
+        assert seen == (list(range(9)), [0, 0, 0, 3, 3, 3, 6, 6, 6]), settings

@@ -131,8 +131,8 @@ def _train(
 def _close_epoch(session: Session) -> dict[str, Any]:
     """Refresh the masks, evaluate on validation, and make the epoch's row of metrics.csv."""
     pruner, quantizer, totals = session.pruner, session.quantizer, session.totals
-    if any(walker.refreshes_at_eval(session.step) for walker in session.walkers):
-        refresh(session)
+    if due := [walker for walker in session.walkers if walker.refreshes_at_eval(session.step)]:
+        refresh(session, due)
     started = time.perf_counter()
     session.check_same("weights", *zip(*session.model.named_parameters(), strict=True))
     session.synchronise()

@@ -65,9 +65,9 @@ class GapProbe:
     that crosses several states at once is one jump from the first to the last.
     """
 
-    def __init__(self, model: nn.Module, walk: Pruner | Quantizer, train: Split, validation: Split) -> None:
-        self.model = model
-        self.states = _Masks(walk) if isinstance(walk, Pruner) else _Bits(walk)
+    def __init__(self, model: nn.Module, walker: Pruner | Quantizer, train: Split, validation: Split) -> None:
+        self.model, self.walker = model, walker
+        self.states = _Masks(walker) if isinstance(walker, Pruner) else _Bits(walker)
         self.validation = validation.first(NUM_IMAGES)
         self.bn_batches = train.first(NUM_IMAGES).images.split(EVAL_BATCH)
         self.state = 0  # the last state measured; part of a checkpoint

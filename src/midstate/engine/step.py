@@ -2,6 +2,7 @@
 
 import math
 import time
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
@@ -10,6 +11,7 @@ from torch.nn import functional as F
 
 from midstate.engine.session import Session
 from midstate.sparsity import Unrankable
+from midstate.sparsity.walker import Walker
 
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 LEAST_SCALE = 2.0**-14  # of fp16's gradients, whose least normal number it is: below, no scale helps
@@ -17,8 +19,8 @@ LEAST_SCALE = 2.0**-14  # of fp16's gradients, whose least normal number it is: 
 
 def train_step(session: Session, images: Tensor, labels: Tensor) -> None:
     """One optimizer step: masks, learning rate, forward, backward, update."""
-    if any(walker.due(session.step) for walker in session.walkers):
-        refresh(session)
+    if due := [walker for walker in session.walkers if walker.due(session.step)]:
+        refresh(session, due)
     started = time.perf_counter()
     for group in session.optimizer.param_groups:
         group["lr"] = session.rate.at(session.step) * group.get("lr_scale", 1.0)
@@ -39,18 +41,23 @@ def train_step(session: Session, images: Tensor, labels: Tensor) -> None:
         session.totals[name] = session.totals.get(name, 0) + value
 
 
-def refresh(session: Session) -> None:
+def refresh(session: Session, due: Sequence[Walker]) -> None:
     """Measure the jump that masks or bits are about to make, if there is one, and refresh them.
+
+    Args:
+        session: changed in place.
+        due: of its walkers, those that act now.
 
     Raises:
         RunFailed: scores cannot be ranked, or the masks of the processes differ.
     """
     started = time.perf_counter()
-    if session.probe or any(walker.measures for walker in session.walkers):
+    probe = session.probe if session.probe and session.probe.walker in due else None
+    if probe or any(walker.measures for walker in due):
         session.synchronise()
     try:
-        row = session.probe.before_refresh(session.step) if session.probe else None
-        for walker in session.walkers:
+        row = probe.before_refresh(session.step) if probe else None
+        for walker in due:
             walker.refresh(session.step)
         session.follow_quantizer()
     except Unrankable as error:
@@ -70,10 +77,7 @@ def _forward_backward(session: Session, images: Tensor, labels: Tensor) -> tuple
     """Gradients of a batch's mean loss, taken in parts; that loss, how many are right, and of how many images, in all
     processes.
     """
-    settings = session.settings
-    if settings.channels_last:
-        images = images.contiguous(memory_format=torch.channels_last)
-    targets = labels
+    settings, targets = session.settings, labels
     if session.mixing:
         images, targets = session.mixing(images, labels, session.step)
     losses, correct = [], 0

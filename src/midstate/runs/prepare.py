@@ -124,13 +124,20 @@ def _make_model(
     name = f".name={recipe.name}" if hasattr(recipe, "name") else f"={plan.choices['model']}"
     with user_errors(f"model{name}, data.size={data.shape[-1]}", ValueError, TypeError, RuntimeError, AssertionError):
         try_training(model, pair.images, data.num_classes)
-        # A CPU's convolutions lay out weights anew anyhow, and groups of N:M are cut sooner as they are.
-        if settings.channels_last and device.type == "cuda":
-            model = model.to(memory_format=torch.channels_last)
+        if settings.channels_last:
+            model.register_forward_pre_hook(_channels_last)
+            # A CPU's convolutions lay out weights anew anyhow, and groups of N:M are cut sooner as they are.
+            if device.type == "cuda":
+                model = model.to(memory_format=torch.channels_last)
         if settings.sync_batchnorm and processes.distributed:
             model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
         uses = weight_uses(model, pair.images)  # also shows that model and images fit
     return model, uses, found
+
+
+def _channels_last(model: nn.Module, inputs: tuple[Tensor]) -> Tensor:
+    """Images stored channels last. Not `contiguous`: it leaves images of one channel as they are, and then all others."""
+    return inputs[0].to(memory_format=torch.channels_last)
 
 
 def _narrower(plan: Plan, images: Tensor, num_classes: int) -> tuple[Any, dict[str, Any]]:
