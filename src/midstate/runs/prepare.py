@@ -136,7 +136,7 @@ def _make_model(
 
 
 def _channels_last(model: nn.Module, inputs: tuple[Tensor]) -> Tensor:
-    """Images stored channels last. Not `contiguous`: it leaves images of one channel as they are, and then all others."""
+    """Images stored channels last; `contiguous` would leave those of one channel, and all that follows, as they are."""
     return inputs[0].to(memory_format=torch.channels_last)
 
 
