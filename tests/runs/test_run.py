@@ -18,6 +18,7 @@ from midstate.models import CifarResNet
 from midstate.runs import checkpoint
 from midstate.runs.plan import Plan
 from midstate.runs.prepare import build_session
+from midstate.runs.report import result_lines
 from midstate.runs.tracking import METRICS, PROBES
 from midstate.sparsity import weight_layers
 
@@ -417,3 +418,11 @@ def test_losses_are_those_on_record(arm):
 
 if __name__ == "__main__":
     LOSSES.write_text(json.dumps({arm: first_losses(*overrides) for arm, overrides in ARMS.items()}, indent=1) + "\n")
+
+
+def test_a_pilot_leaves_the_test_images_unseen(tmp_path):
+    """With final_images=validation the result is that of the last epoch on validation images; it is another run."""
+    summary = tiny(tmp_path, "pruner=dense", "trainer.final_images=validation")
+    assert summary["top1"] == summary["val_top1"] and summary["final_images"] == "validation"
+    assert "top-1 / top-5 (validation)" in dict(result_lines(summary))
+    assert summary["config_hash"] != Plan.of(composed(*TINY, "pruner=dense")).hash

@@ -7,6 +7,7 @@ from midstate.common.times import check_interval, steps_of
 DEVICES = ("auto", "cpu", "cuda")
 MOST_THREADS = 1024  # what cannot be begun aborts the process
 MODES = ("train", "finetune")
+FINAL_IMAGES = ("test", "validation")
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 CHANGES = ("share", "params", "noise")  # that sensitivity is measured by
 DECAYS = ("cosine", "constant", "steps")
@@ -27,6 +28,7 @@ def trainer(fields: Fields) -> None:
     if fields["threads"] != "auto":
         checks.integer("threads", fields["threads"], 1, MOST_THREADS)
     checks.one_of("precision", fields["precision"], PRECISIONS)
+    checks.one_of("final_images", fields["final_images"], FINAL_IMAGES)
     for name in ("probes", "channels_last", "compile", "sync_batchnorm"):
         checks.boolean(name, fields[name])
     checks.integer("accumulate", fields["accumulate"], 1)

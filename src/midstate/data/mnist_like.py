@@ -19,6 +19,7 @@ log = logging.getLogger(__name__)
 NAMES = ("MNIST", "FashionMNIST", "KMNIST")  # torchvision's
 SIDE, NUM_CLASSES, PUBLISHED = 28, 10, {"train": 60_000, "t10k": 10_000}
 SIZES = (28, 14, 7)
+INSTALLED = {"FashionMNIST": Path("/usr/share/datasets/fashion-mnist")}  # where a package of Debian puts the files
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,7 @@ class MNIST:
         augmentation: of training batches.
         name: MNIST, FashionMNIST or KMNIST.
         root: folder of the four files, plain or with .gz, or of torchvision's folders of them; a leading ~ is the
-            home folder.
+            home folder. Files that Debian's package has installed are found wherever it points.
         download: fetch them if one is missing.
         num_train: training images.
         num_validation: validation images.
@@ -107,7 +108,7 @@ class MNIST:
     def _path(self, name: str) -> Path:
         """Find a file, or fetch all that are missing."""
         root = Path(os.path.expanduser(self.root))
-        folders = [root / self.name / "raw", root / "raw", root]
+        folders = [root / self.name / "raw", root / "raw", root, *filter(None, [INSTALLED.get(self.name)])]
         if found := idx.find(folders, name):
             return found
         missing = f"root={self.root!r}: {self.name}'s file {name} (or {name}.gz) is missing there"

@@ -30,6 +30,7 @@ class Trainer:
     cutmix: float = 0.0
     sync_batchnorm: bool = False
     mode: str = "train"
+    final_images: str = "test"
 
     def __post_init__(self) -> None:
         training_limits.trainer(vars(self))

@@ -1,4 +1,4 @@
-"""The end of a run: finalise, verify, measure once on test data, draw, summarise."""
+"""The end of a run: finalise, verify, measure once on test images, or as asked, draw, summarise."""
 
 import logging
 from pathlib import Path
@@ -22,7 +22,7 @@ NAMED = 100  # images that a message names at most
 
 
 def finish(recorder: Recorder) -> dict[str, Any]:
-    """Finalise the model, measure it once on test data, draw, and write the summary.
+    """Finalise the model, measure it once on test images, or on those asked for, draw, and write the summary.
 
     Raises:
         RunFailed: the weights are not what was promised, or something cannot be written.
@@ -48,7 +48,7 @@ def finish(recorder: Recorder) -> dict[str, Any]:
 
     scheme = pruner.scheme(quantizer.scheme() if quantizer else None)
     directory.write("the finished network", lambda: directory.write_network(model, scheme))
-    test = evaluate(model, session.data.test, processes)
+    test = evaluate(model, getattr(session.data, session.settings.final_images), processes)
     layers = [
         {"name": layer.name, "shape": list(layer.weight.shape), "depth": layer.depth, "target": target, "kept": share}
         for layer, target, share in zip(pruner.layers, targets, kept, strict=True)
@@ -75,6 +75,7 @@ def finish(recorder: Recorder) -> dict[str, Any]:
             layers=layers,
             layers_left_dense=_left_dense(session),
             states=states,
+            **({"final_images": "validation"} if session.settings.final_images == "validation" else {}),
             **({} if skipped is None else {"images_skipped": len(skipped)}),
             **({"quantization": _quantization(session)} if quantizer else {}),
             images_per_second=sum(row["images_per_second"] for row in session.rows) / len(session.rows),

@@ -48,6 +48,7 @@ NEUTRAL: dict[str, Any] = {
     "trainer.cutmix": 0.0,
     "trainer.sync_batchnorm": False,
     "trainer.num_processes": 1,
+    "trainer.final_images": "test",
     "optimizer.milestones": [],
     "optimizer.factors": 0.1,
     "optimizer.every": "1it",

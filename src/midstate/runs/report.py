@@ -35,7 +35,7 @@ def result_lines(summary: dict[str, Any]) -> list[tuple[str, str]]:
             f"seed {summary['seed']}, {summary['epochs']} epochs",
         ),
         *([("typed", " ".join(typed))] if typed else ()),
-        ("top-1 / top-5 (test)", f"{summary['top1']:.2f} % / {summary['top5']:.2f} %"),
+        (f"top-1 / top-5 ({summary.get('final_images', 'test')})", f"{summary['top1']:.2f} % / {summary['top5']:.2f} %"),
         ("pattern verified", {True: "yes, on the finished weights", False: "NO", None: "nothing pruned"}[verified]),
         (
             "sparsity",

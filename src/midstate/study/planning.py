@@ -147,7 +147,7 @@ def _tags(experiment: str) -> tuple[str, ...]:
 
 def _inherited(overrides: tuple[str, ...]) -> tuple[str, ...]:
     """Overrides of a cell that the parent run shares: data, network, machine; not the recipe."""
-    kinds = ("model", "data", "trainer.batch_size", "trainer.device", "trainer.threads")
+    kinds = ("model", "data", "trainer.batch_size", "trainer.device", "trainer.threads", "trainer.final_images")
     return tuple(each for each in overrides if each.startswith(kinds))
 
 
