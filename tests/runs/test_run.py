@@ -423,6 +423,7 @@ if __name__ == "__main__":
 def test_a_pilot_leaves_the_test_images_unseen(tmp_path):
     """With final_images=validation the result is that of the last epoch on validation images; it is another run."""
     summary = tiny(tmp_path, "pruner=dense", "trainer.final_images=validation")
-    assert summary["top1"] == summary["val_top1"] and summary["final_images"] == "validation"
+    assert summary["top1"] == summary["val_top1"]
+    assert summary["final_images"] == "validation"
     assert "top-1 / top-5 (validation)" in dict(result_lines(summary))
     assert summary["config_hash"] != Plan.of(composed(*TINY, "pruner=dense")).hash

@@ -28,6 +28,7 @@ def result_lines(summary: dict[str, Any]) -> list[tuple[str, str]]:
     """The result as names and values."""
     gap, verified = summary["top1_gap"], summary["pattern_verified"]
     typed, network = summary.get("overrides"), summary.get("model_name", summary["model"])
+    measured_on = summary.get("final_images", "test")
     return [
         (
             "run",
@@ -35,7 +36,7 @@ def result_lines(summary: dict[str, Any]) -> list[tuple[str, str]]:
             f"seed {summary['seed']}, {summary['epochs']} epochs",
         ),
         *([("typed", " ".join(typed))] if typed else ()),
-        (f"top-1 / top-5 ({summary.get('final_images', 'test')})", f"{summary['top1']:.2f} % / {summary['top5']:.2f} %"),
+        (f"top-1 / top-5 ({measured_on})", f"{summary['top1']:.2f} % / {summary['top5']:.2f} %"),
         ("pattern verified", {True: "yes, on the finished weights", False: "NO", None: "nothing pruned"}[verified]),
         (
             "sparsity",
