@@ -132,7 +132,7 @@ def _member_files() -> dict[str, Path]:
         path.relative_to(folder).with_suffix("").as_posix(): path
         for folder in member_folders()
         for path in folder.glob("*/**/*.yaml")
-        if path.parent != folder / "experiment" / "base"
+        if not (path.parent.name == "base" and folder / "experiment" in path.parents)
     }
 
 

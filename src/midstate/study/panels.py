@@ -7,7 +7,8 @@ from matplotlib.ticker import MaxNLocator
 from midstate.runs.drawing import BLUE, COLOURS, GREY, MARKERS, SKY, band
 from midstate.study import drawing
 from midstate.study import shapes as fitted
-from midstate.study.claims import Claim, Endpoint
+from midstate.study.claims import Claim
+from midstate.study.endpoints import Endpoint
 from midstate.study.drawing import Tables
 from midstate.study.figure_plan import Panel
 from midstate.study.verdicts import margin, measure

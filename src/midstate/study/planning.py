@@ -17,7 +17,7 @@ from midstate.runs.files import read_summary
 from midstate.runs.identity import config_hash
 from midstate.runs.parts import build_parts
 from midstate.runs.plan import resolve, runs_with_schemes
-from midstate.study.claims import Claim, read_claims
+from midstate.study.claims import Claim, read_all
 
 log = logging.getLogger(__name__)
 LEVELS_AT = "quick"  # the scale of the arms that show what layers are left
@@ -107,12 +107,13 @@ def _asked(
     claim: Claim, cell: tuple[str, ...], scale: str, num_seeds: int | None, arms: str | None
 ) -> list[tuple[int, str]]:
     """Seeds and arms of a claim in one cell; those of its levels where they are named, and at the first scale only."""
-    numbers = dict.fromkeys(claim.arms_in(cell), claim.num_seeds(scale))
+    seeds = dict.fromkeys(claim.arms_in(cell, scale), claim.seeds(scale, num_seeds))
     if arms:
-        numbers |= claim.level_arms if scale == LEVELS_AT else {}
-        numbers = {arm: number for arm, number in numbers.items() if fnmatchcase(arm, arms)}
-    most = num_seeds or max(numbers.values(), default=0)
-    return [(seed, arm) for seed in range(most) for arm, number in numbers.items() if seed < (num_seeds or number)]
+        levels = claim.level_arms if scale == LEVELS_AT else {}
+        seeds |= {arm: range(num_seeds or number) for arm, number in levels.items()}
+        seeds = {arm: each for arm, each in seeds.items() if fnmatchcase(arm, arms)}
+    every = sorted({seed for each in seeds.values() for seed in each})
+    return [(seed, arm) for seed in every for arm, each in seeds.items() if seed in each]
 
 
 def with_parents(todo: Iterable[PlannedRun]) -> list[PlannedRun]:
@@ -141,7 +142,7 @@ def _planned(experiment: str, overrides: tuple[str, ...], seed: int) -> PlannedR
 def _tags(experiment: str) -> tuple[str, ...]:
     """Every claim that an experiment is an arm of, whoever asks for it first, with the digest of its file."""
     return tuple(
-        f"{claim.claim}-{claim.digest}" for claim in read_claims() if experiment in (*claim.all_arms, *claim.level_arms)
+        f"{claim.claim}-{claim.digest}" for claim in read_all() if experiment in (*claim.all_arms, *claim.level_arms)
     )
 
 
@@ -183,10 +184,10 @@ def _without_scheme(config: DictConfig) -> DictConfig:
 def _experiment(setting: str, place: str) -> str:
     """The experiment whose runs lie where something is to be taken from."""
     path = Path(place)
-    known = any((folder / "experiment" / f"{path.name}.yaml").is_file() for folder in member_folders())
-    if path.parent != OUTPUTS or not known:
+    name = path.relative_to(OUTPUTS).as_posix() if path.is_relative_to(OUTPUTS) else None
+    if name is None or not any((folder / "experiment" / f"{name}.yaml").is_file() for folder in member_folders()):
         raise ValueError(f"{setting}={place}: must be {OUTPUTS}/EXPERIMENT here, so that it can be run first")
-    return path.name
+    return name
 
 
 def compose(experiment: str, overrides: tuple[str, ...]) -> DictConfig:

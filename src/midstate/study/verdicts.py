@@ -12,7 +12,8 @@ import numpy as np
 import pandas as pd
 
 from midstate.study import shapes, statistics
-from midstate.study.claims import SCALES, Claim, Endpoint
+from midstate.study.claims import SCALES, Claim
+from midstate.study.endpoints import Endpoint, Gate
 
 SUPPORTED, REFUTED, NO_POWER, INCONCLUSIVE, NOT_RUN = "supported", "refuted", "no power", "inconclusive", "not run"
 # Curves: the exponential has to be better by 2, pooled and in this share of the seeds; worse by 10 refutes it.

@@ -1,0 +1,110 @@
+"""What claims ask of runs: one number a seed, what is expected of it, and what must be true for it to mean anything."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+TESTS = (
+    "difference", "equivalence", "share_within", "shapes", "recovery", "concavity", "slope", "recovered_share",
+    "half_damage", "span",
+)  # fmt: skip
+DECIDED_IN = ("pilot", "study")
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """One number a seed, and what is asked of it.
+
+    A contrast is the sum over arms of weight times `value`, over `divide_by`; with `slope` the weights are those
+    of a least-squares slope of (reference - arm) over the given rates.
+
+    Tests of several arms: `slope` is that of `value` over a measured column within a seed (`of`, `against`, `reference`
+    or `offset`); `recovered_share` is the slope over pruning rates (`over`) of the share of the damage that finetuning
+    has made good; `half_damage` counts the rates with damage; `span` is the ratio of the largest to the smallest mean.
+    """
+
+    name: str
+    value: str  # column of runs.csv
+    unit: str
+    test: str = "difference"
+    contrast: dict[str, float] | None = None
+    divide_by: float = 1
+    slope: dict[str, float] | None = None
+    reference: str | None = None
+    pairs: dict[str, str] | None = None  # arm: the arm it is compared with, for share_within
+    over: dict[str, float] | None = None  # arm: pruning rate, for the tests of curves
+    scaled_by: dict[str, Any] | None = None  # of equivalence: bounds the margin by a share of another contrast
+    expected: str | None = None  # positive or negative; None: shown without a verdict
+    sesoi: float | None = None  # smallest effect of interest, in `unit`
+    of: tuple[str, ...] = ()  # arms, for slope and span
+    against: str | None = None  # column: its log2, as a ratio to the reference's, or plus `offset`
+    offset: float = 0.0
+    floor: float | None = None  # of curves: no shape goes below, such as chance
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "of", tuple(self.of))
+        if self.test not in TESTS:
+            raise ValueError(f"test={self.test!r} of {self.name!r}: must be one of {', '.join(TESTS)}")
+        if self.expected not in (None, "positive", "negative"):
+            raise ValueError(f"expected={self.expected!r} of {self.name!r}: must be positive, negative or null")
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """Weight of every arm in the contrast; empty for tests of curves."""
+        if self.slope:
+            mean = sum(self.slope.values()) / len(self.slope)
+            spread = sum((rate - mean) ** 2 for rate in self.slope.values())
+            # The reference cancels: the weights of a slope sum to zero.
+            return {arm: -(rate - mean) / spread for arm, rate in self.slope.items()}
+        return {arm: weight / self.divide_by for arm, weight in (self.contrast or {}).items()}
+
+    @property
+    def arms(self) -> list[str]:
+        """Every arm it needs."""
+        scale = self.scaled_by["contrast"] if self.scaled_by else {}
+        reference = [self.reference] if self.reference else []
+        pairs = [arm for pair in (self.pairs or {}).items() for arm in pair]
+        return list(dict.fromkeys([*self.weights, *(self.over or {}), *self.of, *pairs, *reference, *scale]))
+
+
+@dataclass(frozen=True)
+class Gate:
+    """What must be true for a question to have an answer; the mean over seeds decides, of the pilot's unless it says so.
+
+    Args:
+        endpoint: what is measured.
+        at_least: smallest value at which the gate is met; None: none.
+        at_most: largest such value; None: none.
+        decided: by rows of the `pilot`, or of the `study` itself.
+    """
+
+    endpoint: Endpoint
+    at_least: float | None
+    at_most: float | None
+    decided: str
+
+    @classmethod
+    def read(cls, content: Mapping[str, Any]) -> "Gate":
+        """Read a gate as a claim's file has it.
+
+        Raises:
+            ValueError: no bound, or decided in neither.
+        """
+        fields = dict(content)
+        bounds = [fields.pop(name, None) for name in ("at_least", "at_most")]
+        decided = fields.pop("decided", "pilot")
+        if bounds == [None, None]:
+            raise ValueError(f"gate {fields.get('name')!r}: must have at_least or at_most")
+        if decided not in DECIDED_IN:
+            raise ValueError(f"decided={decided!r} of {fields.get('name')!r}: must be one of {', '.join(DECIDED_IN)}")
+        return cls(Endpoint(**fields), *bounds, decided)
+
+    def met(self, value: float) -> bool:
+        """Tell whether a measured value lies within the bounds; NaN does not."""
+        return (self.at_least is None or value >= self.at_least) and (self.at_most is None or value <= self.at_most)
+
+    @property
+    def bound(self) -> str:
+        """The bounds in words."""
+        sides = (("at least", self.at_least), ("at most", self.at_most))
+        return " and ".join(f"{words} {value:g}" for words, value in sides if value is not None)
