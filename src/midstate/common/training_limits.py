@@ -29,6 +29,7 @@ def trainer(fields: Fields) -> None:
     checks.one_of("precision", fields["precision"], PRECISIONS)
     for name in ("probes", "channels_last", "compile", "sync_batchnorm"):
         checks.boolean(name, fields[name])
+    checks.integer("probe_images", fields["probe_images"], 1)
     checks.integer("accumulate", fields["accumulate"], 1)
     if fields["accumulate"] > fields["batch_size"]:
         raise ValueError(f"accumulate={fields['accumulate']}: must be at most batch_size={fields['batch_size']}")

@@ -37,6 +37,7 @@ NEUTRAL: dict[str, Any] = {
     for name, (axis, neutral) in _ADDED_TO_AXES.items()
     for key in (f"pruner.{name}", f"pruner.{axis}.{name}")
 } | {
+    "trainer.probe_images": 1000,
     "trainer.sensitivity": None,
     "trainer.sensitivity_kinds": ["share", "params", "noise"],
     "trainer.precision": "fp32",
