@@ -28,7 +28,7 @@ class _Masks:
 
     def __init__(self, pruner: Pruner) -> None:
         self.pruner, self.window = pruner, pruner.window
-        self.num_jumps = pruner.method.pattern.num_jumps
+        self.num_jumps = pruner.method.num_jumps
         self.trial = pruner.trial
 
     def at(self, progress: float, step: int) -> list[Tensor]:
@@ -61,7 +61,7 @@ class _Bits:
 class GapProbe:
     """Measures the jump that a refresh of the masks, or of a quantizer's bits, is about to make.
 
-    State k of K lies at progress k / K; K is the number of jumps of the pattern's own path. A refresh
+    State k of K lies at progress k / K; K is the number of jumps of the path. A refresh
     that crosses several states at once is one jump from the first to the last.
 
     Args:

@@ -25,12 +25,14 @@ _ADDED_TO_AXES = {
     "rank": ("path", "layer"),
     "rerank": ("path", "live"),
     "staircase": ("path", False),
+    "states": ("path", None),
     "regrow": ("update", "free"),
     "hysteresis": ("update", 0.0),
     "forced_swaps": ("update", 0.0),
     "vectors": ("allocation", 8),
     "slack": ("allocation", None),
     "worst": ("allocation", False),
+    "draw": ("allocation", 0),
 }
 NEUTRAL: dict[str, Any] = {
     key: neutral
