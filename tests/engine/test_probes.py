@@ -1,9 +1,15 @@
+import pytest
 import torch
+from conftest import TINY, composed, table, tiny
 from torch import nn
 
+from midstate.common.errors import ConfigError
+from midstate.config.compose import compose_root
+from midstate.config.values import check_values
 from midstate.data import Split
 from midstate.engine.evaluate import evaluate
 from midstate.engine.probes import GapProbe, reestimated_batchnorm
+from midstate.runs.plan import Plan
 from midstate.sparsity import L1, NM, SRSTE, Blocks, Direct, Method, Pruner, Schedule, Scope, StepN, Uniform, Update
 
 EVERYTHING = Scope(skip_first=False, skip_classifier=False)
@@ -76,3 +82,46 @@ def test_batchnorm_is_estimated_on_the_batches_and_restored():
     assert torch.equal(torch.get_rng_state(), draws)  # dropout's draws left training's generator alone
     assert model[0].momentum == 0.1
     assert evaluate(model, Split(images, torch.zeros(200, dtype=torch.int64)))["loss"] > 0
+
+
+def test_gaps_are_of_as_many_images_as_asked_for_and_there_are():
+    model, pruner = pruned(Direct(), Schedule("one_shot", 0, 0))
+    data = split(200)
+    whole, few = GapProbe(model, pruner, split(), data), GapProbe(model, pruner, split(1200), data, 40)
+    assert (len(whole.validation), len(few.validation)) == (200, 40)
+    assert torch.equal(few.validation.images, data.images[:40])
+    assert sum(len(images) for images in few.bn_batches) == 1000  # of training as ever
+    model.eval()
+    with pruner.trial():
+        accuracies = []
+        for masks in (pruner.masks_at(0, 0), pruner.masks_at(1, 0)):
+            pruner.set_masks(masks)
+            answers = model(data.images[:40]).argmax(1)
+            accuracies.append(2.5 * int((answers == data.labels[:40]).sum()))
+    assert few.before_refresh(0)["gap"] == accuracies[0] - accuracies[1]
+
+
+def test_a_run_measures_on_the_images_it_is_given(tmp_path):
+    settings = ("pruner=nm", "trainer.epochs=1", "schedule=linear", "trainer.probes=true", "trainer.sensitivity=0.5")
+    summary = tiny(tmp_path, *settings, "trainer.probe_images=50")
+    rows, layers = table(tmp_path / "probes.csv"), table(tmp_path / "sensitivity.csv")
+    points = [float(row[name]) for row in rows for name in ("gap", "gap_bn")]
+    points += [float(row["top1_drop"]) for row in layers]
+    assert rows
+    assert len(layers) == 24
+    assert any(points)
+    assert all(abs(each / 2 - round(each / 2)) < 1e-4 for each in points)  # of 50 images one is 2 points
+    found = {number: planned(*settings, f"trainer.probe_images={number}") for number in (50, 1000, 2000)}
+    assert summary["config_hash"] == found[50]
+    assert planned(*settings) == found[1000]
+    assert len(set(found.values())) == 3
+
+
+def planned(*settings):
+    return Plan.of(composed(*TINY, *settings)).hash
+
+
+@pytest.mark.parametrize("number", ["0", "-1", "2.5", "all", "true"])
+def test_no_number_of_images_is_refused(number):
+    with pytest.raises(ConfigError, match=r"trainer\.probe_images=.*: must be a whole number, 1 or more"):
+        check_values(compose_root([f"trainer.probe_images={number}"], return_hydra_config=True))

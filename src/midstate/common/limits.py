@@ -102,6 +102,8 @@ def budget(fields: Fields) -> None:
     if (fields["score"] == "file") != (fields.get("scores") is not None):
         what = "needs a table, scores=FILE" if fields.get("scores") is None else "only score=file reads scores"
         raise ValueError(f"score={fields['score']!r}: {what}; scripts/sensitivity.py makes one")
+    if checks.integer("draw", fields["draw"], 0) and fields["score"] != "random":
+        raise ValueError(f"draw={fields['draw']}: score={fields['score']} draws nothing; use 0, or score=random")
 
 
 def _slack(slack: object, worst: object) -> None:
@@ -128,6 +130,12 @@ def blocks(fields: Fields) -> None:
     checks.one_of("rank", fields["rank"], RANKS)
     checks.one_of("rerank", fields["rerank"], RERANKS)
     checks.boolean("staircase", fields["staircase"])
+
+
+def density(fields: Fields) -> None:
+    """Of the path over the share of pruned units."""
+    if fields["states"] is not None:
+        checks.integer("states", fields["states"], 1)
 
 
 def step_n(fields: Fields) -> None:

@@ -31,6 +31,7 @@ def trainer(fields: Fields) -> None:
     checks.one_of("final_images", fields["final_images"], FINAL_IMAGES)
     for name in ("probes", "channels_last", "compile", "sync_batchnorm"):
         checks.boolean(name, fields[name])
+    checks.integer("probe_images", fields["probe_images"], 1)
     checks.integer("accumulate", fields["accumulate"], 1)
     if fields["accumulate"] > fields["batch_size"]:
         raise ValueError(f"accumulate={fields['accumulate']}: must be at most batch_size={fields['batch_size']}")

@@ -38,6 +38,7 @@ LIMITS: dict[str, Callable[[limits.Fields], None]] = {
             (limits.global_, "Global"),
             (limits.budget, "Budget"),
             (limits.blocks, "Blocks"),
+            (limits.density, "Density"),
             (limits.step_n, "StepN"),
         )
         for name in names.split()

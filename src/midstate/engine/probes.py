@@ -20,7 +20,7 @@ from midstate.quantization import Quantizer
 from midstate.sparsity import Pruner
 from midstate.sparsity.observe import EVAL_BATCH
 
-NUM_IMAGES = 1000  # at most, of validation to measure on and of training to estimate BatchNorm on
+NUM_IMAGES = 1000  # at most, of training to estimate BatchNorm on
 
 
 class _Masks:
@@ -28,7 +28,7 @@ class _Masks:
 
     def __init__(self, pruner: Pruner) -> None:
         self.pruner, self.window = pruner, pruner.window
-        self.num_jumps = pruner.method.pattern.num_jumps
+        self.num_jumps = pruner.method.num_jumps
         self.trial = pruner.trial
 
     def at(self, progress: float, step: int) -> list[Tensor]:
@@ -61,14 +61,22 @@ class _Bits:
 class GapProbe:
     """Measures the jump that a refresh of the masks, or of a quantizer's bits, is about to make.
 
-    State k of K lies at progress k / K; K is the number of jumps of the pattern's own path. A refresh
+    State k of K lies at progress k / K; K is the number of jumps of the path. A refresh
     that crosses several states at once is one jump from the first to the last.
+
+    Args:
+        model: with masks or bits attached.
+        walker: that puts them in force.
+        train: its first images are for BatchNorm.
+        validation: its first `num_images`, or as many as there are, are measured on.
     """
 
-    def __init__(self, model: nn.Module, walker: Pruner | Quantizer, train: Split, validation: Split) -> None:
+    def __init__(
+        self, model: nn.Module, walker: Pruner | Quantizer, train: Split, validation: Split, num_images: int = 1000
+    ) -> None:
         self.model, self.walker = model, walker
         self.states = _Masks(walker) if isinstance(walker, Pruner) else _Bits(walker)
-        self.validation = validation.first(NUM_IMAGES)
+        self.validation = validation.first(num_images)
         self.bn_batches = train.first(NUM_IMAGES).images.split(EVAL_BATCH)
         self.state = 0  # the last state measured; part of a checkpoint
 

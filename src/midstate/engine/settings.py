@@ -19,6 +19,7 @@ class Trainer:
     threads: int | str
     probes: bool
     checkpoint_every: str
+    probe_images: int = 1000
     sensitivity: float | None = None
     sensitivity_kinds: list[str] = field(default_factory=lambda: list(KINDS))
     precision: str = "fp32"

@@ -8,7 +8,6 @@ from midstate.common.errors import RunFailed
 from midstate.common.files import write_csv
 from midstate.compaction import count
 from midstate.engine.evaluate import evaluate
-from midstate.engine.probes import NUM_IMAGES
 from midstate.engine.sensitivity import COLUMNS, sensitivities
 from midstate.engine.session import Session
 from midstate.models import classifier_names
@@ -151,5 +150,5 @@ def _measure_sensitivities(session: Session, path: Path, seed: int) -> None:
     share, kinds = session.settings.sensitivity, session.settings.sensitivity_kinds
     if share is None:
         return
-    first = session.data.validation.first(NUM_IMAGES)
+    first = session.data.validation.first(session.settings.probe_images)
     write_csv(path, COLUMNS, sensitivities(session.model, session.pruner.layers, first, share, seed, kinds))

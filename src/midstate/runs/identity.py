@@ -25,18 +25,21 @@ _ADDED_TO_AXES = {
     "rank": ("path", "layer"),
     "rerank": ("path", "live"),
     "staircase": ("path", False),
+    "states": ("path", None),
     "regrow": ("update", "free"),
     "hysteresis": ("update", 0.0),
     "forced_swaps": ("update", 0.0),
     "vectors": ("allocation", 8),
     "slack": ("allocation", None),
     "worst": ("allocation", False),
+    "draw": ("allocation", 0),
 }
 NEUTRAL: dict[str, Any] = {
     key: neutral
     for name, (axis, neutral) in _ADDED_TO_AXES.items()
     for key in (f"pruner.{name}", f"pruner.{axis}.{name}")
 } | {
+    "trainer.probe_images": 1000,
     "trainer.sensitivity": None,
     "trainer.sensitivity_kinds": ["share", "params", "noise"],
     "trainer.precision": "fp32",

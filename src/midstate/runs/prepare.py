@@ -77,7 +77,7 @@ def build_session(plan: Plan, processes: Processes = ALONE) -> Session:
         optimizer=optimizer,
         rate=rate,
         batches=batches,
-        probe=GapProbe(model, walk, data.train, data.validation) if probing else None,
+        probe=GapProbe(model, walk, data.train, data.validation, settings.probe_images) if probing else None,
         forward=torch.compile(forward) if settings.compile else forward,
         scaler=GradScaler(plan.parts.device.type, enabled=settings.precision == "fp16"),
         mixing=Mixing.of(settings.mixup, settings.cutmix, data.num_classes, seed),

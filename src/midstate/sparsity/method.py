@@ -101,8 +101,8 @@ class Method:
 
     @property
     def num_jumps(self) -> int:
-        """Jumps between the dense network and the target, as the pattern counts them."""
-        return 0 if self.dense else self.pattern.num_jumps
+        """Jumps between the dense network and the target, as the path counts them."""
+        return 0 if self.dense else self.path.num_jumps(self.pattern)
 
     @property
     def nominal_density(self) -> float | None:

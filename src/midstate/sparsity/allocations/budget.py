@@ -8,7 +8,7 @@ from functools import partial
 from typing import ClassVar
 
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 
 from midstate.common import limits
 from midstate.common.numbers import EPSILON
@@ -49,6 +49,7 @@ class Budget(Allocation):
         scores: `file`: the table, as scripts/sensitivity.py writes it.
         slack: largest share of each budget that may stay unused; None: any.
         worst: choose the largest total loss instead, within the budget and its slack (the control).
+        draw: `random`: which of the random schemes of a seed.
     """
 
     score: str = "sensitivity"
@@ -61,6 +62,7 @@ class Budget(Allocation):
     table: Scores | None = field(default=None, init=False, repr=False, compare=False)
     slack: float | None = None
     worst: bool = False
+    draw: int = 0
     refresh: ClassVar[str] = "once"
     pairs: ClassVar[bool] = True
 
@@ -160,7 +162,7 @@ class Budget(Allocation):
         """Loss of every option of every filter: (O, options)."""
         if self.score == "weight_error":
             return layer.filter_errors(pattern, levels)
-        wish = torch.rand(layer.shape[0], 1, generator=layer.generator("allocation"))
+        wish = torch.rand(layer.shape[0], 1, generator=self._generator(layer))
         return layer.shape[1:].numel() * (torch.tensor(levels) / pattern.full(layer.shape) - wish) ** 2
 
     def _wished(self, pattern: Pattern, layers: Sequence[LayerView]) -> list[float]:
@@ -173,8 +175,12 @@ class Budget(Allocation):
         if self.score == "erk":
             raw = erk_densities(layers)
         else:
-            raw = [float(torch.rand((), generator=layer.generator("allocation"))) for layer in layers]
+            raw = [float(torch.rand((), generator=self._generator(layer))) for layer in layers]
         return proportional(raw, [0.0] * len(layers), dense, allowed, kind)
+
+    def _generator(self, layer: LayerView) -> Generator:
+        """What a layer's random densities come from; the first scheme's is as it was when there was one only."""
+        return layer.generator("allocation", *([self.draw] if self.draw else []))
 
 
 def _density(pattern: Pattern, layer: LayerView, level: Level) -> float:

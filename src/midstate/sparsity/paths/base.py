@@ -51,6 +51,10 @@ class Path:
     def check_levels(self, pattern: Pattern, levels: Sequence[Level] | None) -> None:
         """Raise ValueError if the path cannot lead to these target levels, one a layer; None: any may be asked for."""
 
+    def num_jumps(self, pattern: Pattern) -> int:
+        """Jumps from dense to the target, at which gaps are probed; the pattern's own unless a path says otherwise."""
+        return pattern.num_jumps
+
     def window(self, window: Window) -> Window:
         """The window this path moves in; the schedule's own unless a path says otherwise."""
         return window
