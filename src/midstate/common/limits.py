@@ -10,10 +10,11 @@ from typing import Any
 from midstate.common import checks
 from midstate.common.times import check_interval, steps_of
 
-Fields = Mapping[str, Any]  # of a class, by name
+Fields = Mapping[str, Any]  # of a class, by name; in a configuration also `group`, the one that it stands in
 
-BUDGETS = ("params", "macs")  # of patterns of weights
-KNOWN = (*BUDGETS, "size", "bitops", "latency")  # and of a quantizer
+BUDGETS = ("params", "macs")  # of patterns of weights, counted nominally
+EXTRACTED = {f"extracted_{name}": name for name in BUDGETS}  # of filters, counted without dead channels
+BITS = ("size", "bitops", "latency")  # of a quantizer
 COMBINED = {"both": BUDGETS}  # names of several budgets that hold together
 SCORES = ("sensitivity", "file", "hessian", "weight_error", "erk", "owl", "random")
 PER = ("layer", "filter")
@@ -24,6 +25,7 @@ RANKS = ("layer", "network")
 RERANKS = ("live", "sticky")
 GRANULARITIES = ("layer", "group")
 STEPS = ("single", "powers_of_two")
+REPAIRS = ("deepest", "shallowest", "cost")
 REGROW = ("free", "never")
 GROW = ("gradient", "random")
 INITIAL = ("random", "criterion")
@@ -72,14 +74,14 @@ def timed(fields: Fields) -> None:
 
 def counted(fields: Fields) -> None:
     """Of allocations that are held to one budget."""
-    checks.one_of("budget", fields["budget"], KNOWN)
+    _budget(fields, *EXTRACTED)
 
 
 def ranked(fields: Fields) -> None:
     """Of allocations that rank all layers together."""
     checks.one_of("refresh", fields["refresh"], REFRESHES)
     checks.number("min_density", fields["min_density"], 0, 1)
-    checks.one_of("budget", fields["budget"], (*KNOWN, "units"))
+    _budget(fields, *EXTRACTED, "units")
 
 
 def global_(fields: Fields) -> None:
@@ -91,7 +93,7 @@ def global_(fields: Fields) -> None:
 def budget(fields: Fields) -> None:
     """Of levels that are chosen under a budget."""
     checks.one_of("score", fields["score"], SCORES)
-    checks.one_of("budget", fields["budget"], (*KNOWN, *COMBINED))
+    _budget(fields, *COMBINED)
     checks.one_of("per", fields["per"], PER)
     checks.number("spread", fields["spread"], 0, 1)
     checks.integer("vectors", fields["vectors"], 1)
@@ -104,6 +106,20 @@ def budget(fields: Fields) -> None:
         raise ValueError(f"score={fields['score']!r}: {what}; scripts/sensitivity.py makes one")
     if checks.integer("draw", fields["draw"], 0) and fields["score"] != "random":
         raise ValueError(f"draw={fields['draw']}: score={fields['score']} draws nothing; use 0, or score=random")
+
+
+def tried(fields: Fields) -> None:
+    """Of allocations that try whole schemes."""
+    checks.integer("episodes", fields["episodes"], 1)
+    checks.one_of("repair", fields["repair"], REPAIRS)
+    _budget(fields)
+    levels(fields["levels"])
+
+
+def _budget(fields: Fields, *of_pruners: str) -> None:
+    """Of what is counted; a class that both groups have does not know in which of them it stands."""
+    known = {"pruner": (*BUDGETS, *of_pruners), "quantizer": BITS}
+    checks.one_of("budget", fields["budget"], known.get(fields.get("group"), (*known["pruner"], *BITS)))
 
 
 def _slack(slack: object, worst: object) -> None:

@@ -4,16 +4,20 @@ Counted exactly: what is left when every weight that is zero, and every weight t
 longer depends on the image, is cut out. Counted nominally, as papers do: densities times dense figures.
 """
 
+from collections.abc import Callable, Mapping
+from copy import deepcopy
+
+import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from midstate.compaction.dyeing import alive_inputs, fed_by, reached
+from midstate.compaction.dyeing import alive_inputs, fed_by, lost_inputs, reached
 from midstate.compaction.uses import weight_uses
 from midstate.sparsity import Layer, weight_layers
 from midstate.sparsity.criteria.base import of_inputs
 from midstate.sparsity.tensors import other_tensors
 
-__all__ = ["alive_inputs", "count", "fed_by", "weight_uses"]
+__all__ = ["alive_inputs", "count", "count_extracted", "fed_by", "sizes_under_masks", "weight_uses"]
 
 
 def count(
@@ -44,26 +48,77 @@ def count(
         `macs_dense`, a layer that reads one pruned layer alone counted with that layer's density again, as
         the papers on filters do).
     """
-    every = [*weight_layers(model), *(layer for layer in other_tensors(model) if layer.name in uses)]
+    every = _counted_layers(model, uses)
     prunable = sum(layer.weight.numel() for layer in layers)
     zeros = sum(int((layer.weight == 0).sum()) for layer in layers)
     total = sum(p.numel() for p in model.parameters())
-    nonzero = sum(int(p.count_nonzero()) for p in model.parameters())
-    alive = alive_inputs(model, shape)
-    living = {layer.name: _living_weights(layer, alive) for layer in every}
-    dead = sum(int(layer.weight.count_nonzero()) for layer in every) - sum(living.values())
+    exact = count_extracted(model, uses, alive_inputs(model, shape))
     dense = {layer.name: layer.weight.numel() * uses.get(layer.name, 0) for layer in every}
     return {
         "params_total": total,
         "params_prunable": prunable,
-        "params_nonzero": nonzero,
-        "params_sparse": nonzero - dead - _dead_vectors(model, alive),
+        "params_nonzero": _nonzero(model),
+        "params_sparse": exact["params"],
         "sparsity": zeros / prunable,
         "sparsity_total": zeros / total,
         "macs_dense": sum(dense.values()),
-        "macs_sparse": sum(living[name] * uses.get(name, 0) for name in living),
+        "macs_sparse": exact["macs"],
         "macs_nominal": _nominal(dense, layers, densities, fed_by(model, layers, shape) if prunes_filters else {}),
     }
+
+
+def count_extracted(model: nn.Module, uses: dict[str, int], alive: dict[str, Tensor]) -> dict[str, int]:
+    """Count what is left when dead channels are cut out: `params`, and `macs` of an image.
+
+    Args:
+        model: a plain model, masks folded in.
+        uses: from `weight_uses`.
+        alive: from `alive_inputs`.
+    """
+    every = _counted_layers(model, uses)
+    living = {layer.name: _living_weights(layer, alive) for layer in every}
+    dead = sum(int(layer.weight.count_nonzero()) for layer in every) - sum(living.values())
+    return {
+        "params": _nonzero(model) - dead - _dead_vectors(model, alive),
+        "macs": sum(living[name] * uses.get(name, 0) for name in living),
+    }
+
+
+def sizes_under_masks(
+    model: nn.Module, uses: dict[str, int], shape: tuple[int, ...]
+) -> Callable[[Mapping[str, Tensor]], dict[str, int]]:
+    """Prepare to count a model under masks, as `count` will count it when it is trained and they are folded in.
+
+    Args:
+        model: a plain model, of which a copy is kept. What is zero in it now counts: training changes it.
+        uses: from `weight_uses`.
+        shape: of one image (C, H, W).
+
+    Returns:
+        A function from masks, by name of their layer, to what `count_extracted` says; other layers are whole.
+    """
+    copied = deepcopy(model)
+    with torch.no_grad():
+        for parameter in copied.parameters():
+            parameter.masked_fill_(parameter == 0, 1)
+    layers = {layer.name: layer for layer in [*weight_layers(copied), *other_tensors(copied)]}
+    lost = lost_inputs(copied, shape)
+
+    @torch.no_grad()
+    def sizes(masks: Mapping[str, Tensor]) -> dict[str, int]:
+        for name, mask in masks.items():
+            layers[name].weight.copy_(mask)
+        return count_extracted(copied, uses, alive_inputs(copied, shape, lost))
+
+    return sizes
+
+
+def _counted_layers(model: nn.Module, uses: dict[str, int]) -> list[Layer]:
+    return [*weight_layers(model), *(layer for layer in other_tensors(model) if layer.name in uses)]
+
+
+def _nonzero(model: nn.Module) -> int:
+    return sum(int(p.count_nonzero()) for p in model.parameters())
 
 
 def _living_weights(layer: Layer, alive: dict[str, Tensor]) -> int:

@@ -27,7 +27,7 @@ Lost = dict[tuple[str, int], Tensor]  # by name of a layer or BatchNorm, and num
 
 
 @torch.no_grad()
-def alive_inputs(model: nn.Module, shape: tuple[int, ...]) -> dict[str, Tensor]:
+def alive_inputs(model: nn.Module, shape: tuple[int, ...], lost: Lost | None = None) -> dict[str, Tensor]:
     """Find the input channels of every layer and BatchNorm that still depend on the image.
 
     A channel is dead where the weights of the filter that makes it, or all channels that these read, are
@@ -39,12 +39,14 @@ def alive_inputs(model: nn.Module, shape: tuple[int, ...]) -> dict[str, Tensor]:
     Args:
         model: a plain model, masks folded in.
         shape: of one image (C, H, W).
+        lost: from `lost_inputs`, the same whatever weights are zero; None: it is found out.
 
     Returns:
         Bool vectors (C,) by name: of the layer, or of the BatchNorm module. Layers that no hook sees
         (attention's output projection) are left out; all their inputs count as alive.
     """
-    traced = _trace(model, shape, 1, lambda layer, inputs: reached(layer, inputs), _lost(model, shape))
+    lost = lost_inputs(model, shape) if lost is None else lost
+    traced = _trace(model, shape, 1, lambda layer, inputs: reached(layer, inputs), lost)
     return {name: alive[0] for name, alive in traced.items()}
 
 
@@ -70,7 +72,7 @@ def fed_by(model: nn.Module, layers: list[Layer], shape: tuple[int, ...]) -> dic
         return alive
 
     sources: dict[str, str] = {}
-    lost = _lost(model, shape)
+    lost = lost_inputs(model, shape)
     for start in range(0, len(layers), IMAGES_AT_ONCE):
         names = [layer.name for layer in layers[start : start + IMAGES_AT_ONCE]]
         for reader, alive in _trace(model, shape, len(names), all_but_one, lost).items():
@@ -93,7 +95,8 @@ def _reads(layer: Layer) -> Tensor:
     return connected.view(groups, -1, connected.shape[1])
 
 
-def _lost(model: nn.Module, shape: tuple[int, ...]) -> Lost:
+@torch.no_grad()
+def lost_inputs(model: nn.Module, shape: tuple[int, ...]) -> Lost:
     """Which inputs of each call the dye does not reach even where no weight is zero."""
     lost: Lost = {}
     _trace(model, shape, 1, lambda layer, inputs: reached(layer, inputs, torch.ones_like(_reads(layer))), lost, True)

@@ -37,6 +37,7 @@ LIMITS: dict[str, Callable[[limits.Fields], None]] = {
             (limits.ranked, "LAMP"),
             (limits.global_, "Global"),
             (limits.budget, "Budget"),
+            (limits.tried, "HAQ RandomSearch"),
             (limits.blocks, "Blocks"),
             (limits.density, "Density"),
             (limits.step_n, "StepN"),
@@ -64,7 +65,7 @@ def check_values(config: DictConfig) -> None:
     for where, node in _built(tree):
         if check := LIMITS.get(node["_target_"]):
             with suppress(KeyError):  # a field that the configuration leaves out: the class knows its default
-                _named(check, node, where, config)
+                _named(check, {**node, "group": where.partition(".")[0]}, where, config)
     schedule, epochs = tree["schedule"], tree["trainer"].get("epochs")
     if schedule.get("_target_") == "midstate.sparsity.Schedule" and isinstance(epochs, int):
         with suppress(KeyError):

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from midstate.common.errors import RunFailed
 from midstate.engine.session import Session
-from midstate.sparsity import Unrankable
+from midstate.sparsity import OutOfReach, Unrankable
 from midstate.sparsity.walker import Walker
 
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -49,7 +50,7 @@ def refresh(session: Session, due: Sequence[Walker]) -> None:
         due: of its walkers, those that act now.
 
     Raises:
-        RunFailed: scores cannot be ranked, or the masks of the processes differ.
+        RunFailed: scores cannot be ranked, a budget cannot be met, or the masks of the processes differ.
     """
     started = time.perf_counter()
     probe = session.probe if session.probe and session.probe.walker in due else None
@@ -62,6 +63,8 @@ def refresh(session: Session, due: Sequence[Walker]) -> None:
         session.follow_quantizer()
     except Unrankable as error:
         session.diverged(str(error))
+    except OutOfReach as error:
+        raise RunFailed(f"allocation: {error}") from error
     finally:
         session.measuring.close()
         session.searching.close()

@@ -6,9 +6,10 @@ from typing import ClassVar
 
 import torch
 
+from midstate.common import limits
 from midstate.sparsity.layers import LayerView
 
-BUDGETS = ("size", "bitops", "latency")
+BUDGETS = limits.BITS
 FLOAT_BITS = 32
 REFERENCE_BITS = (8, 8)  # of bitops and latency
 Choice = int | tuple[int, int]  # of weights; or of weights and inputs

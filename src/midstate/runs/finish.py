@@ -6,6 +6,7 @@ from typing import Any
 
 from midstate.common.errors import RunFailed
 from midstate.common.files import write_csv
+from midstate.common.numbers import EPSILON
 from midstate.compaction import count
 from midstate.engine.evaluate import evaluate
 from midstate.engine.sensitivity import COLUMNS, sensitivities
@@ -15,6 +16,7 @@ from midstate.quantization import without_input_quantisers
 from midstate.quantization.report import size_in_bytes, stored_and_index
 from midstate.runs.recorder import Recorder
 from midstate.sparsity import Pruner
+from midstate.sparsity.allocations.extracted import LEAST, is_extracted
 
 log = logging.getLogger(__name__)
 NAMED = 100  # images that a message names at most
@@ -52,7 +54,9 @@ def finish(recorder: Recorder) -> dict[str, Any]:
         {"name": layer.name, "shape": list(layer.weight.shape), "depth": layer.depth, "target": target, "kept": share}
         for layer, target, share in zip(pruner.layers, targets, kept, strict=True)
     ]
-    states = session.states()
+    states, counted = session.states(), _counted(session, nominal)
+    allocation = pruner.allocation_report(counted)
+    _warn_of_budget(pruner, allocation)
     skipped = session.skipped()
     if skipped and processes.size > 1:  # of the others' nobody has heard yet
         log.warning(f"warning: skipped {len(skipped)} images in all: {', '.join(sorted(skipped)[:NAMED])}")
@@ -67,9 +71,9 @@ def finish(recorder: Recorder) -> dict[str, Any]:
             loss=test["loss"],
             val_top1=session.rows[-1]["val/top1"],
             top1_gap=session.probe_rows[-1]["gap_bn"] if session.probe_rows else None,
-            **_counted(session, nominal),
+            **counted,
             pattern_verified=verified,
-            allocation=pruner.allocation_report(),
+            allocation=allocation,
             flipflop=pruner.flipflop(),
             layers=layers,
             layers_left_dense=_left_dense(session),
@@ -90,6 +94,17 @@ def _counted(session: Session, nominal: list[float]) -> dict[str, int | float]:
     pruner = session.pruner
     with without_input_quantisers(session.model):
         return count(session.model, pruner.layers, nominal, pruner.prunes_filters, session.uses, session.data.shape)
+
+
+def _warn_of_budget(pruner: Pruner, allocation: dict[str, float] | None) -> None:
+    """Warn where the finished network is not as large, extracted, as its levels were chosen for."""
+    slack = (allocation or {}).get(f"{(budget := getattr(pruner.method.allocation, 'budget', None))}_slack")
+    if is_extracted(pruner.method.allocation) and not 0 <= slack <= 1 - LEAST + EPSILON:
+        log.warning(
+            f"warning: pruner.budget={budget}: the finished network has {100 * (1 - slack):.2f} % of what the uniform "
+            "allocation had when levels were chosen, for other filters are pruned than then; they are the same with "
+            "pruner/path=direct pruner.regrow=never, from trained weights"
+        )
 
 
 def _quantization(session: Session) -> dict[str, Any]:

@@ -110,11 +110,15 @@ def _allocation(report: dict[str, float] | None) -> list[tuple[str, str]]:
     if report is None or not report["moved"]:
         return []
     # Adding 0.0 turns a rounded -0.0 into 0.0.
-    params, macs = (round(-100 * report[f"{budget}_slack"], 2) + 0.0 for budget in ("params", "macs"))
+    nominal, extracted = (
+        [round(-100 * report[name], 2) + 0.0 for name in names if name in report]
+        for names in (("params_slack", "macs_slack"), ("extracted_params_slack", "extracted_macs_slack"))
+    )
+    more = "; extracted, parameters {:+.2f} %, MACs {:+.2f} %".format(*extracted) if extracted else ""
     return [
         (
             "against uniform",
-            f"weights {params:+.2f} %, MACs {macs:+.2f} %; {100 * report['moved']:.0f} % of the weights "
-            "left the uniform level",
+            "weights {:+.2f} %, MACs {:+.2f} %".format(*nominal)
+            + f"{more}; {100 * report['moved']:.0f} % of the weights left the uniform level",
         )
     ]

@@ -23,6 +23,7 @@ from midstate.sparsity.allocations.budget import Budget
 from midstate.sparsity.allocations.controls import Collapsed, RandomShares, Reversed
 from midstate.sparsity.allocations.domino import Domino
 from midstate.sparsity.allocations.erk import ERK
+from midstate.sparsity.allocations.extracted import OutOfReach
 from midstate.sparsity.allocations.fitting import fit
 from midstate.sparsity.allocations.global_ import Global
 from midstate.sparsity.allocations.haq import HAQ, RandomSearch
@@ -117,6 +118,7 @@ __all__ = [
     "LearnedCombinations",
     "Method",
     "MultiAxis",
+    "OutOfReach",
     "Path",
     "Pattern",
     "Penalty",

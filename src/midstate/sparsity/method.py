@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from midstate.sparsity.allocations.base import Allocation, has_budget
 from midstate.sparsity.allocations.budget import Budget
 from midstate.sparsity.allocations.domino import Domino
+from midstate.sparsity.allocations.extracted import is_extracted
 from midstate.sparsity.allocations.scheme import Scheme
 from midstate.sparsity.criteria.base import Criterion
 from midstate.sparsity.criteria.batchnorm_scale import BatchNormScale
@@ -251,6 +252,18 @@ REFUSED = (
         "`allocation=budget`, `per=filter` without N:M",
         lambda m: m.pattern.group != "neighbours" and isinstance(m.allocation, Budget) and m.allocation.per == "filter",
         "per='filter': gives each filter its own N, and pattern={pattern.name} has no N",
+    ),
+    Refused(
+        "`budget=extracted_params`, `extracted_macs` with another pattern than filters",
+        lambda m: is_extracted(m.allocation) and m.pattern.unit != "filter",
+        "budget={allocation.budget!r}: counts what is left when dead channels are cut out, and pattern={pattern.name} "
+        "prunes no whole filters; use pruner/pattern=filter, or pruner.budget=params or macs",
+    ),
+    Refused(
+        "`budget=extracted_params`, `extracted_macs` with `refresh=tick`",
+        lambda m: is_extracted(m.allocation) and m.allocation.refresh == "tick",
+        "budget={allocation.budget!r}: levels are found by a search over many networks, which is too slow at every "
+        "refresh; use pruner.refresh=once",
     ),
     Refused(
         "a `budget` that the pattern has not",

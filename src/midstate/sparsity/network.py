@@ -1,7 +1,7 @@
 """One network under one method: makes a view of every layer, and measures for them all at once."""
 
 import logging
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
 
@@ -39,6 +39,7 @@ class Network:
     scales: Sequence[Tensor | None] = ()  # gammas, one a layer, of the BatchNorm that reads it, where needed
     before_measuring: list[Callable[[], None]] = field(default_factory=list)  # called before each loss is measured
     search: Search | None = None  # where the allocation tries schemes
+    sizes_of: Callable[[Mapping[str, Tensor]], Mapping[str, int]] | None = None  # under masks, see `Pruner`
 
     def try_measuring(self) -> None:
         """Raise ValueError if what the method measures cannot be measured here: before training, not in its midst."""
@@ -125,6 +126,16 @@ class Network:
         return [
             min(level, int(pattern.units(each.mask).sum())) for level, each in zip(levels, self.masked, strict=True)
         ]
+
+    def sizes(self, views: Sequence[LayerView], levels: Sequence[Level]) -> Mapping[str, int]:
+        """Parameters and multiply-accumulates of the network at target levels, extracted."""
+        for call in self.before_measuring:
+            call()
+        pattern, layers = self.method.pattern, self.at(views, levels)
+        masks = self.method.path.masks(pattern, layers, 1.0)
+        return self.sizes_of(
+            {layer.name: pattern.expand(mask, layer.shape) for layer, mask in zip(layers, masks, strict=True)}
+        )
 
     def _measure(self, name: str, sample: Sample | None = None) -> Sequence[Tensor]:
         """One tensor a layer; measured on a sample, or on the network's own."""

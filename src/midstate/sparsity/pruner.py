@@ -1,7 +1,8 @@
 """The pruner: a method attached to a model. The only part of `sparsity` that has state."""
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -9,6 +10,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from midstate.sparsity.allocations.domino import Walk, press
+from midstate.sparsity.allocations.extracted import allocate_extracted, counted_nominally, is_extracted
 from midstate.sparsity.allocations.fitting import compare_with_uniform
 from midstate.sparsity.allocations.scheme import scheme_text
 from midstate.sparsity.attached import Attached
@@ -45,6 +47,7 @@ class Pruner(Walker):
         classifier: str | Collection[str] | None = None,
         uses: Mapping[str, int] | None = None,
         sample: Sample | None = None,
+        sizes: Callable[[Mapping[str, Tensor]], Mapping[str, int]] | None = None,
     ) -> None:
         """Attach masks of ones to every layer in scope.
 
@@ -58,6 +61,8 @@ class Pruner(Walker):
             classifier: name of the classifier, or names of its layers, for scope and allocation.
             uses: multiply-accumulates of one weight on one image, by layer name; None: 1 each.
             sample: training images with labels, for what is measured; None: methods that measure are refused.
+            sizes: parameters and multiply-accumulates of the extracted network under masks, by layer name, such as
+                `midstate.compaction.sizes_under_masks` gives; None: budgets that count them are refused.
 
         Raises:
             ValueError: the scope, window, update or allocation does not fit this model and run.
@@ -67,6 +72,7 @@ class Pruner(Walker):
         self.layers = method.scope.resolve(model, classifier, method.pattern)
         self.window = schedule.window(steps_per_epoch, total_steps)
         self.levels: list[Level] | None = None  # of the target; None until the allocation has decided
+        self._uniform_sizes: Mapping[str, int] | None = None  # of the uniform allocation, where they are the budget
         self._walks: list[Walk] | None = None  # of an allocation that searches
         self._strengths: list[float] | None = None  # of its penalty at the coming step
         self._attached = Attached(method, self.layers)
@@ -75,7 +81,7 @@ class Pruner(Walker):
         # A dense run stays as it is now: nothing attached, no refresh, no change.
         self.refresh_steps, self._changes = NEVER, NO_CHANGES
         if not method.dense:
-            self._attach(model, steps_per_epoch, total_steps, seed, names_of(classifier), uses or {}, sample)
+            self._attach(model, steps_per_epoch, total_steps, seed, names_of(classifier), uses or {}, sample, sizes)
 
     def _attach(
         self,
@@ -86,9 +92,12 @@ class Pruner(Walker):
         classifier: Collection[str],
         uses: Mapping[str, int],
         sample: Sample | None,
+        sizes: Callable[[Mapping[str, Tensor]], Mapping[str, int]] | None,
     ) -> None:
         """Place the method in this run and put masks of ones on every layer, once all has been checked."""
         method = self.method
+        if is_extracted(method.allocation) and sizes is None:
+            raise ValueError(f"budget={method.allocation.budget!r}: is counted by `sizes`; give them to the pruner")
         self.window = method.path.window(self.window)
         method.estimator.check_window(self.window)
         self.refresh_steps = method.update.resolve(self.window, steps_per_epoch, total_steps)
@@ -99,12 +108,12 @@ class Pruner(Walker):
             self._try_schemes(model, method.allocation, sample, seed, self._at_levels)
         self._network = Network(
             model, method, self.layers, self._weights, self._attached.masked, uses_of, classifier, seed, sample, gammas,
-            self._before_measuring, self.search,
+            self._before_measuring, self.search, sizes,
         )  # fmt: skip
         self._network.try_scoring()
         self._network.try_measuring()
-        method.allocation.check_layers(method.pattern, self._network.views())
-        if method.allocation.refresh == "never":
+        counted_nominally(method.allocation).check_layers(method.pattern, self._network.views())
+        if method.allocation.refresh == "never" and not is_extracted(method.allocation):
             self.levels = method.allocation.allocate(method.pattern, self._network.views())
         method.path.check_levels(method.pattern, self.levels)
         self._attached.attach(self.levels, norms)
@@ -147,7 +156,7 @@ class Pruner(Walker):
         layers = self._network.views(step)
         if self.levels is None or method.allocation.refresh == "tick":
             self._tried = layers
-            self.levels = self._network.attainable(method.allocation.allocate(method.pattern, layers))
+            self.levels = self._network.attainable(self._allocate(layers))
             self._tried = []
         layers = self._network.at(layers, self.levels)
         masks = method.path.masks(method.pattern, layers, progress)
@@ -157,6 +166,15 @@ class Pruner(Walker):
         if share := method.update.exchanged(self.refresh_steps.elapsed(step)):
             return method.path.masks(method.pattern, self._network.exchanging(layers, masks, share), progress)
         return self._network.swapped(layers, masks) if method.update.forced_swaps else masks
+
+    def _allocate(self, layers: Sequence[LayerView]) -> list[Level]:
+        """The levels that the allocation decides on now."""
+        allocation, pattern = self.method.allocation, self.method.pattern
+        if not is_extracted(allocation):
+            return allocation.allocate(pattern, layers)
+        sizes = partial(self._network.sizes, layers)
+        levels, self._uniform_sizes = allocate_extracted(allocation, pattern, layers, sizes)
+        return levels
 
     @contextmanager
     def _at_levels(self, levels: Sequence[Level]) -> Iterator[None]:
@@ -274,11 +292,21 @@ class Pruner(Walker):
         """Tell whether whole filters go."""
         return self.method.prunes_filters
 
-    def allocation_report(self) -> dict[str, float] | None:
-        """How the allocation compares with the uniform one, see `compare_with_uniform`; None when dense."""
+    def allocation_report(self, counted: Mapping[str, float] | None = None) -> dict[str, float] | None:
+        """How the allocation compares with the uniform one, see `compare_with_uniform`; None when dense.
+
+        Args:
+            counted: the finished network by `midstate.compaction.count`. A budget of the extracted network is compared
+                with it, too: `extracted_params_slack`, `extracted_macs_slack`.
+        """
         if self.levels is None:
             return None
-        return compare_with_uniform(self.method.pattern, self._network.views(), self.levels)
+        extracted = {
+            f"extracted_{kind}_slack": 1 - counted[f"{kind}_sparse"] / size
+            for kind, size in (self._uniform_sizes or {}).items()
+            if counted
+        }
+        return {**compare_with_uniform(self.method.pattern, self._network.views(), self.levels), **extracted}
 
     def scheme(self, bits: Mapping[str, list[int | None]] | None = None) -> str | None:
         """The target levels, and a quantizer's bits, as a file that `Scheme` reads; None where there are neither."""
@@ -298,6 +326,7 @@ class Pruner(Walker):
             # An epoch's last evaluation has searched for the step to come, and that one does not search again.
             **({"walks": self._walks, "strengths": self._strengths} if self._walks else {}),
             **({"search": self.search.state_dict()} if self.search else {}),
+            **({"uniform_sizes": dict(self._uniform_sizes)} if self._uniform_sizes else {}),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -306,5 +335,6 @@ class Pruner(Walker):
         self.levels = state.get("levels", self.levels)  # checkpoints of uniform runs once held neither
         self._refreshed = state.get("refreshed", -1)
         self._walks, self._strengths = state.get("walks"), state.get("strengths")
+        self._uniform_sizes = state.get("uniform_sizes")
         if self.search and "search" in state:
             self.search.load_state_dict(state["search"])

@@ -2,8 +2,9 @@
 
 The budget of every allocation is what the uniform one keeps, so that arms are equal: in weights
 (`params`) or in multiply-accumulates of an image (`macs`), both counted nominally (`Pattern.kept`). It is
-never exceeded, and what is left over is less than one level of any layer that could still take one. A quantizer in the
-place of a pattern says itself what the budget is (`limit`), and counts in `size`, `bitops` or `latency`.
+never exceeded, and what is left over is less than one level of any layer that could still take one. Filters can be
+counted without dead channels, too (`extracted`). A quantizer in the place of a pattern says itself what the budget is
+(`limit`), and counts in `size`, `bitops` or `latency`.
 """
 
 from collections.abc import Sequence
@@ -14,7 +15,7 @@ from midstate.sparsity.layers import LayerView
 from midstate.sparsity.patterns.nm import Level
 from midstate.sparsity.patterns.pattern import Pattern
 
-BUDGETS, COMBINED = limits.BUDGETS, limits.COMBINED
+BUDGETS, COMBINED, EXTRACTED = limits.BUDGETS, limits.COMBINED, limits.EXTRACTED
 
 
 def limit(pattern: Pattern, layers: Sequence[LayerView], budget: str) -> int:
@@ -30,6 +31,8 @@ def budgets_of(pattern: Pattern) -> tuple[str, ...]:
 
 def has_budget(pattern: Pattern, budget: str) -> bool:
     """Tell whether levels of a pattern can be counted in a budget, or in all of a combined one."""
+    if budget in EXTRACTED:
+        return pattern.unit == "filter"
     counted = budgets_of(pattern)
     return all(each in counted or (each == "units" and "params" in counted) for each in COMBINED.get(budget, (budget,)))
 

@@ -17,7 +17,7 @@ from midstate.common.seeds import seed_for
 from midstate.sparsity.allocations.base import Allocation, check_budget, limit, options_of
 from midstate.sparsity.allocations.fitting import check_lowest
 from midstate.sparsity.allocations.haq_agent import DDPG, Agent
-from midstate.sparsity.allocations.haq_states import REPAIRS, Space, features
+from midstate.sparsity.allocations.haq_states import Space, features
 from midstate.sparsity.kernels.selection import Unrankable
 from midstate.sparsity.layers import LayerView
 from midstate.sparsity.patterns.nm import Level
@@ -54,10 +54,7 @@ class _Trying(Finetune, Allocation):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        checks.integer("episodes", self.episodes, 1)
-        checks.one_of("repair", self.repair, REPAIRS)
-        checks.one_of("budget", self.budget, limits.KNOWN)
-        limits.levels(self.levels)
+        limits.tried(vars(self))
 
     def check_layers(self, pattern: Pattern, layers: Sequence[LayerView]) -> None:
         """Raise ValueError if even the lowest levels exceed the budget, or if it counts what there is not."""

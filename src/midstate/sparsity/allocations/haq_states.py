@@ -13,8 +13,6 @@ from torch import Tensor
 from midstate.sparsity.layers import LayerView
 from midstate.sparsity.patterns.nm import Level
 
-REPAIRS = ("deepest", "shallowest", "cost")
-
 
 def features(layers: Sequence[LayerView]) -> Tensor:
     """Eight numbers a layer, each scaled to 0..1 over the layers (0 where all are equal): (layers, 8), fp64.
