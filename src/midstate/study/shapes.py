@@ -17,6 +17,7 @@ from midstate.common.correlations import samples
 # Squared points. Accuracy comes in steps of .01 points, so a smaller residual sum is an exact fit; without
 # a floor its logarithm is minus infinity, or a contest of roundings between two exact fits.
 EXACT = 1e-12
+NEAR_FLOOR = 2.0  # points; what lies nearer to a floor tells little of the curve above it
 _ONE_BEND = ((0.01, 200.0),), (np.geomspace(0.01, 200, 100),)  # from all but straight (or a step) to a cliff at the end
 
 
@@ -72,7 +73,7 @@ def aicc(residual_sum: float, num_points: int, num_parameters: int) -> float:
     return fit + 2 * k + 2 * k * (k + 1) / (num_points - k - 1)
 
 
-def fit_shapes(rates: Sequence[float], values: Sequence[float]) -> dict[str, Fit]:
+def fit_shapes(rates: Sequence[float], values: Sequence[float], floor: float | None = None) -> dict[str, Fit]:
     """Fit every shape by least squares; the same result at every call.
 
     Exponential a - b * exp(c * s), linear a + b * s, quadratic a + b * s + c * s**2, power a - b * s**c,
@@ -82,6 +83,7 @@ def fit_shapes(rates: Sequence[float], values: Sequence[float]) -> dict[str, Fit
     Args:
         rates: pruning rates in 0..1, (n,), in any order; points of several seeds may be pooled.
         values: accuracy in percent, (n,).
+        floor: accuracy that no shape goes below, such as chance: max(floor, shape) is fitted; None: none.
 
     Raises:
         ValueError: fewer than 6 points or 4 different rates, rates outside 0..1, lengths that differ, NaN.
@@ -90,7 +92,17 @@ def fit_shapes(rates: Sequence[float], values: Sequence[float]) -> dict[str, Fit
     _check_rates(rates)
     if len(np.unique(rates)) < 4:
         raise ValueError(f"rates={rates.tolist()}: must have 4 different values or more, or several shapes fit exactly")
-    return {name: _fit(name, shape, rates, values) for name, shape in SHAPES.items()}
+    fits = {name: _fit(name, shape, rates, values) for name, shape in SHAPES.items()}
+    if floor is None:
+        return fits
+    above = values > floor + NEAR_FLOOR
+    starts = [fits]
+    if len(np.unique(rates[above])) >= 4:
+        starts.append({name: _fit(name, shape, rates[above], values[above]) for name, shape in SHAPES.items()})
+    return {
+        name: _fit_above(name, shape, rates, values, floor, [start[name].parameters for start in starts])
+        for name, shape in SHAPES.items()
+    }
 
 
 def best_margin(fits: dict[str, Fit]) -> tuple[str, float]:
@@ -136,6 +148,35 @@ def _fit(name: str, shape: Shape, rates: np.ndarray, values: np.ndarray) -> Fit:
     return Fit(name, parameters, total, aicc(total, len(rates), len(parameters)))
 
 
+def _fit_above(
+    name: str,
+    shape: Shape,
+    rates: np.ndarray,
+    values: np.ndarray,
+    floor: float,
+    starts: Sequence[Sequence[float]],
+) -> Fit:
+    """Search all parameters at once, as the maximum is not linear in any; from fits without a floor, the best counts."""
+    lowest = [*shape.lowest, *(low for low, _ in shape.bounds)]
+    highest = [*([inf] * len(shape.lowest)), *(high for _, high in shape.bounds)]
+
+    def residuals(parameters: np.ndarray) -> np.ndarray:
+        return np.maximum(floor, _curve(shape, rates, parameters)) - values
+
+    found = []
+    for start in starts:
+        inside = np.clip(start, np.array(lowest) + 1e-9, np.array(highest) - 1e-9)
+        for first in (np.asarray(start), least_squares(residuals, inside, bounds=(lowest, highest), x_scale="jac").x):
+            found.append((float((residuals(first) ** 2).sum()), tuple(map(float, first))))
+    total, parameters = min(found)
+    return Fit(name, parameters, total, aicc(total, len(rates), len(parameters)))
+
+
+def _curve(shape: Shape, rates: np.ndarray, parameters: Sequence[float]) -> np.ndarray:
+    linear = len(shape.lowest)
+    return np.column_stack(shape.columns(rates, *parameters[linear:])) @ np.asarray(parameters[:linear])
+
+
 def _project(
     shape: Shape, rates: np.ndarray, values: np.ndarray, bends: Sequence[float]
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -147,9 +188,7 @@ def _project(
     return linear / size, design / size @ linear
 
 
-def predict(fit: Fit, rates: Sequence[float]) -> np.ndarray:
-    """Accuracy of a fitted shape at rates (n,), in percent."""
-    shape = SHAPES[fit.name]
-    linear = len(shape.lowest)
-    rates = np.asarray(rates, dtype=np.float64)
-    return np.column_stack(shape.columns(rates, *fit.parameters[linear:])) @ np.array(fit.parameters[:linear])
+def predict(fit: Fit, rates: Sequence[float], floor: float | None = None) -> np.ndarray:
+    """Accuracy of a fitted shape at rates (n,), in percent; the floor is that of the fit."""
+    curve = _curve(SHAPES[fit.name], np.asarray(rates, dtype=np.float64), fit.parameters)
+    return curve if floor is None else np.maximum(floor, curve)
