@@ -27,7 +27,7 @@ def trainer(fields: Fields) -> None:
     if fields["threads"] != "auto":
         checks.integer("threads", fields["threads"], 1, MOST_THREADS)
     checks.one_of("precision", fields["precision"], PRECISIONS)
-    for name in ("probes", "channels_last", "compile", "sync_batchnorm"):
+    for name in ("probes", "recovery", "channels_last", "compile", "sync_batchnorm"):
         checks.boolean(name, fields[name])
     checks.integer("probe_images", fields["probe_images"], 1)
     checks.integer("accumulate", fields["accumulate"], 1)

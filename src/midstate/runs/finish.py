@@ -48,6 +48,7 @@ def finish(recorder: Recorder) -> dict[str, Any]:
     scheme = pruner.scheme(quantizer.scheme() if quantizer else None)
     directory.write("the finished network", lambda: directory.write_network(model, scheme))
     test = evaluate(model, session.data.test, processes)
+    recovery = session.recovery.report() if session.recovery else None
     layers = [
         {"name": layer.name, "shape": list(layer.weight.shape), "depth": layer.depth, "target": target, "kept": share}
         for layer, target, share in zip(pruner.layers, targets, kept, strict=True)
@@ -76,6 +77,7 @@ def finish(recorder: Recorder) -> dict[str, Any]:
             states=states,
             **({} if skipped is None else {"images_skipped": len(skipped)}),
             **({"quantization": _quantization(session)} if quantizer else {}),
+            **({"recovery": recovery} if recovery else {}),
             images_per_second=sum(row["images_per_second"] for row in session.rows) / len(session.rows),
         )
         recorder.track(summary, show(directory.path, summary, recorder.plan.title))
