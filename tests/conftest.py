@@ -2,9 +2,11 @@
 
 import copy
 import csv
+import gzip
 import json
 import os
 import shutil
+import struct
 import subprocess
 import sys
 import time
@@ -33,8 +35,10 @@ __all__ = [
     "begin",
     "composed",
     "forks",
+    "idx",
     "start",
     "wait_for",
+    "write_mnist",
 ]
 
 ROOT = Path(__file__).parents[1]
@@ -142,6 +146,25 @@ def folder(tmp_path: Path) -> Path:
     image.convert("RGBA").save(root / "train/red/00.png")
     Image.open(root / "train/red/01.jpg").convert("L").save(root / "train/red/01.jpg")
     return root
+
+
+def idx(values: torch.Tensor) -> bytes:
+    """Bytes of an idx file."""
+    return struct.pack(f">{values.dim() + 1}i", 0x800 + values.dim(), *values.shape) + values.numpy().tobytes()
+
+
+def write_mnist(folder: Path, packed: bool = False, num_train: int = 120) -> tuple[torch.Tensor, torch.Tensor]:
+    """Write the four files of MNIST's family with random images, each once; return those for training."""
+    folder.mkdir(parents=True, exist_ok=True)
+    draws, written = torch.Generator().manual_seed(0), []
+    for part, count in (("train", num_train), ("t10k", 30)):
+        images = torch.randint(0, 256, (count, 28, 28), generator=draws).to(torch.uint8)
+        labels = (torch.arange(count) % 10).to(torch.uint8)
+        for name, values in ((f"{part}-images-idx3-ubyte", images), (f"{part}-labels-idx1-ubyte", labels)):
+            data = idx(values)
+            (folder / f"{name}{'.gz' * packed}").write_bytes(gzip.compress(data) if packed else data)
+        written += [images, labels]
+    return written[0], written[1]
 
 
 def begin(place: Path, *overrides: str, before: Sequence[str] = (), **options: Any) -> subprocess.Popen:

@@ -1,12 +1,11 @@
 """MNIST's family: read from files that the tests write, and Debian's where they are installed."""
 
 import gzip
-import struct
 from pathlib import Path
 
 import pytest
 import torch
-from conftest import composed
+from conftest import composed, idx, write_mnist
 from torch import Generator, Tensor
 
 from midstate.common.errors import ConfigError
@@ -20,25 +19,6 @@ NONE = Augmentation(0, False)
 DEBIAN = Path("/usr/share/datasets/fashion-mnist")
 IMAGES, LABELS = "train-images-idx3-ubyte", "train-labels-idx1-ubyte"
 PARTS = {"num_train": 60, "num_validation": 20, "num_unused": 30}
-
-
-def idx(values: Tensor) -> bytes:
-    """Bytes of an idx file."""
-    return struct.pack(f">{values.dim() + 1}i", 0x800 + values.dim(), *values.shape) + values.numpy().tobytes()
-
-
-def write(folder: Path, packed: bool = False, num_train: int = 120) -> tuple[Tensor, Tensor]:
-    """Write the four files with random images, each of which occurs once; return those for training."""
-    folder.mkdir(parents=True, exist_ok=True)
-    draws, written = Generator().manual_seed(0), []
-    for part, count in (("train", num_train), ("t10k", 30)):
-        images = torch.randint(0, 256, (count, 28, 28), generator=draws).to(torch.uint8)
-        labels = (torch.arange(count) % 10).to(torch.uint8)
-        for name, values in ((f"{part}-images-idx3-ubyte", images), (f"{part}-labels-idx1-ubyte", labels)):
-            data = idx(values)
-            (folder / f"{name}{'.gz' * packed}").write_bytes(gzip.compress(data) if packed else data)
-        written += [images, labels]
-    return written[0], written[1]
 
 
 def load(root: Path, **settings: object) -> Images:
@@ -58,7 +38,7 @@ def restored(data: Images, part: str, images: Tensor) -> list[int]:
 @pytest.mark.parametrize("packed", [False, True])
 @pytest.mark.parametrize("place", ["", "raw", "FashionMNIST/raw"])
 def test_the_parts_are_disjoint_and_have_all_classes_in_proportion(tmp_path, place, packed):
-    images, labels = write(tmp_path / place, packed)
+    images, labels = write_mnist(tmp_path / place, packed)
     data = load(tmp_path)
     assert (data.shape, data.num_classes, len(data.test)) == ((1, 28, 28), 10, 30)
     found = {part: restored(data, part, images) for part in ("train", "validation", "unused")}
@@ -73,7 +53,7 @@ def test_the_parts_are_disjoint_and_have_all_classes_in_proportion(tmp_path, pla
 
 
 def test_the_parts_are_drawn_by_the_seed_alone(tmp_path):
-    images, _ = write(tmp_path)
+    images, _ = write_mnist(tmp_path)
     once, again, other = load(tmp_path), load(tmp_path), load(tmp_path, seed=1)
     for part in ("train", "validation", "test", "unused"):
         assert torch.equal(getattr(once, part).images, getattr(again, part).images)
@@ -96,7 +76,7 @@ def test_classes_of_any_size_stay_in_proportion():
 
 @pytest.mark.parametrize("size", [14, 7])
 def test_smaller_images_are_averages(tmp_path, size):
-    write(tmp_path)
+    write_mnist(tmp_path)
     whole, small = load(tmp_path).test.images[:3, 0], load(tmp_path, size=size)
     assert small.shape == (1, size, size)
     step = 28 // size
@@ -157,7 +137,7 @@ def damage(folder: Path, kind: str) -> None:
 )
 def test_damaged_files_are_refused_by_name_and_nothing_is_written(tmp_path, monkeypatch, kind, message):
     monkeypatch.chdir(tmp_path)
-    write(tmp_path / "sets")
+    write_mnist(tmp_path / "sets")
     damage(tmp_path / "sets", kind)
     before = sorted(tmp_path.rglob("*"))
     settings = [f"data.{name}={count}" for name, count in PARTS.items()]
@@ -189,7 +169,7 @@ def test_a_failed_download_leaves_nothing_and_names_the_file(tmp_path, monkeypat
     ],
 )
 def test_settings_that_cannot_be_are_refused(tmp_path, settings, message):
-    write(tmp_path)
+    write_mnist(tmp_path)
     with pytest.raises(ValueError, match=message):
         load(tmp_path, **settings)
     with pytest.raises(ValueError, match=r"name='FashonMNIST': .*did you mean FashionMNIST"):

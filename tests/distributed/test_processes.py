@@ -10,7 +10,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
-from conftest import ROOT, TINY, begin, wait_for
+from conftest import ROOT, TINY, begin, wait_for, write_mnist
 
 import midstate
 from midstate.distributed.processes import digest
@@ -99,6 +99,25 @@ def test_a_stopped_run_goes_on_to_the_same_bits(tmp_path):
     summaries = [json.loads((tmp_path / run / "summary.json").read_text()) for run in ("run", "whole")]
     assert summaries[0]["config_hash"] == summaries[1]["config_hash"]
     assert summaries[0]["layers"] == summaries[1]["layers"]
+
+
+@pytest.mark.slow
+def test_recovery_is_measured_by_each_process_and_told_once(tmp_path):
+    write_mnist(tmp_path / "sets")
+    data = ("data=fashion_mnist", "data.root=../sets", "data.download=false", "data.size=14", "data.num_train=60")
+    settings = (*data, "data.num_validation=20", "data.num_unused=40", "logger=none", "trainer.epochs=2")
+    command = [*TORCHRUN, "2", "--standalone", str(ROOT / "train.py"), *settings, "trainer.batch_size=10"]
+    place = tmp_path / "place"
+    place.mkdir()
+    done = subprocess.run(
+        [*command, "trainer.probes=false", "trainer.recovery=true", "run_dir=run"],
+        cwd=place, capture_output=True, text=True, timeout=180,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("on 40 unused training images") == 1
+    found = json.loads((place / "run" / "summary.json").read_text())["recovery"]
+    assert found["images"] == 40
+    assert all(found[name] * 0.4 == pytest.approx(round(found[name] * 0.4)) for name in ("just_pruned", "finished"))
 
 
 @pytest.mark.slow

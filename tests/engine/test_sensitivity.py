@@ -4,9 +4,12 @@ import math
 
 import pytest
 import torch
-from conftest import TINY, composed
+from conftest import TINY, composed, table, tiny
 from torch import nn
 
+from midstate.common.errors import ConfigError
+from midstate.config.compose import compose_root
+from midstate.config.values import check_values
 from midstate.data import Split
 from midstate.engine.sensitivity import COLUMNS, sensitivities, without_smallest
 from midstate.runs.run import run
@@ -50,6 +53,58 @@ def test_each_kind_of_harm_is_measured_and_undone():
     assert equal == [1, 1]  # half of the smaller layer's two
     noise = {row["layer"]: row["removed"] for row in rows if row["kind"] == "noise"}
     assert noise == {"0": 0, "1": 2}  # all stay in use; the two ones deviate by nothing, so their noise is 0
+
+
+def test_halves_are_measured_as_share_is_on_one_half_of_the_images():
+    model = nn.Sequential(nn.Linear(4, 3, bias=False), nn.Linear(3, 2, bias=False))
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.copy_(torch.randn(parameter.shape, generator=generator))
+    images, labels = torch.randn(21, 4, generator=generator), torch.randint(0, 2, (21,), generator=generator)
+    kinds = ("share", "first_half", "second_half")
+
+    def rises(part, kinds):
+        rows = sensitivities(model, weight_layers(model), Split(images[part], labels[part]), 0.5, 0, kinds)
+        return {(row["layer"], row["kind"]): (row["loss_rise"], row["top1_drop"], row["removed"]) for row in rows}
+
+    found = rises(slice(None), kinds)
+    first, second = rises(slice(10), ["share"]), rises(slice(10, None), ["share"])
+    for layer in "01":
+        assert found[layer, "first_half"] == first[layer, "share"]
+        assert found[layer, "second_half"] == second[layer, "share"]
+        whole = (10 * first[layer, "share"][0] + 11 * second[layer, "share"][0]) / 21
+        assert found[layer, "share"][0] == pytest.approx(whole, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (
+            ["trainer.sensitivity_kinds=[thirds]"],
+            "trainer.sensitivity_kinds='thirds': must be one of share, params, noise",
+        ),
+        (["trainer.sensitivity_kinds=[first_half]", "trainer.probe_images=1"], "trainer.probe_images=1: "),
+    ],
+)
+def test_kinds_that_there_are_not_are_refused_before_anything_is_built(settings, message):
+    with pytest.raises(ConfigError) as refused:
+        check_values(compose_root(settings, return_hydra_config=True))
+    assert str(refused.value).startswith(message)
+
+
+def test_a_run_has_the_same_numbers_of_its_kinds_whatever_else_is_measured(tmp_path):
+    asked = ("pruner=nm", "trainer.sensitivity=0.5", "trainer.epochs=1", "trainer.probe_images=40")
+    plain, more = (
+        tiny(tmp_path / "plain", *asked),
+        tiny(tmp_path / "more", *asked, "trainer.sensitivity_kinds=[first_half,share,noise,params,second_half]"),
+    )
+    rows = {name: table(tmp_path / name / "sensitivity.csv") for name in ("plain", "more")}
+    halves = [row for row in rows["more"] if "half" in row["kind"]]
+    others = sorted((row for row in rows["more"] if row not in halves), key=str)
+    assert others == sorted(rows["plain"], key=str)
+    assert len(halves) == 2 * 8
+    assert plain["config_hash"] != more["config_hash"]
 
 
 def test_noise_depends_on_the_seed_alone():

@@ -29,6 +29,14 @@ def test_a_figure_changes_no_digest(written):
     assert other.figure != claim.figure
 
 
+def test_what_is_kept_of_a_claims_runs_changes_no_digest(written):
+    (claim,) = read_claims(["C8"])
+    kept = written(8, keep_losses=True)
+    assert (kept.digest, kept.keep_losses) == (claim.digest, True)
+    with pytest.raises(ValueError, match="keep_losses='sometimes': must be true or false"):
+        written(8, keep_losses="sometimes")
+
+
 @pytest.mark.parametrize(
     ("panel", "answer"),
     [

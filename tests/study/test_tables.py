@@ -1,6 +1,8 @@
 """From run directories to rows: hand-made directories whose numbers can be derived."""
 
+import gzip
 import json
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -8,6 +10,7 @@ import pytest
 import yaml
 
 from midstate.study import tables
+from midstate.study.claims import read_claims
 from midstate.study.planning import PlannedRun
 
 SUMMARY = {
@@ -58,6 +61,8 @@ def test_a_row_is_what_the_run_wrote(run, tmp_path):
     assert (row["gap_first_third"], row["gap_last_third"], row["gap_mean"]) == (1, 6, 3)
     assert row["loss_variance"] == pytest.approx(1 / 41, rel=1e-5)  # one loss of 41 lies 1 above the running median
     assert row["log_loss_variance"] == pytest.approx(np.log(1 / 41), rel=1e-5)
+    assert row["log_relative_variance"] == pytest.approx(np.log(1 / 41 / (42 / 41) ** 2), rel=1e-5)
+    assert np.isnan([row["just_pruned"], row["recovered"], row["half_correlation"]]).all()  # not measured
 
 
 def test_excess_is_what_exceeds_the_same_loss_a_halving():
@@ -118,3 +123,74 @@ def test_rows_of_an_experiment_as_it_was_before_a_change_go(run, tmp_path):
     tables.collect([run(seed=2)], tmp_path / "results")
     rows = tables.read_runs(tmp_path / "results")
     assert rows[["arm", "seed"]].to_numpy().tolist() == [["arm", 2], ["other", 0]]
+
+
+def test_relative_variance_does_not_know_the_scale_of_the_loss():
+    draws = np.random.default_rng(0)
+    losses = pd.DataFrame({"loss": 2 + draws.normal(0, 0.1, 500)})
+    small, large = tables._instability(losses), tables._instability(1e6 * losses)
+    assert large["log_relative_variance"] == pytest.approx(small["log_relative_variance"])
+    assert large["log_loss_variance"] == pytest.approx(small["log_loss_variance"] + 2 * np.log(1e6))
+
+
+def test_recovery_has_two_columns(run, tmp_path):
+    measured = run(recovery={"images": 10000, "just_pruned": 41.5, "finished": 80.25})
+    tables.collect([measured, run(seed=1)], tmp_path / "results")
+    rows = tables.read_runs(tmp_path / "results")
+    assert rows[["just_pruned", "recovered"]].to_numpy()[0].tolist() == [41.5, 80.25]
+    assert rows[["just_pruned", "recovered"]].iloc[1].isna().all()
+
+
+RISES = {"first_half": [0.1, 0.2, 0.4, 0.3], "second_half": [0.5, 0.6, 0.7, 0.8]}  # ranks 1 2 4 3 and 1 2 3 4
+FALLING = [0.4, 0.3, 0.2, 0.1]
+
+
+@pytest.mark.parametrize("others", [(), ("share",), ("share", "params", "noise")])
+def test_halves_have_a_correlation_whatever_else_was_measured(run, tmp_path, others):
+    planned = run()
+    rows = [
+        {"layer": name, "depth": i, "params": 100 + i, "kind": kind, "removed": 1, "top1_drop": 0.0, "loss_rise": rise}
+        for kind, rises in {**RISES, **{kind: FALLING for kind in others}}.items()
+        for i, (name, rise) in enumerate(zip("abcd", rises, strict=True))
+    ]
+    order = np.random.default_rng(1).permutation(len(rows))  # layers are told by name, not by place
+    pd.DataFrame([rows[i] for i in order]).to_csv(planned.directory / "sensitivity.csv", index=False)
+    tables.collect([planned], tmp_path / "results")
+    row = tables.read_runs(tmp_path / "results").iloc[0]
+    assert row["half_correlation"] == pytest.approx(1 - 6 * 2 / (4 * 15))  # Spearman's: two ranks differ by one
+    assert ("depth_correlation" in row) == (len(others) == 3)
+    if len(others) == 3:
+        assert row["depth_correlation"] == pytest.approx(-1)
+
+
+def test_losses_are_kept_of_arms_whose_claim_says_so(run, tmp_path):
+    keeping, other = read_claims(["C7", "C9"])
+    keeping, other = replace(keeping, keep_losses=True), replace(other, keep_losses=False)
+    arm, left_out = keeping.all_arms[0], next(arm for arm in other.all_arms if arm not in keeping.all_arms)
+    results, claims = tmp_path / "results", [keeping, other]
+    tables.collect([run(arm), run(arm, seed=1), run(left_out)], results, claims)
+    path = results / "losses.csv.gz"
+    rows = tables.read_table(path)
+    assert list(rows) == ["arm", "overrides", "seed", "step", "loss"]
+    assert rows.groupby(["arm", "overrides", "seed"]).size().to_dict() == {
+        (arm, "data=digits", 0): 41, (arm, "data=digits", 1): 41
+    }  # fmt: skip
+    assert rows[rows.seed == 1][["step", "loss"]].iloc[20].tolist() == [21, 2]
+    before = path.read_bytes()
+    assert before[4:8] == bytes(4)  # no time in the header
+    assert gzip.decompress(before).startswith(b"arm,overrides,seed,step,loss\n")
+    # Again the same bytes; a run's new rows replace its old ones, whose directory may be gone.
+    again = PlannedRun(arm, ("data=digits",), 0, "12345678e901")
+    tables.collect([again], results, claims)
+    assert path.read_bytes() == before
+    pd.DataFrame({"step": [1, 2, 3], "loss": [9.0, 8.0, 9.5]}).to_csv(again.directory / "losses.csv", index=False)
+    tables.collect([again], results, claims)
+    rows = tables.read_table(path)
+    assert rows.loss.tolist()[:3] == [9, 8, 9.5]
+    assert len(rows) == 3 + 41
+
+
+def test_no_losses_are_kept_unless_a_claim_says_so(run, tmp_path):
+    (claim,) = read_claims(["C7"])
+    tables.collect([run(claim.all_arms[0])], tmp_path / "results", [replace(claim, keep_losses=False)])
+    assert not (tmp_path / "results" / "losses.csv.gz").exists()

@@ -9,7 +9,8 @@ MOST_THREADS = 1024  # what cannot be begun aborts the process
 MODES = ("train", "finetune")
 FINAL_IMAGES = ("test", "validation")
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
-CHANGES = ("share", "params", "noise")  # that sensitivity is measured by
+CHANGES = ("share", "params", "noise")  # that sensitivity is measured by, unless others are asked for
+HALVES = ("first_half", "second_half")  # `share`, on each half of the images
 DECAYS = ("cosine", "constant", "steps")
 FACTOR = 0.1  # of each milestone, unless another is asked for
 
@@ -29,7 +30,7 @@ def trainer(fields: Fields) -> None:
         checks.integer("threads", fields["threads"], 1, MOST_THREADS)
     checks.one_of("precision", fields["precision"], PRECISIONS)
     checks.one_of("final_images", fields["final_images"], FINAL_IMAGES)
-    for name in ("probes", "channels_last", "compile", "sync_batchnorm"):
+    for name in ("probes", "recovery", "channels_last", "compile", "sync_batchnorm"):
         checks.boolean(name, fields[name])
     checks.integer("probe_images", fields["probe_images"], 1)
     checks.integer("accumulate", fields["accumulate"], 1)
@@ -42,7 +43,9 @@ def trainer(fields: Fields) -> None:
     if fields["sensitivity"] is not None:
         checks.number("sensitivity", fields["sensitivity"], 0, 1)
     for kind in checks.texts("sensitivity_kinds", fields["sensitivity_kinds"], ",".join(CHANGES)):
-        checks.one_of("sensitivity_kinds", kind, CHANGES)
+        checks.one_of("sensitivity_kinds", kind, (*CHANGES, *HALVES))
+    if fields["probe_images"] < 2 and set(HALVES) & set(fields["sensitivity_kinds"]):
+        raise ValueError("probe_images=1: sensitivity_kinds has halves of them, and one image has none")
     check_interval("checkpoint_every", fields["checkpoint_every"], "epochs such as '1ep' or steps such as '500it'")
 
 

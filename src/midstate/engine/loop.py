@@ -12,7 +12,7 @@ from midstate.common.errors import RunFailed
 from midstate.common.times import steps_of
 from midstate.engine.evaluate import evaluate
 from midstate.engine.session import Session
-from midstate.engine.step import refresh, train_step
+from midstate.engine.step import measure_just_pruned, refresh, train_step
 from midstate.sparsity.search import Search
 
 log = logging.getLogger(__name__)
@@ -97,6 +97,8 @@ def _train(
     every = max(
         1, steps_of("checkpoint_every", session.settings.checkpoint_every, steps_per_epoch, session.total_steps)
     )
+    if session.dense:
+        measure_just_pruned(session)
     for epoch in range(len(session.rows), session.settings.epochs):
         session.model.train()
         first_step = session.step - epoch * steps_per_epoch

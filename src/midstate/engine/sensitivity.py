@@ -4,7 +4,8 @@ Each layer in turn is harmed in one way, measured on validation images, and put 
 
 - `share`: a given share of its weights in use goes, smallest first;
 - `params`: the same number of weights in every layer, that share of the smallest layer;
-- `noise`: all its weights in use are replaced by Gaussian noise of their own deviation (a control).
+- `noise`: all its weights in use are replaced by Gaussian noise of their own deviation (a control);
+- `first_half`, `second_half`: the same as `share`, measured on one half of the images: how far ranks can be trusted.
 """
 
 from collections.abc import Sequence
@@ -20,7 +21,7 @@ from midstate.data import Split
 from midstate.engine.evaluate import evaluate
 from midstate.sparsity import Layer
 
-KINDS = training_limits.CHANGES
+KINDS, HALVES = training_limits.CHANGES, training_limits.HALVES
 COLUMNS = ("layer", "depth", "params", "kind", "removed", "loss_rise", "top1_drop")
 
 
@@ -42,7 +43,8 @@ def sensitivities(
         One row (`COLUMNS`) a layer and kind: `removed` weights, `loss_rise` in nats, `top1_drop` in points;
         both positive where the network got worse.
     """
-    before = evaluate(model, split)
+    splits = {kind: _measured_on(split, kind) for kind in kinds}
+    befores = {kind: evaluate(model, each) for kind, each in splits.items()}
     smallest = min(int(layer.weight.count_nonzero()) for layer in layers)
     rows = []
     for layer in layers:
@@ -51,7 +53,7 @@ def sensitivities(
         for kind in kinds:
             harmed = _harmed(original, kind, share, smallest, seed_for(seed, "sensitivity", layer.name))
             weight.copy_(harmed)
-            after = evaluate(model, split)
+            before, after = befores[kind], evaluate(model, splits[kind])
             rows.append(
                 {
                     "layer": layer.name,
@@ -67,10 +69,19 @@ def sensitivities(
     return rows
 
 
+def _measured_on(split: Split, kind: str) -> Split:
+    """The images that a kind of harm is measured on."""
+    if kind not in HALVES:
+        return split
+    middle = len(split) // 2
+    part = slice(middle) if kind == "first_half" else slice(middle, None)
+    return Split(split.images[part], split.labels[part])
+
+
 def _harmed(weight: Tensor, kind: str, share: float, smallest: int, seed: int) -> Tensor:
     """A layer's weights after one kind of harm."""
     in_use = weight != 0
-    if kind == "share":
+    if kind in ("share", *HALVES):
         return without_smallest(weight, floor(share * int(in_use.sum())))
     if kind == "params":
         return without_smallest(weight, floor(share * smallest))

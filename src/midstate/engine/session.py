@@ -16,6 +16,7 @@ from midstate.data import Batches, Images
 from midstate.distributed.processes import ALONE, Processes
 from midstate.engine.mixup import Mixing
 from midstate.engine.probes import GapProbe
+from midstate.engine.recovery import Recovery
 from midstate.optimizers import Rate
 from midstate.quantization import Quantizer, follow
 from midstate.sparsity import Pruner, Window
@@ -78,6 +79,7 @@ class Session:
     ema: "ModelEmaV3 | None" = None
     processes: Processes = ALONE
     quantizer: Quantizer | None = None
+    recovery: Recovery | None = None
     measuring: Counting = field(init=False)
     searching: Counting = field(init=False)
     step: int = 0  # optimizer steps done
@@ -106,6 +108,11 @@ class Session:
     def walkers(self) -> list[Pruner | Quantizer]:
         """Those that walk the network to its target, in the order in which they act."""
         return [self.pruner, *([self.quantizer] if self.quantizer else [])]
+
+    @property
+    def dense(self) -> bool:
+        """Tell whether there is nothing to walk to."""
+        return self.pruner.method.dense and self.quantizer is None
 
     @property
     def search(self) -> Search | None:
@@ -220,6 +227,7 @@ class Session:
             **({"scaler": self.scaler.state_dict()} if self.scaler.is_enabled() else {}),
             **({"ema": self.ema.module.state_dict()} if self.ema else {}),
             **({"quantizer": self.quantizer.state_dict(), "bit_rows": self.bit_rows} if self.quantizer else {}),
+            **({"just_pruned": self.recovery.just_pruned} if self.recovery else {}),
             **({} if skipped is None else {"skipped": skipped}),
         }
 
@@ -233,6 +241,8 @@ class Session:
             self.bit_rows = state["bit_rows"]
         if self.probe:
             self.probe.state = state["probe"]
+        if self.recovery:
+            self.recovery.just_pruned = state["just_pruned"]
         if self.scaler.is_enabled():
             self.scaler.load_state_dict(state["scaler"])
         if self.ema:

@@ -20,6 +20,7 @@ class Trainer:
     probes: bool
     checkpoint_every: str
     probe_images: int = 1000
+    recovery: bool = False
     sensitivity: float | None = None
     sensitivity_kinds: list[str] = field(default_factory=lambda: list(KINDS))
     precision: str = "fp32"

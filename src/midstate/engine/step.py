@@ -3,7 +3,7 @@
 import math
 import time
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 
 import torch
 from torch import Tensor, nn
@@ -73,7 +73,22 @@ def refresh(session: Session, due: Sequence[Walker]) -> None:
     if row is not None:
         session.probe_rows.append(row)
         session.epoch_gap = row["gap_bn"] if session.epoch_gap is None else max(session.epoch_gap, row["gap_bn"])
+    if session.window.progress(session.step) == 1:
+        measure_just_pruned(session)
     session.totals["mask_seconds"] = session.totals.get("mask_seconds", 0) + time.perf_counter() - started
+
+
+def measure_just_pruned(session: Session) -> None:
+    """Measure, once a run and if asked, what the network knows in the state that it is in; all is left as it was."""
+    recovery = session.recovery
+    if recovery is None or recovery.just_pruned is not None:
+        return
+    session.synchronise()
+    with ExitStack() as stack:
+        for walker in session.walkers:
+            stack.enter_context(walker.trial())
+        stack.enter_context(session.pruner.masked_training())
+        recovery.just_pruned = recovery.top1()
 
 
 def _forward_backward(session: Session, images: Tensor, labels: Tensor) -> tuple[float, int, int]:

@@ -50,6 +50,7 @@ def finish(recorder: Recorder) -> dict[str, Any]:
     scheme = pruner.scheme(quantizer.scheme() if quantizer else None)
     directory.write("the finished network", lambda: directory.write_network(model, scheme))
     test = evaluate(model, getattr(session.data, session.settings.final_images), processes)
+    recovery = session.recovery.report() if session.recovery else None
     layers = [
         {"name": layer.name, "shape": list(layer.weight.shape), "depth": layer.depth, "target": target, "kept": share}
         for layer, target, share in zip(pruner.layers, targets, kept, strict=True)
@@ -81,6 +82,7 @@ def finish(recorder: Recorder) -> dict[str, Any]:
             **({"final_images": "validation"} if session.settings.final_images == "validation" else {}),
             **({} if skipped is None else {"images_skipped": len(skipped)}),
             **({"quantization": _quantization(session)} if quantizer else {}),
+            **({"recovery": recovery} if recovery else {}),
             images_per_second=sum(row["images_per_second"] for row in session.rows) / len(session.rows),
         )
         recorder.track(summary, show(directory.path, summary, recorder.plan.title))

@@ -40,6 +40,7 @@ NEUTRAL: dict[str, Any] = {
     for key in (f"pruner.{name}", f"pruner.{axis}.{name}")
 } | {
     "trainer.probe_images": 1000,
+    "trainer.recovery": False,
     "trainer.sensitivity": None,
     "trainer.sensitivity_kinds": ["share", "params", "noise"],
     "trainer.precision": "fp32",

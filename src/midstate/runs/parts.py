@@ -69,6 +69,11 @@ def build_parts(config: DictConfig) -> Parts:
     quantization = None if quantizer is None else _method_of(quantizer)
     trainer, device = _decided(built.pop("trainer"), built["data"].embedded, config.machine.device_index)
     _check_together(method, quantization, trainer)
+    if trainer.recovery and not getattr(built["data"], "num_unused", 0):
+        raise ConfigError(
+            "trainer.recovery=true: is measured on training images that no run sees, and these data keep none "
+            "(data.num_unused); data=mnist, fashion_mnist and kmnist do"
+        )
     return Parts(
         **built, method=method, quantization=quantization, narrow=axes.get("narrow"), trainer=trainer, device=device
     )

@@ -15,6 +15,7 @@ from midstate.distributed.machine import keep_freed_memory
 from midstate.distributed.processes import ALONE, Processes
 from midstate.engine.mixup import Mixing
 from midstate.engine.probes import NUM_IMAGES, GapProbe
+from midstate.engine.recovery import Recovery
 from midstate.engine.session import Session
 from midstate.models import classifier_names, load_weights, narrowed, try_training
 from midstate.quantization import Quantizer, drop_input_quantisers
@@ -85,6 +86,7 @@ def build_session(plan: Plan, processes: Processes = ALONE) -> Session:
         ema=_moving_average(model, settings.ema),
         processes=processes,
         quantizer=quantizer,
+        recovery=Recovery(model, data.train, data.unused) if settings.recovery else None,
     )
 
 

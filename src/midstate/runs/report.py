@@ -59,6 +59,7 @@ def result_lines(summary: dict[str, Any]) -> list[tuple[str, str]]:
             if gap is None
             else f"{abs(gap):.1f} points of top-1 {'gained' if gap < 0 else 'lost'} (BatchNorm re-estimated)",
         ),
+        *_recovery(summary.get("recovery")),
         ("time", f"{summary['wall_seconds']:.1f} s, {summary['images_per_second']:,.0f} training images a second"),
     ]
 
@@ -103,6 +104,17 @@ def _quantization(found: dict[str, Any] | None) -> list[tuple[str, str]]:
             f"{size['total']:,} bytes (values {size['values']:,}, indices {size['indices']:,}) of {size['dense']:,}",
         ),
     ]
+
+
+def _recovery(found: dict[str, Any] | None) -> list[tuple[str, str]]:
+    """What was known when just pruned, and in the end, where that was asked for."""
+    if found is None:
+        return []
+    text = (
+        f"{found['just_pruned']:.2f} % when just pruned, {found['finished']:.2f} % when finished, on "
+        f"{found['images']:,} unused training images (BatchNorm re-estimated)"
+    )
+    return [("recovery", text)]
 
 
 def _allocation(report: dict[str, float] | None) -> list[tuple[str, str]]:

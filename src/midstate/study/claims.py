@@ -9,6 +9,7 @@ from typing import Any
 
 import yaml
 
+from midstate.common import checks
 from midstate.common.project import CONF
 from midstate.study.endpoints import Endpoint, Gate
 from midstate.study.figure_plan import Drawing, LevelFigure
@@ -20,7 +21,7 @@ PILOT = "pilot"  # the scale that chooses cells and decides gates; judged nowher
 # Fields that explain or show a claim and change no number; not part of its digest.
 PROSE = (
     "title", "article", "english", "short", "would_change", "notes", "changes",
-    "arms", "leave_out", "figure", "role_swaps", "levels",
+    "arms", "leave_out", "figure", "role_swaps", "levels", "keep_losses",
 )  # fmt: skip
 
 
@@ -47,6 +48,7 @@ class Claim:
     short: str = ""  # about ten words for README.md; empty: the English sentence
     figure: Drawing | None = None  # None: every endpoint in the unit of the primary one
     role_swaps: dict[str, Any] | None = None  # arms whose layers' order of sensitivity is compared with a reference's
+    keep_losses: bool = False  # of its arms, the training loss of every step, in losses.csv.gz
     levels: tuple[LevelFigure, ...] = ()  # run where `--arms` names their arms, and judged nowhere
 
     @classmethod
@@ -66,6 +68,7 @@ class Claim:
             content["figure"] = Drawing.read(content["figure"])
         content["levels"] = tuple(LevelFigure.read(each) for each in content.get("levels", ()))
         claim = cls(**{"leave_out": {}, **content}, digest=digest)
+        checks.boolean("keep_losses", claim.keep_losses)
         if claim.figure and (unknown := claim.figure.arms - set(claim.all_arms)):
             raise ValueError(f"figure of {claim.claim}: {', '.join(sorted(unknown))}: must be of its arms")
         return claim

@@ -1,7 +1,8 @@
 """From run directories to tables: one row a run, and the curves that figures need."""
 
+import gzip
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from math import nan
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,9 @@ import yaml
 
 from midstate.common.correlations import partial_rank_correlation, rank_correlation
 from midstate.common.files import write_atomically
-from midstate.engine.sensitivity import KINDS
+from midstate.engine.sensitivity import HALVES, KINDS
 from midstate.study import statistics
-from midstate.study.claims import read_claims
+from midstate.study.claims import Claim, read_claims
 from midstate.study.levels import levels_of
 from midstate.study.planning import PlannedRun
 
@@ -27,6 +28,7 @@ FROM_SUMMARY = {
     "wall_seconds": "wall_seconds", "config_hash": "config_hash", "numerics": "numerics", "git": "git",
     "device": "device", "torch": "torch", "threads": "threads",
 }  # fmt: skip
+FROM_RECOVERY = {"just_pruned": "just_pruned", "recovered": "finished"}
 
 
 def read_runs(results: Path) -> pd.DataFrame:
@@ -56,19 +58,28 @@ def known_seconds(known: pd.DataFrame, run: PlannedRun) -> float | None:
     return float(same.median()) if len(same) else None
 
 
-def collect(planned: Iterable[PlannedRun], results: Path) -> None:
-    """Add finished runs to the tables in `results`; a run of the same arm, cell and seed replaces its row there."""
+def collect(planned: Iterable[PlannedRun], results: Path, claims: Sequence[Claim] | None = None) -> None:
+    """Add finished runs to the tables in `results`; a run of the same arm, cell and seed replaces its row there.
+
+    Args:
+        planned: runs, finished or not.
+        results: folder of the tables.
+        claims: that say of which arms there is more than a row a run; None: all.
+    """
     finished = [run for run in planned if run.finished]
+    claims = read_claims() if claims is None else claims
+    keeping = {arm for claim in claims if claim.keep_losses for arm in claim.all_arms}
     tables = {
-        "runs": [_row(run) for run in finished],
-        "epochs": [row for run in finished for row in _curve(run, "metrics.csv")],
-        "probes": [row for run in finished for row in _curve(run, "probes.csv")],
-        "sensitivity": [row for run in finished for row in _curve(run, "sensitivity.csv")],
-        "levels": _levels(finished),
+        "runs.csv": [_row(run) for run in finished],
+        "epochs.csv": [row for run in finished for row in _curve(run, "metrics.csv")],
+        "probes.csv": [row for run in finished for row in _curve(run, "probes.csv")],
+        "sensitivity.csv": [row for run in finished for row in _curve(run, "sensitivity.csv")],
+        "losses.csv.gz": [row for run in finished if run.experiment in keeping for row in _curve(run, "losses.csv")],
+        "levels.csv": _levels(finished, claims),
     }
     for name, rows in tables.items():
         if rows:
-            _merge(results / f"{name}.csv", pd.DataFrame(rows))
+            _merge(results / name, pd.DataFrame(rows))
 
 
 def _merge(path: Path, new: pd.DataFrame) -> None:
@@ -82,7 +93,9 @@ def _merge(path: Path, new: pd.DataFrame) -> None:
             stale |= _among(old, new, cell) & ~_among(old, new, [*cell, "config_hash"])
         new = pd.concat([old[~stale], new])
     new = new.sort_values(KEY, kind="stable")
-    write_atomically(path, new.to_csv(index=False, float_format="%.6g").encode())
+    content = new.to_csv(index=False, float_format="%.6g").encode()
+    # Without a time in its header a packed table is the same bytes whenever it is written.
+    write_atomically(path, gzip.compress(content, mtime=0) if path.suffix == ".gz" else content)
 
 
 def _among(old: pd.DataFrame, new: pd.DataFrame, columns: list[str]) -> np.ndarray:
@@ -104,9 +117,9 @@ def _curve(run: PlannedRun, name: str) -> list[dict[str, Any]]:
     return [{**_key(run), **row} for row in table.to_dict("records")]
 
 
-def _levels(finished: Iterable[PlannedRun]) -> list[dict[str, Any]]:
+def _levels(finished: Iterable[PlannedRun], claims: Sequence[Claim]) -> list[dict[str, Any]]:
     """What layers are left in the runs of arms that claims show it of."""
-    shown = {arm for claim in read_claims() for arm in claim.level_arms}
+    shown = {arm for claim in claims for arm in claim.level_arms}
     return [{**_key(run), **row} for run in finished if run.experiment in shown for row in levels_of(run.directory)]
 
 
@@ -122,6 +135,7 @@ def _row(run: PlannedRun) -> dict[str, Any]:
         "claims": " ".join(tags),
         **{name: summary.get(key) for name, key in FROM_SUMMARY.items()},
         **{key: (summary["allocation"] or {}).get(key) for key in ("params_slack", "macs_slack", "moved")},
+        **{column: (summary.get("recovery") or {}).get(key) for column, key in FROM_RECOVERY.items()},
         "churn": epochs["churn"].mean(),
         "revived": epochs["revived"].mean(),
         **_gaps(pd.read_csv(run.directory / "probes.csv"), summary, config),
@@ -164,26 +178,40 @@ def last_excess(gaps: np.ndarray, target: float) -> float:
 
 
 def _instability(losses: pd.DataFrame) -> dict[str, float]:
+    """How the loss of single steps varies around its running median, and relative to its own mean."""
     variance = statistics.residual_variance(losses.loss.to_numpy())
-    return {"loss_variance": variance, "log_loss_variance": float(np.log(variance))}
+    relative = variance / losses.loss.mean() ** 2
+    return {
+        "loss_variance": variance,
+        "log_loss_variance": float(np.log(variance)),
+        "log_relative_variance": float(np.log(relative)),
+    }
 
 
 def _sensitivity(path: Path) -> dict[str, float]:
     """How a layer's sensitivity goes with its depth: rank correlations, over layers."""
-    if not path.is_file():
-        return {}
-    kinds = dict(list(pd.read_csv(path).groupby("kind")))
-    if len(kinds) < len(KINDS):
-        return {}
+    kinds = dict(list(pd.read_csv(path).groupby("kind"))) if path.is_file() else {}
+    halves = {"half_correlation": _half_correlation(kinds)}
+    if not set(KINDS) <= set(kinds):
+        return halves
     share, params, noise = (kinds[kind].set_index("layer") for kind in KINDS)
     sizes = np.log(share.params)
     # Stages: layers of one size, in which depth is not confounded with parameters.
     stages = [stage for _, stage in share.groupby("params") if len(stage) > 2]
     within = [rank_correlation(stage.depth, stage.loss_rise) for stage in stages]
     return {
+        **halves,
         "depth_correlation": rank_correlation(share.depth, share.loss_rise),
         "depth_correlation_params": rank_correlation(params.depth, params.loss_rise),
         "depth_correlation_partial": partial_rank_correlation(share.depth, share.loss_rise, sizes),
         "depth_correlation_within": float(np.mean(within)) if within else nan,
         "noise_excess": float((noise.loss_rise - share.loss_rise).mean()),
     }
+
+
+def _half_correlation(kinds: dict[str, pd.DataFrame]) -> float:
+    """How far both halves of the images agree on which layers are sensitive; NaN where they were not measured."""
+    if not set(HALVES) <= set(kinds):
+        return nan
+    first, second = (kinds[kind].set_index("layer").loss_rise for kind in HALVES)
+    return rank_correlation(first, second.loc[first.index]) if len(first) > 1 else nan
