@@ -49,7 +49,7 @@ def test_what_has_no_curves_has_no_number():
 
 
 def test_every_rate_of_c4_has_its_line_in_the_cell_of_its_runs():
-    (claim,) = read_claims(["C4"])
+    (claim,) = read_claims(["C4"], edition=1)
     arms = {"c1_dense_finetuned": DENSE, "c3_weights_uniform_30": DENSE, "c1_weights_uniform_80": [[0, 0, 0]] * 4}
     empty = pd.DataFrame(columns=["overrides"])
     lines = beside(claim, Tables(empty, curves(**arms), empty, empty))

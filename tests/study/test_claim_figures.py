@@ -5,7 +5,7 @@ import pytest
 import yaml
 from matplotlib import pyplot as plt
 
-from midstate.study.claims import CLAIMS, Claim, read_claims
+from midstate.study.claims import EDITIONS, Claim, read_claims
 from midstate.study.drawing import Tables
 from midstate.study.figures import draw
 
@@ -16,21 +16,21 @@ def written(tmp_path):
 
     def write(number: int, **keys) -> Claim:
         path = tmp_path / f"c{number}.yaml"
-        path.write_text(yaml.safe_dump({**yaml.safe_load((CLAIMS / path.name).read_text()), **keys}))
+        path.write_text(yaml.safe_dump({**yaml.safe_load((EDITIONS[1] / path.name).read_text()), **keys}))
         return Claim.read(path)
 
     return write
 
 
 def test_a_figure_changes_no_digest(written):
-    (claim,) = read_claims(["C8"])
+    (claim,) = read_claims(["C8"], edition=1)
     other = written(8, figure={"panels": [{"kind": "points", "arms": {"c8_weights": "single weights"}}]})
     assert other.digest == claim.digest
     assert other.figure != claim.figure
 
 
 def test_what_is_kept_of_a_claims_runs_changes_no_digest(written):
-    (claim,) = read_claims(["C8"])
+    (claim,) = read_claims(["C8"], edition=1)
     kept = written(8, keep_losses=True)
     assert (kept.digest, kept.keep_losses) == (claim.digest, True)
     with pytest.raises(ValueError, match="keep_losses='sometimes': must be true or false"):
@@ -51,7 +51,7 @@ def test_what_no_figure_can_show_is_refused(written, panel, answer):
 
 
 def test_endpoints_that_figures_name_are_those_of_the_file():
-    for claim in read_claims():
+    for claim in read_claims(edition=1):
         named = [what for panel in claim.figure.panels for what in panel.rows.values() if isinstance(what, str)]
         assert all(claim.named(what) for what in named)
     with pytest.raises(ValueError, match="'controls' in the figure of C10: must be one of 'endpoint', 'control', "):

@@ -28,11 +28,11 @@ def on_one_thread(claim):
 
 @pytest.fixture(scope="module")
 def quick():
-    return plan_runs(map(on_one_thread, read_claims()), "quick")
+    return plan_runs(map(on_one_thread, read_claims(edition=1)), "quick")
 
 
 def planned(claim):
-    return plan_runs(map(on_one_thread, read_claims([claim])), "quick", num_seeds=1)
+    return plan_runs(map(on_one_thread, read_claims([claim], edition=1)), "quick", num_seeds=1)
 
 
 @pytest.mark.slow
@@ -42,7 +42,7 @@ def test_quick_is_as_small_as_it_has_to_be(quick):
 
 
 def test_every_arm_of_every_claim_has_its_seeds(quick):
-    for claim in read_claims():
+    for claim in read_claims(edition=1):
         for arm in claim.all_arms:
             seeds = {run.seed for run in quick if run.experiment == arm}
             assert seeds >= set(range(claim.num_seeds("quick")))
@@ -74,7 +74,7 @@ def test_committed_rows_are_of_the_code_as_it_is(quick):
 
 
 def test_every_experiment_is_an_arm_of_some_claim():
-    arms = {arm for claim in read_claims() for arm in (*claim.all_arms, *claim.level_arms)}
+    arms = {arm for claim in read_claims(edition=1) for arm in (*claim.all_arms, *claim.level_arms)}
     assert arms == {path.stem for path in (ROOT / "conf" / "experiment").glob("*.yaml")}
 
 
@@ -131,7 +131,7 @@ def test_identities_are_those_of_train(experiment, monkeypatch):
 
 
 def test_a_cell_moves_the_parent_with_the_data_but_not_with_the_recipe():
-    (claim,) = read_claims(["C3"])
+    (claim,) = read_claims(["C3"], edition=1)
     assert ("model=resnet20",) in claim.cells("full")
     runs = plan_runs([replace(claim, scales={"full": {"cells": [["model=resnet20"]]}})], "full", num_seeds=1)
     children = [run for run in runs if run.parent]
@@ -143,7 +143,7 @@ def test_a_cell_moves_the_parent_with_the_data_but_not_with_the_recipe():
 @pytest.mark.parametrize("scale", ["full", "paper"])
 def test_every_cell_of_the_other_scales_composes(scale, monkeypatch):
     monkeypatch.chdir(ROOT)
-    for claim in read_claims():
+    for claim in read_claims(edition=1):
         for cell in claim.cells(scale):
             arms = claim.arms_in(cell)
             for arm in (claim.endpoint.arms[0], claim.control.arms[0], arms[-1]):
@@ -170,7 +170,7 @@ def test_a_dry_run_prints_what_would_be_run_and_runs_nothing(monkeypatch, capsys
     assert main(["--only", "c5", "--seeds", "1", "--dry-run"]) == 0
     first, *lines = capsys.readouterr().out.splitlines()
     assert first.startswith("quick: 6 runs, ")
-    assert {line.split()[-3] for line in lines} == set(read_claims(["C5"])[0].all_arms)
+    assert {line.split()[-3] for line in lines} == set(read_claims(["C5"], edition=1)[0].all_arms)
 
 
 @pytest.mark.parametrize(
@@ -198,7 +198,7 @@ def test_the_script_answers_with_that_status_and_no_traceback(tmp_path):
 
 
 def test_arms_that_show_levels_are_run_where_they_are_named_and_nowhere_else(quick):
-    (claim,) = read_claims(["C2"])
+    (claim,) = read_claims(["C2"], edition=1)
     assert not {run.experiment for run in quick} & set(claim.level_arms)
     runs = plan_runs([claim], "quick", arms="c2_bits_exact*")
     assert [run.experiment for run in runs if run.seed == 4] == ["c2_resnet20", "c2_bits_exact", "c2_bits_exact_bitops"]
@@ -208,4 +208,4 @@ def test_arms_that_show_levels_are_run_where_they_are_named_and_nowhere_else(qui
 
 def test_a_name_of_no_arm_is_refused_with_those_there_are():
     with pytest.raises(ValueError, match=r"arms='c2_bit': matches none of c2_isotropic, .*c2_bits_haq_deepest"):
-        plan_runs(read_claims(["C2"]), "quick", arms="c2_bit")
+        plan_runs(read_claims(["C2"], edition=1), "quick", arms="c2_bit")

@@ -8,11 +8,12 @@ import pytest
 from conftest import ROOT
 
 from midstate.study.claims import read_claims
+from midstate.study.measuring import Measured
 from midstate.study.report import needed, torch_versions, write_report
 from midstate.study.section import elsewhere
 from midstate.study.statistics import seeds_needed
 from midstate.study.tables import read_runs
-from midstate.study.verdicts import Measured, Result
+from midstate.study.verdicts import Result
 
 
 @pytest.mark.parametrize(
@@ -49,7 +50,7 @@ def test_what_enough_seeds_would_cost():
 
 
 def test_versions_of_torch_are_named_where_rows_of_one_comparison_differ(tmp_path):
-    (claim,) = read_claims(["C10"])
+    (claim,) = read_claims(["C10"], edition=1)
     runs = read_runs(ROOT / "results")
     runs = runs[runs.arm.isin(claim.all_arms) & runs.overrides.isin(["", "trainer.epochs=15"])]
     long = runs.overrides != ""

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 import yaml
 
-from midstate.study import tables
+from midstate.study import columns, tables
 from midstate.study.claims import read_claims
 from midstate.study.planning import PlannedRun
 
@@ -68,11 +68,11 @@ def test_a_row_is_what_the_run_wrote(run, tmp_path):
 def test_excess_is_what_exceeds_the_same_loss_a_halving():
     # 4 -> 3 -> 2 -> 1 in proportion: 10 points a halving.
     proportional = 10 * np.log2([4 / 3, 3 / 2, 2])
-    assert tables.last_excess(proportional, 1 / 4) == pytest.approx(0)
+    assert columns.last_excess(proportional, 1 / 4) == pytest.approx(0)
     proportional[-1] += 5
-    assert tables.last_excess(proportional, 1 / 4) == pytest.approx(5)
+    assert columns.last_excess(proportional, 1 / 4) == pytest.approx(5)
     # 16 -> ... -> 1 has 15 jumps, the last of them a halving.
-    assert tables.last_excess(np.array([0.0] * 14 + [7.0]), 1 / 16) == pytest.approx(7)
+    assert columns.last_excess(np.array([0.0] * 14 + [7.0]), 1 / 16) == pytest.approx(7)
 
 
 def test_a_leap_has_no_thirds(run, tmp_path):
@@ -128,7 +128,7 @@ def test_rows_of_an_experiment_as_it_was_before_a_change_go(run, tmp_path):
 def test_relative_variance_does_not_know_the_scale_of_the_loss():
     draws = np.random.default_rng(0)
     losses = pd.DataFrame({"loss": 2 + draws.normal(0, 0.1, 500)})
-    small, large = tables._instability(losses), tables._instability(1e6 * losses)
+    small, large = columns.instability(losses), columns.instability(1e6 * losses)
     assert large["log_relative_variance"] == pytest.approx(small["log_relative_variance"])
     assert large["log_loss_variance"] == pytest.approx(small["log_loss_variance"] + 2 * np.log(1e6))
 
@@ -150,7 +150,7 @@ def test_halves_have_a_correlation_whatever_else_was_measured(run, tmp_path, oth
     planned = run()
     rows = [
         {"layer": name, "depth": i, "params": 100 + i, "kind": kind, "removed": 1, "top1_drop": 0.0, "loss_rise": rise}
-        for kind, rises in {**RISES, **{kind: FALLING for kind in others}}.items()
+        for kind, rises in {**RISES, **dict.fromkeys(others, FALLING)}.items()
         for i, (name, rise) in enumerate(zip("abcd", rises, strict=True))
     ]
     order = np.random.default_rng(1).permutation(len(rows))  # layers are told by name, not by place
@@ -164,7 +164,7 @@ def test_halves_have_a_correlation_whatever_else_was_measured(run, tmp_path, oth
 
 
 def test_losses_are_kept_of_arms_whose_claim_says_so(run, tmp_path):
-    keeping, other = read_claims(["C7", "C9"])
+    keeping, other = read_claims(["C7", "C9"], edition=1)
     keeping, other = replace(keeping, keep_losses=True), replace(other, keep_losses=False)
     arm, left_out = keeping.all_arms[0], next(arm for arm in other.all_arms if arm not in keeping.all_arms)
     results, claims = tmp_path / "results", [keeping, other]
@@ -191,6 +191,6 @@ def test_losses_are_kept_of_arms_whose_claim_says_so(run, tmp_path):
 
 
 def test_no_losses_are_kept_unless_a_claim_says_so(run, tmp_path):
-    (claim,) = read_claims(["C7"])
+    (claim,) = read_claims(["C7"], edition=1)
     tables.collect([run(claim.all_arms[0])], tmp_path / "results", [replace(claim, keep_losses=False)])
     assert not (tmp_path / "results" / "losses.csv.gz").exists()

@@ -8,8 +8,10 @@ import pandas as pd
 import pytest
 
 from midstate.study import verdicts
-from midstate.study.claims import CLAIMS, Claim, Endpoint, read_claims
-from midstate.study.verdicts import Measured, judge, margin, measure, role_swap, verdict
+from midstate.study.claims import EDITIONS, Claim, read_claims
+from midstate.study.endpoints import Endpoint
+from midstate.study.measuring import Measured, margin, measure, role_swap
+from midstate.study.verdicts import judge, verdict
 
 SUPERIOR = Endpoint("a - b", "top1", "points", contrast={"a": 1, "b": -1}, expected="positive", sesoi=1.0)
 WITHIN = replace(SUPERIOR, test="equivalence", sesoi=0.5)
@@ -107,13 +109,13 @@ def test_share_within_counts_cells_not_seeds():
 
 
 def test_arms_are_left_out_where_they_make_no_sense():
-    claim = next(claim for claim in read_claims(["C5"]))
+    claim = next(claim for claim in read_claims(["C5"], edition=1))
     assert "c5_deep_down" in claim.arms_in(("data=digits",))
     assert "c5_deep_down" not in claim.arms_in(("data=cifar100", "model=resnet18"))
 
 
 def test_what_no_run_has_yet_is_not_measured():
-    claim = next(claim for claim in read_claims(["C8"]))
+    claim = next(claim for claim in read_claims(["C8"], edition=1))
     rows = runs(c9_one_shot=[1.0, 2.0]).rename(columns={"top1": "gap_last"})
     assert {result.endpoint for result in judge([claim], rows)} == {claim.control.name}
 
@@ -127,7 +129,7 @@ def test_what_no_run_has_yet_is_not_measured():
     ],
 )
 def test_rules_of_curves(curve, expected):
-    claim = next(claim for claim in read_claims(["C3"]))
+    claim = next(claim for claim in read_claims(["C3"], edition=1))
     draws = np.random.default_rng(1)
     arms = {
         arm: [float(curve(np.array(rate)) + draws.normal(0, 0.3)) for _ in range(5)]
@@ -138,7 +140,7 @@ def test_rules_of_curves(curve, expected):
 
 
 def test_every_claim_reads_and_names_each_arm_once():
-    claims = read_claims()
+    claims = read_claims(edition=1)
     assert [claim.claim for claim in claims] == [f"C{number}" for number in range(1, 11)]
     for claim in claims:
         assert len(claim.all_arms) == len(set(claim.all_arms))
@@ -154,15 +156,15 @@ def test_every_claim_reads_and_names_each_arm_once():
 
 def test_unknown_claims_are_refused():
     with pytest.raises(ValueError, match=r"only=C11: must be of C1, C2"):
-        read_claims(["C11"])
+        read_claims(["C11"], edition=1)
 
 
 def test_a_digest_follows_what_decides_and_not_the_prose(tmp_path):
     path = tmp_path / "c8.yaml"
-    text = (CLAIMS / "c8.yaml").read_text()
+    text = (EDITIONS[1] / "c8.yaml").read_text()
     path.write_text(text)
     same = Claim.read(path).digest
-    assert same == Claim.read(CLAIMS / "c8.yaml").digest
+    assert same == Claim.read(EDITIONS[1] / "c8.yaml").digest
     path.write_text(text.replace("would_change: >-", "would_change: >-\n  Also this."))
     assert Claim.read(path).digest == same
     path.write_text(text.replace("sesoi: 2.0", "sesoi: 1.0", 1))
@@ -191,7 +193,7 @@ def test_roles_are_swapped_where_the_order_of_two_layers_reverses():
 
 
 def test_rows_of_claims_csv_have_the_columns_of_the_contract():
-    claim = next(claim for claim in read_claims(["C8"]))
+    claim = next(claim for claim in read_claims(["C8"], edition=1))
     values = {arm: [1.0, 2.0] for arm in claim.all_arms}
     rows = runs(**values).rename(columns={"top1": "gap_last"})
     rows[["gap_max", "gap_raw_last", "gap_last_excess"]] = 1.0

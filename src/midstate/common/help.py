@@ -54,7 +54,7 @@ def groups(folders: list[Path]) -> dict[str, list[str]]:
         for path, _, files in os.walk(folder, followlinks=True):
             group, prefix = os.path.relpath(path, folder).replace(os.sep, "/"), ""
             # Shared by arms, no arms; read by scripts/reproduce.py.
-            if group.startswith("experiment/") and group.endswith("/base") or group.partition("/")[0] == "claim":
+            if (group.startswith("experiment/") and group.endswith("/base")) or group.partition("/")[0] == "claim":
                 continue
             if group.startswith("experiment/"):  # folders of experiments are no groups: experiment=paper/maxq
                 group, _, prefix = (group + "/").partition("/")

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from midstate.study import verdicts
 from midstate.study.claims import SCALES, Claim
 from midstate.study.drawing import Tables
+from midstate.study.measuring import Measured, role_swap
 
 Line = tuple[str, str, int]  # what, value, seeds
 WITHIN = 1.0  # points of top-1 from the dense network that count as recovered
@@ -27,7 +27,7 @@ class Beside:
 
 def beside(claim: Claim, tables: Tables) -> list[Beside]:
     """Every line of a claim, cell by cell; empty for most claims."""
-    lines = _LINES.get(claim.claim)
+    lines = _LINES.get(claim.claim) if claim.edition == 1 else None  # those of the second are its endpoints
     cells = [(scale, " ".join(cell)) for scale in SCALES for cell in claim.cells(scale)] if lines else []
     return [
         Beside(what, scale, cell, value, seeds)
@@ -90,12 +90,12 @@ def _role_swaps(claim: Claim, tables: Tables) -> list[Line]:
         return []
     uniform = claim.role_swaps["reference"]
     arms = claim.role_swaps["arms"].items()
-    found = [(name, verdicts.role_swap(tables.sensitivity, uniform, arm)) for arm, name in arms]
+    found = [(name, role_swap(tables.sensitivity, uniform, arm)) for arm, name in arms]
     what = "C6c, pairs of layers whose order of sensitivity reverses against uniform 2:8: "
     return [(what + name, f"{interval(each)} share", each.seeds) for name, each in found if each]
 
 
-def interval(measured: verdicts.Measured) -> str:
+def interval(measured: Measured) -> str:
     """Effect with its 95 % interval, of a measurement or a row of claims.csv."""
     if np.isnan(measured.low):
         return "–" if np.isnan(measured.effect) else f"{measured.effect:+.2f}"

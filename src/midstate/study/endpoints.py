@@ -69,7 +69,7 @@ class Endpoint:
 
 @dataclass(frozen=True)
 class Gate:
-    """What must be true for a question to have an answer; the mean over seeds decides, of the pilot's unless it says so.
+    """What must be true for a question to have an answer; the mean over seeds decides.
 
     Args:
         endpoint: what is measured.

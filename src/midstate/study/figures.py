@@ -41,8 +41,8 @@ def draw_claims(
         for scale, cell in cells:
             rows = tables.cell(" ".join(cell))
             if rows.has(claim.arms_in(cell)):
-                figure = save(draw(claim, rows), folder, claim.claim.lower())
-                drawn[claim.claim] = Drawn(figure, in_words(scale, cell))
+                figure = save(draw(claim, rows), folder, claim.key)
+                drawn[claim.key] = Drawn(figure, in_words(scale, cell))
                 break
     for scale, cell in (("full", ("trainer.epochs=15",)), ("quick", ())):
         rows = tables.cell(" ".join(cell))
@@ -72,13 +72,13 @@ def draw_panels(shown: Drawing, claim: Claim, tables: Tables) -> Figure:
 def _endpoints(claim: Claim) -> Drawing:
     """For a claim whose file has no figure: every endpoint in the unit of the primary one."""
     unit = claim.endpoint.unit
-    rows = {each.name: each.name for each in (claim.endpoint, claim.control, *claim.secondary) if each.unit == unit}
+    rows = {each.name: each.name for each in claim.endpoints if each.unit == unit}
     return Drawing((Panel("effects", rows=rows, margin=claim.endpoint.sesoi is not None, xlabel=unit),), 3.2)
 
 
 def _of_the_article() -> dict[str, str]:
     """The arms of the article's own figure, with their labels."""
-    return next(each.figure.article for each in read_claims() if each.figure and each.figure.article)
+    return next(each.figure.article for each in read_claims(edition=1) if each.figure and each.figure.article)
 
 
 def article(tables: Tables) -> Figure:

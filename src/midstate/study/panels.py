@@ -8,10 +8,10 @@ from midstate.runs.drawing import BLUE, COLOURS, GREY, MARKERS, SKY, band
 from midstate.study import drawing
 from midstate.study import shapes as fitted
 from midstate.study.claims import Claim
-from midstate.study.endpoints import Endpoint
 from midstate.study.drawing import Tables
+from midstate.study.endpoints import Endpoint
 from midstate.study.figure_plan import Panel
-from midstate.study.verdicts import margin, measure
+from midstate.study.measuring import margin, measure
 
 DODGE = 0.12  # of a layer, between lines that may coincide
 LEGEND = 0.45  # of the lines' height, for a legend above them

@@ -14,7 +14,7 @@ from midstate.common.files import write_atomically
 from midstate.study import tracked, verdicts
 from midstate.study.analogy import levels_of_claim
 from midstate.study.beside import beside, interval
-from midstate.study.claims import SCALES, Claim, in_words, read_claims
+from midstate.study.claims import SCALES, Claim, in_words, read_all, read_claims
 from midstate.study.depth import DRAWS
 from midstate.study.drawing import Tables
 from midstate.study.figures import Drawn, draw_claims
@@ -33,7 +33,7 @@ def write_report(results: Path, claims: list[Claim] | None = None, wandb: str = 
         claims: to report on; None: all.
         wandb: offline, online or off: whether the results go to W&B as well, a run and an artifact each claim.
     """
-    tables, claims = Tables.read(results), claims or read_claims()
+    tables, claims = Tables.read(results), claims or read_all()
     judged = verdicts.judge(claims, tables.runs)
     write_claims(judged, results / "claims.csv")
     powerless = {(each.claim, each.overrides) for each in judged if each.verdict == verdicts.NO_POWER}
@@ -82,7 +82,7 @@ def write_claims(judged: Iterable[Result], path: Path) -> None:
 
 
 def _section(claim: Claim, judged: list[Result], tables: Tables, figures: dict[str, Drawn], folder: Path) -> Section:
-    own = [result for result in judged if result.claim == claim.claim]
+    own = [result for result in judged if (result.claim, result.edition) == (claim.claim, claim.edition)]
     rows = tables.runs[tables.runs.arm.isin(claim.all_arms)]
     digests = {
         tag.partition("-")[2]
@@ -97,7 +97,7 @@ def _section(claim: Claim, judged: list[Result], tables: Tables, figures: dict[s
         [needed(result, rows) for result in primary],
         [result for result in own if not result.verdict],
         beside(claim, tables),
-        figures.get(claim.claim),
+        figures.get(claim.key),
         _not_run(claim, tables.runs),
         sorted(digests - {claim.digest}),
         torch_versions(claim, tables.runs),
@@ -111,8 +111,9 @@ def _not_run(claim: Claim, runs: pd.DataFrame) -> list[str]:
     for scale in SCALES:
         for cell in claim.cells(scale):
             rows = verdicts.rows_of(claim, cell, runs)
-            done = len(rows[rows.seed < claim.num_seeds(scale)])
-            planned = claim.num_seeds(scale) * len(claim.arms_in(cell))
+            seeds = claim.seeds(scale)
+            done = len(rows[rows.seed.isin(seeds)])
+            planned = len(seeds) * len(claim.arms_in(cell))
             if done < planned:
                 missing.append(f"{in_words(scale, cell)}: {done or 'none'} of {planned} runs")
     return missing

@@ -156,7 +156,7 @@ def _fit_above(
     floor: float,
     starts: Sequence[Sequence[float]],
 ) -> Fit:
-    """Search all parameters at once, as the maximum is not linear in any; from fits without a floor, the best counts."""
+    """Search all parameters at once, as the maximum is linear in none; the best of several starts counts."""
     lowest = [*shape.lowest, *(low for low, _ in shape.bounds)]
     highest = [*([inf] * len(shape.lowest)), *(high for _, high in shape.bounds)]
 

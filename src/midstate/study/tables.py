@@ -3,7 +3,6 @@
 import gzip
 import json
 from collections.abc import Iterable, Sequence
-from math import nan
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +10,9 @@ import numpy as np
 import pandas as pd
 import yaml
 
-from midstate.common.correlations import partial_rank_correlation, rank_correlation
 from midstate.common.files import write_atomically
-from midstate.engine.sensitivity import HALVES, KINDS
-from midstate.study import statistics
-from midstate.study.claims import Claim, read_claims
+from midstate.study import columns
+from midstate.study.claims import Claim, read_all
 from midstate.study.levels import levels_of
 from midstate.study.planning import PlannedRun
 
@@ -67,7 +64,7 @@ def collect(planned: Iterable[PlannedRun], results: Path, claims: Sequence[Claim
         claims: that say of which arms there is more than a row a run; None: all.
     """
     finished = [run for run in planned if run.finished]
-    claims = read_claims() if claims is None else claims
+    claims = read_all() if claims is None else claims
     keeping = {arm for claim in claims if claim.keep_losses for arm in claim.all_arms}
     tables = {
         "runs.csv": [_row(run) for run in finished],
@@ -138,80 +135,8 @@ def _row(run: PlannedRun) -> dict[str, Any]:
         **{column: (summary.get("recovery") or {}).get(key) for column, key in FROM_RECOVERY.items()},
         "churn": epochs["churn"].mean(),
         "revived": epochs["revived"].mean(),
-        **_gaps(pd.read_csv(run.directory / "probes.csv"), summary, config),
-        **_instability(pd.read_csv(run.directory / "losses.csv")),
-        **_sensitivity(run.directory / "sensitivity.csv"),
+        **columns.along_the_ramp(epochs),
+        **columns.gaps(pd.read_csv(run.directory / "probes.csv"), summary, config),
+        **columns.instability(pd.read_csv(run.directory / "losses.csv")),
+        **columns.sensitivity(run.directory / "sensitivity.csv"),
     }
-
-
-def _gaps(probes: pd.DataFrame, summary: dict[str, Any], config: dict[str, Any]) -> dict[str, float]:
-    """Gaps at the probes, in points; BatchNorm estimated anew where not called raw."""
-    if probes.empty:
-        return {}
-    gap = probes.gap_bn
-    row = {
-        "gap_last": gap.iloc[-1],
-        "gap_raw_last": probes.gap.iloc[-1],
-        "gap_max": gap.max(),
-        "gap_mean": gap.mean(),
-        "gap_sum": gap.sum(),
-    }
-    if len(probes) == probes.to.max():  # every state was passed through
-        row["gap_first_third"] = gap[probes.progress <= 1 / 3 + 1e-9].mean()
-        row["gap_last_third"] = gap[probes.progress > 2 / 3 + 1e-9].mean()
-        if config["pruner"].get("steps") == "single" and config["pruner"]["granularity"] == "layer" and len(probes) > 1:
-            row["gap_last_excess"] = last_excess(gap.to_numpy(), summary["layers"][0]["target"])
-    return row
-
-
-def last_excess(gaps: np.ndarray, target: float) -> float:
-    """How far the last gap is beyond proportion: points a halving of N, of the last jump minus of all before it.
-
-    Args:
-        gaps: of the jumps M -> M-1 -> ... -> N, in points.
-        target: N / M.
-    """
-    m = len(gaps) / (1 - target)
-    n = m - np.arange(len(gaps) + 1)
-    halvings = np.log2(n[:-1] / n[1:])
-    return float(gaps[-1] / halvings[-1] - gaps[:-1].sum() / halvings[:-1].sum())
-
-
-def _instability(losses: pd.DataFrame) -> dict[str, float]:
-    """How the loss of single steps varies around its running median, and relative to its own mean."""
-    variance = statistics.residual_variance(losses.loss.to_numpy())
-    relative = variance / losses.loss.mean() ** 2
-    return {
-        "loss_variance": variance,
-        "log_loss_variance": float(np.log(variance)),
-        "log_relative_variance": float(np.log(relative)),
-    }
-
-
-def _sensitivity(path: Path) -> dict[str, float]:
-    """How a layer's sensitivity goes with its depth: rank correlations, over layers."""
-    kinds = dict(list(pd.read_csv(path).groupby("kind"))) if path.is_file() else {}
-    halves = {"half_correlation": _half_correlation(kinds)}
-    if not set(KINDS) <= set(kinds):
-        return halves
-    share, params, noise = (kinds[kind].set_index("layer") for kind in KINDS)
-    sizes = np.log(share.params)
-    # Stages: layers of one size, in which depth is not confounded with parameters.
-    stages = [stage for _, stage in share.groupby("params") if len(stage) > 2]
-    within = [rank_correlation(stage.depth, stage.loss_rise) for stage in stages]
-    return {
-        **halves,
-        "depth_correlation": rank_correlation(share.depth, share.loss_rise),
-        "depth_correlation_params": rank_correlation(params.depth, params.loss_rise),
-        "depth_correlation_partial": partial_rank_correlation(share.depth, share.loss_rise, sizes),
-        "depth_correlation_within": float(np.mean(within)) if within else nan,
-        "noise_excess": float((noise.loss_rise - share.loss_rise).mean()),
-    }
-
-
-def _half_correlation(kinds: dict[str, pd.DataFrame]) -> float:
-    """How far both halves of the images agree on which layers are sensitive; NaN where they were not measured."""
-    if not set(HALVES) <= set(kinds):
-        return nan
-    first, second = (kinds[kind].set_index("layer").loss_rise for kind in HALVES)
-    return rank_correlation(first, second.loc[first.index]) if len(first) > 1 else nan

@@ -48,7 +48,9 @@ class Result:
     scale: str
     measured: Measured
     sesoi: float
-    control: str  # of the control or of all gates: shown or met, not shown or not met, not run; empty for secondary ones
+    control: (
+        str  # of the control or of all gates: shown or met, not shown or not met, not run; empty for secondary ones
+    )
     verdict: str  # empty for secondary endpoints
     git: str
     unit: str
@@ -105,9 +107,7 @@ def _state(claim: Claim, rows: pd.DataFrame, gates: tuple[Judged, ...]) -> str:
     return next((state for state in ("not met", NOT_RUN) if state in states), "met")
 
 
-def _judge_cell(
-    claim: Claim, scale: str, overrides: str, rows: pd.DataFrame, pilot: pd.DataFrame
-) -> list[Result]:
+def _judge_cell(claim: Claim, scale: str, overrides: str, rows: pd.DataFrame, pilot: pd.DataFrame) -> list[Result]:
     gates = gates_of(claim, rows, pilot)
     state = _state(claim, rows, gates)
     results = []
