@@ -35,7 +35,10 @@ def run(tmp_path, monkeypatch):
         directory.mkdir(parents=True)
         (directory / "summary.json").write_text(json.dumps({**SUMMARY, "seed": seed, **summary}))
         (directory / "config.yaml").write_text(yaml.safe_dump(CONFIG))
-        metrics = pd.DataFrame({"epoch": [1, 2], "churn": [0.2, 0.4], "revived": [0.0, 0.1], "seconds": [1.0, 1.0]})
+        metrics = pd.DataFrame(
+            {"epoch": [1, 2], "progress": [0.5, 1.0], "churn": [0.2, 0.4], "revived": [0.0, 0.1], "val/top1": [60.0, 70.0],
+             "seconds": [1.0, 1.0]}
+        )  # fmt: skip
         metrics.to_csv(directory / "metrics.csv", index=False)
         steps = range(1, len(gaps) + 1)
         probes = pd.DataFrame(
@@ -158,7 +161,7 @@ def test_halves_have_a_correlation_whatever_else_was_measured(run, tmp_path, oth
     tables.collect([planned], tmp_path / "results")
     row = tables.read_runs(tmp_path / "results").iloc[0]
     assert row["half_correlation"] == pytest.approx(1 - 6 * 2 / (4 * 15))  # Spearman's: two ranks differ by one
-    assert ("depth_correlation" in row) == (len(others) == 3)
+    assert ("depth_correlation" in row) == ("share" in others)
     if len(others) == 3:
         assert row["depth_correlation"] == pytest.approx(-1)
 
@@ -194,3 +197,10 @@ def test_no_losses_are_kept_unless_a_claim_says_so(run, tmp_path):
     (claim,) = read_claims(["C7"], edition=1)
     tables.collect([run(claim.all_arms[0])], tmp_path / "results", [replace(claim, keep_losses=False)])
     assert not (tmp_path / "results" / "losses.csv.gz").exists()
+
+
+def test_accuracy_in_the_ramp_is_of_the_epochs_before_its_end():
+    """The middle is the epoch nearest to half of the way; before the last jump is the last epoch on the way."""
+    epochs = pd.DataFrame({"progress": [0.2, 0.45, 0.7, 0.95, 1.0, 1.0], "val/top1": [80.0, 70, 60, 50, 55, 65]})
+    assert columns.along_the_ramp(epochs) == {"top1_mid_ramp": 70, "top1_before_last_jump": 50}
+    assert set(columns.along_the_ramp(epochs.assign(progress=1.0)).values()) == {65}
