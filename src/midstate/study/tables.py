@@ -1,7 +1,10 @@
 """From run directories to tables: one row a run, and the curves that figures need."""
 
+import fcntl
 import json
-from collections.abc import Iterable
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from math import nan
 from pathlib import Path
 from typing import Any
@@ -11,7 +14,7 @@ import pandas as pd
 import yaml
 
 from midstate.common.correlations import partial_rank_correlation, rank_correlation
-from midstate.common.files import write_atomically
+from midstate.common.files import write_together
 from midstate.engine.sensitivity import KINDS
 from midstate.study import statistics
 from midstate.study.claims import read_claims
@@ -43,21 +46,11 @@ def read_table(path: Path, columns: Iterable[str] = tuple(KEY)) -> pd.DataFrame:
     return table.fillna({"overrides": "", "claims": ""})
 
 
-def has(known: pd.DataFrame, run: PlannedRun) -> bool:
-    """Tell whether a table of runs holds a run of this identity."""
-    return bool(
-        ((known.arm == run.experiment) & (known.config_hash == run.config_hash) & (known.seed == run.seed)).any()
-    )
-
-
-def known_seconds(known: pd.DataFrame, run: PlannedRun) -> float | None:
-    """Seconds that runs of this identity took; None where there is none."""
-    same = known.wall_seconds[known.config_hash == run.config_hash]
-    return float(same.median()) if len(same) else None
-
-
 def collect(planned: Iterable[PlannedRun], results: Path) -> None:
-    """Add finished runs to the tables in `results`; a run of the same arm, cell and seed replaces its row there."""
+    """Add finished runs to the tables in `results`, to all of them or, where one cannot be written, to none.
+
+    A run of the same arm, cell and seed replaces its row there.
+    """
     finished = [run for run in planned if run.finished]
     tables = {
         "runs": [_row(run) for run in finished],
@@ -66,13 +59,27 @@ def collect(planned: Iterable[PlannedRun], results: Path) -> None:
         "sensitivity": [row for run in finished for row in _curve(run, "sensitivity.csv")],
         "levels": _levels(finished),
     }
-    for name, rows in tables.items():
-        if rows:
-            _merge(results / f"{name}.csv", pd.DataFrame(rows))
+    paths = {results / f"{name}.csv": rows for name, rows in tables.items() if rows}
+    if paths:
+        with _alone(results):
+            write_together({path: _merged(path, pd.DataFrame(rows)) for path, rows in paths.items()})
 
 
-def _merge(path: Path, new: pd.DataFrame) -> None:
-    """Write a table anew: old rows whose run is among the new ones go."""
+@contextmanager
+def _alone(results: Path) -> Iterator[None]:
+    """Let no other sweep read the tables and write them back in the meantime: its rows, or these, would be lost."""
+    results.mkdir(parents=True, exist_ok=True)
+    folder = os.open(results, os.O_RDONLY)
+    try:
+        with suppress(OSError):  # some network file systems have no locks
+            fcntl.flock(folder, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(folder)
+
+
+def _merged(path: Path, new: pd.DataFrame) -> bytes:
+    """A table with new rows, as it stands in its file: old rows whose run is among the new ones go."""
     if path.is_file():
         old = read_table(path)
         stale = _among(old, new, KEY)
@@ -82,7 +89,7 @@ def _merge(path: Path, new: pd.DataFrame) -> None:
             stale |= _among(old, new, cell) & ~_among(old, new, [*cell, "config_hash"])
         new = pd.concat([old[~stale], new])
     new = new.sort_values(KEY, kind="stable")
-    write_atomically(path, new.to_csv(index=False, float_format="%.6g").encode())
+    return new.to_csv(index=False, float_format="%.6g").encode()
 
 
 def _among(old: pd.DataFrame, new: pd.DataFrame, columns: list[str]) -> np.ndarray:
