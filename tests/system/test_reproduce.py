@@ -132,9 +132,11 @@ def test_two_sweeps_share_their_runs_and_each_log_has_all_that_was_said(tmp_path
     arguments = ["--only", "C2", "--seeds", "1", "--wandb", "off", *SMALL, "logger=none"]
     log = tmp_path / "outputs" / "reproduce"
     both = [
-        subprocess.Popen([*REPRODUCE, *arguments], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        subprocess.Popen(
+            [*REPRODUCE, *arguments], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
         for _ in range(2)
-    ]  # fmt: skip
+    ]
     said = [process.communicate(timeout=300) for process in both]
     assert [process.returncode for process in both] == [0, 0], said
     logs = list(log.glob("*.log"))
