@@ -168,8 +168,9 @@ def test_a_damaged_summary_counts_as_unfinished(tmp_path, monkeypatch):
 def test_a_dry_run_prints_what_would_be_run_and_runs_nothing(monkeypatch, capsys):
     monkeypatch.chdir(ROOT)
     assert main(["--only", "c5", "--seeds", "1", "--dry-run"]) == 0
-    first, *lines = capsys.readouterr().out.splitlines()
+    first, missing, *lines = capsys.readouterr().out.splitlines()
     assert first.startswith("quick: 6 runs, ")
+    assert missing.startswith("with --missing: ")
     assert {line.split()[-3] for line in lines} == set(read_claims(["C5"], edition=1)[0].all_arms)
 
 

@@ -7,9 +7,10 @@ import pandas as pd
 import pytest
 from conftest import ROOT
 
+from midstate.study.caveats import incomplete, mixed_origins
 from midstate.study.claims import read_claims
 from midstate.study.measuring import Measured
-from midstate.study.report import needed, torch_versions, write_report
+from midstate.study.report import needed, write_report
 from midstate.study.section import elsewhere
 from midstate.study.statistics import seeds_needed
 from midstate.study.tables import read_runs
@@ -49,20 +50,36 @@ def test_what_enough_seeds_would_cost():
     assert needed(result(mde=math.nan, sesoi=2.0), runs) == ""
 
 
-def test_versions_of_torch_are_named_where_rows_of_one_comparison_differ(tmp_path):
+def test_versions_and_machines_are_named_where_rows_of_one_comparison_differ(tmp_path):
     (claim,) = read_claims(["C10"], edition=1)
     runs = read_runs(ROOT / "results")
     runs = runs[runs.arm.isin(claim.all_arms) & runs.overrides.isin(["", "trainer.epochs=15"])]
     long = runs.overrides != ""
     # A cell of its own: no comparison has both.
-    assert torch_versions(claim, runs.assign(torch=runs.torch.where(long, "2.14.1"))) == []
+    assert mixed_origins(claim, runs.assign(torch=runs.torch.where(long, "2.14.1"))) == []
     mixed = runs.assign(torch="2.15.0").assign(torch=lambda rows: rows.torch.where(long | (rows.seed > 0), "2.14.1"))
     line = "quick, the experiments as they are: rows of torch 2.14.1 and 2.15.0"
-    assert torch_versions(claim, mixed) == [line]
+    assert mixed_origins(claim, mixed) == [line]
+    also = mixed.assign(device=mixed.device.where(mixed.seed > 1, "cuda"))
+    assert mixed_origins(claim, also)[0] == f"{line}; of device cpu and cuda"
     for table in (ROOT / "results").glob("*.csv"):
         shutil.copy(table, tmp_path)
-    mixed.to_csv(tmp_path / "runs.csv", index=False)
+    nobodys = mixed.tail(1).assign(arm="c10_dropped", seed=7)  # an arm that no claim plans
+    pd.concat([mixed, nobodys]).to_csv(tmp_path / "runs.csv", index=False)
     write_report(tmp_path, [claim])
     for name in ("REPORT.md", "report.html"):
         assert (tmp_path / name).read_text().count(line) == 1
-    assert torch_versions(claim, runs.drop(columns="torch")) == []
+        assert "runs.csv: c10_dropped trainer.epochs=15, seed 7: no claim plans" in (tmp_path / name).read_text()
+    assert mixed_origins(claim, runs.drop(columns="torch")) == []
+
+
+def test_what_is_missing_is_told_from_what_is_done():
+    (claim,) = read_claims(["C10"])
+    runs = read_runs(ROOT / "results")
+    runs = runs[runs.overrides == ""]
+    planned = claim.num_seeds("quick") * len(claim.arms_in(()))
+    left = runs[runs.arm.isin(claim.all_arms) & (runs.seed < 1)]
+    first = f"quick, the experiments as they are: {len(left)} of {planned} runs are done, {planned - len(left)} are not"
+    assert incomplete(claim, left)[0] == first
+    assert "none of" in incomplete(claim, left)[1]
+    assert not [line for line in incomplete(claim, runs) if line.startswith("quick")]

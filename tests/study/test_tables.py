@@ -11,6 +11,7 @@ import yaml
 
 from midstate.study import columns, tables
 from midstate.study.claims import read_claims
+from midstate.study.forecast import Rows
 from midstate.study.planning import PlannedRun
 
 SUMMARY = {
@@ -36,8 +37,8 @@ def run(tmp_path, monkeypatch):
         (directory / "summary.json").write_text(json.dumps({**SUMMARY, "seed": seed, **summary}))
         (directory / "config.yaml").write_text(yaml.safe_dump(CONFIG))
         metrics = pd.DataFrame(
-            {"epoch": [1, 2], "progress": [0.5, 1.0], "churn": [0.2, 0.4], "revived": [0.0, 0.1], "val/top1": [60.0, 70.0],
-             "seconds": [1.0, 1.0]}
+            {"epoch": [1, 2], "progress": [0.5, 1.0], "churn": [0.2, 0.4], "revived": [0.0, 0.1],
+             "val/top1": [60.0, 70.0], "seconds": [1.0, 1.0]}
         )  # fmt: skip
         metrics.to_csv(directory / "metrics.csv", index=False)
         steps = range(1, len(gaps) + 1)
@@ -112,11 +113,14 @@ def test_unfinished_runs_give_no_row(run, tmp_path):
 def test_records_tell_what_is_done_and_how_long_it_takes(run, tmp_path):
     planned = run()
     tables.collect([planned], tmp_path / "results")
-    known = tables.read_runs(tmp_path / "results")
-    assert tables.has(known, planned)
-    assert not tables.has(known, PlannedRun("arm", (), 1, "12345678e901"))
-    assert tables.known_seconds(known, planned) == 12
-    assert tables.known_seconds(known, PlannedRun("arm", (), 0, "other")) is None
+    rows = Rows.read(tmp_path / "results", tmp_path / "nothing")
+    assert rows.has(planned)
+    assert not rows.has(PlannedRun("arm", (), 1, "12345678e901"))
+    assert rows.seconds_of(planned) == 12
+    assert rows.seconds_of(PlannedRun("arm", (), 0, "other")) is None
+    # Where nobody has looked up the identity, by arm, cell and seed.
+    assert rows.has(PlannedRun("arm", ("data=digits",), 0, "? data=digits"))
+    assert not rows.has(PlannedRun("arm", (), 0, "?"))
 
 
 def test_rows_of_an_experiment_as_it_was_before_a_change_go(run, tmp_path):

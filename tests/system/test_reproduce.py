@@ -115,11 +115,53 @@ def test_a_stop_reaches_the_runs_and_ends_with_75(number, tmp_path):
     _child(process.pid)
     while not list(tmp_path.glob("outputs/c2_*/*/seed*/checkpoints/step-*.pt")):
         time.sleep(0.1)
+    report = tmp_path / "outputs" / "reproduce" / "REPORT.md"
+    report.write_text("of an earlier sweep")
     process.send_signal(number)
     output, _ = process.communicate(timeout=60)
     assert process.returncode == 75
     assert "stopped, goes on next time" in output
+    # Half of a sweep is no report; how to go on is said instead.
+    assert "stopped: 0 of 8 runs are done" in output.splitlines()[-1]
+    assert report.read_text() == "of an earlier sweep"
+    assert not list(report.parent.glob("*.csv"))
     assert [path for path in tmp_path.glob("outputs/c2_*/*/seed*/summary.json") if '"stopped"' in path.read_text()]
+
+
+def test_two_sweeps_share_their_runs_and_each_log_has_all_that_was_said(tmp_path):
+    arguments = ["--only", "C2", "--seeds", "1", "--wandb", "off", *SMALL, "logger=none"]
+    log = tmp_path / "outputs" / "reproduce"
+    both = [
+        subprocess.Popen(
+            [*REPRODUCE, *arguments], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+        for _ in range(2)
+    ]
+    said = [process.communicate(timeout=300) for process in both]
+    assert [process.returncode for process in both] == [0, 0], said
+    logs = list(log.glob("*.log"))
+    assert len(logs) == 2
+    assert [file.read_text().count("run_dir: ") for file in logs] == [1, 1]  # begun by one of them only
+    rows = pd.read_csv(log / "runs.csv")
+    assert sorted(rows.arm) == ["c2_isotropic", "c2_resnet20"]
+
+
+def test_a_sweep_waits_for_a_run_that_another_process_makes(tmp_path):
+    arguments = ["--only", "C2", "--seeds", "1", "--wandb", "off", *SMALL[:-1], "trainer.epochs=500", "logger=none"]
+    first, second = (
+        subprocess.Popen(
+            [*REPRODUCE, *arguments], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+        for _ in range(2)
+    )
+    while not list(tmp_path.glob("outputs/c2_*/*/seed*/checkpoints/step-*.pt")):
+        time.sleep(0.1)
+    for process in (first, second):
+        process.send_signal(signal.SIGINT)
+    said = [process.communicate(timeout=60)[0] for process in (first, second)]
+    assert [first.returncode, second.returncode] == [75, 75]
+    assert all("FAILED" not in each for each in said)
+    assert sum("another process makes this run" in each for each in said) >= 1
 
 
 def test_a_signal_to_the_whole_group_stops_a_sweep_as_one_to_itself_does(tmp_path):

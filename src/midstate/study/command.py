@@ -4,26 +4,29 @@ import argparse
 import sys
 from dataclasses import replace
 from fnmatch import fnmatchcase
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from midstate.common import files
 from midstate.common.errors import EXIT_BAD_CONFIG, EXIT_FAILED, EXIT_FINISHED, EXIT_STOPPED
 from midstate.common.project import CONF
 from midstate.config.explain import explain, is_users
-from midstate.study.claims import SCALES, Claim, read_claims
+from midstate.study.arguments import COMMITTED, EDITIONS, OWN, parser
+from midstate.study.claims import PILOT, Claim, read_all, read_claims
 
 if TYPE_CHECKING:
     from midstate.study.execution import Sweep
+    from midstate.study.forecast import Rows
     from midstate.study.planning import PlannedRun
 STEP = 5  # seeds added at a time
-START_SECONDS = 2  # of a run before its first step and after its last, on 2 cores
+EXIT_DIFFERENT = 1  # of --verify
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Do what the command line says; returns the exit status."""
-    options = _parser().parse_args(arguments)
-    options.results = options.results or Path("outputs/reproduce" if options.overrides else "results")
+    options = parser().parse_args(arguments)
+    options.committed = options.results or COMMITTED  # what has a row there counts as done for --missing
+    about_committed = (options.report or options.verify) and not options.overrides
+    options.results = options.results or (COMMITTED if about_committed else OWN)
     try:
         claims, planned = _plan(options)
     except Exception as error:
@@ -34,43 +37,11 @@ def main(arguments: list[str] | None = None) -> int:
     if options.list:
         _print_list(claims)
         return EXIT_FINISHED
+    if options.verify:
+        from midstate.study.verification import verify
+
+        return EXIT_FINISHED if verify(options.results, claims) else EXIT_DIFFERENT
     return _reproduce(claims, planned, options)
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        description="Run the experiments of the article's claims, judge them, write tables, figures and the report.",
-        epilog="What is finished is not run again; what was interrupted goes on. Exit status: 0 all finished, "
-        "2 bad configuration, 3 some runs failed, 75 stopped on request.",
-    )
-    parser.add_argument("--scale", choices=SCALES, default="quick", help="how much to run (default: quick)")
-    parser.add_argument("--only", metavar="C8,C10", help="these claims alone")
-    parser.add_argument(
-        "--arms", metavar="PATTERN", help="of these claims the arms of this name alone, such as 'c2_bits_*'"
-    )
-    parser.add_argument("--seeds", type=_positive, metavar="N", help="instead of each claim's own number")
-    parser.add_argument("--jobs", type=_positive, default=2, metavar="N", help="runs at a time (default: 2)")
-    parser.add_argument("--results", type=Path, metavar="DIR", help="default: results")
-    parser.add_argument("--list", action="store_true", help="print the claims and their arms")
-    parser.add_argument("--dry-run", action="store_true", help="print the runs, the time they take and what is done")
-    parser.add_argument("--missing", action="store_true", help="count runs in DIR/runs.csv as done")
-    parser.add_argument("--report", action="store_true", help="run nothing; build the report from DIR/runs.csv")
-    parser.add_argument(
-        "overrides",
-        nargs="*",
-        metavar="KEY=VALUE",
-        help="run the experiments with these overrides instead of the scale's own; results go to outputs/reproduce",
-    )
-    parser.add_argument("--readme", action="store_true", help="put the table of verdicts into README.md")
-    parser.add_argument("--wandb", choices=("offline", "online", "off"), default="offline", help="default: offline")
-    return parser
-
-
-def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{text}: must be 1 or more")
-    return number
 
 
 def _with_overrides(claim: Claim, scale: str, overrides: list[str]) -> Claim:
@@ -82,81 +53,137 @@ def _with_overrides(claim: Claim, scale: str, overrides: list[str]) -> Claim:
 
 def _print_list(claims: list[Claim]) -> None:
     for claim in claims:
-        print(f"{claim.claim} {claim.title}: {claim.english.strip()}")
+        print(f"{claim.claim} {claim.title}, edition {claim.edition}: {claim.english.strip()}")
         print(f"    endpoint: {claim.endpoint.name}")
-        print(f"    control:  {claim.control.name}")
+        for each in (claim.control,) if claim.control else [gate.endpoint for gate in claim.gate]:
+            print(f"    {'control:' if claim.control else 'gate:   '}  {each.name}")
         print(f"    arms:     {', '.join(claim.all_arms)}")
         for each in claim.levels:
             print(f"    levels of {each.name}, with --arms: {', '.join(each.arms)}")
 
 
+def _claims(options: argparse.Namespace) -> list[Claim]:
+    """The claims that are asked for: of the second edition, or, where nothing is run, of both."""
+    only = options.only.split(",") if options.only else None
+    if options.edition or not (options.list or options.report or options.verify):
+        return read_claims(only, EDITIONS[options.edition or "second"])
+    if not only:
+        return read_all()
+    found = []
+    for name in only:  # the first edition has ten of the fifteen
+        found += [each for each in read_all() if each.claim == name.strip().upper()] or read_claims([name])
+    return found
+
+
 def _plan(options: argparse.Namespace) -> tuple[list[Claim], list]:
     """The claims that are asked for, and the runs they need; all that can be refused is refused here."""
-    claims = read_claims(options.only.split(",") if options.only else None)
+    claims = _claims(options)
+    if options.readme and options.results == OWN:
+        raise ValueError("--readme: shows the committed verdicts, not those of one's own runs; add --report")
+    if options.verify and not (options.results / "claims.csv").is_file():
+        raise ValueError(f"--verify: {options.results / 'claims.csv'} is not there")
     if options.overrides:  # instead of the scale's own cells, and away from the committed results
         claims = [_with_overrides(claim, options.scale, options.overrides) for claim in claims]
-    if options.list or options.report:
+    if options.list or options.report or options.verify:
         return claims, []
-    from midstate.study.planning import plan_runs  # torch and the like come when they are needed
+    from midstate.study import outline, planning, remembered  # torch and the like come when they are needed
 
-    return claims, plan_runs(claims, options.scale, options.seeds, options.arms)
+    asked = (claims, options.scale, options.seeds, options.arms)
+    if options.dry_run and not options.overrides and (planned := outline.outline(*asked)):
+        return claims, planned
+    planned = planning.plan_runs(*asked)
+    if not options.overrides:
+        remembered.keep({(run.experiment, run.overrides): run.config_hash for run in planned})
+    return claims, planned
 
 
 def _reproduce(claims: list[Claim], planned: list, options: argparse.Namespace) -> int:
-    if not options.report:
-        _print_forecast(planned, options)
+    if options.report:
+        _write_report(claims, options)
+        return EXIT_FINISHED
+    _print_forecast(planned, options)
     if options.dry_run:
         return EXIT_FINISHED
     sweep = _sweep(claims, planned, options)
-    _write_report(claims, options)
+    if options.scale == PILOT:
+        _print_gates(claims, options)
+    elif not sweep.stopping.is_set():  # else the report would show half of a sweep
+        _write_report(claims, options)
     for run, why in sweep.failures.items():
         print(f"failed: {run.name}: {why}", file=sys.stderr)
     if sweep.stopping.is_set():
+        done = sum(run.finished for run in planned)
+        print(
+            f"stopped: {done} of {len(planned)} runs are done and stand in the tables in {options.results}; verdicts, "
+            "figures and report there are as they were. The same command goes on from here; "
+            f"--report --results {options.results} draws what there is"
+        )
         return EXIT_STOPPED
     return EXIT_FAILED if sweep.failures else EXIT_FINISHED
 
 
-def _missing(planned: list, options: argparse.Namespace) -> list:
-    """The runs still to be made."""
-    from midstate.study import tables
-    from midstate.study.planning import with_parents
+def _print_gates(claims: list[Claim], options: argparse.Namespace) -> None:
+    """Say which gates the rows of the pilot meet."""
+    from midstate.study import tables, verdicts
 
-    known = tables.read_runs(options.results)
-    return with_parents(run for run in planned if not (options.missing and tables.has(known, run)))
+    pilot = tables.read_pilot(options.results)
+    for claim in claims:
+        for each in verdicts.gates_of(claim, pilot.iloc[:0], pilot):
+            if each.gate.decided == PILOT:
+                asked = each.gate.endpoint
+                value = f"{each.value:.2f} {asked.unit} ({each.gate.bound}; {each.seeds} seeds)" if each.seeds else "-"
+                print(f"{claim.claim}: {each.state}: {asked.name}: {value}")
+
+
+def _counted(options: argparse.Namespace) -> "Rows | None":
+    """The rows that count as done, where `--missing` says so."""
+    from midstate.study.forecast import Rows
+
+    return Rows.read(options.committed, table=_table(options)) if options.missing else None
+
+
+def _table(options: argparse.Namespace) -> str:
+    """The table that the runs of a scale go into."""
+    from midstate.study.tables import PILOT_TABLE
+
+    return PILOT_TABLE if options.scale == PILOT else "runs.csv"
 
 
 def _print_forecast(planned: list, options: argparse.Namespace) -> None:
     """Say how much there is to do, and how long it takes where records tell; every run, if asked."""
-    from midstate.study import tables
+    from midstate.study import forecast
 
-    known = tables.read_runs(options.results)
-    todo = _missing(planned, options)
-    seconds = [tables.known_seconds(known, run) for run in todo]
-    told = [START_SECONDS + each for each in seconds if each is not None]
-    text = f"{options.scale}: {len(planned)} runs, {len(planned) - len(todo)} done, {len(todo)} to do"
-    if told:
-        text += f", about {sum(told) / options.jobs / 60:.0f} minutes with {options.jobs} at a time"
-    unknown = len(seconds) - len(told)
-    print(text + (f"; no record tells how long {unknown} of them take" if unknown else ""))
+    table = _table(options)
+    known = forecast.Rows.read(options.committed, options.results, table=table)
+    todo = forecast.to_do(planned, _counted(options))
+    left = {run.directory for run in todo}
+    done = len({run.directory for run in planned} - left)
+    print(f"{options.scale}: {len(planned)} runs, {done} done, {forecast.amount(todo, known, options.jobs)}")
+    if options.dry_run and not options.missing:
+        counted = forecast.Rows.read(options.committed, table=table)
+        print(forecast.missing_in_words(planned, counted, known, options.jobs, options.committed))
     for run in planned if options.dry_run else ():
-        print(f"{'to do' if run in todo else 'done':5}  {run.name}")
+        print(f"{'to do' if run.directory in left else 'done':5}  {run.name}")
 
 
 def _sweep(claims: list[Claim], planned: list, options: argparse.Namespace) -> "Sweep":
     """Run what is missing, further seeds where they are needed, and bring the tables up to date."""
-    from midstate.study import tables
+    from midstate.study import forecast, tables
     from midstate.study.execution import Sweep
 
-    sweep = Sweep()
-    while True:
-        sweep.run(_missing(planned, options), options.jobs)
-        tables.collect((run for run in planned if _is_asked(run, options)), options.results)
-        if options.report or options.seeds or options.arms or sweep.failures or sweep.stopping.is_set():
-            return sweep
-        more = [run for run in _more_seeds(claims, options) if run not in planned]
-        if not more:
-            return sweep
-        planned += more
+    sweep, counted = Sweep(), _counted(options)
+    with sweep.stopped_by_signal():
+        while True:
+            sweep.run(forecast.to_do(planned, counted), options.jobs)
+            collect = tables.collect_pilot if options.scale == PILOT else tables.collect
+            collect((run for run in planned if _is_asked(run, options)), options.results)
+            if options.seeds or options.arms or sweep.failures or sweep.stopping.is_set():
+                return sweep
+            known = {run.directory for run in planned}
+            more = [run for run in _more_seeds(claims, options) if run.directory not in known]
+            if not more:
+                return sweep
+            planned += more
 
 
 def _is_asked(run: "PlannedRun", options: argparse.Namespace) -> bool:
@@ -167,7 +194,8 @@ def _is_asked(run: "PlannedRun", options: argparse.Namespace) -> bool:
 def _write_report(claims: list[Claim], options: argparse.Namespace) -> None:
     from midstate.study.report import readme_table, write_report
 
-    for path in write_report(options.results, claims if options.overrides else None, options.wandb):
+    chosen = claims if options.overrides else None
+    for path in write_report(options.results, chosen, options.wandb):
         print(path)
     if options.readme:
         files.put(CONF.parent / "README.md", "claims", readme_table(options.results))
@@ -180,7 +208,7 @@ def _more_seeds(claims: list[Claim], options: argparse.Namespace) -> list:
 
     more = []
     for claim in claims:
-        judged = verdicts.judge([claim], tables.read_runs(options.results))
+        judged = verdicts.judge([claim], tables.read_runs(options.results), tables.read_pilot(options.results))
         primary = [each for each in judged if each.verdict and each.scale == options.scale]
         seeds = min((each.measured.seeds for each in primary), default=0)
         most = claim.scales.get(options.scale, {}).get("max_seeds", 0)

@@ -13,10 +13,11 @@ from types import FrameType
 
 from tqdm import tqdm
 
-from midstate.common.errors import EXIT_STOPPED
+from midstate.common.errors import EXIT_BAD_CONFIG, EXIT_STOPPED
 from midstate.runs.files import read_summary
 from midstate.study.planning import OUTPUTS, PlannedRun
 from midstate.study.process import LOST, exit_status, start_train
+from midstate.study.turns import is_held, turn
 
 LOGS = OUTPUTS / "reproduce"
 SECONDS = 0.5  # that the main thread waits at most before it looks for signals
@@ -31,13 +32,13 @@ class Sweep:
     failures: dict[PlannedRun, str] = field(default_factory=dict)
 
     def run(self, planned: list[PlannedRun], jobs: int) -> None:
-        """Run what is not finished, `jobs` at a time; go on where one fails; end early on SIGINT or SIGTERM."""
+        """Run what is not finished, `jobs` at a time; go on where one fails; end early once it is stopped."""
         todo = [run for run in planned if not run.finished]
         if not todo:
             return
         bar = tqdm(total=len(todo), unit="run", desc="reproduce", disable=None, smoothing=0.05)
         futures: dict[Path, Future] = {}
-        with self._stopped_by_signal(), ThreadPoolExecutor(jobs) as pool, bar:
+        with ThreadPoolExecutor(jobs) as pool, bar:
             for run in todo:  # parents come first, so nobody waits for what is not yet begun
                 before = futures.get(run.parent.directory) if run.parent else None
                 futures[run.directory] = pool.submit(self._one, run, before)
@@ -66,27 +67,38 @@ class Sweep:
             self.failures[run] = str(error) or "the server that runs are forked from has died"
             return f"{run.name}: FAILED, {self.failures[run]}"
 
-    def _process(self, run: PlannedRun) -> str:
+    def _process(self, run: PlannedRun) -> str | None:
         log = LOGS / f"{run.experiment}-{run.config_hash}-seed{run.seed}.log"
-        log.parent.mkdir(parents=True, exist_ok=True)
-        log.write_text("")  # there also when the run is killed before it says anything
+        while True:
+            with turn(log, run.directory, self.stopping) as ours:
+                if not ours:
+                    return None
+                before = log.stat().st_size
+                status = 0 if run.finished else self._status(run, log)
+            if status != EXIT_BAD_CONFIG or not is_held(run.directory):  # else another process was quicker
+                break
+        if status in (0, LOST) and run.finished:
+            return f"{run.name}: top-1 {read_summary(run.directory)['top1']:.1f} %"
+        if status in (EXIT_STOPPED, -signal.SIGTERM) and self.stopping.is_set():
+            return f"{run.name}: stopped, goes on next time"
+        said = log.read_bytes()[before:].decode(errors="replace")
+        lines = [line for line in said.splitlines() if line.strip()]
+        how = f"killed by {signal.Signals(-status).name}" if status < 0 else f"exit status {status}"
+        self.failures[run] = f"{how}: {lines[-1] if lines else 'no output'} ({log})"
+        return f"{run.name}: FAILED, {self.failures[run]}"
+
+    def _status(self, run: PlannedRun, log: Path) -> int:
+        """Begin a run, wait for its end, and return its exit status."""
         process = self.processes[run.directory] = start_train(run.arguments, log)
         if self.stopping.is_set():
             process.terminate()
         status = exit_status(process)
         del self.processes[run.directory]
-        if status in (0, LOST) and run.finished:
-            return f"{run.name}: top-1 {read_summary(run.directory)['top1']:.1f} %"
-        if status in (EXIT_STOPPED, -signal.SIGTERM) and self.stopping.is_set():
-            return f"{run.name}: stopped, goes on next time"
-        lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
-        how = f"killed by {signal.Signals(-status).name}" if status < 0 else f"exit status {status}"
-        self.failures[run] = f"{how}: {lines[-1] if lines else 'no output'} ({log})"
-        return f"{run.name}: FAILED, {self.failures[run]}"
+        return status
 
     @contextmanager
-    def _stopped_by_signal(self) -> Iterator[None]:
-        """Pass the first SIGINT or SIGTERM on to the runs, which save and end."""
+    def stopped_by_signal(self) -> Iterator[None]:
+        """Pass SIGINT and SIGTERM on to the runs, which save and end; what else is in hand is finished first."""
 
         def stop(number: int, frame: FrameType | None) -> None:
             self.stopping.set()

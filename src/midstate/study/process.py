@@ -37,7 +37,7 @@ _lock = threading.Lock()  # `start` reads the status of every process that has e
 
 
 def start_train(arguments: list[str], log: Path) -> BaseProcess:
-    """Begin `python train.py ARGUMENTS`, its output going to `log`."""
+    """Begin `python train.py ARGUMENTS`, its output going to the end of `log`."""
     process = _context.Process(target=_train, args=(arguments, log))
     with _lock:
         _start_server()
@@ -92,7 +92,7 @@ def _leave_group() -> None:
 def _train(arguments: list[str], log: Path) -> None:
     _leave_group()
     tqdm.set_lock(threading.RLock())  # its own would be a semaphore that outlives a run that is killed
-    with log.open("w") as file:
+    with log.open("a") as file:  # of another sweep, or an earlier one, nothing is lost
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
     script = str(ROOT / "train.py")

@@ -14,12 +14,15 @@ from midstate.common.files import write_atomically
 from midstate.study import tracked, verdicts
 from midstate.study.analogy import levels_of_claim
 from midstate.study.beside import beside, interval
-from midstate.study.claims import SCALES, Claim, in_words, read_all, read_claims
+from midstate.study.caveats import incomplete, mixed_origins
+from midstate.study.claims import Claim, read_all, read_claims
 from midstate.study.depth import DRAWS
 from midstate.study.drawing import Tables
 from midstate.study.figures import Drawn, draw_claims
 from midstate.study.section import Section
 from midstate.study.statistics import seeds_needed
+from midstate.study.stray import stray
+from midstate.study.tables import read_pilot
 from midstate.study.verdicts import Result
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -34,7 +37,7 @@ def write_report(results: Path, claims: list[Claim] | None = None, wandb: str = 
         wandb: offline, online or off: whether the results go to W&B as well, a run and an artifact each claim.
     """
     tables, claims = Tables.read(results), claims or read_all()
-    judged = verdicts.judge(claims, tables.runs)
+    judged = verdicts.judge(claims, tables.runs, read_pilot(results))
     write_claims(judged, results / "claims.csv")
     powerless = {(each.claim, each.overrides) for each in judged if each.verdict == verdicts.NO_POWER}
     figures = draw_claims(claims, tables, results / "figures", powerless)
@@ -45,6 +48,7 @@ def write_report(results: Path, claims: list[Claim] | None = None, wandb: str = 
         "runs": tables.runs,
         "ran": _what_ran(claims, tables.runs),
         "published": [row for row in methods.methods() if row["Reported"][:3] not in ("-", "see")],
+        "stray": stray([*read_all(), *claims], tables),
         "draws": f"{DRAWS:,}",
         "hours": tables.runs.wall_seconds.sum() / 3600 if len(tables.runs) else 0,
     }
@@ -98,36 +102,11 @@ def _section(claim: Claim, judged: list[Result], tables: Tables, figures: dict[s
         [result for result in own if not result.verdict],
         beside(claim, tables),
         figures.get(claim.key),
-        _not_run(claim, tables.runs),
+        incomplete(claim, tables.runs),
         sorted(digests - {claim.digest}),
-        torch_versions(claim, tables.runs),
+        mixed_origins(claim, tables.runs),
         levels_of_claim(claim, tables, folder),
     )
-
-
-def _not_run(claim: Claim, runs: pd.DataFrame) -> list[str]:
-    """The cells of a claim of which arms or seeds are missing, in words."""
-    missing = []
-    for scale in SCALES:
-        for cell in claim.cells(scale):
-            rows = verdicts.rows_of(claim, cell, runs)
-            seeds = claim.seeds(scale)
-            done = len(rows[rows.seed.isin(seeds)])
-            planned = len(seeds) * len(claim.arms_in(cell))
-            if done < planned:
-                missing.append(f"{in_words(scale, cell)}: {done or 'none'} of {planned} runs")
-    return missing
-
-
-def torch_versions(claim: Claim, runs: pd.DataFrame) -> list[str]:
-    """The cells of a claim whose rows were made with several versions of torch, in words; empty for one version."""
-    mixed = []
-    for scale in SCALES:
-        for cell in claim.cells(scale):
-            found = verdicts.rows_of(claim, cell, runs).get("torch", pd.Series(dtype=str)).dropna().unique()
-            if len(found) > 1:
-                mixed.append(f"{in_words(scale, cell)}: rows of torch {' and '.join(sorted(found))}")
-    return mixed
 
 
 def _what_ran(claims: list[Claim], runs: pd.DataFrame) -> list[dict[str, Any]]:

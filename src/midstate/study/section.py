@@ -21,9 +21,9 @@ class Section:
     others: list[Result]
     beside: list[Beside]
     figure: Drawn | None
-    not_run: list[str]
+    incomplete: list[str]  # cells of which runs are missing, and how many are done
     changed: list[str]  # digests that rows carry and the committed file no longer has
-    versions: list[str]  # of torch, where they differ within a cell; one a cell
+    mixed: list[str]  # cells whose rows were made by different versions or machines
     levels: list[Levels]  # what layers are left, one a network with rows
 
     @property

@@ -1,8 +1,11 @@
 """From run directories to tables: one row a run, and the curves that figures need."""
 
+import fcntl
 import gzip
 import json
-from collections.abc import Iterable, Sequence
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +13,13 @@ import numpy as np
 import pandas as pd
 import yaml
 
-from midstate.common.files import write_atomically
+from midstate.common.files import write_together
 from midstate.study import columns
 from midstate.study.claims import Claim, read_all
 from midstate.study.levels import levels_of
 from midstate.study.planning import PlannedRun
 
+PILOT_TABLE = "pilot.csv"
 KEY = ["arm", "overrides", "seed"]
 FROM_SUMMARY = {
     "data": "data", "model": "model", "epochs": "epochs",
@@ -42,21 +46,23 @@ def read_table(path: Path, columns: Iterable[str] = tuple(KEY)) -> pd.DataFrame:
     return table.fillna({"overrides": "", "claims": ""})
 
 
-def has(known: pd.DataFrame, run: PlannedRun) -> bool:
-    """Tell whether a table of runs holds a run of this identity."""
-    return bool(
-        ((known.arm == run.experiment) & (known.config_hash == run.config_hash) & (known.seed == run.seed)).any()
-    )
+def read_pilot(results: Path) -> pd.DataFrame:
+    """Read pilot.csv; an empty table where there is none."""
+    return read_table(results / PILOT_TABLE, [*KEY, "config_hash", "wall_seconds"])
 
 
-def known_seconds(known: pd.DataFrame, run: PlannedRun) -> float | None:
-    """Seconds that runs of this identity took; None where there is none."""
-    same = known.wall_seconds[known.config_hash == run.config_hash]
-    return float(same.median()) if len(same) else None
+def collect_pilot(planned: Iterable[PlannedRun], results: Path) -> None:
+    """Add finished runs of a pilot to its own table."""
+    if rows := [_row(run) for run in planned if run.finished]:
+        path = results / PILOT_TABLE
+        with _alone(results):
+            write_together({path: _merged(path, pd.DataFrame(rows))})
 
 
 def collect(planned: Iterable[PlannedRun], results: Path, claims: Sequence[Claim] | None = None) -> None:
-    """Add finished runs to the tables in `results`; a run of the same arm, cell and seed replaces its row there.
+    """Add finished runs to the tables in `results`, to all of them or, where one cannot be written, to none.
+
+    A run of the same arm, cell and seed replaces its row there.
 
     Args:
         planned: runs, finished or not.
@@ -74,13 +80,27 @@ def collect(planned: Iterable[PlannedRun], results: Path, claims: Sequence[Claim
         "losses.csv.gz": [row for run in finished if run.experiment in keeping for row in _curve(run, "losses.csv")],
         "levels.csv": _levels(finished, claims),
     }
-    for name, rows in tables.items():
-        if rows:
-            _merge(results / name, pd.DataFrame(rows))
+    paths = {results / name: rows for name, rows in tables.items() if rows}
+    if paths:
+        with _alone(results):
+            write_together({path: _merged(path, pd.DataFrame(rows)) for path, rows in paths.items()})
 
 
-def _merge(path: Path, new: pd.DataFrame) -> None:
-    """Write a table anew: old rows whose run is among the new ones go."""
+@contextmanager
+def _alone(results: Path) -> Iterator[None]:
+    """Let no other sweep read the tables and write them back in the meantime: its rows, or these, would be lost."""
+    results.mkdir(parents=True, exist_ok=True)
+    folder = os.open(results, os.O_RDONLY)
+    try:
+        with suppress(OSError):  # some network file systems have no locks
+            fcntl.flock(folder, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(folder)
+
+
+def _merged(path: Path, new: pd.DataFrame) -> bytes:
+    """A table with new rows, as it stands in its file: old rows whose run is among the new ones go."""
     if path.is_file():
         old = read_table(path)
         stale = _among(old, new, KEY)
@@ -92,7 +112,7 @@ def _merge(path: Path, new: pd.DataFrame) -> None:
     new = new.sort_values(KEY, kind="stable")
     content = new.to_csv(index=False, float_format="%.6g").encode()
     # Without a time in its header a packed table is the same bytes whenever it is written.
-    write_atomically(path, gzip.compress(content, mtime=0) if path.suffix == ".gz" else content)
+    return gzip.compress(content, mtime=0) if path.suffix == ".gz" else content
 
 
 def _among(old: pd.DataFrame, new: pd.DataFrame, columns: list[str]) -> np.ndarray:

@@ -1,0 +1,57 @@
+"""Two processes that want the same run: the first makes it, the other waits and finds it made."""
+
+import fcntl
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+
+from midstate.runs.locking import FILE
+
+SECONDS = 0.5  # between two looks
+
+
+@contextmanager
+def turn(log: Path, directory: Path, stopping: threading.Event) -> Iterator[bool]:
+    """Hold a run's log for as long as this sweep makes the run; the lock goes with its holder, however that ends.
+
+    Args:
+        log: of the run; made where it is missing, and never emptied.
+        directory: of the run, which a `train.py` of its own may hold.
+        stopping: ends the waiting.
+
+    Yields:
+        Whether the run may begin; False where a stop came first.
+    """
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("a") as file:
+        ours, told = _taken(file), False
+        while not ours or is_held(directory):
+            if not told:
+                print(f"{directory}: another process makes this run; waiting for it", flush=True)
+                told = True
+            if stopping.wait(SECONDS):
+                break
+            ours = ours or _taken(file)
+        yield ours and not stopping.is_set()
+
+
+def is_held(directory: Path) -> bool:
+    """Tell whether a process holds a run's directory."""
+    try:
+        with (directory / FILE).open() as file:
+            return not _taken(file)
+    except OSError:  # no run has begun there
+        return False
+
+
+def _taken(file: IO[str]) -> bool:
+    """Lock a file until it is closed; False where another process has locked it."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:  # some network file systems have no locks
+        pass
+    return True
