@@ -25,8 +25,8 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument(
         "--edition",
         choices=tuple(EDITIONS),
-        help="first: exploratory, on embedded toy data; second: preregistered, on Fashion-MNIST (default; with --report, "
-        "--verify and --list: both)",
+        help="first: exploratory, on embedded toy data; second: preregistered, on Fashion-MNIST (default; with "
+        "--report, --verify and --list: both)",
     )
     made.add_argument("--only", metavar="C8,C10", help="these claims alone")
     made.add_argument(
