@@ -1,4 +1,4 @@
-"""Filters at equal size, in real runs: budgets counted on the extracted network, against what finished networks have."""
+"""Filters at equal size, in real runs: budgets of the extracted network, against what finished networks have."""
 
 import json
 import logging
