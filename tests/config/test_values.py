@@ -24,7 +24,15 @@ WRONG = {
     (
         "pruner=nm_mixed",
         "pruner.budget=all",
-    ): "pruner.budget='all': must be one of params, macs, size, bitops, latency, both",
+    ): "pruner.budget='all': must be one of params, macs, both",
+    ("pruner=magnitude", "pruner/allocation=erk", "pruner.budget=foo"): "pruner.budget='foo': must be one of params, "
+    "macs, extracted_params, extracted_macs",
+    ("pruner=global_filter", "pruner.budget=macsx"): "pruner.budget='macsx': must be one of params, macs, "
+    "extracted_params, extracted_macs, units; did you mean macs?",
+    ("pruner=nm", "pruner/allocation=haq", "pruner.budget=size"): "pruner.budget='size': must be one of params, macs",
+    ("quantizer=uniform", "quantizer/allocation=budget", "quantizer.budget=both"): "quantizer.budget='both': must be "
+    "one of size, bitops, latency",
+    ("quantizer=haq", "quantizer.budget=params"): "quantizer.budget='params': must be one of size, bitops, latency",
 }
 
 

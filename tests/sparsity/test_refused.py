@@ -63,7 +63,7 @@ SETTINGS = {
     "criterion": [GeometricMedian(0.5)],
     "allocation": [
         Budget("random", per="filter"), Budget(levels=[1, 99]), Budget(levels=[4, 8]), Domino(levels=(1, 2)),
-        Global(refresh="once"), ERK("bitops"),
+        Global(refresh="once"), ERK("bitops"), ERK("extracted_params"), Global(budget="extracted_macs"),
     ],
     "path": [StepN("group"), Blocks(rerank="sticky"), Frames("fine"), Frames("densify")],
     "update": [Update(regrow="never"), Update(hysteresis=0.1), Update(forced_swaps=0.1), Update(every="1ep"),
