@@ -14,7 +14,7 @@ def incomplete(claim: Claim, runs: pd.DataFrame) -> list[str]:
     missing = []
     for scale in SCALES:
         for cell in claim.cells(scale):
-            rows = verdicts.rows_of(claim, cell, runs)
+            rows = verdicts.rows_of(claim, scale, cell, runs)
             seeds = claim.seeds(scale)
             done = len(rows[rows.seed.isin(seeds)])
             planned = len(seeds) * len(claim.arms_in(cell))
@@ -36,7 +36,7 @@ def mixed_origins(claim: Claim, runs: pd.DataFrame) -> list[str]:
     mixed = []
     for scale in SCALES:
         for cell in claim.cells(scale):
-            rows = verdicts.rows_of(claim, cell, runs)
+            rows = verdicts.rows_of(claim, scale, cell, runs)
             differing = [
                 f"{column} {' and '.join(found)}"
                 for column in ORIGIN

@@ -78,15 +78,16 @@ def judge(claims: Iterable[Claim], runs: pd.DataFrame, pilot: pd.DataFrame | Non
     for claim in claims:
         for scale in SCALES:
             for cell in claim.cells(scale):
-                rows = rows_of(claim, cell, runs)
+                rows = rows_of(claim, scale, cell, runs)
                 if not rows.empty:
                     results += _judge_cell(claim, scale, " ".join(cell), rows, pilot)
     return results
 
 
-def rows_of(claim: Claim, cell: tuple[str, ...], runs: pd.DataFrame) -> pd.DataFrame:
-    """The rows that a claim compares in one cell."""
-    return runs[(runs.overrides == " ".join(cell)) & runs.arm.isin(claim.arms_in(cell))]
+def rows_of(claim: Claim, scale: str, cell: tuple[str, ...], runs: pd.DataFrame) -> pd.DataFrame:
+    """The rows that a claim compares in one cell; of the second edition those of the seeds that were set down."""
+    rows = runs[(runs.overrides == " ".join(cell)) & runs.arm.isin(claim.arms_in(cell))]
+    return rows if claim.edition == 1 else rows[rows.seed.isin(claim.seeds(scale))]
 
 
 def gates_of(claim: Claim, rows: pd.DataFrame, pilot: pd.DataFrame) -> tuple[Judged, ...]:

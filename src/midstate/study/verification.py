@@ -99,7 +99,7 @@ def _files() -> dict[tuple[str, str], Path]:
 
 def _rows_of(claim: Claim, runs: pd.DataFrame) -> pd.DataFrame:
     """The rows that a claim compares anywhere, each with the digest that the claim's file had then, or none."""
-    cells = [verdicts.rows_of(claim, cell, runs) for scale in claim.scales for cell in claim.cells(scale)]
+    cells = [verdicts.rows_of(claim, scale, cell, runs) for scale in claim.scales for cell in claim.cells(scale)]
     rows = runs.loc[sorted({index for cell in cells for index in cell.index})]
     return rows.assign(digest=rows.claims.str.extract(rf"\b{claim.claim}-([0-9a-f]+)", expand=False).fillna(""))
 
