@@ -1,0 +1,83 @@
+"""The answer to the article's question, composed from verdicts by rule; its words: conf/claim/page/answer.yaml."""
+
+from collections.abc import Iterable, Mapping
+from functools import cache
+from types import SimpleNamespace
+from typing import Any
+
+import yaml
+
+from midstate.common.project import CONF
+from midstate.study.beside import interval
+from midstate.study.claims import Claim, read_claims
+from midstate.study.verdicts import NO_POWER, NOT_RUN
+
+WORDS = CONF / "claim" / "page" / "answer.yaml"
+SCALE = "full"  # that decides; the others are looks
+Row = Mapping[str, Any]  # of claims.csv
+
+
+@cache
+def words() -> dict[str, Any]:
+    """The question, what verdicts say to it, and the schemes of its figure."""
+    return yaml.safe_load(WORDS.read_text())
+
+
+def headline(claim: Claim, results: Iterable[Row]) -> Row | None:
+    """What decides a claim: in the second edition its planned cell with all its seeds, in the first its first cell."""
+    own = [row for row in results if (row["claim"], row["edition"]) == (claim.claim, claim.edition)]
+    own = [row for row in own if isinstance(row["verdict"], str) and row["verdict"]]  # NaN: a secondary one, in a file
+    if claim.edition > 1:
+        own = [row for row in own if row["scale"] == SCALE and row["seeds"] >= len(claim.seeds(SCALE))]
+    return next(iter(own), None)
+
+
+def answer(results: Iterable[Row]) -> str:
+    """One paragraph for the article's question, from the verdicts of C1, C11, C6, C12 and C13.
+
+    Args:
+        results: rows of claims.csv; of other claims, editions and scales there may be more.
+    """
+    results, text = list(results), words()
+    asked = read_claims(list(text["says"]))
+    found = {claim.claim: (claim, headline(claim, results)) for claim in asked}
+    verdicts = {name: _verdict(claim, row) for name, (claim, row) in found.items()}
+    sentences = [_sentence(text["says"][name], *found[name]) for name in text["says"]]
+    left = [_left(verdicts, state, text["asks"]) for state in (NO_POWER, NOT_RUN)]
+    return " ".join([_lead(verdicts, text), *filter(None, sentences), *filter(None, left), text["elegant"].strip()])
+
+
+def _verdict(claim: Claim, row: Row | None) -> str:
+    """The verdict; where an equivalence is refuted, on which side."""
+    if row is None:
+        return NOT_RUN
+    if claim.endpoint.test == "equivalence" and row["verdict"] == "refuted":
+        return f"refuted, {'positive' if row['effect'] > 0 else 'negative'}"
+    return row["verdict"]
+
+
+def _lead(verdicts: Mapping[str, str], text: Mapping[str, Any]) -> str:
+    """No, where any verdict speaks against "always"; else what is known."""
+    reasons = [says[verdicts[name]] for name, says in text["denied"].items() if verdicts[name] in says]
+    if reasons:
+        return f"**No, not always:** {'; '.join(reasons)}."
+    deciding = [verdicts[name] for name in text["affirmed"]]
+    if all(verdicts[name] in wanted for name, wanted in text["affirmed"].items()):
+        return "**Yes, in all that was tested here;** no test can show “always”."
+    if all(each in (NOT_RUN, NO_POWER) for each in deciding):
+        return (
+            "**Not answered yet.**" if NOT_RUN in deciding else "**No answer:** there is nothing to gain at this size."
+        )
+    return "**Open:** no verdict speaks against it, and not all that would speak for it is decided."
+
+
+def _sentence(says: Mapping[str, str], claim: Claim, row: Row | None) -> str:
+    """What one verdict says; empty where there is none of its own."""
+    sentence = says.get(_verdict(claim, row), "")
+    return sentence.format(effect=f"{interval(SimpleNamespace(**row))} {claim.endpoint.unit}") if sentence else ""
+
+
+def _left(verdicts: Mapping[str, str], state: str, asks: Mapping[str, str]) -> str:
+    """The questions that have no answer, and why."""
+    left = [f"{asks[name]} ({name})" for name, verdict in verdicts.items() if verdict == state]
+    return f"{state.capitalize()}: {', '.join(left)}." if left else ""
