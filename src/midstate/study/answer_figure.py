@@ -10,11 +10,12 @@ from matplotlib.lines import Line2D
 from midstate.runs.drawing import BLUE, GREEN, GREY, ORANGE, PURPLE
 from midstate.study.answer import words
 from midstate.study.costs import Scheme
-from midstate.study.drawing import SMALL, STYLE, save
+from midstate.study.drawing import SMALL, STYLE, save, small
 from midstate.study.figures import Drawn
 
 COLOURS = {"weights": BLUE, "filters": ORANGE, "N:M a layer": GREEN, "N:M a filter": PURPLE, "reference": "#333333"}
 MARKERS = {"params": ("o", True), "macs": ("s", False), "both": ("o", False), "nothing": ("*", True)}  # and filled
+APART = 0.16  # of a doubling, over which points at equal MACs are spread, or they would cover each other
 HELD = {
     "params": "equal parameters",
     "both": "equal parameters and MACs",
@@ -28,37 +29,41 @@ def draw_answer(schemes: Sequence[Scheme], folder: Path) -> Drawn:
     sesoi = words()["figure"]["sesoi"]
     with plt.rc_context({**STYLE, "font.size": 9}):
         figure, axes = plt.subplots(figsize=(5.4, 4.6))
-        axes.axhspan(-sesoi, sesoi, color=GREY, alpha=0.22, lw=0)
-        axes.axhline(0, color=GREY, lw=0.8)
+        small(axes, sesoi)
         axes.axvline(1, color=GREY, lw=0.8)
+        equal = [scheme for scheme in schemes if scheme.holds in ("macs", "both")]
         for scheme in schemes:
-            _point(axes, scheme)
+            apart = APART * (equal.index(scheme) / len(equal) - 0.5) if scheme in equal else 0
+            _point(axes, scheme, scheme.ratios["macs"] * 2**apart)
         axes.set_xscale("log", base=2)
         ticks = [tick for tick in (0.5, 0.7, 1, 1.4, 2, 3, 4, 6, 8, 12) if _within(axes, tick)]
         axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
         axes.minorticks_off()
         axes.set_xlabel("MACs, ratio to the uniform network's")
         axes.set_ylabel("gain over uniform (points of top-1)")
-        place = {"xycoords": ("axes fraction", "data"), "xytext": (-3, 2), "textcoords": "offset points"}
-        axes.annotate(f"SESOI ±{sesoi:g}", (1, -sesoi), ha="right", fontsize=SMALL, color="#555555", **place)
         figure.legend(handles=_legend(schemes), loc="outside lower center", ncols=2, fontsize=7.5)
     seeds = sorted({scheme.gain.seeds for scheme in schemes})
     n = " or ".join(f"{each}" for each in seeds)
-    return Drawn(save(figure, folder, "answer"), "full, the experiments as they are", f"n = {n} seeds a point.", True)
+    return Drawn(
+        save(figure, folder, "answer"),
+        "full, the experiments as they are",
+        f"n = {n} seeds a point. Points at equal MACs are moved apart a little.",
+        True,
+    )
 
 
-def _point(axes: Axes, scheme: Scheme) -> None:
+def _point(axes: Axes, scheme: Scheme, x: float) -> None:
     gain, colour = scheme.gain, COLOURS[scheme.pattern]
     marker, filled = MARKERS[scheme.holds]
     error = [[gain.effect - gain.low], [gain.high - gain.effect]]
     axes.errorbar(
-        scheme.ratios["macs"], gain.effect, yerr=error, fmt=marker, ms=8 if marker == "*" else 5, color=colour,
+        x, gain.effect, yerr=error, fmt=marker, ms=8 if marker == "*" else 5, color=colour,
         mfc=colour if filled else "white", mew=1.2, lw=0.9, capsize=1.5,
     )  # fmt: skip
     if scheme.pattern == "reference":
         label = f"{scheme.label}\n(to {scheme.rate})"
         place = {"xytext": (-6, 0), "textcoords": "offset points", "ha": "right", "va": "center"}
-        axes.annotate(label, (scheme.ratios["macs"], gain.effect), fontsize=SMALL, **place)
+        axes.annotate(label, (x, gain.effect), fontsize=SMALL, **place)
 
 
 def _within(axes: Axes, tick: float) -> bool:

@@ -32,7 +32,7 @@ def shapes(axes: Axes, panel: Panel, claim: Claim, tables: Tables) -> None:
         loc="lower left",
         bbox_to_anchor=(0, 0.13),
         fontsize=SMALL,
-        title=f"SESOI {claim.endpoint.sesoi:g} AICc",
+        title=f"SESOI: {claim.endpoint.sesoi:g} AICc",
         title_fontsize=SMALL,
     )
 
@@ -92,7 +92,7 @@ def trend(axes: Axes, panel: Panel, claim: Claim, tables: Tables) -> None:
     _line(axes, places, centres, slope.effect, f"the endpoint's slope: {slope.effect:+.2f} {endpoint.unit}")
     _line(axes, places, centres, endpoint.sesoi, f"SESOI: {endpoint.sesoi:+g}", GREY)
     axes.set_xticks(
-        ticks := np.arange(np.floor(min(places)), np.ceil(max(places)) + 0.1), [f"{2**each:.3g}" for each in ticks]
+        ticks := np.arange(np.floor(min(places)), np.ceil(max(places)) + 0.1), [f"{2**each:.2g}" for each in ticks]
     )
     axes.legend(fontsize=SMALL)
 

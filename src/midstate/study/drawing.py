@@ -88,9 +88,13 @@ def panels(
     width = width or (COLUMN if columns == 1 else PAGE)
     rows = -(-number // columns)
     figure, axes = plt.subplots(rows, columns, figsize=(width, height), width_ratios=ratios, squeeze=False)
+    kept = list(axes.flat[:number])
     for empty in axes.flat[number:]:
         empty.remove()
-    return figure, list(axes.flat[:number])
+    if number % columns and rows > 1:  # the last one takes what is left of its row
+        kept[-1].remove()
+        kept[-1] = figure.add_subplot(axes[0, 0].get_gridspec()[-1, (number - 1) % columns :])
+    return figure, kept
 
 
 def dots(axes: Axes, rows: Sequence[Effect], sesoi: float | None = None) -> None:
@@ -128,13 +132,20 @@ def points(axes: Axes, rows: Sequence[tuple[str, Sequence[float]]]) -> None:
 def bar(axes: Axes, length: float, unit: str) -> None:
     """The SESOI as a length on the vertical axis, at the lower right."""
     low, high = axes.get_ylim()
-    x = 0.97  # of the axes' width
-    bottom = low + 0.04 * (high - low)
+    x, bottom = 0.97, low + 0.04 * (high - low)  # x: a share of the axes
     transform = axes.get_yaxis_transform()
     axes.plot([x, x], [bottom, bottom + length], color="#555555", lw=2.2, transform=transform, solid_capstyle="butt")
     words = f"SESOI\n{length:g} {unit}"
     axes.text(x - 0.02, bottom, words, ha="right", va="bottom", fontsize=SMALL, color="#555555", transform=transform)
     axes.set_ylim(low, high)
+
+
+def small(axes: Axes, sesoi: float) -> None:
+    """A band around zero on the vertical axis: too small to matter."""
+    axes.axhspan(-sesoi, sesoi, color=GREY, alpha=0.22, lw=0)
+    axes.axhline(0, color=GREY, lw=0.8)
+    place = {"xycoords": ("axes fraction", "data"), "xytext": (-2, 1), "textcoords": "offset points", "ha": "right"}
+    axes.annotate(f"SESOI ±{sesoi:g}", (1, -sesoi), fontsize=SMALL, color="#555555", **place)
 
 
 def chance(axes: Axes, level: float) -> None:

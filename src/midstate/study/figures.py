@@ -11,7 +11,7 @@ from matplotlib.ticker import MaxNLocator
 from midstate.runs.drawing import COLOURS, GREY, band
 from midstate.study import curves, drawing, panels
 from midstate.study.claims import Claim, in_words, read_claims
-from midstate.study.drawing import PAGE, STYLE, Tables, save
+from midstate.study.drawing import PAGE, SMALL, STYLE, Tables, save
 from midstate.study.figure_plan import CURVES, Drawing, Panel
 from midstate.study.verdicts import Result, rows_of
 
@@ -131,6 +131,11 @@ def article(tables: Tables, arms: Mapping[str, str] | None = None) -> Figure:
         axes["path"].set_ylabel("kept (%)")
         axes["path"].set_xlabel("epoch (axes inferred)")
         axes["path"].xaxis.set_major_locator(MaxNLocator(integer=True))
+        epoch, low, high = _deepest(tables, arms)
+        axes["curves"].annotate("", (epoch, low), (epoch, high), arrowprops={"arrowstyle": "<->", "color": "#333333"})
+        axes["curves"].annotate(
+            f"{high - low:.0f} points", (epoch, low), (3, -9), textcoords="offset points", fontsize=SMALL
+        )
         axes["gaps"].axhline(0, color=GREY, lw=0.8)
         axes["gaps"].set_xlabel("progress along the path to 1:16")
         axes["gaps"].set_title("gap at the jump (points; positive: accuracy is lost)", loc="left")
@@ -139,13 +144,18 @@ def article(tables: Tables, arms: Mapping[str, str] | None = None) -> Figure:
 
 def mid_ramp(tables: Tables, arms: Mapping[str, str]) -> str:
     """What the article's figure must not hide: how far its first curve lies below its last before the end."""
-    (first, name), *_, (last, other) = arms.items()
-    curves_of = {
-        arm: tables.epochs[tables.epochs.arm == arm].groupby("epoch")["val/top1"].mean() for arm in (first, last)
-    }
-    below = (curves_of[last] - curves_of[first]).dropna()
-    epoch, most = below.idxmax(), below.max()
-    seeds = tables.epochs[tables.epochs.arm == first].seed.nunique()
+    epoch, low, high = _deepest(tables, arms)
+    names = list(arms.values())
+    seeds = tables.epochs[tables.epochs.arm == next(iter(arms))].seed.nunique()
     return (
-        f"n = {seeds} seeds. Small gaps are not all: after epoch {epoch:g} {name} lies {most:.1f} points below {other}."
+        f"n = {seeds} seeds. Small gaps are not all: after epoch {epoch:g} {names[0]} lies {high - low:.1f} points below"
+        f" {names[-1]}. The path below the curves is the same for all, but for its steps."
     )
+
+
+def _deepest(tables: Tables, arms: Mapping[str, str]) -> tuple[float, float, float]:
+    """The epoch at which the first arm lies farthest below the last, and validation top-1 of both."""
+    ends = (next(iter(arms)), list(arms)[-1])
+    first, last = (tables.epochs[tables.epochs.arm == arm].groupby("epoch")["val/top1"].mean() for arm in ends)
+    epoch = (last - first).dropna().idxmax()
+    return float(epoch), float(first[epoch]), float(last[epoch])

@@ -56,7 +56,7 @@ def points(axes: Axes, panel: Panel, claim: Claim, tables: Tables) -> None:
 
 def _sized(label: str, rows: pd.DataFrame) -> str:
     """A label with the parameters and MACs of its arm."""
-    return f"{label}\n{rows.params_sparse.mean() / 1e3:.0f}k params\n{rows.macs.mean() / 1e6:.2f}M MACs"
+    return f"{label}\n{rows.params_sparse.mean() / 1e3:.0f}k\n{rows.macs.mean() / 1e6:.1f}M"
 
 
 def gaps(axes: Axes, panel: Panel, claim: Claim, tables: Tables) -> None:
@@ -65,9 +65,8 @@ def gaps(axes: Axes, panel: Panel, claim: Claim, tables: Tables) -> None:
         rows = tables.probes[tables.probes.arm == arm]
         if len(rows):
             band(axes, rows, "progress", "gap_bn", f"{label}{_at_its_end(tables.runs[tables.runs.arm == arm])}", i)
-    axes.axhline(0, color=GREY, lw=0.8)
+    drawing.small(axes, claim.endpoint.sesoi)
     axes.legend(fontsize=SMALL)
-    drawing.bar(axes, claim.endpoint.sesoi, "points")
     if panel.shade:
         axes.axvspan(*panel.shade, color=BLUE, alpha=0.06, lw=0)
 
