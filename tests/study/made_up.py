@@ -42,8 +42,8 @@ def row(arm: str, seed: int, overrides: str = "") -> dict:
     flips = {"flip_0": 0.064, "flip_0_5": 0.032, "flip_2": 0.008, "flip_10": 0.002, "flip_swaps": 0.1}.get(name, 0.01)
     free = 1.4 if name.startswith("cut") and "uniform" not in name and not name.endswith("_macs") else spent
     return {
-        "arm": arm, "overrides": overrides, "seed": seed, "claims": "", "data": "fashion_mnist", "model": "resnet20",
-        "top1": top1, "val_top1": top1, "sparsity": 0.75,
+        "arm": arm, "overrides": overrides, "seed": seed, "claims": "C5-0", "data": "fashion_mnist",
+        "model": "resnet20", "top1": top1, "val_top1": top1, "sparsity": 0.75,
         "params_sparse": 68_000.0 * (1.97 if name == "nm_4of8" else 1),
         "macs": 2.5e6 * free, "wall_seconds": 80.0, "git": "abc", "moved": 0.4, "config_hash": "abc", "churn": 0.0,
         "gap_last": value({"*": 1.0, "ramp_n*": 6.0}, name) + noise, "gap_max": 4 + draws.normal(0, 4),
@@ -63,7 +63,9 @@ def write(results: Path, leave_out: str = "") -> None:
     claims, full, pilot = read_claims(), {}, {}
     for claim in claims:
         for arm in claim.all_arms:
-            full |= {(arm, seed): row(arm, seed) for seed in claim.seeds("full") if not fnmatchcase(arm, leave_out)}
+            tag = {"claims": f"{claim.claim}-{claim.digest}"}
+            every = [] if fnmatchcase(arm, leave_out) else claim.seeds("full")
+            full |= {(arm, seed): row(arm, seed) | tag for seed in every if (arm, seed) not in full}
         for cell in claim.cells("pilot"):
             every = claim.arms_in(cell, "pilot")
             pilot |= {(arm, seed): row(arm, seed, " ".join(cell)) for arm in every for seed in claim.seeds("pilot")}
@@ -80,22 +82,22 @@ def _curves(arms: list[str], results: Path) -> None:
     keys = [{"arm": arm, "overrides": "", "seed": seed} for arm in dict.fromkeys(arms) for seed in (1, 2, 3)]
     ramps = [key for key in keys if "/ramp_" in key["arm"]]
     layers = [key for key in keys if "/depth_" in key["arm"]]
-    tables = {
-        "epochs": [
-            {**key, "epoch": at, "val/top1": 60 + 2 * at - 9 * ("blocks" in key["arm"]) * (at == 6), "kept": 1 - at / 12}
-            for key in ramps
-            for at in range(1, 12)
-        ],
-        "probes": [
-            {**key, "progress": k / 15, "gap_bn": 0.2 * k * ("ramp_n" in key["arm"]) + key["seed"] / 10}
-            for key in ramps
-            for k in range(1, 16)
-        ],
-        "sensitivity": [
-            {**key, "kind": "share", "layer": f"l{at}", "depth": at, "params": 2304, "loss_rise": 2 / at + key["seed"] / 9}
-            for key in layers
-            for at in range(1, 19)
-        ],
-    }  # fmt: skip
+    epochs = [
+        {**key, "epoch": at, "val/top1": 60 + 2 * at - 9 * ("blocks" in key["arm"]) * (at == 6), "kept": 1 - at / 12}
+        for key in ramps
+        for at in range(1, 12)
+    ]
+    probes = [
+        {**key, "progress": k / 15, "gap_bn": 0.2 * k * ("ramp_n" in key["arm"]) + key["seed"] / 10}
+        for key in ramps
+        for k in range(1, 16)
+    ]
+    shown = {"kind": "share", "params": 2304}
+    rises = [
+        {**key, **shown, "layer": f"l{at}", "depth": at, "loss_rise": 2 / at + key["seed"] / 9}
+        for key in layers
+        for at in range(1, 19)
+    ]
+    tables = {"epochs": epochs, "probes": probes, "sensitivity": rises}
     for name, rows in tables.items():
         pd.DataFrame(rows).to_csv(results / f"{name}.csv", index=False)

@@ -32,19 +32,28 @@ def headline(claim: Claim, results: Iterable[Row]) -> Row | None:
     return next(iter(own), None)
 
 
-def answer(results: Iterable[Row]) -> str:
+def answer(results: Iterable[Row], brief: bool = False) -> str:
     """One paragraph for the article's question, from the verdicts of C1, C11, C6, C12 and C13.
 
     Args:
         results: rows of claims.csv; of other claims, editions and scales there may be more.
+        brief: without effects, what is not run, and what elegant means: a table below has them.
     """
     results, text = list(results), words()
-    asked = read_claims(list(text["says"]))
-    found = {claim.claim: (claim, headline(claim, results)) for claim in asked}
+    found = {claim.claim: (claim, headline(claim, results)) for claim in _asked()}
     verdicts = {name: _verdict(claim, row) for name, (claim, row) in found.items()}
-    sentences = [_sentence(text["says"][name], *found[name]) for name in text["says"]]
+    says = {name: _sentence(each, *found[name]) for name, each in text["says"].items()}
+    if brief:
+        return " ".join([_lead(verdicts, text), *(each.replace(": {effect}", "") for each in says.values() if each)])
+    told = [each.format(effect=_effect(*found[name])) for name, each in says.items() if each]
     left = [_left(verdicts, state, text["asks"]) for state in (NO_POWER, NOT_RUN)]
-    return " ".join([_lead(verdicts, text), *filter(None, sentences), *filter(None, left), text["elegant"].strip()])
+    return " ".join([_lead(verdicts, text), *told, *filter(None, left), text["elegant"].strip()])
+
+
+@cache
+def _asked() -> list[Claim]:
+    """The claims that decide."""
+    return read_claims(list(words()["says"]))
 
 
 def _verdict(claim: Claim, row: Row | None) -> str:
@@ -72,9 +81,12 @@ def _lead(verdicts: Mapping[str, str], text: Mapping[str, Any]) -> str:
 
 
 def _sentence(says: Mapping[str, str], claim: Claim, row: Row | None) -> str:
-    """What one verdict says; empty where there is none of its own."""
-    sentence = says.get(_verdict(claim, row), "")
-    return sentence.format(effect=f"{interval(SimpleNamespace(**row))} {claim.endpoint.unit}") if sentence else ""
+    """What one verdict says, its effect still to be put in; empty where it says nothing of its own."""
+    return says.get(_verdict(claim, row), "")
+
+
+def _effect(claim: Claim, row: Row) -> str:
+    return f"{interval(SimpleNamespace(**row))} {claim.endpoint.unit}"
 
 
 def _left(verdicts: Mapping[str, str], state: str, asks: Mapping[str, str]) -> str:

@@ -28,7 +28,7 @@ def draw_answer(schemes: Sequence[Scheme], folder: Path) -> Drawn:
     """Draw every scheme as a point: gain over uniform with its interval, against the ratio of MACs."""
     sesoi = words()["figure"]["sesoi"]
     with plt.rc_context({**STYLE, "font.size": 9}):
-        figure, axes = plt.subplots(figsize=(5.4, 4.6))
+        figure, axes = plt.subplots(figsize=(4.7, 4.7))
         small(axes, sesoi)
         axes.axvline(1, color=GREY, lw=0.8)
         equal = [scheme for scheme in schemes if scheme.holds in ("macs", "both")]
@@ -41,7 +41,7 @@ def draw_answer(schemes: Sequence[Scheme], folder: Path) -> Drawn:
         axes.minorticks_off()
         axes.set_xlabel("MACs, ratio to the uniform network's")
         axes.set_ylabel("gain over uniform (points of top-1)")
-        figure.legend(handles=_legend(schemes), loc="outside lower center", ncols=2, fontsize=7.5)
+        figure.legend(handles=_legend(schemes), loc="outside lower center", ncols=2, fontsize=8)
     seeds = sorted({scheme.gain.seeds for scheme in schemes})
     n = " or ".join(f"{each}" for each in seeds)
     return Drawn(

@@ -148,8 +148,8 @@ def mid_ramp(tables: Tables, arms: Mapping[str, str]) -> str:
     names = list(arms.values())
     seeds = tables.epochs[tables.epochs.arm == next(iter(arms))].seed.nunique()
     return (
-        f"n = {seeds} seeds. Small gaps are not all: after epoch {epoch:g} {names[0]} lies {high - low:.1f} points below"
-        f" {names[-1]}. The path below the curves is the same for all, but for its steps."
+        f"n = {seeds} seeds. Small gaps are not all: after epoch {epoch:g} {names[0]} lies {high - low:.1f} points "
+        f"below {names[-1]}. The path below the curves is the same for all, but for its steps."
     )
 
 

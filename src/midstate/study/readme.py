@@ -14,7 +14,7 @@ from midstate.study.verdicts import NOT_RUN
 def readme_table(results: Path) -> str:
     """What claims.csv says, for README.md."""
     rows = pd.read_csv(results / "claims.csv", dtype={"git": str}).to_dict("records")
-    lines = [answer(rows), "", "| claim | says | verdict | effect [95 % interval] |", "|---|---|---|---|"]
+    lines = [answer(rows, brief=True), "", "| claim | says | verdict | effect [95 % interval] |", "|---|---|---|---|"]
     for claim in read_claims():
         row = headline(claim, rows)
         verdict = row["verdict"] if row else NOT_RUN

@@ -54,6 +54,7 @@ def write_report(results: Path, claims: list[Claim] | None = None, wandb: str = 
         "answer": answer([each.row for each in judged]) if whole else "",
         "figure": figures.get("answer"),
         "schemes": schemes,
+        "diverged": sorted({arm for each in sections for arm in each.diverged}),
         "sections": [each for each in sections if each.claim.edition > 1],
         "first": [each for each in sections if each.claim.edition == 1],
         "article": figures.get("article"),
