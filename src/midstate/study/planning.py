@@ -94,26 +94,25 @@ def plan_runs(
     for claim in claims:
         if scale not in claim.scales:
             log.warning(f"{claim.claim} has no {scale} scale")
-        for cell in claim.cells(scale):
-            for seed, arm in _asked(claim, cell, scale, num_seeds, arms):
-                add(_planned(arm, cell, seed))
+        for seed, arm, cell in asked(claim, scale, num_seeds, arms):
+            add(_planned(arm, cell, seed))
     if arms and not planned:
         known = [arm for claim in claims for arm in (*claim.all_arms, *claim.level_arms)]
         raise ValueError(f"arms={arms!r}: matches none of {', '.join(dict.fromkeys(known))}, at this scale")
     return list(planned.values())
 
 
-def _asked(
-    claim: Claim, cell: tuple[str, ...], scale: str, num_seeds: int | None, arms: str | None
-) -> list[tuple[int, str]]:
-    """Seeds and arms of a claim in one cell; those of its levels where they are named, and at the first scale only."""
-    seeds = dict.fromkeys(claim.arms_in(cell, scale), claim.seeds(scale, num_seeds))
-    if arms:
-        levels = claim.level_arms if scale == LEVELS_AT else {}
-        seeds |= {arm: range(num_seeds or number) for arm, number in levels.items()}
-        seeds = {arm: each for arm, each in seeds.items() if fnmatchcase(arm, arms)}
-    every = sorted({seed for each in seeds.values() for seed in each})
-    return [(seed, arm) for seed in every for arm, each in seeds.items() if seed in each]
+def asked(claim: Claim, scale: str, num_seeds: int | None, arms: str | None) -> list[tuple[int, str, tuple[str, ...]]]:
+    """Seed, arm and cell of every run of a claim; where arms are named, those of its levels, too, as their files are."""
+    found = []
+    for cell in claim.cells(scale):
+        names = [arm for arm in claim.arms_in(cell, scale) if not arms or fnmatchcase(arm, arms)]
+        found += [(seed, arm, cell) for seed in claim.seeds(scale, num_seeds) for arm in names]
+    if arms and scale == LEVELS_AT:
+        levels = {arm: num_seeds or number for arm, number in claim.level_arms.items() if fnmatchcase(arm, arms)}
+        most = max(levels.values(), default=0)
+        found += [(seed, arm, ()) for seed in range(most) for arm, number in levels.items() if seed < number]
+    return found
 
 
 def with_parents(todo: Iterable[PlannedRun]) -> list[PlannedRun]:
