@@ -30,6 +30,7 @@ NOT_RUN = {
     "* launcher=ray *": "tests/system/test_launchers.py",
     "*reproduce.py --only C10": "docs/claims.md runs it, on other data",
     "*reproduce.py --only C8,C10": "the line before plans these runs, and the line after runs C10",
+    "*reproduce.py --verify": "half a minute; tests/study/test_verification.py",
     "*reproduce.py --report": "the line after it does the same, and writes README.md",
     "*reproduce.py * --arms *": "takes hours; tests/system/test_reproduce.py",
     "*bench.py *": "measures this machine for minutes; tests/scripts/test_bench.py",
