@@ -48,7 +48,7 @@ def _with_overrides(claim: Claim, scale: str, overrides: list[str]) -> Claim:
     """A claim whose only cell is the user's."""
     if scale not in claim.scales:
         raise ValueError(f"scale={scale!r}: {claim.claim} has only {', '.join(claim.scales)}")
-    return replace(claim, scales={scale: {**claim.scales[scale], "cells": [overrides]}})
+    return replace(claim, scales={scale: {**claim.scales[scale], "cells": [overrides], "typed": True}})
 
 
 def _print_list(claims: list[Claim]) -> None:
