@@ -103,7 +103,7 @@ def plan_runs(
 
 
 def asked(claim: Claim, scale: str, num_seeds: int | None, arms: str | None) -> list[tuple[int, str, tuple[str, ...]]]:
-    """Seed, arm and cell of every run of a claim; where arms are named, those of its levels, too, as their files are."""
+    """Seed, arm and cell of every run of a claim; arms of its levels where they are named, as their files have them."""
     found = []
     for cell in claim.cells(scale):
         names = [arm for arm in claim.arms_in(cell, scale) if not arms or fnmatchcase(arm, arms)]
