@@ -28,7 +28,7 @@ def test_it_names_the_runs_of_the_plan_and_in_its_order(scale, arms, tmp_path, m
 
 def test_experiments_that_have_runs_are_looked_up_once(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    (claim,) = read_claims(["C2"])
+    (claim,) = read_claims(["C2"], edition=1)
     identity = planning.identity("c2_resnet20", ())[0]
     directory = tmp_path / "outputs" / "c2_resnet20" / identity / "seed0"
     directory.mkdir(parents=True)
