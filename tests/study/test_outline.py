@@ -44,7 +44,15 @@ def test_experiments_that_have_runs_are_looked_up_once(tmp_path, monkeypatch):
 
 def test_a_dry_run_says_what_missing_would_do_and_composes_nothing(tmp_path):
     (tmp_path / "results").symlink_to(ROOT / "results")
-    command = [sys.executable, str(ROOT / "scripts" / "reproduce.py"), "--edition", "first", "--scale", "full", "--dry-run"]
+    command = [
+        sys.executable,
+        str(ROOT / "scripts" / "reproduce.py"),
+        "--edition",
+        "first",
+        "--scale",
+        "full",
+        "--dry-run",
+    ]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
     first, second, *runs = done.stdout.splitlines()
