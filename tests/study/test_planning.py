@@ -216,3 +216,11 @@ def test_arms_that_show_levels_are_run_where_they_are_named_and_nowhere_else(qui
 def test_a_name_of_no_arm_is_refused_with_those_there_are():
     with pytest.raises(ValueError, match=r"arms='c2_bit': matches none of fashion/depth_skips, .*c2_bits_haq_deepest"):
         plan_runs(read_claims(["C2"]), "quick", arms="c2_bit")
+
+
+def test_data_that_are_missing_are_told_before_anything_is_run(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    settings = ("data=mnist", "data.root=nowhere", "data.download=false")
+    assert main(["--only", "C14", "--seeds", "1", *settings]) == 2
+    assert "configuration error: data of fashion/ramp_blocks: root='nowhere': MNIST" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())

@@ -92,6 +92,8 @@ def _plan(options: argparse.Namespace) -> tuple[list[Claim], list]:
     if options.dry_run and not options.overrides and (planned := outline.outline(*asked)):
         return claims, planned
     planned = planning.plan_runs(*asked)
+    if not options.dry_run:
+        planning.try_data(planned)
     if not options.overrides:
         remembered.keep({(run.experiment, run.overrides): run.config_hash for run in planned})
     return claims, planned

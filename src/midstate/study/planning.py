@@ -7,6 +7,7 @@ from fnmatch import fnmatchcase
 from functools import cache
 from pathlib import Path
 
+from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from midstate.common.errors import ConfigError
@@ -188,6 +189,19 @@ def _experiment(setting: str, place: str) -> str:
     if name is None or not any((folder / "experiment" / f"{name}.yaml").is_file() for folder in member_folders()):
         raise ValueError(f"{setting}={place}: must be {OUTPUTS}/EXPERIMENT here, so that it can be run first")
     return name
+
+
+def try_data(planned: Iterable[PlannedRun]) -> None:
+    """Load the data of the first run that is to be made, so that what is missing is said once and before any run.
+
+    Raises:
+        ValueError: the files are missing or damaged.
+    """
+    if run := next((run for run in planned if not run.finished), None):
+        try:
+            instantiate(compose(run.experiment, run.overrides).data).load()
+        except ValueError as error:
+            raise ValueError(f"data of {run.experiment}: {error}") from error
 
 
 def compose(experiment: str, overrides: tuple[str, ...]) -> DictConfig:
