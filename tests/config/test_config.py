@@ -10,8 +10,10 @@ from midstate.runs.plan import Plan
 from midstate.runs.prepare import build_session
 
 # Claims are not for train.py; experiments are composed in tests/study and tests/system/test_papers.py.
-NOT_HERE = ("claim", "experiment", "paper", "base")
-FILES = sorted(path for path in (ROOT / "conf").glob("*/**/*.yaml") if path.parent.name not in NOT_HERE)
+NOT_HERE = ("claim", "experiment")
+FILES = sorted(
+    path for path in (ROOT / "conf").glob("*/**/*.yaml") if path.relative_to(ROOT / "conf").parts[0] not in NOT_HERE
+)
 # Launchers and searches are tried in their own tests, presets in tests/runs/test_identities.py.
 ELSEWHERE = ("launcher", "sweep", "pruner")
 GROUPS = sorted({path.parent.relative_to(ROOT / "conf").as_posix() for path in FILES})

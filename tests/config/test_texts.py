@@ -17,7 +17,7 @@ WORDS = {
     *("data.augmentation.re_mode", "data.interpolation", "data.on_error", "data.source"),
     *("logger.mode",),
     *("model.arguments", "model.pretrained", "model.shortcut"),
-    *("optimizer.decay",),
+    *("optimizer.decay", "trainer.final_images"),
     *(
         "pruner.allocation.budget",
         "pruner.allocation.normalise",

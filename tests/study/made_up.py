@@ -65,8 +65,9 @@ def write(results: Path, leave_out: str = "") -> None:
         for arm in claim.all_arms:
             tag = {"claims": f"{claim.claim}-{claim.digest}"}
             every = [] if fnmatchcase(arm, leave_out) else claim.seeds("full")
-            full |= {(arm, seed): row(arm, seed) | tag for seed in every if (arm, seed) not in full}
-        for cell in claim.cells("pilot"):
+            (cell,) = claim.cells("full")
+            full |= {(arm, seed): row(arm, seed, " ".join(cell)) | tag for seed in every if (arm, seed) not in full}
+        for cell in claim.cells("pilot")[:1]:
             every = claim.arms_in(cell, "pilot")
             pilot |= {(arm, seed): row(arm, seed, " ".join(cell)) for arm in every for seed in claim.seeds("pilot")}
     for each in pilot.values():

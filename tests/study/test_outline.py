@@ -28,7 +28,7 @@ def test_it_names_the_runs_of_the_plan_and_in_its_order(scale, arms, tmp_path, m
 
 def test_experiments_that_have_runs_are_looked_up_once(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    (claim,) = read_claims(["C2"])
+    (claim,) = read_claims(["C2"], edition=1)
     identity = planning.identity("c2_resnet20", ())[0]
     directory = tmp_path / "outputs" / "c2_resnet20" / identity / "seed0"
     directory.mkdir(parents=True)
@@ -44,7 +44,15 @@ def test_experiments_that_have_runs_are_looked_up_once(tmp_path, monkeypatch):
 
 def test_a_dry_run_says_what_missing_would_do_and_composes_nothing(tmp_path):
     (tmp_path / "results").symlink_to(ROOT / "results")
-    command = [sys.executable, str(ROOT / "scripts" / "reproduce.py"), "--scale", "full", "--dry-run"]
+    command = [
+        sys.executable,
+        str(ROOT / "scripts" / "reproduce.py"),
+        "--edition",
+        "first",
+        "--scale",
+        "full",
+        "--dry-run",
+    ]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
     first, second, *runs = done.stdout.splitlines()

@@ -11,7 +11,7 @@ from conftest import ROOT, composed
 
 from midstate.runs.identity import NUMERICS
 from midstate.runs.plan import Plan
-from midstate.study.claims import read_claims
+from midstate.study.claims import PILOT, read_all, read_claims
 from midstate.study.command import main
 from midstate.study.planning import identity, plan_runs, with_parents
 from midstate.study.tables import read_runs
@@ -45,7 +45,7 @@ def test_every_arm_of_every_claim_has_its_seeds(quick):
     for claim in read_claims(edition=1):
         for arm in claim.all_arms:
             seeds = {run.seed for run in quick if run.experiment == arm}
-            assert seeds >= set(range(claim.num_seeds("quick")))
+            assert seeds >= set(claim.seeds("quick"))
 
 
 @pytest.mark.slow
@@ -54,7 +54,7 @@ def test_identities_are_those_on_record(quick):
     found = {run.experiment: run.config_hash for run in quick}
     folder = ROOT / "conf" / "experiment"
     names = {path.relative_to(folder).with_suffix("").as_posix() for path in folder.glob("**/*.yaml")}
-    papers = [name for name in names - {*found} if not name.startswith("base/")]
+    papers = [name for name in names - {*found} if "base" not in name.split("/")]
     found |= {name: identity(name, PINNED)[0] for name in papers}
     on_record = json.loads((ROOT / "tests" / "identities.json").read_text())["experiments"]
     different = {name: (on_record.get(name), found.get(name)) for name in {*on_record, *found}}
@@ -74,15 +74,20 @@ def test_committed_rows_are_of_the_code_as_it_is(quick):
 
 
 def test_every_experiment_is_an_arm_of_some_claim():
-    arms = {arm for claim in read_claims(edition=1) for arm in (*claim.all_arms, *claim.level_arms)}
-    assert arms == {path.stem for path in (ROOT / "conf" / "experiment").glob("*.yaml")}
+    folder = ROOT / "conf" / "experiment"
+    for edition, pattern in ((1, "*.yaml"), (2, "fashion/*.yaml")):
+        claims = read_claims(edition=edition)
+        arms = {arm for claim in claims for arm in (*claim.all_arms, *claim.scales.get(PILOT, {}).get("arms", ()))}
+        levels = {arm for claim in read_all() for arm in claim.level_arms} if edition == 1 else set()
+        assert arms | levels == {path.relative_to(folder).with_suffix("").as_posix() for path in folder.glob(pattern)}
 
 
 def test_every_base_is_one_that_arms_or_other_bases_name():
     folder = ROOT / "conf" / "experiment"
-    bases = {path.stem for path in folder.glob("base/*.yaml")}
+    bases = {path.relative_to(folder).with_suffix("").as_posix() for path in folder.glob("**/base/*.yaml")}
     lists = [yaml.safe_load(path.read_text()).get("defaults", []) for path in folder.rglob("*.yaml")]
-    assert bases <= {each.removeprefix("base/") for choices in lists for each in choices if isinstance(each, str)}
+    named = {each.removeprefix("/experiment/") for choices in lists for each in choices if isinstance(each, str)}
+    assert bases <= {each if "/" in each else f"base/{each}" for each in named}
 
 
 def test_parents_come_before_the_runs_that_begin_with_their_weights(quick):
@@ -154,7 +159,7 @@ def test_every_cell_of_the_other_scales_composes(scale, monkeypatch):
 def test_a_scale_that_a_claim_does_not_have_is_refused_by_name(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert main(["--only", "C2", "--scale", "paper", "seed=1"]) == 2
-    assert capsys.readouterr().err == "configuration error: scale='paper': C2 has only quick, full\n"
+    assert capsys.readouterr().err == "configuration error: scale='paper': C2 has only pilot, quick, full\n"
 
 
 def test_a_damaged_summary_counts_as_unfinished(tmp_path, monkeypatch):
@@ -167,7 +172,7 @@ def test_a_damaged_summary_counts_as_unfinished(tmp_path, monkeypatch):
 
 def test_a_dry_run_prints_what_would_be_run_and_runs_nothing(monkeypatch, capsys):
     monkeypatch.chdir(ROOT)
-    assert main(["--only", "c5", "--seeds", "1", "--dry-run"]) == 0
+    assert main(["--edition", "first", "--only", "c5", "--seeds", "1", "--dry-run"]) == 0
     first, missing, *lines = capsys.readouterr().out.splitlines()
     assert first.startswith("quick: 6 runs, ")
     assert missing.startswith("with --missing: ")
@@ -177,7 +182,8 @@ def test_a_dry_run_prints_what_would_be_run_and_runs_nothing(monkeypatch, capsys
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--only", "C12"], "only=C12: must be of C1"),
+        (["--only", "C16"], "only=C16: must be of C1"),
+        (["--edition", "first", "--only", "C12"], "only=C12: must be of C1"),
         (["--only", "C2", "data=clutte"], "Could not find 'data/clutte'"),
         (["--only", "C2", "trainer.epochs=0"], "trainer.epochs=0"),
     ],
@@ -190,17 +196,17 @@ def test_bad_arguments_are_refused_before_anything_is_run(arguments, message, tm
 
 
 def test_the_script_answers_with_that_status_and_no_traceback(tmp_path):
-    command = [sys.executable, str(ROOT / "scripts" / "reproduce.py"), "--only", "C12"]
+    command = [sys.executable, str(ROOT / "scripts" / "reproduce.py"), "--only", "C16"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 2
-    assert done.stderr.startswith("configuration error: only=C12: must be of C1")
+    assert done.stderr.startswith("configuration error: only=C16: must be of C1")
     assert "Traceback" not in done.stderr
     assert not list(tmp_path.iterdir())
 
 
 def test_arms_that_show_levels_are_run_where_they_are_named_and_nowhere_else(quick):
-    (claim,) = read_claims(["C2"], edition=1)
-    assert not {run.experiment for run in quick} & set(claim.level_arms)
+    (claim,) = read_claims(["C2"])
+    assert not {run.experiment for run in quick} & {arm for arm in claim.level_arms if arm.startswith("c2_bits")}
     runs = plan_runs([claim], "quick", arms="c2_bits_exact*")
     assert [run.experiment for run in runs if run.seed == 4] == ["c2_resnet20", "c2_bits_exact", "c2_bits_exact_bitops"]
     assert len(runs) == 15
@@ -208,5 +214,13 @@ def test_arms_that_show_levels_are_run_where_they_are_named_and_nowhere_else(qui
 
 
 def test_a_name_of_no_arm_is_refused_with_those_there_are():
-    with pytest.raises(ValueError, match=r"arms='c2_bit': matches none of c2_isotropic, .*c2_bits_haq_deepest"):
-        plan_runs(read_claims(["C2"], edition=1), "quick", arms="c2_bit")
+    with pytest.raises(ValueError, match=r"arms='c2_bit': matches none of fashion/depth_skips, .*c2_bits_haq_deepest"):
+        plan_runs(read_claims(["C2"]), "quick", arms="c2_bit")
+
+
+def test_data_that_are_missing_are_told_before_anything_is_run(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    settings = ("data=mnist", "data.root=nowhere", "data.download=false")
+    assert main(["--only", "C14", "--seeds", "1", *settings]) == 2
+    assert "configuration error: data of fashion/ramp_blocks: root='nowhere': MNIST" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())

@@ -4,6 +4,7 @@ from itertools import product
 import numpy as np
 import pytest
 
+from midstate.study import shapes
 from midstate.study.shapes import Fit, aicc, best_margin, fit_shapes, second_differences
 
 RATES = np.array([0, 0.3, 0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.95, 0.97, 0.98, 0.99])
@@ -199,3 +200,17 @@ def test_second_differences_refuses(rates, values, message):
 def test_fit_shapes_refuses(rates, values, message):
     with pytest.raises(ValueError, match=message):
         fit_shapes(rates, values)
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters"),
+    [("exponential", (88, 0.002, 10.5)), ("logistic", (88, 30, 0.95)), ("linear", (150, -150))],
+)
+def test_above_a_floor_the_shape_that_made_the_points_fits_them_best(name, parameters):
+    """What lies at chance says nothing of the curve above it."""
+    rates = np.tile([0, 0.3, 0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.95, 0.97, 0.98, 0.99], 4)
+    truth = shapes.predict(shapes.Fit(name, parameters, 0, 0), rates, 10.0)
+    assert truth.min() >= 10
+    fits = shapes.fit_shapes(rates, truth + np.random.default_rng(0).normal(0, 0.5, rates.shape), 10.0)
+    assert min(fits.values(), key=lambda fit: fit.aicc).name == name
+    assert fits[name].residual_sum / len(rates) == pytest.approx(0.25, rel=0.5)

@@ -6,6 +6,7 @@ from math import nan
 import numpy as np
 import pandas as pd
 import pytest
+import yaml
 
 from midstate.study import verdicts
 from midstate.study.claims import EDITIONS, Claim, read_claims
@@ -198,3 +199,105 @@ def test_rows_of_claims_csv_have_the_columns_of_the_contract():
     rows = runs(**values).rename(columns={"top1": "gap_last"})
     rows[["gap_max", "gap_raw_last", "gap_last_excess"]] = 1.0
     assert all(tuple(result.row) == verdicts.COLUMNS for result in judge([claim], rows))
+
+
+def _gated(tmp_path, **gate):
+    """A claim of the second edition with one gate, and cells of a pilot."""
+    content = {
+        "claim": "C1", "edition": 2, "title": "a", "article": "a", "english": "a",
+        "endpoint": {"name": "a", "value": "top1", "unit": "points", "contrast": {"x": 1, "y": -1},
+                     "expected": "positive", "sesoi": 0.5},
+        "gate": [{"name": "g", "value": "top1", "unit": "points", "contrast": {"z": 1, "y": -1}, **gate}],
+        "secondary": [], "arms": [], "notes": [], "changes": [], "would_change": "a",
+        "scales": {"pilot": {"first_seed": 100, "seeds": 2, "cells": [["a=1"], ["a=2"]], "arms": ["y", "z"]},
+                   "full": {"first_seed": 1, "seeds": 4, "cells": [[]]}},
+    }  # fmt: skip
+    path = tmp_path / "c1.yaml"
+    path.write_text(yaml.safe_dump(content))
+    return Claim.read(path)
+
+
+def _rows(overrides, seeds, **arms):
+    columns = {"data": "d", "model": "m", "git": "g", "overrides": overrides}
+    return pd.DataFrame(
+        [
+            {"arm": arm, "seed": seed, "top1": value + 0.01 * (seed % 3), **columns}
+            for arm, value in arms.items()
+            for seed in seeds
+        ]
+    )
+
+
+@pytest.mark.parametrize(
+    ("x", "expected"),
+    [(71.0, "supported"), (69.0, "refuted"), (70.1, "too small to matter"), (70.5 - 1e-9, "inconclusive")],
+)
+def test_the_second_edition_tells_small_effects_from_opposite_ones(tmp_path, x, expected):
+    claim = _gated(tmp_path, at_least=2)
+    noise = pd.Series([0.0, 0.04, -0.04, 0.0])  # so that an interval has a width
+    runs = _rows("", range(1, 5), x=x, y=70.0)
+    runs.loc[runs.arm == "x", "top1"] += noise.to_numpy()
+    pilot = _rows("a=1", (100, 101), y=70.0, z=72.5)
+    (result,) = judge([claim], runs, pilot)
+    assert (result.verdict, result.control, result.edition) == (expected, "met", 2)
+
+
+def test_gates_are_decided_by_the_first_cell_of_the_pilot_and_seeds_by_the_file(tmp_path):
+    claim = _gated(tmp_path, at_least=2)
+    runs = _rows("", range(1, 9), x=71.0, y=70.0)  # more seeds than were set down
+    other = _rows("a=2", (100, 101), y=70.0, z=79.0)
+    (result,) = judge([claim], runs, pd.concat([_rows("a=1", (100, 101), y=70.0, z=71.0), other]))
+    assert (result.verdict, result.control, result.measured.seeds) == ("no power", "not met", 4)
+    (result,) = judge([claim], runs, other)
+    assert (result.verdict, result.control) == ("not run", "not run")
+
+
+def test_a_gate_needs_a_bound_and_a_place_where_it_is_decided(tmp_path):
+    with pytest.raises(ValueError, match="gate 'g': must have at_least or at_most"):
+        _gated(tmp_path)
+    with pytest.raises(ValueError, match="decided='later' of 'g': must be one of pilot, study"):
+        _gated(tmp_path, at_most=1, decided="later")
+
+
+def test_a_slope_within_seeds_is_over_the_ratio_of_a_measured_column():
+    """The gain is 2 points a doubling of MACs in seed 1, 3 in seed 2; the reference is no point of the slope."""
+    rows = pd.DataFrame(
+        [
+            {
+                "arm": arm,
+                "seed": seed,
+                "top1": 50.0 + seed + slope * np.log2(ratio) + (ratio > 1),
+                "macs": 100.0 * seed * ratio,
+            }
+            for seed, slope in ((1, 2.0), (2, 3.0))
+            for arm, ratio in (("u", 1), ("a", 1.5), ("b", 2), ("c", 4))
+        ]
+    )
+    endpoint = Endpoint("s", "top1", "", test="slope", of=("a", "b", "c"), against="macs", reference="u")
+    measured = measure(endpoint, rows)
+    assert measured.effect == pytest.approx(2.5)
+    assert "spans a factor of 2.67" in measured.detail
+    span = measure(Endpoint("s", "macs", "", test="span", of=("a", "b", "c")), rows)
+    assert span.effect == pytest.approx(4 / 1.5)
+
+
+def test_the_share_recovered_is_of_the_damage_against_a_dense_network_trained_as_long():
+    """Dense 90; at rates 0.5, 0.7, 0.9 just pruned 80, 70, 50 and recovered 88, 82, 66: shares .8, .6, .4."""
+    found = {"d": (90.0, 90.0), "a": (80.0, 88.0), "b": (70.0, 82.0), "c": (50.0, 66.0)}
+    rows = pd.DataFrame(
+        [
+            {"arm": arm, "seed": seed, "just_pruned": before + seed, "recovered": after + seed}
+            for arm, (before, after) in found.items()
+            for seed in (1, 2)
+        ]
+    )
+    over = {"a": 0.5, "b": 0.7, "c": 0.9}
+    measured = measure(Endpoint("r", "recovered", "", test="recovered_share", over=over, reference="d"), rows)
+    assert measured.effect == pytest.approx(-1.0)
+    assert "50 %: 0.80, 70 %: 0.60, 90 %: 0.40" in measured.detail
+    damaged = Endpoint("r", "recovered", "", test="half_damage", over=over, reference="d")
+    assert measure(damaged, rows).effect == 3
+    easy = rows.assign(
+        recovered=rows.recovered.where(rows.arm != "c", 86.0 + rows.seed)
+    )  # nothing is left below a half
+    assert measure(damaged, easy).effect == 0

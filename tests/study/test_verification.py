@@ -10,7 +10,7 @@ from conftest import ROOT
 from midstate.study import history
 from midstate.study.verification import set_down
 
-VERIFY = [sys.executable, str(ROOT / "scripts" / "reproduce.py"), "--verify"]
+VERIFY = [sys.executable, str(ROOT / "scripts" / "reproduce.py"), "--verify", "--edition", "first"]
 
 
 def git(folder, *arguments):
@@ -95,7 +95,8 @@ def test_without_history_the_order_is_called_not_checked(tmp_path, results):
     place = tmp_path / "download"  # without .git
     for name in ("conf", "scripts", "src"):
         shutil.copytree(ROOT / name, place / name, ignore=shutil.ignore_patterns("__pycache__"))
-    command = [sys.executable, "scripts/reproduce.py", "--verify", "--only", "C2", "--results", str(results)]
+    arguments = ["--verify", "--edition", "first", "--only", "C2", "--results", str(results)]
+    command = [sys.executable, "scripts/reproduce.py", *arguments]
     environment = {"PYTHONPATH": str(place / "src"), "PATH": "/usr/bin:/bin", "GIT_CEILING_DIRECTORIES": str(tmp_path)}
     done = subprocess.run(command, cwd=place, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -90,11 +90,10 @@ def _field(stream) -> str:
 
 def small_reproduction(arguments: list[str]) -> list[str]:
     """Arguments of `scripts/reproduce.py` at debug size: one seed, and short runs."""
-    if arguments == ["--dry-run"]:
-        return [*arguments, "--only", "C2"]
     if {"--list", "--dry-run", "--report"} & {*arguments}:
         return arguments
-    options, settings = arguments[:2], arguments[2:]  # --only and its claims
+    settings = [each for each in arguments if "=" in each]
+    options = [each for each in arguments if each not in settings]
     return [*options, "--seeds", "1", "--wandb", "off", *small(settings)]
 
 

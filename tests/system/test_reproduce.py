@@ -13,7 +13,7 @@ from conftest import ROOT, TINY
 
 pytestmark = pytest.mark.slow
 
-REPRODUCE = [sys.executable, str(ROOT / "scripts" / "reproduce.py")]
+REPRODUCE = [sys.executable, str(ROOT / "scripts" / "reproduce.py"), "--edition", "first"]
 # The data and lengths of the tests, W&B on.
 SMALL = [each for each in TINY if each != "logger=none" and "epochs=" not in each]
 SMALL += ["trainer.probes=false", "trainer.epochs=2"]
@@ -216,7 +216,8 @@ def _children(pid: int) -> list[tuple[int, str]]:
 
 
 def test_an_arm_that_shows_levels_brings_its_dense_run_along_and_leaves_table_and_figure(tmp_path):
-    arguments = ["--only", "C2", "--arms", "c2_bits_exact", "--seeds", "1", "--wandb", "off", *SMALL, "logger=none"]
+    arms = ["--edition", "second", "--only", "C2", "--arms", "c2_bits_exact"]
+    arguments = [*arms, "--seeds", "1", "--wandb", "off", *SMALL, "logger=none"]
     done = reproduce(tmp_path, *arguments)
     assert done.returncode == 0, done.stderr + done.stdout
     assert "quick: 2 runs, 0 done, 2 to do" in done.stdout

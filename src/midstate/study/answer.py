@@ -28,7 +28,8 @@ def headline(claim: Claim, results: Iterable[Row]) -> Row | None:
     own = [row for row in results if (row["claim"], row["edition"]) == (claim.claim, claim.edition)]
     own = [row for row in own if isinstance(row["verdict"], str) and row["verdict"]]  # NaN: a secondary one, in a file
     if claim.edition > 1:
-        own = [row for row in own if row["scale"] == SCALE and row["seeds"] >= len(claim.seeds(SCALE))]
+        scale = SCALE if SCALE in claim.scales else next(iter(claim.scales))  # a user's own has one
+        own = [row for row in own if row["scale"] == scale and row["seeds"] >= len(claim.seeds(scale))]
     return next(iter(own), None)
 
 

@@ -48,7 +48,7 @@ def _with_overrides(claim: Claim, scale: str, overrides: list[str]) -> Claim:
     """A claim whose only cell is the user's."""
     if scale not in claim.scales:
         raise ValueError(f"scale={scale!r}: {claim.claim} has only {', '.join(claim.scales)}")
-    return replace(claim, scales={scale: {**claim.scales[scale], "cells": [overrides]}})
+    return replace(claim, scales={scale: {**claim.scales[scale], "cells": [overrides], "typed": True}})
 
 
 def _print_list(claims: list[Claim]) -> None:
@@ -92,6 +92,8 @@ def _plan(options: argparse.Namespace) -> tuple[list[Claim], list]:
     if options.dry_run and not options.overrides and (planned := outline.outline(*asked)):
         return claims, planned
     planned = planning.plan_runs(*asked)
+    if not options.dry_run:
+        planning.try_data(planned)
     if not options.overrides:
         remembered.keep({(run.experiment, run.overrides): run.config_hash for run in planned})
     return claims, planned

@@ -8,9 +8,10 @@ import pandas as pd
 
 from midstate.common.project import CONF
 from midstate.study.answer import SCALE, words
-from midstate.study.claims import Claim
+from midstate.study.claims import PILOT, Claim
 from midstate.study.endpoints import Endpoint
 from midstate.study.measuring import Measured, measure
+from midstate.study.verdicts import rows_of
 
 COSTS = {"params": "params_sparse", "macs": "macs"}  # what can be held: column of runs.csv
 EQUAL = (0.99, 1.0)  # of the reference's
@@ -36,17 +37,15 @@ class Scheme:
 
 
 def schemes(finished: Iterable[Claim], runs: pd.DataFrame) -> list[Scheme]:
-    """The points of the answer's figure, of arms that finished claims compare, in the experiments' own cell."""
-    seeds: dict[str, set[int]] = {}
-    for claim in finished:
-        for arm in claim.all_arms:
-            seeds.setdefault(arm, set()).update(claim.seeds(SCALE))
-    found = []
+    """The points of the answer's figure, of arms that finished claims compare, in the cell that decides those."""
+    finished, found = list(finished), []
     for group in words()["figure"]["groups"]:
         reference = group["reference"]
         for arm, label in group["arms"].items():
-            planned = seeds.get(arm, set()) & seeds.get(reference, set())
-            rows = runs[(runs.overrides == "") & runs.arm.isin([arm, reference]) & runs.seed.isin(planned)]
+            claim = next((each for each in finished if {arm, reference} <= set(each.all_arms)), None)
+            if not claim:
+                continue
+            rows = rows_of(claim, SCALE, claim.cells(SCALE)[0], runs)
             gain = measure(Endpoint("gain", "top1", "points", contrast={arm: 1, reference: -1}), rows)
             if gain:
                 ratios = {cost: _mean({arm: 1}, rows, c) / _mean({reference: 1}, rows, c) for cost, c in COSTS.items()}
@@ -111,16 +110,14 @@ def diverged(rows: pd.DataFrame) -> list[str]:
 
 def hours_left(claim: Claim, runs: pd.DataFrame, pilot: pd.DataFrame) -> float | None:
     """Hours of one process that missing runs of the planned cell take, by rows of the same arms; None: not known."""
-    cells = claim.cells(SCALE)
-    if not cells:
+    planned = claim.cells(SCALE)
+    if not planned:
         return None
-    seconds = pd.concat([runs[runs.overrides == " ".join(cells[0])], pilot]).groupby("arm").wall_seconds.median()
-    known = seconds.reindex(claim.all_arms)
+    tried = [" ".join(cell) for cell in claim.cells(PILOT)[:1]]
+    done = rows_of(claim, SCALE, planned[0], runs)
+    seconds = pd.concat([done, pilot[pilot.overrides.isin(tried)]]).groupby("arm").wall_seconds.median()
+    known = seconds.reindex(claim.all_arms).astype(float)
     if known.isna().all():
         return None
-    known = known.fillna(known.mean())
-    done = (
-        runs[(runs.overrides == " ".join(cells[0])) & runs.seed.isin(claim.seeds(SCALE))].groupby("arm").seed.nunique()
-    )
-    missing = len(claim.seeds(SCALE)) - done.reindex(claim.all_arms).fillna(0)
-    return float((known * missing).sum() / 3600)
+    missing = len(claim.seeds(SCALE)) - done.groupby("arm").seed.nunique().reindex(claim.all_arms).fillna(0)
+    return float((known.fillna(known.mean()) * missing).sum() / 3600)

@@ -36,10 +36,7 @@ def outline(
         look_up: whether to compose what has runs in outputs/; else those, too, have no identity.
     """
     asked = [
-        ((arm, cell), seed)
-        for claim in claims
-        for cell in claim.cells(scale)
-        for seed, arm in planning._asked(claim, cell, scale, num_seeds, arms)
+        ((arm, cell), seed) for claim in claims for seed, arm, cell in planning.asked(claim, scale, num_seeds, arms)
     ]
     family = dict.fromkeys(each for cell, _ in asked for each in reversed(list(_ancestry(cell))))
     identities = _identities(family) if look_up else {}

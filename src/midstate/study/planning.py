@@ -7,6 +7,7 @@ from fnmatch import fnmatchcase
 from functools import cache
 from pathlib import Path
 
+from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from midstate.common.errors import ConfigError
@@ -94,26 +95,26 @@ def plan_runs(
     for claim in claims:
         if scale not in claim.scales:
             log.warning(f"{claim.claim} has no {scale} scale")
-        for cell in claim.cells(scale):
-            for seed, arm in _asked(claim, cell, scale, num_seeds, arms):
-                add(_planned(arm, cell, seed))
+        for seed, arm, cell in asked(claim, scale, num_seeds, arms):
+            add(_planned(arm, cell, seed))
     if arms and not planned:
         known = [arm for claim in claims for arm in (*claim.all_arms, *claim.level_arms)]
         raise ValueError(f"arms={arms!r}: matches none of {', '.join(dict.fromkeys(known))}, at this scale")
     return list(planned.values())
 
 
-def _asked(
-    claim: Claim, cell: tuple[str, ...], scale: str, num_seeds: int | None, arms: str | None
-) -> list[tuple[int, str]]:
-    """Seeds and arms of a claim in one cell; those of its levels where they are named, and at the first scale only."""
-    seeds = dict.fromkeys(claim.arms_in(cell, scale), claim.seeds(scale, num_seeds))
-    if arms:
-        levels = claim.level_arms if scale == LEVELS_AT else {}
-        seeds |= {arm: range(num_seeds or number) for arm, number in levels.items()}
-        seeds = {arm: each for arm, each in seeds.items() if fnmatchcase(arm, arms)}
-    every = sorted({seed for each in seeds.values() for seed in each})
-    return [(seed, arm) for seed in every for arm, each in seeds.items() if seed in each]
+def asked(claim: Claim, scale: str, num_seeds: int | None, arms: str | None) -> list[tuple[int, str, tuple[str, ...]]]:
+    """Seed, arm and cell of every run of a claim; arms of its levels where they are named, as their files have them."""
+    found = []
+    for cell in claim.cells(scale):
+        names = [arm for arm in claim.arms_in(cell, scale) if not arms or fnmatchcase(arm, arms)]
+        found += [(seed, arm, cell) for seed in claim.seeds(scale, num_seeds) for arm in names]
+    if arms and scale == LEVELS_AT:
+        levels = {arm: num_seeds or number for arm, number in claim.level_arms.items() if fnmatchcase(arm, arms)}
+        most = max(levels.values(), default=0)
+        cell = claim.cells(scale)[0] if claim.scales[scale].get("typed") else ()
+        found += [(seed, arm, cell) for seed in range(most) for arm, number in levels.items() if seed < number]
+    return found
 
 
 def with_parents(todo: Iterable[PlannedRun]) -> list[PlannedRun]:
@@ -188,6 +189,19 @@ def _experiment(setting: str, place: str) -> str:
     if name is None or not any((folder / "experiment" / f"{name}.yaml").is_file() for folder in member_folders()):
         raise ValueError(f"{setting}={place}: must be {OUTPUTS}/EXPERIMENT here, so that it can be run first")
     return name
+
+
+def try_data(planned: Iterable[PlannedRun]) -> None:
+    """Load the data of the first run that is to be made, so that what is missing is said once and before any run.
+
+    Raises:
+        ValueError: the files are missing or damaged.
+    """
+    if run := next((run for run in planned if not run.finished), None):
+        try:
+            instantiate(compose(run.experiment, run.overrides).data).load()
+        except ValueError as error:
+            raise ValueError(f"data of {run.experiment}: {error}") from error
 
 
 def compose(experiment: str, overrides: tuple[str, ...]) -> DictConfig:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from midstate.study.claims import SCALES, Claim
+from midstate.study.claims import PILOT, SCALES, Claim
 from midstate.study.endpoints import Endpoint, Gate
 from midstate.study.measuring import Measured, margin, mean_of, measure
 
@@ -91,7 +91,9 @@ def rows_of(claim: Claim, scale: str, cell: tuple[str, ...], runs: pd.DataFrame)
 
 
 def gates_of(claim: Claim, rows: pd.DataFrame, pilot: pd.DataFrame) -> tuple[Judged, ...]:
-    """What came of a claim's gates: the mean over seeds decides."""
+    """What came of a claim's gates: the mean over seeds decides, of a pilot those of its first cell."""
+    if cells := claim.cells(PILOT):  # further ones are tried on the way to the first, and shown
+        pilot = pilot[pilot.overrides == " ".join(cells[0])]
     found = []
     for gate in claim.gate:
         value, seeds = mean_of(gate.endpoint, pilot if gate.decided == "pilot" else rows)

@@ -115,9 +115,7 @@ def test_what_cannot_be_reached_says_how_near_it_came():
 
 def test_a_floor_above_the_budget_is_refused():
     floor = {"refresh": "once", "min_density": 0.35, "budget": "extracted_macs"}
-    with pytest.raises(
-        ValueError, match=r"min_density=0\.35: this floor alone costs"
-    ):  # nominally, when it is attached
+    with pytest.raises(ValueError, match=r"min_density=0\.35: this floor alone costs"):  # nominally, at once
         pruner_of(network(), Global(**floor), sparsity=0.9)
     layers = pruner_of(network(), Uniform())._network.views()
     with pytest.raises(OutOfReach, match=r"reached 2 of 1, .*, at the least it may keep; ask for less sparsity"):
