@@ -38,17 +38,18 @@ def answer(results: Iterable[Row], brief: bool = False) -> str:
 
     Args:
         results: rows of claims.csv; of other claims, editions and scales there may be more.
-        brief: without effects, what is not run, and what elegant means: a table below has them.
+        brief: nothing twice, no effects, nothing of what is not run: a table below has them.
     """
     results, text = list(results), words()
     found = {claim.claim: (claim, headline(claim, results)) for claim in _asked()}
     verdicts = {name: _verdict(claim, row) for name, (claim, row) in found.items()}
     says = {name: _sentence(each, *found[name]) for name, each in text["says"].items()}
     if brief:
-        return " ".join([_lead(verdicts, text), *(each.replace(": {effect}", "") for each in says.values() if each)])
+        more = [each.replace(": {effect}", "") for name, each in says.items() if each and not _denied(name, verdicts)]
+        return " ".join([_lead(verdicts), *more])
     told = [each.format(effect=_effect(*found[name])) for name, each in says.items() if each]
     left = [_left(verdicts, state, text["asks"]) for state in (NO_POWER, NOT_RUN)]
-    return " ".join([_lead(verdicts, text), *told, *filter(None, left), text["elegant"].strip()])
+    return " ".join([_lead(verdicts), *told, *filter(None, left), text["elegant"].strip()])
 
 
 @cache
@@ -66,18 +67,23 @@ def _verdict(claim: Claim, row: Row | None) -> str:
     return row["verdict"]
 
 
-def _lead(verdicts: Mapping[str, str], text: Mapping[str, Any]) -> str:
+def _denied(name: str, verdicts: Mapping[str, str]) -> str:
+    """Why a claim's verdict speaks against "always"; empty where it does not."""
+    return words()["denied"].get(name, {}).get(verdicts[name], "")
+
+
+def _lead(verdicts: Mapping[str, str]) -> str:
     """No, where any verdict speaks against "always"; else what is known."""
-    reasons = [says[verdicts[name]] for name, says in text["denied"].items() if verdicts[name] in says]
+    affirmed = words()["affirmed"]
+    reasons = [why for name in words()["denied"] if (why := _denied(name, verdicts))]
     if reasons:
         return f"**No, not always:** {'; '.join(reasons)}."
-    deciding = [verdicts[name] for name in text["affirmed"]]
-    if all(verdicts[name] in wanted for name, wanted in text["affirmed"].items()):
+    deciding = [verdicts[name] for name in affirmed]
+    if all(verdicts[name] in wanted for name, wanted in affirmed.items()):
         return "**Yes, in all that was tested here;** no test can show “always”."
     if all(each in (NOT_RUN, NO_POWER) for each in deciding):
-        return (
-            "**Not answered yet.**" if NOT_RUN in deciding else "**No answer:** there is nothing to gain at this size."
-        )
+        nothing = "**No answer:** there is nothing to gain at this size."
+        return "**Not answered yet.**" if NOT_RUN in deciding else nothing
     return "**Open:** no verdict speaks against it, and not all that would speak for it is decided."
 
 

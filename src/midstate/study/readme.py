@@ -14,10 +14,16 @@ from midstate.study.verdicts import NOT_RUN
 def readme_table(results: Path) -> str:
     """What claims.csv says, for README.md."""
     rows = pd.read_csv(results / "claims.csv", dtype={"git": str}).to_dict("records")
-    lines = [answer(rows, brief=True), "", "| claim | says | verdict | effect [95 % interval] |", "|---|---|---|---|"]
+    lines = [
+        answer(rows, brief=True),
+        "",
+        "| claim | says | verdict | effect [95 % interval], points or as said |",
+        "|---|---|---|---|",
+    ]
     for claim in read_claims():
         row = headline(claim, rows)
+        unit = claim.endpoint.unit if claim.endpoint.unit != "points" else ""
         verdict = row["verdict"] if row else NOT_RUN
-        effect = f"{interval(SimpleNamespace(**row))} {claim.endpoint.unit}" if row else "–"
-        lines.append(f"| {claim.claim} | {claim.short} | **{verdict}** | {effect} |")
+        effect = f"{interval(SimpleNamespace(**row))} {unit}".strip() if row else "–"
+        lines.append(f"| {claim.claim} | {claim.short} | {verdict} | {effect} |")
     return "\n".join(lines)
