@@ -133,9 +133,8 @@ def article(tables: Tables, arms: Mapping[str, str] | None = None) -> Figure:
         axes["path"].xaxis.set_major_locator(MaxNLocator(integer=True))
         epoch, low, high = _deepest(tables, arms)
         axes["curves"].annotate("", (epoch, low), (epoch, high), arrowprops={"arrowstyle": "<->", "color": "#333333"})
-        axes["curves"].annotate(
-            f"{high - low:.0f} points", (epoch, low), (3, -9), textcoords="offset points", fontsize=SMALL
-        )
+        place = {"textcoords": "offset points", "ha": "center", "bbox": {"fc": "white", "ec": "none", "pad": 1}}
+        axes["curves"].annotate(f"{high - low:.0f} points", (epoch, low), (0, -16), fontsize=SMALL, **place)
         axes["gaps"].axhline(0, color=GREY, lw=0.8)
         axes["gaps"].set_xlabel("progress along the path to 1:16")
         axes["gaps"].set_title("gap at the jump (points; positive: accuracy is lost)", loc="left")
