@@ -6,12 +6,14 @@ import shutil
 import pandas as pd
 import pytest
 from conftest import ROOT
+from made_up import VERDICTS, write
 
 from midstate.study.caveats import incomplete, mixed_origins
 from midstate.study.claims import read_claims
 from midstate.study.measuring import Measured
-from midstate.study.report import needed, write_report
-from midstate.study.section import elsewhere
+from midstate.study.readme import readme_table
+from midstate.study.report import write_report
+from midstate.study.section import elsewhere, needed
 from midstate.study.statistics import seeds_needed
 from midstate.study.tables import read_runs
 from midstate.study.verdicts import Result
@@ -35,7 +37,7 @@ def test_what_was_found_elsewhere_in_a_few_words(judged, words):
 def result(mde, sesoi, sd=4.0, seeds=10):
     measured = Measured(effect=3.0, low=1.0, high=5.0, seeds=seeds, mde=mde, sd=sd)
     return Result(
-        "C9", "gap", "clutter", "resnet8", "full", measured, sesoi, "shown", "supported", "abc", "points", "a=1"
+        "C9", 1, "gap", "clutter", "resnet8", "full", measured, sesoi, "shown", "supported", "abc", "points", "a=1"
     )
 
 
@@ -74,12 +76,64 @@ def test_versions_and_machines_are_named_where_rows_of_one_comparison_differ(tmp
 
 
 def test_what_is_missing_is_told_from_what_is_done():
-    (claim,) = read_claims(["C10"])
+    (claim,) = read_claims(["C10"], edition=1)
     runs = read_runs(ROOT / "results")
     runs = runs[runs.overrides == ""]
-    planned = claim.num_seeds("quick") * len(claim.arms_in(()))
+    planned = len(claim.seeds("quick")) * len(claim.arms_in(()))
     left = runs[runs.arm.isin(claim.all_arms) & (runs.seed < 1)]
     first = f"quick, the experiments as they are: {len(left)} of {planned} runs are done, {planned - len(left)} are not"
     assert incomplete(claim, left)[0] == first
     assert "none of" in incomplete(claim, left)[1]
     assert not [line for line in incomplete(claim, runs) if line.startswith("quick")]
+
+
+def line_of(text: str, start: str) -> str:
+    return next(line for line in text.splitlines() if line.startswith(start))
+
+
+def test_a_claim_in_the_report_has_what_was_asked_what_came_out_and_what_makes_it_again(tmp_path):
+    write(tmp_path, leave_out="fashion/ramp_random")
+    write_report(tmp_path, read_claims(["C5", "C10", "C12", "C14"]))
+    for name in ("REPORT.md", "report.html"):
+        text = (tmp_path / name).read_text()
+        assert "python scripts/reproduce.py --scale full --only C5" in text
+        assert "4:8 - 1:8, at least 2.5 points: met (5." in text
+        assert "first edition" not in text.lower()
+    text = (tmp_path / "REPORT.md").read_text()
+    assert "| **supported** | +2.5" in line_of(text, "| [C5](#c5)")
+    assert "| 1.00 | 0.80 to 2.10 | 20 | 2 |" in line_of(text, "| [C12](#c12)")  # what equal parameters leave free
+    assert "**What it means.** There is an effect that matters, and it goes the other way." in text  # C14
+    # Nothing is shown of a claim that lacks a seed but what is left to do; what decides C10 has all its seeds.
+    assert "| **no power** |" in line_of(text, "| [C10](#c10)")
+    assert not (tmp_path / "figures" / "answer.png").exists()
+
+
+def test_a_claim_that_lacks_seeds_is_not_run_and_shows_no_number(tmp_path):
+    write(tmp_path)
+    runs = pd.read_csv(tmp_path / "runs.csv")
+    runs[~((runs.arm == "fashion/nm_4of8") & (runs.seed == 20))].to_csv(tmp_path / "runs.csv", index=False)
+    write_report(tmp_path, read_claims(["C5"]))
+    text = (tmp_path / "REPORT.md").read_text()
+    assert "| **not run** | about 0.0 h to run |" in line_of(text, "| [C5](#c5)")
+    assert "Nothing is known yet." in text
+    assert "99 of 100 runs are done, 1 is not" in text
+    assert "+2.5" not in text
+    assert not (tmp_path / "figures" / "c5.png").exists()
+
+
+@pytest.mark.slow
+def test_a_report_of_every_verdict(tmp_path):
+    write(tmp_path, leave_out="fashion/depth_plain")  # C2
+    expected = VERDICTS | {"C2": "not run"}
+    written = write_report(tmp_path)
+    assert tmp_path / "figures" / "answer.png" in written
+    text, readme = (tmp_path / "REPORT.md").read_text(), readme_table(tmp_path)
+    for name, verdict in expected.items():
+        assert f"**{verdict}**" in line_of(text, f"| [{name}](#{name.lower()})")
+        assert f"| {verdict} |" in line_of(readme, f"| {name} |")
+        assert (tmp_path / "figures" / f"{name.lower()}.png").exists() == (verdict != "not run")
+    lead = "**No, not always:** for weights and filters at equal compute"
+    assert line_of(readme, "**").startswith(lead)
+    assert line_of(text, "**").startswith(lead)
+    assert "Outside [.99, 1.00]" not in text
+    assert "Below 50 % top-1, so diverged, and left in: 97 % of the weights of every layer: 10 of 10 seeds" in text

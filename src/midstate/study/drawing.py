@@ -11,12 +11,13 @@ from matplotlib.figure import Figure
 
 from midstate.common.intervals import mean_interval
 from midstate.runs import drawing
-from midstate.runs.drawing import BLUE, GREY
+from midstate.runs.drawing import BLUE, GREY, ORANGE
 from midstate.study.levels import COLUMNS
 from midstate.study.tables import KEY, read_table
 
 STYLE = {**drawing.STYLE, "font.size": 8, "pdf.fonttype": 42, "legend.fontsize": 7, "axes.titlesize": 8.5}
 COLUMN, PAGE = 3.4, 7.0  # inches: one column of a two-column page, and both
+SMALL = 6.5  # points, of what stands beside
 
 
 @dataclass(frozen=True)
@@ -36,13 +37,26 @@ class Tables:
         levels = read_table(results / "levels.csv", [*KEY, *COLUMNS])
         return cls(*(read_table(results / f"{name}.csv") for name in names), levels)
 
-    def cell(self, overrides: str) -> "Tables":
-        """The rows of one cell."""
-        return Tables(*(table[table.overrides == overrides] for table in vars(self).values()))
+    def cell(self, overrides: str, seeds: Iterable[int] | None = None) -> "Tables":
+        """The rows of one cell; of these seeds alone, or of all."""
+        cell = (table[table.overrides == overrides] for table in vars(self).values())
+        return Tables(*(table if seeds is None else table[table.seed.isin(seeds)] for table in cell))
 
     def has(self, arms: Iterable[str]) -> bool:
         """Tell whether every arm has runs of two seeds or more."""
         return all(self.runs[self.runs.arm == arm].seed.nunique() > 1 for arm in arms)
+
+
+@dataclass(frozen=True)
+class Effect:
+    """One line of a panel of effects."""
+
+    label: str
+    effect: float
+    low: float
+    high: float
+    primary: bool = False  # it decides the claim
+    costs: str = ""
 
 
 def save(figure: Figure, folder: Path, name: str) -> Path:
@@ -55,7 +69,11 @@ def save(figure: Figure, folder: Path, name: str) -> Path:
 
 
 def panels(
-    number: int = 1, height: float = 2.7, ratios: Sequence[float] | None = None, columns: int | None = None
+    number: int = 1,
+    height: float = 2.7,
+    ratios: Sequence[float] | None = None,
+    columns: int | None = None,
+    width: float | None = None,
 ) -> tuple[Figure, list[Axes]]:
     """An empty figure, one column wide with one panel and two with more.
 
@@ -64,24 +82,38 @@ def panels(
         height: inches.
         ratios: of the panels' widths.
         columns: panels a row; None: all.
+        width: inches; None: by the number of columns.
     """
     columns = columns or number
-    width = COLUMN if columns == 1 else PAGE
+    width = width or (COLUMN if columns == 1 else PAGE)
     rows = -(-number // columns)
     figure, axes = plt.subplots(rows, columns, figsize=(width, height), width_ratios=ratios, squeeze=False)
+    kept = list(axes.flat[:number])
     for empty in axes.flat[number:]:
         empty.remove()
-    return figure, list(axes.flat[:number])
+    if number % columns and rows > 1:  # the last one takes what is left of its row
+        kept[-1].remove()
+        kept[-1] = figure.add_subplot(axes[0, 0].get_gridspec()[-1, (number - 1) % columns :])
+    return figure, kept
 
 
-def dots(axes: Axes, rows: Sequence[tuple[str, float, float, float]], sesoi: float | None = None) -> None:
+def dots(axes: Axes, rows: Sequence[Effect], sesoi: float | None = None) -> None:
     """Effects with their intervals, one below the other; the band is what would be too small to matter."""
     if sesoi:
-        axes.axvspan(-sesoi, sesoi, color=GREY, alpha=0.18, lw=0)
+        axes.axvspan(-sesoi, sesoi, color=GREY, alpha=0.22, lw=0)
+        place = {"xycoords": ("data", "axes fraction"), "xytext": (0, 1), "textcoords": "offset points"}
+        axes.annotate(f"SESOI ±{sesoi:.2g}", (0, 1), ha="center", va="bottom", fontsize=SMALL, color="#555555", **place)
     axes.axvline(0, color=GREY, lw=0.8)
-    for at, (_, effect, low, high) in enumerate(reversed(rows)):
-        axes.errorbar(effect, at, xerr=[[effect - low], [high - effect]], fmt="o", ms=4, color=BLUE, lw=1.3, capsize=2)
-    axes.set_yticks(range(len(rows)), [label for label, *_ in reversed(rows)])
+    for at, row in enumerate(reversed(rows)):
+        error = [[row.effect - row.low], [row.high - row.effect]]
+        colour, marker = (ORANGE, "D") if row.primary else (BLUE, "o")
+        axes.errorbar(row.effect, at, xerr=error, fmt=marker, ms=4, color=colour, lw=1.3, capsize=2)
+        if row.primary and len(rows) > 1:
+            axes.axhspan(at - 0.5, at + 0.5, color=ORANGE, alpha=0.08, lw=0)
+        if row.costs:
+            place = {"xycoords": ("axes fraction", "data"), "xytext": (4, 0), "textcoords": "offset points"}
+            axes.annotate(row.costs, (1, at), va="center", fontsize=SMALL, **place)
+    axes.set_yticks(range(len(rows)), [row.label for row in reversed(rows)])
     axes.set_ylim(-0.7, len(rows) - 0.3)
     axes.grid(axis="y", visible=False)
 
@@ -95,6 +127,32 @@ def points(axes: Axes, rows: Sequence[tuple[str, Sequence[float]]]) -> None:
     axes.set_xticks(range(len(rows)), [label for label, _ in rows])
     axes.set_xlim(-0.6, len(rows) - 0.4)
     axes.grid(axis="x", visible=False)
+
+
+def bar(axes: Axes, length: float, unit: str) -> None:
+    """The SESOI as a length on the vertical axis, at the lower right."""
+    low, high = axes.get_ylim()
+    x, bottom = 0.97, low + 0.04 * (high - low)  # x: a share of the axes
+    transform = axes.get_yaxis_transform()
+    axes.plot([x, x], [bottom, bottom + length], color="#555555", lw=2.2, transform=transform, solid_capstyle="butt")
+    words = f"SESOI\n{length:g} {unit}"
+    axes.text(x - 0.02, bottom, words, ha="right", va="bottom", fontsize=SMALL, color="#555555", transform=transform)
+    axes.set_ylim(low, high)
+
+
+def small(axes: Axes, sesoi: float) -> None:
+    """A band around zero on the vertical axis: too small to matter."""
+    axes.axhspan(-sesoi, sesoi, color=GREY, alpha=0.22, lw=0)
+    axes.axhline(0, color=GREY, lw=0.8)
+    place = {"xycoords": ("axes fraction", "data"), "xytext": (-2, 1), "textcoords": "offset points", "ha": "right"}
+    axes.annotate(f"SESOI ±{sesoi:g}", (1, -sesoi), fontsize=SMALL, color="#555555", **place)
+
+
+def chance(axes: Axes, level: float) -> None:
+    """The accuracy of a guess."""
+    axes.axhline(level, color="#555555", lw=0.9, ls=(0, (4, 3)))
+    place = {"xycoords": ("axes fraction", "data"), "xytext": (2, 2), "textcoords": "offset points"}
+    axes.annotate(f"chance, {level:g} %", (0, level), fontsize=SMALL, color="#555555", **place)
 
 
 def note(axes: Axes, text: str) -> None:

@@ -3,7 +3,9 @@
 from dataclasses import dataclass, field
 from typing import Any
 
-PANELS = ("effects", "points", "gaps", "depth", "shapes", "deficits", "levels", "sizes")  # a function each in panels.py
+# A function each: in panels.py, and those over rates or costs in curves.py.
+PANELS = ("effects", "points", "gaps", "depth", "levels", "sizes")
+CURVES = ("shapes", "deficits", "recovered", "trend")
 
 
 @dataclass(frozen=True)
@@ -13,6 +15,9 @@ class Panel:
     kind: str
     arms: dict[str, str] = field(default_factory=dict)  # arm: label
     rows: dict[str, str | dict[str, float]] = field(default_factory=dict)  # label: name of an endpoint, or a contrast
+    costs: bool = False  # parameters and MACs beside the arms
+    chance: float | None = None  # top-1 of a guess, in percent
+    bar: bool = False  # the SESOI as a length, where values and not differences are shown
     value: str = "top1"  # column of runs.csv, of arms and contrasts
     margin: bool = False  # a band for what is too small to matter
     shade: tuple[float, float] | None = None  # a stretch along the path
@@ -22,8 +27,8 @@ class Panel:
     ylabel: str = ""
 
     def __post_init__(self) -> None:
-        if self.kind not in PANELS:
-            raise ValueError(f"kind={self.kind!r} of a panel: must be one of {', '.join(PANELS)}")
+        if self.kind not in PANELS + CURVES:
+            raise ValueError(f"kind={self.kind!r} of a panel: must be one of {', '.join(PANELS + CURVES)}")
 
 
 @dataclass(frozen=True)
@@ -34,6 +39,9 @@ class Drawing:
     height: float = 2.7  # inches
     ratios: tuple[float, ...] | None = None  # of the panels' widths
     columns: int | None = None  # panels a row; None: all
+    same_scale: bool = False  # of the effects of all panels
+    width: float | None = None  # inches; None: a column for one panel a row, else a page
+    caption: str = ""  # what a reader cannot see
     article: dict[str, str] = field(default_factory=dict)  # arm: label; the curves of the article's own figure
 
     @classmethod

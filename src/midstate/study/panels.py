@@ -1,14 +1,15 @@
 """The kinds of panel that the figure of a claim is made of; its file in conf/claim says which, and of which arms."""
 
 import numpy as np
+import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
-from midstate.runs.drawing import BLUE, COLOURS, GREY, MARKERS, SKY, band
+from midstate.runs.drawing import BLUE, COLOURS, GREY, SKY, band
 from midstate.study import drawing
-from midstate.study import shapes as fitted
 from midstate.study.claims import Claim
-from midstate.study.drawing import Tables
+from midstate.study.costs import COSTS, DIVERGED, ratio
+from midstate.study.drawing import SMALL, Effect, Tables
 from midstate.study.endpoints import Endpoint
 from midstate.study.figure_plan import Panel
 from midstate.study.measuring import margin, measure
@@ -25,24 +26,55 @@ def effects(axes: Axes, panel: Panel, claim: Claim, tables: Tables) -> None:
         endpoint = claim.named(what) if isinstance(what, str) else Endpoint("", panel.value, "", contrast=what)
         found = measure(endpoint, tables.runs)
         if found:
-            rows.append((label, found.effect, found.low, found.high))
+            beside = _costs(endpoint, tables.runs) if panel.costs else ""
+            primary = endpoint is claim.endpoint
+            low, high = (found.effect if np.isnan(each) else each for each in (found.low, found.high))
+            rows.append(Effect(label, found.effect, low, high, primary, beside))
     drawing.dots(axes, rows, margin(claim.endpoint, tables.runs) if panel.margin else None)
+    if panel.costs and rows:
+        place = {"xycoords": "axes fraction", "xytext": (4, 1), "textcoords": "offset points"}
+        axes.annotate("params  MACs", (1, 1), va="bottom", fontsize=SMALL, color="#555555", **place)
+
+
+def _costs(endpoint: Endpoint, runs: pd.DataFrame) -> str:
+    """Parameters and MACs of what is compared, as ratios."""
+    found = [ratio(endpoint, runs, cost) for cost in COSTS]
+    return "   ".join(f"{each[0]:5.2f}" if each else "    –" for each in found)
 
 
 def points(axes: Axes, panel: Panel, claim: Claim, tables: Tables) -> None:
     """One column an arm: every seed, and the mean."""
-    runs = tables.runs
-    drawing.points(axes, [(label, runs[runs.arm == arm][panel.value].dropna()) for arm, label in panel.arms.items()])
+    rows = {arm: tables.runs[tables.runs.arm == arm] for arm in panel.arms}
+    labels = {arm: _sized(label, rows[arm]) if panel.costs else label for arm, label in panel.arms.items()}
+    drawing.points(axes, [(labels[arm], rows[arm][panel.value].dropna()) for arm in panel.arms if len(rows[arm])])
+    axes.tick_params(axis="x", labelsize=SMALL)
+    if panel.chance is not None:
+        drawing.chance(axes, panel.chance)
+    if panel.bar:
+        drawing.bar(axes, claim.endpoint.sesoi, claim.endpoint.unit)
+
+
+def _sized(label: str, rows: pd.DataFrame) -> str:
+    """A label with the parameters and MACs of its arm."""
+    return f"{label}\n{rows.params_sparse.mean() / 1e3:.0f}k\n{rows.macs.mean() / 1e6:.1f}M"
 
 
 def gaps(axes: Axes, panel: Panel, claim: Claim, tables: Tables) -> None:
     """Gaps at the probes along the path, a line an arm."""
     for i, (arm, label) in enumerate(panel.arms.items()):
-        band(axes, tables.probes[tables.probes.arm == arm], "progress", "gap_bn", label, i)
-    axes.axhline(0, color=GREY, lw=0.8)
-    axes.legend()
+        rows = tables.probes[tables.probes.arm == arm]
+        if len(rows):
+            band(axes, rows, "progress", "gap_bn", f"{label}{_at_its_end(tables.runs[tables.runs.arm == arm])}", i)
+    drawing.small(axes, claim.endpoint.sesoi)
+    axes.legend(fontsize=SMALL)
     if panel.shade:
         axes.axvspan(*panel.shade, color=BLUE, alpha=0.06, lw=0)
+
+
+def _at_its_end(runs: pd.DataFrame) -> str:
+    """A warning where an arm has diverged: no gap is left to be seen near chance."""
+    top1 = runs.top1.mean() if "top1" in runs else np.nan
+    return f" (diverged: ends at {top1:.0f} %)" if top1 < DIVERGED else ""
 
 
 def depth(axes: Axes, panel: Panel, claim: Claim, tables: Tables) -> None:
@@ -56,36 +88,12 @@ def depth(axes: Axes, panel: Panel, claim: Claim, tables: Tables) -> None:
     by_size = {f"{size:,} weights": stage for size, stage in rows.groupby("params")}
     for i, (label, stage) in enumerate((by_size if len(by_size) <= len(COLOURS) else {"all sizes": rows}).items()):
         band(axes, stage, "depth", "loss_rise", label, i)
+    low = rows.groupby(["params", "depth"]).loss_rise.mean().min()
     axes.set_yscale("symlog", linthresh=0.1)
+    axes.set_ylim(bottom=min(0, 1.5 * low))  # an interval of few seeds would take most of the scale
     axes.set_title(title)
-    axes.legend()
-
-
-def shapes(axes: Axes, panel: Panel, claim: Claim, tables: Tables) -> None:
-    """The primary endpoint's value over the pruning rate, and the five curves fitted to all seeds."""
-    rates = claim.endpoint.over
-    rows = tables.runs[tables.runs.arm.isin(rates)].assign(rate=lambda table: table.arm.map(rates))
-    axes.plot(rows.rate, rows.top1, ".", color=GREY, ms=3, label="runs")
-    fits = sorted(fitted.fit_shapes(rows.rate, rows.top1).values(), key=lambda fit: fit.aicc)
-    grid = np.linspace(0, max(rates.values()), 200)
-    for fit, colour, line in zip(fits, COLOURS, ("-", "--", "-.", ":", (0, (1, 3))), strict=False):
-        label = f"{fit.name}, +{fit.aicc - fits[0].aicc:.0f} AICc"
-        axes.plot(grid, fitted.predict(fit, grid), color=colour, ls=line, label=label)
-    axes.legend(loc="lower left")
-
-
-def deficits(axes: Axes, panel: Panel, claim: Claim, tables: Tables) -> None:
-    """Accuracy missing to the reference over the pruning rate, with a line for each slope endpoint."""
-    for i, (label, name) in enumerate(panel.rows.items()):
-        slope = claim.named(name)
-        against = [Endpoint("", slope.value, "", contrast={slope.reference: 1, arm: -1}) for arm in slope.slope]
-        found = [measure(each, tables.runs) for each in against]
-        mean, low, high = (np.array([getattr(each, key) for each in found]) for key in ("effect", "low", "high"))
-        errors, rates = [mean - low, high - mean], list(slope.slope.values())
-        axes.errorbar(rates, mean, yerr=errors, marker=MARKERS[i], ms=4, color=COLOURS[i], label=label)
-    axes.axhline(0, color=GREY, lw=0.8)
-    axes.axhline(1, color=GREY, lw=0.8, ls=":")
-    axes.legend()
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.legend(fontsize=SMALL)
 
 
 def levels(axes: Axes, panel: Panel, claim: Claim, tables: Tables) -> None:

@@ -1,14 +1,23 @@
-"""One claim in the report."""
+"""One claim in the report: what was asked, what came out, and what it means by rule."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from math import isnan
+from pathlib import Path
 
-from midstate.study.analogy import Levels
-from midstate.study.beside import Beside
+import pandas as pd
+
+from midstate.study import costs
+from midstate.study.analogy import Levels, levels_of_claim
+from midstate.study.answer import SCALE, headline, words
+from midstate.study.beside import Beside, beside
+from midstate.study.caveats import incomplete, mixed_origins
 from midstate.study.claims import Claim
+from midstate.study.drawing import Tables
 from midstate.study.figure_plan import LevelFigure
 from midstate.study.figures import Drawn
-from midstate.study.verdicts import Result
+from midstate.study.statistics import seeds_needed
+from midstate.study.verdicts import NOT_RUN, Judged, Result, gates_of, rows_of
 
 
 @dataclass(frozen=True)
@@ -16,6 +25,7 @@ class Section:
     """One claim in the report."""
 
     claim: Claim
+    headline: Result | None  # what decides it; None: not run, or not all seeds are there
     primary: list[Result]  # one a cell
     needed: list[str]  # seeds that would be enough, and their cost; one a cell
     others: list[Result]
@@ -25,6 +35,36 @@ class Section:
     changed: list[str]  # digests that rows carry and the committed file no longer has
     mixed: list[str]  # cells whose rows were made by different versions or machines
     levels: list[Levels]  # what layers are left, one a network with rows
+    gates: tuple[Judged, ...]
+    costs: dict[str, str]  # ratios of parameters and of MACs in the headline's contrast
+    diverged: list[str]  # arms
+    hours: float | None  # of one process, for what is not run
+
+    @property
+    def verdict(self) -> str:
+        """The headline's verdict."""
+        return self.headline.verdict if self.headline else NOT_RUN
+
+    @property
+    def withdrawn(self) -> str:
+        """Why nobody should rely on it any more; empty: it stands."""
+        return words()["withdrawn"].get(self.claim.key, "").strip()
+
+    @property
+    def meaning(self) -> str:
+        """What the verdict means, by rule."""
+        means, test = words()["means"], self.claim.endpoint.test
+        text = means.get(f"{self.verdict}, {test}", means[self.verdict])
+        if not self.headline:
+            return text
+        result, unit = self.headline, self.claim.endpoint.unit
+        return text.format(sesoi=f"{result.sesoi:.2g} {unit}", mde=f"{result.measured.mde:.2g} {unit}")
+
+    @property
+    def command(self) -> str:
+        """What makes it again."""
+        option = "--edition first" if self.claim.edition == 1 else f"--scale {SCALE}"
+        return f"python scripts/reproduce.py {option} --only {self.claim.claim}"
 
     @property
     def levels_not_run(self) -> list[LevelFigure]:
@@ -35,7 +75,65 @@ class Section:
     @property
     def elsewhere(self) -> str:
         """The verdicts but for the first, in a few words."""
-        return elsewhere((each.verdict, each.measured.effect) for each in self.primary[1:])
+        return elsewhere((each.verdict, each.measured.effect) for each in self.primary if each is not self.headline)
+
+
+def section(
+    claim: Claim, judged: Iterable[Result], tables: Tables, pilot: pd.DataFrame, figure: Drawn | None, folder: Path
+) -> Section:
+    """What the report says of one claim; of the second edition nothing of a cell whose seeds are not all there.
+
+    Args:
+        claim: to report on.
+        judged: results of any claims.
+        tables: all rows.
+        pilot: rows of pilot.csv.
+        figure: of the headline.
+        folder: for the figures of what layers are left.
+    """
+    own = [result for result in judged if is_of(result, claim) and _complete(result, claim)]
+    rows = tables.runs[tables.runs.arm.isin(claim.all_arms)]
+    digests = {
+        tag.partition("-")[2]
+        for tags in rows.get("claims", pd.Series(dtype=str)).dropna()
+        for tag in tags.split()
+        if tag.partition("-")[0] == claim.claim
+    }
+    primary = [result for result in own if result.verdict]
+    first = deciding(claim, primary)
+    compared = rows_of(claim, first.scale, tuple(first.overrides.split()), tables.runs) if first else rows.iloc[:0]
+    return Section(
+        claim,
+        first,
+        primary,
+        [needed(result, rows) for result in primary],
+        [result for result in own if not result.verdict],
+        beside(claim, tables),
+        figure,
+        incomplete(claim, tables.runs),
+        sorted(digests - {claim.digest}),
+        mixed_origins(claim, tables.runs),
+        levels_of_claim(claim, tables, folder),
+        first.gates if first else gates_of(claim, compared, pilot),
+        {cost: costs.in_words(costs.ratio(claim.endpoint, compared, cost)) for cost in costs.COSTS},
+        costs.diverged(compared) if claim.edition > 1 else [],
+        costs.hours_left(claim, tables.runs, pilot) if claim.edition > 1 else None,
+    )
+
+
+def is_of(result: Result, claim: Claim) -> bool:
+    """Tell whether a result is of a claim."""
+    return (result.claim, result.edition) == (claim.claim, claim.edition)
+
+
+def deciding(claim: Claim, results: Iterable[Result]) -> Result | None:
+    """The result that decides a claim."""
+    return next((each for each in results if each.verdict and headline(claim, [each.row])), None)
+
+
+def _complete(result: Result, claim: Claim) -> bool:
+    """Tell whether a result has all the seeds that were set down; the first edition set down none."""
+    return claim.edition == 1 or result.measured.seeds >= len(claim.seeds(result.scale))
 
 
 def elsewhere(judged: Iterable[tuple[str, float]]) -> str:
@@ -48,3 +146,22 @@ def elsewhere(judged: Iterable[tuple[str, float]]) -> str:
         for verdict, effects in sorted(by_verdict.items(), key=lambda item: -len(item[1]))
     ]
     return ", ".join(parts) or "not run"
+
+
+def needed(result: Result, runs: pd.DataFrame) -> str:
+    """How many seeds would bring the minimum detectable effect below the SESOI, and what those missing would cost.
+
+    Args:
+        result: of a primary endpoint.
+        runs: rows of runs.csv of the claim's arms; the cost is that of as many again as `result` has, in hours of
+            one process.
+
+    Returns:
+        Such as "36 (+1.2 h)"; empty where it is below already.
+    """
+    measured = result.measured
+    if not result.sesoi > 0 or isnan(measured.mde) or measured.mde <= result.sesoi:
+        return ""
+    seeds = seeds_needed(measured.sd, result.sesoi)
+    spent = runs.wall_seconds[(runs.overrides == result.overrides) & (runs.seed < measured.seeds)].sum() / 3600
+    return f"{seeds} (+{spent / measured.seeds * (seeds - measured.seeds):.1f} h)"

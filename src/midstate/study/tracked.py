@@ -25,13 +25,13 @@ def log_claims(sections: Iterable[Section], results: Path, mode: str, directory:
         claim = section.claim
         settings = wandb.Settings(reinit="finish_previous", console="off", silent=True)
         run = wandb.init(
-            project=PROJECT, group=claim.claim, job_type="report", name=f"{claim.claim} {claim.title}", mode=mode,
+            project=PROJECT, group=claim.key, job_type="report", name=f"{claim.key} {claim.title}", mode=mode,
             dir=str(directory), config={"digest": claim.digest}, settings=settings,
         )  # fmt: skip
         rows = [result.row for result in (*section.primary, *section.others)]
         run.log({"results": wandb.Table(columns=list(rows[0]), data=[list(row.values()) for row in rows])})
-        run.summary["verdict"] = section.primary[-1].verdict
-        artifact = wandb.Artifact(f"claim-{claim.claim}", type="claim")
+        run.summary["verdict"] = section.verdict
+        artifact = wandb.Artifact(f"claim-{claim.key}", type="claim")
         for name in ("runs.csv", "claims.csv", "REPORT.md"):
             artifact.add_file(str(results / name))
         if section.figure:

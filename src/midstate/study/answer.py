@@ -1,0 +1,102 @@
+"""The answer to the article's question, composed from verdicts by rule; its words: conf/claim/page/answer.yaml."""
+
+from collections.abc import Iterable, Mapping
+from functools import cache
+from types import SimpleNamespace
+from typing import Any
+
+import yaml
+
+from midstate.common.project import CONF
+from midstate.study.beside import interval
+from midstate.study.claims import Claim, read_claims
+from midstate.study.verdicts import NO_POWER, NOT_RUN
+
+WORDS = CONF / "claim" / "page" / "answer.yaml"
+SCALE = "full"  # that decides; the others are looks
+Row = Mapping[str, Any]  # of claims.csv
+
+
+@cache
+def words() -> dict[str, Any]:
+    """The question, what verdicts say to it, and the schemes of its figure."""
+    return yaml.safe_load(WORDS.read_text())
+
+
+def headline(claim: Claim, results: Iterable[Row]) -> Row | None:
+    """What decides a claim: in the second edition its planned cell with all its seeds, in the first its first cell."""
+    own = [row for row in results if (row["claim"], row["edition"]) == (claim.claim, claim.edition)]
+    own = [row for row in own if isinstance(row["verdict"], str) and row["verdict"]]  # NaN: a secondary one, in a file
+    if claim.edition > 1:
+        scale = SCALE if SCALE in claim.scales else next(iter(claim.scales))  # a user's own has one
+        own = [row for row in own if row["scale"] == scale and row["seeds"] >= len(claim.seeds(scale))]
+    return next(iter(own), None)
+
+
+def answer(results: Iterable[Row], brief: bool = False) -> str:
+    """One paragraph for the article's question, from the verdicts of C1, C11, C6, C12 and C13.
+
+    Args:
+        results: rows of claims.csv; of other claims, editions and scales there may be more.
+        brief: nothing twice, no effects, nothing of what is not run: a table below has them.
+    """
+    results, text = list(results), words()
+    found = {claim.claim: (claim, headline(claim, results)) for claim in _asked()}
+    verdicts = {name: _verdict(claim, row) for name, (claim, row) in found.items()}
+    says = {name: _sentence(each, *found[name]) for name, each in text["says"].items()}
+    if brief:
+        more = [each.replace(": {effect}", "") for name, each in says.items() if each and not _denied(name, verdicts)]
+        return " ".join([_lead(verdicts), *more])
+    told = [each.format(effect=_effect(*found[name])) for name, each in says.items() if each]
+    left = [_left(verdicts, state, text["asks"]) for state in (NO_POWER, NOT_RUN)]
+    return " ".join([_lead(verdicts), *told, *filter(None, left), text["elegant"].strip()])
+
+
+@cache
+def _asked() -> list[Claim]:
+    """The claims that decide."""
+    return read_claims(list(words()["says"]))
+
+
+def _verdict(claim: Claim, row: Row | None) -> str:
+    """The verdict; where an equivalence is refuted, on which side."""
+    if row is None:
+        return NOT_RUN
+    if claim.endpoint.test == "equivalence" and row["verdict"] == "refuted":
+        return f"refuted, {'positive' if row['effect'] > 0 else 'negative'}"
+    return row["verdict"]
+
+
+def _denied(name: str, verdicts: Mapping[str, str]) -> str:
+    """Why a claim's verdict speaks against "always"; empty where it does not."""
+    return words()["denied"].get(name, {}).get(verdicts[name], "")
+
+
+def _lead(verdicts: Mapping[str, str]) -> str:
+    """No, where any verdict speaks against "always"; else what is known."""
+    affirmed = words()["affirmed"]
+    reasons = [why for name in words()["denied"] if (why := _denied(name, verdicts))]
+    if reasons:
+        return f"**No, not always:** {'; '.join(reasons)}."
+    deciding = [verdicts[name] for name in affirmed]
+    if all(verdicts[name] in wanted for name, wanted in affirmed.items()):
+        return "**Yes, in all that was tested here;** no test can show “always”."
+    if all(each in (NOT_RUN, NO_POWER) for each in deciding):
+        nothing = "**No answer:** there is nothing to gain at this size."
+        return "**Not answered yet.**" if NOT_RUN in deciding else nothing
+    return "**Open:** no verdict speaks against it, and not all that would speak for it is decided."
+
+
+def _sentence(says: Mapping[str, str], claim: Claim, row: Row | None) -> str:
+    """What one verdict says, its effect still to be put in; empty where it says nothing of its own."""
+    return says.get(_verdict(claim, row), "")
+
+
+def _effect(claim: Claim, row: Row) -> str:
+    return f"{interval(SimpleNamespace(**row))} {claim.endpoint.unit}"
+
+
+def _left(verdicts: Mapping[str, str], state: str, asks: Mapping[str, str]) -> str:
+    """The questions that have no answer, and why."""
+    left = [f"{asks[name]} ({name})" for name, verdict in verdicts.items() if verdict == state]
+    return f"{state.capitalize()}: {', '.join(left)}." if left else ""

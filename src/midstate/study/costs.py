@@ -1,0 +1,123 @@
+"""What arms cost beside what they reach: parameters and MACs as ratios, arms that diverged, hours that are left."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cache
+
+import pandas as pd
+
+from midstate.common.project import CONF
+from midstate.study.answer import SCALE, words
+from midstate.study.claims import PILOT, Claim
+from midstate.study.endpoints import Endpoint
+from midstate.study.measuring import Measured, measure
+from midstate.study.verdicts import rows_of
+
+COSTS = {"params": "params_sparse", "macs": "macs"}  # what can be held: column of runs.csv
+EQUAL = (0.99, 1.0)  # of the reference's
+DIVERGED = 50.0  # top-1 in percent, below which an arm counts as diverged
+
+
+@dataclass(frozen=True)
+class Scheme:
+    """A point of the answer's figure: one scheme against the uniform one of its pattern."""
+
+    label: str
+    pattern: str
+    rate: str
+    holds: str  # params, macs, both or nothing
+    ratios: dict[str, float]  # of parameters and MACs to the reference's
+    gain: Measured
+
+    @property
+    def outside(self) -> list[str]:
+        """The costs that it is to hold and does not."""
+        held = COSTS if self.holds == "both" else [self.holds] if self.holds in COSTS else []
+        return [cost for cost in held if not EQUAL[0] <= round(self.ratios[cost], 3) <= EQUAL[1]]
+
+
+def schemes(finished: Iterable[Claim], runs: pd.DataFrame) -> list[Scheme]:
+    """The points of the answer's figure, of arms that finished claims compare, in the cell that decides those."""
+    finished, found = list(finished), []
+    for group in words()["figure"]["groups"]:
+        reference = group["reference"]
+        for arm, label in group["arms"].items():
+            claim = next((each for each in finished if {arm, reference} <= set(each.all_arms)), None)
+            if not claim:
+                continue
+            rows = rows_of(claim, SCALE, claim.cells(SCALE)[0], runs)
+            gain = measure(Endpoint("gain", "top1", "points", contrast={arm: 1, reference: -1}), rows)
+            if gain:
+                ratios = {cost: _mean({arm: 1}, rows, c) / _mean({reference: 1}, rows, c) for cost, c in COSTS.items()}
+                found.append(Scheme(label, group["pattern"], group["rate"], group["holds"], ratios, gain))
+    return found
+
+
+def ratio(endpoint: Endpoint, rows: pd.DataFrame, cost: str) -> tuple[float, float] | None:
+    """A cost of the plus side over that of the minus side; of several arms the range over their reference's.
+
+    Returns:
+        Smallest and largest ratio, the same where there is one; None where nothing is compared or not all arms are run.
+    """
+    column = COSTS[cost]
+    if column not in rows or not set(endpoint.arms) <= set(rows.arm):
+        return None
+    plus, minus = ({a: abs(w) for a, w in endpoint.weights.items() if w * sign > 0} for sign in (1, -1))
+    if plus and minus:
+        both = _mean(plus, rows, column) / _mean(minus, rows, column)
+        return both, both
+    arms = [*endpoint.of, *(endpoint.over or {})]
+    if not arms:
+        return None
+    reference = _mean({endpoint.reference or arms[0]: 1}, rows, column)
+    every = [_mean({arm: 1}, rows, column) / reference for arm in arms]
+    return min(every), max(every)
+
+
+def in_words(found: tuple[float, float] | None) -> str:
+    """A ratio, or a range of ratios, for a table."""
+    if found is None:
+        return "–"
+    low, high = (f"{each:.2f}" for each in found)
+    return low if low == high else f"{low} to {high}"
+
+
+def _mean(weights: dict[str, float], rows: pd.DataFrame, column: str) -> float:
+    """Weighted mean over arms of their means over seeds."""
+    means = rows.groupby("arm")[column].mean()
+    return sum(weight * means[arm] for arm, weight in weights.items()) / sum(weights.values())
+
+
+@cache
+def described(arm: str) -> str:
+    """An arm in words: the first comment of its file."""
+    lines = (CONF / "experiment" / f"{arm}.yaml").read_text().splitlines()
+    comments = [line[1:].strip() for line in lines if line.startswith("#") and "@package" not in line]
+    return comments[0].rstrip(".") if comments else arm
+
+
+def diverged(rows: pd.DataFrame) -> list[str]:
+    """The arms of which seeds ended below 50 %, in words."""
+    if "top1" not in rows:
+        return []
+    found = []
+    for arm, own in rows.groupby("arm"):
+        low = int((own.top1 < DIVERGED).sum())
+        if low:
+            found.append(f"{described(arm)}: {low} of {len(own)} seeds, mean {own.top1.mean():.1f} %")
+    return found
+
+
+def hours_left(claim: Claim, runs: pd.DataFrame, pilot: pd.DataFrame) -> float | None:
+    """Hours of one process that missing runs of the planned cell take, by rows of the same arms; None: not known."""
+    planned = claim.cells(SCALE)
+    if not planned:
+        return None
+    tried = [" ".join(cell) for cell in claim.cells(PILOT)[:1]]
+    done = rows_of(claim, SCALE, planned[0], runs)
+    seconds = pd.concat([done, pilot[pilot.overrides.isin(tried)]]).groupby("arm").wall_seconds.median()
+    known = seconds.reindex(claim.all_arms).astype(float)
+    if known.isna().all():
+        return None
+    missing = len(claim.seeds(SCALE)) - done.groupby("arm").seed.nunique().reindex(claim.all_arms).fillna(0)
+    return float((known.fillna(known.mean()) * missing).sum() / 3600)
