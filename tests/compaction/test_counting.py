@@ -133,7 +133,9 @@ PUBLISHED = {
 }
 
 
-@pytest.mark.parametrize("blocks", [3, 5, 9, 18], ids=lambda n: f"resnet{6 * n + 2}")
+@pytest.mark.parametrize(
+    "blocks", [3, 5, 9, pytest.param(18, marks=pytest.mark.slow)], ids=lambda n: f"resnet{6 * n + 2}"
+)
 def test_published_reductions_of_soft_filter_pruning(blocks):
     for (depth, sparsity), (nominal, exact) in PUBLISHED.items():
         if depth != blocks:

@@ -57,7 +57,7 @@ def test_runs_without_a_scheme_have_no_rows(tmp_path):
 
 @pytest.fixture(scope="module")
 def c2():
-    return read_claims(["C2"], edition=1)[0]
+    return read_claims(["C2"])[0]
 
 
 def made_up(plan, left_out=(), seeds=2):
