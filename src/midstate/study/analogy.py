@@ -36,13 +36,13 @@ class Levels:
 
 def levels_of_claim(claim: Claim, tables: Tables, folder: Path) -> list[Levels]:
     """Figures and correlations of every network of a claim that has rows; files go to `folder`."""
-    found = []
+    typed = claim.scales.get("quick", {}).get("typed")  # a user's own cell, else the experiments as they are
+    cell = " ".join(claim.cells("quick")[0]) if typed else ""
+    rows, found = tables.cell(cell), []
     for plan in claim.levels:
-        for cell in claim.cells("quick"):
-            rows = tables.cell(" ".join(cell))
-            if rows.levels.arm.isin(plan.arms).any():
-                path = save(figures.draw_panels(plan.drawing, claim, rows), folder, plan.figure)
-                found.append(Levels(plan, " ".join(cell), ways(plan, rows), path))
+        if rows.levels.arm.isin(plan.arms).any():
+            path = save(figures.draw_panels(plan.drawing, claim, rows), folder, plan.figure)
+            found.append(Levels(plan, cell, ways(plan, rows), path))
     return found
 
 
