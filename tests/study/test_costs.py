@@ -26,6 +26,7 @@ RUNS = pd.DataFrame(
         ({"contrast": {"c": 2, "a": -1, "b": -1}}, "2.67", "1.00"),  # 40 over 15, 200 over 200
         ({"contrast": {"b": 1, "c": 1}, "divide_by": 2}, "–", "–"),  # nothing is compared
         ({"contrast": {"a": 1, "z": -1}}, "–", "–"),  # not run
+        ({"slope": {"a": 0.1, "b": 0.9}, "reference": "c"}, "0.25 to 0.50", "0.50 to 1.50"),
         ({"test": "slope", "of": ("a", "b"), "against": "macs", "reference": "c"}, "0.25 to 0.50", "0.50 to 1.50"),
     ],
 )

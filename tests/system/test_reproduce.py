@@ -48,8 +48,8 @@ def test_a_claim_comes_out_with_tables_figure_and_report(done):
     claims = pd.read_csv(results / "claims.csv")
     assert (claims.claim == "C2").all()
     assert set(claims.verdict.dropna()) <= {"supported", "refuted", "no power", "inconclusive"}
-    assert (results / "figures" / "c2.png").stat().st_size > 10_000
-    assert (results / "figures" / "c2.pdf").is_file()
+    assert (results / "figures" / "first_c2.png").stat().st_size > 10_000
+    assert (results / "figures" / "first_c2.pdf").is_file()
     page = (results / "report.html").read_text()
     assert "data:image/png;base64," in page
     assert "http" not in page  # nothing is loaded from anywhere

@@ -62,11 +62,12 @@ def ratio(endpoint: Endpoint, rows: pd.DataFrame, cost: str) -> tuple[float, flo
     column = COSTS[cost]
     if column not in rows or not set(endpoint.arms) <= set(rows.arm):
         return None
-    plus, minus = ({a: abs(w) for a, w in endpoint.weights.items() if w * sign > 0} for sign in (1, -1))
+    weights = {} if endpoint.slope else endpoint.weights  # a slope has no sides
+    plus, minus = ({arm: abs(weight) for arm, weight in weights.items() if weight * sign > 0} for sign in (1, -1))
     if plus and minus:
         both = _mean(plus, rows, column) / _mean(minus, rows, column)
         return both, both
-    arms = [*endpoint.of, *(endpoint.over or {})]
+    arms = [*endpoint.of, *(endpoint.over or endpoint.slope or {})]
     if not arms:
         return None
     reference = _mean({endpoint.reference or arms[0]: 1}, rows, column)
