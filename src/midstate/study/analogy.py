@@ -36,13 +36,12 @@ class Levels:
 
 def levels_of_claim(claim: Claim, tables: Tables, folder: Path) -> list[Levels]:
     """Figures and correlations of every network of a claim that has rows; files go to `folder`."""
-    found = []
+    found, cell = [], " ".join(claim.level_cell)
+    rows = tables.cell(cell)
     for plan in claim.levels:
-        for cell in claim.cells("quick"):
-            rows = tables.cell(" ".join(cell))
-            if rows.levels.arm.isin(plan.arms).any():
-                path = save(figures.draw_panels(plan.drawing, claim, rows), folder, plan.figure)
-                found.append(Levels(plan, " ".join(cell), ways(plan, rows), path))
+        if rows.levels.arm.isin(plan.arms).any():
+            path = save(figures.draw_panels(plan.drawing, claim, rows), folder, plan.figure)
+            found.append(Levels(plan, cell, ways(plan, rows), path))
     return found
 
 
