@@ -53,18 +53,12 @@ class Section:
     @property
     def meaning(self) -> str:
         """What the verdict means, by rule."""
-        means, test = words()["means"], self.claim.endpoint.test
-        text = means.get(f"{self.verdict}, {test}", means[self.verdict])
-        if not self.headline:
-            return text
-        result, unit = self.headline, self.claim.endpoint.unit
-        return text.format(sesoi=f"{result.sesoi:.2g} {unit}", mde=f"{result.measured.mde:.2g} {unit}")
+        return meaning(self.claim, self.headline)
 
     @property
     def command(self) -> str:
         """What makes it again."""
-        option = "--edition first" if self.claim.edition == 1 else f"--scale {SCALE}"
-        return f"python scripts/reproduce.py {option} --only {self.claim.claim}"
+        return command(self.claim)
 
     @property
     def levels_not_run(self) -> list[LevelFigure]:
@@ -76,6 +70,22 @@ class Section:
     def elsewhere(self) -> str:
         """The verdicts but for the first, in a few words."""
         return elsewhere((each.verdict, each.measured.effect) for each in self.primary if each is not self.headline)
+
+
+def meaning(claim: Claim, result: Result | None) -> str:
+    """What the result that decides a claim means, by rule."""
+    means, verdict = words()["means"], result.verdict if result else NOT_RUN
+    text = means.get(f"{verdict}, {claim.endpoint.test}", means[verdict])
+    if not result:
+        return text
+    sesoi, mde = (f"{each:.2g} {claim.endpoint.unit}" for each in (result.sesoi, result.measured.mde))
+    return text.format(sesoi=sesoi, mde=mde)
+
+
+def command(claim: Claim) -> str:
+    """What runs a claim again."""
+    option = "--edition first" if claim.edition == 1 else f"--scale {SCALE}"
+    return f"python scripts/reproduce.py {option} --only {claim.claim}"
 
 
 def section(
