@@ -6,7 +6,6 @@ import io
 import pytest
 import torch
 from loops import METHODS, STEPS, assert_same, batches, gradients, network
-from torch import nn
 
 from midstate import prune
 from midstate.sparsity import verify_nm
@@ -31,12 +30,10 @@ def train(model, optimizer, some):
         ("lbc", {"n": 2, "m": 4}),
         ("rigl", {"every": "2it"}),
         ("magnitude", {"every": "3it"}),
-        ("domino", {"n": 2, "m": 4, "levels": [1, 2, 4], "trained": True}),
+        ("domino", {"n": 2, "m": 4, "trained": True}),
     ],
 )
 def test_a_loop_that_was_interrupted_gives_the_same_bits(name, settings):
-    if name == "domino":
-        settings = {key: value for key, value in settings.items() if key != "levels"}
     model, optimizer, pruner = made(name, **settings)
     train(model, optimizer, batches()[:3])
     file = io.BytesIO()
@@ -66,7 +63,7 @@ def test_it_ends_when_the_steps_are_made_and_leaves_everything_plain():
         pruner.finalise()
     train(model, optimizer, batches()[-1:])
     pruner.finalise()
-    assert [*model.state_dict()] == [*network().state_dict()]
+    network().load_state_dict(model.state_dict(), strict=True)
     assert verify_nm(model[2].weight, 2, 4)
     assert verify_nm(model[4].weight, 2, 4)
     assert model[0].weight.all()
@@ -123,7 +120,7 @@ def test_parameters_of_a_method_join_the_optimizer_and_leave_it(names):
 
 
 def test_a_copy_of_the_optimizer_does_not_prune():
-    model, optimizer, pruner = made(n=2, m=4)
+    _, optimizer, pruner = made(n=2, m=4)
     copied = copy.deepcopy(optimizer)
     copied.step()
     assert pruner.step == 0
@@ -154,4 +151,3 @@ def test_a_compiled_step_sees_new_masks_without_another_graph():
     again.finalise()
     assert len(graphs) == 1
     assert_same(model, other)
-    assert isinstance(model, nn.Module)

@@ -116,7 +116,13 @@ def test_what_is_not_a_plain_model_and_its_own_optimizer_is_refused():
         {"method": "wanda"},
         {"method": "nm", "criterion": "taylor", "n": 2, "m": 4},
         {"method": "magnitude", "allocation": "erk", "budget": "macs"},
-        {"method": "global_filter", "budget": "extracted_macs", "refresh": "once", "steps_per_epoch": 2},
+        {
+            "method": "global_filter",
+            "budget": "extracted_macs",
+            "refresh": "once",
+            "sparsity": 0.5,
+            "steps_per_epoch": 2,
+        },
     ],
     ids=lambda settings: settings["method"],
 )
@@ -159,7 +165,8 @@ ConfigStore.instance().store(name="schema", node={"mine": 1})
 def seen():
     hydra_now = GlobalHydra.instance().hydra
     plugins = sorted(each.__name__ for each in Plugins.instance().discover())
-    return id(hydra_now), str(getbase()), OmegaConf.to_yaml(HydraConfig.get()), plugins, sorted(ConfigStore.instance().repo)
+    known = sorted(ConfigStore.instance().repo)
+    return id(hydra_now), str(getbase()), OmegaConf.to_yaml(HydraConfig.get()), plugins, known
 
 @hydra.main(version_base="1.1", config_path=None, config_name="schema")
 def main(config):

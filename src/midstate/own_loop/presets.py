@@ -62,8 +62,10 @@ def choose(
         if isinstance(method, Method):
             return Choice("method", method, planned)
         return Choice(name, _method(name, config, settings), planned, config.trainer.mode == "finetune")
-    except (ConfigError, HydraException, OmegaConfBaseException) as error:
-        raise ValueError(in_python(str(error) if isinstance(error, ConfigError) else first_line(error))) from error
+    except (HydraException, OmegaConfBaseException) as error:
+        raise ValueError(in_python(first_line(error))) from error
+    except (ConfigError, ValueError) as error:
+        raise ValueError(in_python(str(error))) from error
 
 
 def in_python(message: str) -> str:
