@@ -2,13 +2,17 @@
 
 import copy
 import io
+import re
 
 import pytest
 import torch
+from conftest import ROOT
 from loops import METHODS, STEPS, assert_same, batches, gradients, network
 
 from midstate import prune
 from midstate.sparsity import verify_nm
+
+PAGE = (ROOT / "docs" / "own_loop.md").read_text()
 
 
 def made(name="nm_block", number=STEPS, **settings):
@@ -48,6 +52,15 @@ def test_a_loop_that_was_interrupted_gives_the_same_bits(name, settings):
     train(other, optimizer, batches()[3:])
     again.finalise()
     assert_same(model, other)
+
+
+def test_the_page_saves_and_loads_as_it_shows(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (code,) = (part for part in re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL) if part.startswith("torch.save"))
+    model, optimizer, pruner = made(n=2, m=4)
+    train(model, optimizer, batches()[:3])
+    exec(code, {"torch": torch, "model": model, "optimizer": optimizer, "pruner": pruner})
+    assert pruner.step == 3
 
 
 def test_a_checkpoint_of_a_longer_run_is_refused():

@@ -134,6 +134,28 @@ def test_an_optimizer_that_calls_its_closure_again_is_refused():
         optimizer.step(lambda: gradients(model, optimizer, *batches(1)[0]))
 
 
+def test_a_class_whose_step_calls_its_bases_makes_one_step():
+    class Mine(torch.optim.SGD):
+        def step(self, closure=None):
+            if self.spoilt:
+                raise KeyError("spoilt")
+            return super().step(closure)
+
+    model, other = network(), network()
+    optimizer, others = (kind(net.parameters(), lr=0.05) for kind, net in ((Mine, model), (torch.optim.SGD, other)))
+    optimizer.spoilt = True
+    pruner = prune(model, optimizer, METHODS["hard"], schedule=CUBIC, total_steps=STEPS)
+    with pytest.raises(KeyError):
+        optimizer.step()
+    optimizer.spoilt = False
+    step = Plain(model, optimizer)
+    for images, labels in batches():
+        step(images, labels)
+    by_hand(other, others, METHODS["hard"], Plain(other, others))
+    assert pruner.step == STEPS
+    assert_same(model, other)
+
+
 @pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
 def test_of_two_optimizers_the_first_counts_and_each_has_its_own_weights(method):
     model, other = network(), network()

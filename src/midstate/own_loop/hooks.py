@@ -1,6 +1,8 @@
 """Calls around the steps that an optimizer makes, on real gradients, however its loop makes them."""
 
+import sys
 from collections.abc import Callable
+from types import FrameType
 from typing import Any
 
 import torch
@@ -26,6 +28,7 @@ class StepHooks:
         """
         self._before, self._after = before, after
         self._made = False
+        self._call: FrameType | None = None  # of `step`, whose hooks these are
         self._handles = [optimizer.register_step_pre_hook(self._begin), optimizer.register_step_post_hook(self._end)]
 
     def remove(self) -> None:
@@ -34,6 +37,9 @@ class StepHooks:
             handle.remove()
 
     def _begin(self, optimizer: Optimizer, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict] | None:
+        if self._call is not None and _is_running(self._call):
+            return None  # a class whose `step` calls its base's runs the hooks of both
+        self._call = sys._getframe(1)
         self._made = not bool(getattr(optimizer, "found_inf", None))
         if not self._made:
             return None
@@ -46,6 +52,9 @@ class StepHooks:
         return None
 
     def _end(self, optimizer: Optimizer, args: tuple, kwargs: dict[str, Any]) -> None:
+        if sys._getframe(1) is not self._call:
+            return
+        self._call = None
         if self._made:
             self._after()
 
@@ -65,6 +74,14 @@ class StepHooks:
             return loss
 
         return once
+
+
+def _is_running(call: FrameType) -> bool:
+    """Tell whether a call is among those that have led here; not one that an error has ended."""
+    frame = sys._getframe(1)
+    while frame is not None and frame is not call:
+        frame = frame.f_back
+    return frame is call
 
 
 @torch.no_grad()
