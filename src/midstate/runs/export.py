@@ -1,11 +1,11 @@
 """Export of a finished run: read, turned into a format, read back, written whole or not at all."""
 
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from midstate import __version__
 from midstate.common.errors import ConfigError, RunFailed, user_errors
 from midstate.common.files import write_together
 from midstate.distributed.machine import enough_memory
@@ -62,7 +62,7 @@ def _read(directory: Path) -> Finished:
     with without_input_quantisers(model):
         call, of_library = call_of(config["model"], model, data.shape[0], data.num_classes)
     recipe = {
-        "made_by": f"midstate {__version__}, torch {torch.__version__}",
+        "made_by": f"midstate {version('midstate')}, torch {torch.__version__}",
         "network": call,
         "image": list(data.shape),
         "classes": data.num_classes,
