@@ -33,6 +33,7 @@ NOT_RUN = {
     "*reproduce.py --verify": "half a minute; tests/study/test_verification.py",
     "*reproduce.py --report": "the line after it does the same, and writes README.md",
     "*reproduce.py * --arms *": "takes hours; tests/system/test_reproduce.py",
+    "*export.py * --format onnx*": "needs the extra `export`; tests/runs/test_export.py",
     "*bench.py *": "measures this machine for minutes; tests/scripts/test_bench.py",
     "*benchmarks.gpu *": "takes minutes; tests/scripts/test_gpu_suite.py",
     "*faults.py *": "takes an hour; tests/system/test_faults.py",

@@ -13,6 +13,8 @@ README = (ROOT / "README.md").read_text()
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 TABLES = [(page, name) for page in PAGES for name in re.findall(r"<!-- bench:(\w+) -->", page.read_text())]
 CODE = dict(re.findall(r"^## ([^\n]+)\n(?:(?!^## ).)*?```python\n(.*?)```", README, re.DOTALL | re.MULTILINE))
+OWN_LOOP = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "own_loop.md").read_text(), re.DOTALL)
+PLAIN_LOOPS = [code for code in OWN_LOOP if "in loader" in code]
 
 
 def test_it_is_read_in_some_minutes():
@@ -70,7 +72,8 @@ def test_the_criterion_of_ones_own_runs(tmp_path):
     assert json.loads((tmp_path / "run" / "summary.json").read_text())["pattern_verified"] is True
 
 
-def test_the_loop_of_ones_own_prunes():
+@pytest.mark.parametrize("code", [CODE["Your own loop"], *PLAIN_LOOPS], ids=["README", "docs", "by hand"])
+def test_the_loop_of_ones_own_prunes(code):
     import torch
     from torch.nn.functional import cross_entropy
 
@@ -83,8 +86,8 @@ def test_the_loop_of_ones_own_prunes():
         "loader": [(torch.randn(8, 1, 8, 8), torch.arange(8) % 4) for _ in range(4)],
         "epochs": 2,
     }
-    exec(CODE["Your own loop"], scope)  # it asserts that the pattern holds
-    assert (scope["model"][2].weight != 0).sum() == 32 * 16 * 36 / 16
+    exec(code, scope)
+    assert (scope["model"][2].weight != 0).sum() == 32 * 16 * 36 / 2
 
 
 def test_the_functions_of_the_library_work_as_shown():

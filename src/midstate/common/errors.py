@@ -6,6 +6,7 @@ from contextlib import contextmanager
 
 EXIT_FINISHED, EXIT_BAD_CONFIG, EXIT_FAILED, EXIT_STOPPED = 0, 2, 3, 75
 EXIT_DEFECT = 1  # with a traceback
+EXIT_NOT_OBEYED = 1  # of a check: the answer is no
 EXIT_INTERRUPTED = 128 + signal.SIGINT  # as shells count
 
 

@@ -4,12 +4,17 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from hydra import compose, initialize_config_dir
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal.config_search_path_impl import ConfigSearchPathImpl
 from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.plugins import Plugins
 from hydra.plugins.search_path_plugin import SearchPathPlugin
+from hydra.types import RunMode
+from hydra.version import VersionBase
 from omegaconf import DictConfig, open_dict
+from packaging.version import Version
 
 from midstate.common.errors import ConfigError, first_line
 from midstate.common.project import CONF, LOCAL
@@ -47,6 +52,33 @@ def compose_root(overrides: Sequence[str], return_hydra_config: bool = False) ->
     register_local_members()
     with initialize_config_dir(str(CONF), version_base="1.3"):
         return compose("train", overrides=as_typed(list(overrides)), return_hydra_config=return_hydra_config)
+
+
+def compose_aside(overrides: Sequence[str]) -> tuple[DictConfig, dict[str, str]]:
+    """Compose a configuration and leave Hydra's globals as they are: this may be somebody else's program of Hydra's.
+
+    Args:
+        overrides: as on the command line.
+
+    Returns:
+        The configuration without Hydra's own node, and the chosen member of each group.
+    """
+    Plugins.instance()  # sources are looked up there
+    version, search_path = VersionBase.instance(), ConfigSearchPathImpl()
+    search_path.append("hydra", "pkg://hydra.conf")
+    search_path.append("main", f"file://{CONF}")
+    LocalMembers().manipulate_search_path(search_path)
+    search_path.append("schema", "structured://")
+    before, version.version_base = version.version_base, Version("1.3")
+    try:
+        overrides = [*as_typed(list(overrides)), "hydra.job.name=midstate"]
+        config = ConfigLoaderImpl(search_path).load_configuration("train", overrides, RunMode.RUN)
+    finally:
+        version.version_base = before
+    choices = {key: str(value) for key, value in config.hydra.runtime.choices.items() if value is not None}
+    with open_dict(config):
+        del config["hydra"]
+    return config, choices
 
 
 def _check_files(folder: Path) -> None:

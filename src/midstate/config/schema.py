@@ -49,7 +49,8 @@ class Root:
 # Chosen with group=member; experiment and debug are saved choices.
 GROUPS = ("model", "data", "schedule", "pruner", "quantizer", "optimizer", "trainer", "logger", "launcher")
 GROUPS += ("experiment", "debug", "claim", "sweep")
-ConfigStore.instance().store(name="schema", node=Root)
+# Of this name, since the store is shared with a program that imports this one.
+ConfigStore.instance().store(name="midstate_schema", node=Root)
 
 
 def check_root(config: DictConfig, typed: list[str], choices: Mapping[str, str | None] | None = None) -> None:

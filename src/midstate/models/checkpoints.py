@@ -17,10 +17,8 @@ import torch
 from torch import Tensor
 from torch.serialization import get_unsafe_globals_in_checkpoint, safe_globals
 
-# Keys under which programs save weights; the first present counts, so trained weights come before their average.
-CONTAINERS = ("model", "state_dict", "model_state_dict", "net", "network", "weights")
-CONTAINERS += ("model_ema", "state_dict_ema", "ema", "ema_state_dict")
-_MASKED = re.compile(r"(?P<layer>.*)\.parametrizations\.(?P<name>[^.]+)\.(?P<what>original|\d+\.\w+)")
+from midstate.common.state_dicts import CONTAINERS, holds_tensors, masked_part, masked_weights
+
 # Of dtypes whose values lie in them; objects and records of them can point elsewhere.
 _DTYPES = [getattr(np.dtypes, name) for name in np.dtypes.__all__ if name[:6] not in ("Object", "VoidDT", "String")]
 _ESCAPES = re.compile(r"\x1b\[[0-9;]*m")
@@ -123,7 +121,7 @@ def _container(content: Any) -> dict[str, Tensor]:
         raise TypeError(f"it holds a {type(content).__name__}; {needed}")
     if odd := [name for name in content if not isinstance(name, str)]:
         raise TypeError(f"it holds {odd[0]!r} as a name; {needed}")
-    nested = [name for name, value in content.items() if _holds_tensors(value)]
+    nested = [name for name, value in content.items() if holds_tensors(value)]
     if not nested and any(isinstance(value, Tensor) for value in content.values()):
         return {name: value for name, value in content.items() if isinstance(value, Tensor)}
     chosen = next((name for name in CONTAINERS if name in nested), nested[0] if len(nested) == 1 else None)
@@ -134,40 +132,15 @@ def _container(content: Any) -> dict[str, Tensor]:
     return _container(content[chosen])
 
 
-def _holds_tensors(value: Any) -> bool:
-    """True for a dict that holds named tensors at any depth."""
-    return isinstance(value, dict) and any(
-        isinstance(name, str) and (isinstance(each, Tensor) or _holds_tensors(each)) for name, each in value.items()
-    )
-
-
 def _unmasked(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Fold masks into weights: of this project's checkpoints in the middle of a run, and of torch.nn.utils.prune."""
-    groups: dict[str, dict[str, Tensor]] = {}
-    for name, value in state.items():
-        if match := _MASKED.fullmatch(name):
-            parts = groups.setdefault(f"{match['layer']}.{match['name']}", {})
-            parts[match["what"].rpartition(".")[2]] = value
-        elif name.endswith(("_orig", "_mask")):
-            parts = groups.setdefault(name[:-5], {})
-            parts["original" if name.endswith("_orig") else "mask"] = value
-    folded = {name: _folded(parts) for name, parts in groups.items() if _is_masked(parts)}
+    weights = masked_weights(state)
+    folded = {weight: _folded({what: state[name] for what, name in parts.items()}) for weight, parts in weights.items()}
     plain: dict[str, Tensor] = {}
     for name, value in state.items():
-        match = _MASKED.fullmatch(name)
-        target = (
-            f"{match['layer']}.{match['name']}" if match else name[:-5] if name[-5:] in ("_orig", "_mask") else name
-        )
-        if target in folded:
-            plain[target] = folded[target]
-        else:
-            plain[name] = value
+        weight = (masked_part(name) or (name,))[0]
+        plain[weight if weight in folded else name] = folded.get(weight, value)
     return plain
-
-
-def _is_masked(parts: Mapping[str, Tensor]) -> bool:
-    """True if a parametrized weight is an original, with or without a mask; no other kind is known."""
-    return "original" in parts and ("mask" in parts or len(parts) == 1)
 
 
 def _folded(parts: Mapping[str, Tensor]) -> Tensor:

@@ -51,7 +51,7 @@ def extract_run(directory: Path, file: Path, batch_size: int = 64) -> str:
         with user_errors(str(directory)):
             network = extract(model, data.shape)
         images = data.test.first(batch_size).images
-        content = _exported(directory, network, images)
+        content = exported(directory, network, images)
         told = _table(summary, masked, _counted(network, data.shape)) + _measured(model, network, images)
     try:
         write_atomically(file, content)
@@ -84,7 +84,7 @@ def _check_reported(directory: Path, summary: dict[str, Any], found: dict[str, i
             )
 
 
-def _exported(directory: Path, network: nn.Module, images: Tensor) -> bytes:
+def exported(directory: Path, network: nn.Module, images: Tensor) -> bytes:
     """The network as a file's content, which was read back and found to compute the same."""
     buffer = BytesIO()
     with torch.no_grad(), warnings.catch_warnings():

@@ -1,6 +1,6 @@
 """Masks on the layers of a model: what is in force, and what it means around an optimizer step."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -24,7 +24,7 @@ class Attached:
         self.weights: list[Tensor] = [layer.weight for layer in layers]  # as the optimizer has them
         self.masked: list[Masked] = []
         self._channels: Channels | None = None  # what goes beside the weights
-        self._before: list[Tensor | None] = []
+        self._before: dict[int, Tensor | None] = {}  # by place
 
     @property
     def masks(self) -> list[Tensor]:
@@ -98,29 +98,27 @@ class Attached:
             for masked in self.masked:
                 masked.always = False
 
-    def before_step(self) -> None:
-        """Change gradients as the estimator says."""
+    def before_step(self, only: Collection[int] | None = None) -> None:
+        """Change gradients as the estimator says; of the tensors whose `id` is among `only`, or of all."""
         if self._channels:
-            self._channels.before_step()
-        self._before = [
-            self.method.estimator.before_step(weight, masked.mask, masked.memory)
-            for weight, masked in zip(self.weights, self.masked, strict=False)
-        ]
+            self._channels.before_step(only)
+        for i, masked in enumerate(self.masked):
+            if only is None or id(self.weights[i]) in only:
+                self._before[i] = self.method.estimator.before_step(self.weights[i], masked.mask, masked.memory)
 
-    def after_step(self, optimizer: Optimizer) -> None:
-        """Undo what the optimizer did against the estimator's rule."""
-        for weight, masked, before in zip(self.weights, self.masked, self._before, strict=False):
-            self.method.estimator.after_step(weight, masked.mask, before, optimizer)
-        self._before = []
+    def after_step(self, optimizer: Optimizer, only: Collection[int] | None = None) -> None:
+        """Undo what the optimizer did against the estimator's rule; of the tensors among `only`, or of all."""
+        for i in [i for i in self._before if only is None or id(self.weights[i]) in only]:
+            self.method.estimator.after_step(self.weights[i], self.masked[i].mask, self._before.pop(i), optimizer)
         if self._channels:
-            self._channels.after_step(optimizer)
+            self._channels.after_step(optimizer, only)
 
     def fold(self) -> None:
         """Fold the masks in force into the weights and leave a plain model."""
         with self.masked_training():
             for layer in self.layers if self.masked else []:
                 fold(layer)
-        self.masked = []
+        self.masked, self._before = [], {}
         if self._channels:
             self._channels.finalise()
             self._channels = None

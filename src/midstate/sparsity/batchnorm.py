@@ -1,6 +1,6 @@
 """The BatchNorm that reads a layer, and what a filter has beside its weights: bias, gamma and beta."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -104,7 +104,7 @@ class Channels:
         self.pattern, self.estimator = pattern, estimator
         self._owners = list(_vectors(layers, norms))
         self.masked = []
-        self._before: list[Tensor | None] = []
+        self._before: dict[int, Tensor | None] = {}  # by place
         for _, module, name in self._owners:
             masked = Masked(getattr(module, name), estimator)
             parametrize.register_parametrization(module, name, masked, unsafe=True)
@@ -115,15 +115,17 @@ class Channels:
         for (place, _, _), masked in zip(self._owners, self.masked, strict=True):
             masked.mask.copy_(self.pattern.units(masks[place]))
 
-    def before_step(self) -> None:
+    def before_step(self, only: Collection[int] | None = None) -> None:
         """Do as with the weights."""
-        self._before = [self.estimator.before_step(*each) for each in self._each()]
+        for i, each in enumerate(self._each()):
+            if only is None or id(each[0]) in only:
+                self._before[i] = self.estimator.before_step(*each)
 
-    def after_step(self, optimizer: Optimizer) -> None:
+    def after_step(self, optimizer: Optimizer, only: Collection[int] | None = None) -> None:
         """Do as with the weights."""
-        for (vector, mask, _), before in zip(self._each(), self._before, strict=False):
-            self.estimator.after_step(vector, mask, before, optimizer)
-        self._before = []
+        for i, (vector, mask, _) in enumerate(self._each()):
+            if i in self._before and (only is None or id(vector) in only):
+                self.estimator.after_step(vector, mask, self._before.pop(i), optimizer)
 
     def finalise(self) -> None:
         """Fold the masks in and leave plain modules."""

@@ -204,23 +204,28 @@ class Pruner(Walker):
         """Let training passes see the masks, too, whatever the estimator, for the time of the context."""
         return self._attached.masked_training()
 
-    def before_step(self, optimizer: Optimizer, step: int | None = None) -> None:
+    def before_step(self, optimizer: Optimizer, step: int | None = None, only: Collection[int] | None = None) -> None:
         """Change gradients as penalty and estimator say; call after unscaling and before clipping.
 
         Args:
             optimizer: that is about to step.
             step: the step that it makes, from 0; methods with a penalty need it.
+            only: `id` of each parameter that it holds, where several optimizers share the network; None: all.
         """
+        mine = [only is None or id(weight) in only for weight in self._weights]
         if self.method.penalty:
-            self.method.penalty.add(self._network.views(step), step, self.window.progress(step))
-        self._attached.before_step()
+            views = [view for view, held in zip(self._network.views(step), mine, strict=True) if held]
+            self.method.penalty.add(views, step, self.window.progress(step))
+        self._attached.before_step(only)
         for i, strength in enumerate(self._strengths or []):
-            press(self._weights[i], self.masks[i], strength)
-        self._strengths = None
+            if mine[i]:
+                press(self._weights[i], self.masks[i], strength)
+        if only is None:
+            self._strengths = None
 
-    def after_step(self, optimizer: Optimizer) -> None:
-        """Undo what the optimizer did against the estimator's rule; call after the optimizer's step."""
-        self._attached.after_step(optimizer)
+    def after_step(self, optimizer: Optimizer, only: Collection[int] | None = None) -> None:
+        """Undo what the optimizer did against the estimator's rule; call after the optimizer's step, see above."""
+        self._attached.after_step(optimizer, only)
 
     def kept(self) -> list[float]:
         """Share of each layer's weights in use under the current masks."""

@@ -36,9 +36,8 @@ class Levels:
 
 def levels_of_claim(claim: Claim, tables: Tables, folder: Path) -> list[Levels]:
     """Figures and correlations of every network of a claim that has rows; files go to `folder`."""
-    typed = claim.scales.get("quick", {}).get("typed")  # a user's own cell, else the experiments as they are
-    cell = " ".join(claim.cells("quick")[0]) if typed else ""
-    rows, found = tables.cell(cell), []
+    found, cell = [], " ".join(claim.level_cell)
+    rows = tables.cell(cell)
     for plan in claim.levels:
         if rows.levels.arm.isin(plan.arms).any():
             path = save(figures.draw_panels(plan.drawing, claim, rows), folder, plan.figure)

@@ -94,6 +94,12 @@ class Claim:
         """Further experiments that show what layers are left, each with its number of seeds."""
         return {arm: each.seeds for each in self.levels for arm in each.arms if arm not in self.all_arms}
 
+    @property
+    def level_cell(self) -> tuple[str, ...]:
+        """Under which overrides those are run: what a user typed, or none."""
+        quick = self.scales.get("quick", {})
+        return tuple(quick["cells"][0]) if quick.get("typed") else ()
+
     def named(self, name: str) -> Endpoint:
         """The endpoint called `endpoint`, `control` or by its own name.
 

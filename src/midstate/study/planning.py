@@ -112,8 +112,9 @@ def asked(claim: Claim, scale: str, num_seeds: int | None, arms: str | None) -> 
     if arms and scale == LEVELS_AT:
         levels = {arm: num_seeds or number for arm, number in claim.level_arms.items() if fnmatchcase(arm, arms)}
         most = max(levels.values(), default=0)
-        cell = claim.cells(scale)[0] if claim.scales[scale].get("typed") else ()
-        found += [(seed, arm, cell) for seed in range(most) for arm, number in levels.items() if seed < number]
+        found += [
+            (seed, arm, claim.level_cell) for seed in range(most) for arm, number in levels.items() if seed < number
+        ]
     return found
 
 

@@ -1,0 +1,45 @@
+"""State dicts as programs write them: under which keys they lie, and which tensors belong to a masked weight."""
+
+import re
+from collections.abc import Iterable
+from typing import Any
+
+from torch import Tensor
+
+# Keys under which programs save weights; the first present counts, so trained weights come before their average.
+CONTAINERS = ("model", "state_dict", "model_state_dict", "net", "network", "weights")
+CONTAINERS += ("model_ema", "state_dict_ema", "ema", "ema_state_dict")
+_MASKED = re.compile(r"(?P<layer>.*)\.parametrizations\.(?P<name>[^.]+)\.(?P<what>original|\d+\.\w+)")
+
+
+def holds_tensors(value: Any) -> bool:
+    """True for a dict that holds named tensors at any depth."""
+    return isinstance(value, dict) and any(
+        isinstance(name, str) and (isinstance(each, Tensor) or holds_tensors(each)) for name, each in value.items()
+    )
+
+
+def masked_part(name: str) -> tuple[str, str] | None:
+    """The weight that a tensor belongs to, and as what: `original`, `mask`, `scale`.
+
+    Of this project's checkpoints in the middle of a run, and of torch.nn.utils.prune; None: of neither.
+    """
+    if match := _MASKED.fullmatch(name):
+        return f"{match['layer']}.{match['name']}", match["what"].rpartition(".")[2]
+    if name.endswith(("_orig", "_mask")):
+        return name[:-5], "original" if name.endswith("_orig") else "mask"
+    return None
+
+
+def masked_weights(names: Iterable[str]) -> dict[str, dict[str, str]]:
+    """Every weight that is stored as an original with or without a mask: its name, and the names of its parts."""
+    groups: dict[str, dict[str, str]] = {}
+    for name in names:
+        if found := masked_part(name):
+            groups.setdefault(found[0], {})[found[1]] = name
+    return {weight: parts for weight, parts in groups.items() if _is_masked(parts)}
+
+
+def _is_masked(parts: dict[str, str]) -> bool:
+    """True if a weight is an original, with or without a mask; no other kind is known."""
+    return "original" in parts and ("mask" in parts or len(parts) == 1)

@@ -1,0 +1,57 @@
+"""Which tensors of a file are weights of layers, and under which name."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from midstate.common.state_dicts import masked_weights
+
+WRAPPERS = ("module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")  # put around networks
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A tensor of a file that may be a weight.
+
+    Args:
+        name: of the weight, without what wrappers add.
+        parts: names of the file's tensors of which it is the product: one, or an original and its mask.
+    """
+
+    name: str
+    parts: tuple[str, ...]
+
+
+def stored(names: Iterable[str]) -> tuple[list[Stored], list[str]]:
+    """The tensors that may be weights, and the masks that are stored beside weights without being applied."""
+    names = list(names)
+    masked = masked_weights(names)
+    owner = {part: weight for weight, parts in masked.items() for part in parts.values()}
+    found, masks = {}, []
+    for name in names:
+        weight = owner.get(name)
+        if weight in masked:
+            parts = [masked[weight][what] for what in ("original", "mask") if what in masked[weight]]
+            found[weight] = Stored(_short(weight), tuple(parts))
+        elif name.rpartition(".")[2].endswith("mask"):
+            masks.append(name)
+        else:
+            found[name] = Stored(_short(name), (name,))
+    return list(found.values()), masks
+
+
+def is_weight(tensor: Tensor, name: str) -> bool:
+    """Tell whether a tensor can be a layer's weight: of numbers, with two or more dimensions that are larger than 1.
+
+    Tensors for a batch of one that are not called weights, (1, ...), are positions, tokens and scales.
+    """
+    numbers = tensor.dtype.is_floating_point or tensor.dtype.is_complex or tensor.dtype == torch.int8
+    wide = tensor.dim() > 1 and tensor.numel() > 0
+    called = "weight" in name.rpartition(".")[2]
+    return numbers and wide and (called or (tensor.shape[0] > 1 and sum(size > 1 for size in tensor.shape) > 1))
+
+
+def _short(name: str) -> str:
+    return ".".join(part for part in name.split(".") if part not in WRAPPERS) or name
