@@ -118,6 +118,12 @@ rank, model = dist.get_rank(), network()
 optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
 pruner = prune(model, optimizer, "NAME", n=2, m=4, total_steps=8)
 parallel = torch.nn.parallel.DistributedDataParallel(model)
+try:
+    prune(parallel, optimizer, "nm", total_steps=8)
+except ValueError as error:
+    assert "call prune on the plain model, before DDP" in str(error)
+else:
+    raise AssertionError("DDP was taken")
 for images, labels in batches():
     optimizer.zero_grad()
     torch.nn.functional.cross_entropy(parallel(images[rank::2]), labels[rank::2]).backward()

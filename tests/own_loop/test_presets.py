@@ -138,6 +138,25 @@ def test_with_a_sample_it_measures(settings):
     assert pruner.kept() < 1
 
 
+@pytest.mark.parametrize(
+    ("name", "place", "settings"),
+    [("nm", 2, {"n": 2, "m": 4}), ("network_slimming", 3, {"start": 0, "sample": (IMAGES, LABELS)})],
+    ids=["nm", "network_slimming"],
+)
+def test_a_first_refresh_that_fails_leaves_the_model_as_it_was(name, place, settings):
+    layers = (nn.Conv2d(1, 8, 3), nn.BatchNorm2d(8), nn.Conv2d(8, 8, 3), nn.BatchNorm2d(8), nn.Flatten())
+    model = nn.Sequential(*layers, nn.Linear(128, 4))
+    model[place].weight.data[0] = torch.nan
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    before = {key: (tensor, tensor.detach().clone()) for key, tensor in model.named_parameters()}
+    with pytest.raises(ValueError, match=r"(?i)nan"):
+        put_on(name, model=model, optimizer=optimizer, **settings)
+    for key, tensor in model.named_parameters():
+        assert tensor is before[key][0]
+        torch.testing.assert_close(tensor.detach(), before[key][1], rtol=0, atol=0, equal_nan=True)
+    assert not optimizer._optimizer_step_pre_hooks
+
+
 def test_the_classifier_is_timms_own():
     import timm
 

@@ -20,3 +20,9 @@ def test_the_algebra_imports_torch_and_nothing_of_the_rest():
 
 def test_the_command_line_imports_nothing_heavy():
     assert not {"torch", "wandb", "sklearn", "scipy", "timm", "matplotlib", "numpy"} & imported_by("midstate.cli")
+
+
+def test_the_package_brings_prune_along_only_when_it_is_asked_for():
+    assert not {"torch", "hydra", "omegaconf", "numpy"} & imported_by("midstate")
+    code = "import sys; from midstate import prune; assert 'torch' in sys.modules and 'wandb' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)

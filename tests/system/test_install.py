@@ -26,7 +26,11 @@ def test_a_copy_brings_its_members_along(tmp_path):
     install = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--target", str(tmp_path), str(source)]
     subprocess.run(install, check=True, capture_output=True, timeout=300)
     code = "from midstate.config.compose import composed; print(composed('pruner=nm_block', 'model=resnet8').seed)"
-    for command, said in ((["-m", "midstate.methods"], "`nm_block`"), (["-c", code], "0")):
+    own = (
+        "from midstate.own_loop.presets import choose; print(choose('asp', {'n': 1}, None, None, None).method.pattern)"
+    )
+    commands = ((["-m", "midstate.methods"], "`nm_block`"), (["-c", code], "0"), (["-c", own], "NM(n=1, m=4)"))
+    for command, said in commands:
         done = subprocess.run(
             [sys.executable, *command], cwd=tmp_path, env={"PYTHONPATH": str(tmp_path)}, capture_output=True, text=True
         )

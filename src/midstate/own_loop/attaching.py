@@ -68,11 +68,21 @@ def prune(
     images = images_for(choice, model, sample)
     try:
         pruner = _attach(choice, model, steps_per_epoch or total_steps, total_steps, seed, heads, images)
+        added = [parameter for parameter in model.parameters() if id(parameter) not in before]
+        left = _left_dense(choice.method, model, heads)
+        return _begun(OwnLoop(choice.name, pruner, optimizers, total_steps, heads, left, added))
     except ValueError as error:
         raise ValueError(in_python(str(error))) from error
-    added = [parameter for parameter in model.parameters() if id(parameter) not in before]
-    left = _left_dense(choice.method, model, heads)
-    return OwnLoop(choice.name, pruner, optimizers, total_steps, heads, left, added)
+
+
+def _begun(loop: OwnLoop) -> OwnLoop:
+    """The loop, once the first refresh is made; where that fails, the model is left as it was."""
+    try:
+        loop.begin()
+    except Exception:
+        loop.pruner.detach()
+        raise
+    return loop
 
 
 def _attach(

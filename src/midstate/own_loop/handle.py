@@ -33,7 +33,7 @@ class OwnLoop:
         left_dense: Collection[str],
         added: Sequence[nn.Parameter],
     ) -> None:
-        """Make the first refresh, and begin to follow.
+        """Take what belongs together.
 
         Args:
             name: of the method, to be shown.
@@ -48,9 +48,13 @@ class OwnLoop:
         self._optimizers, self._added = list(optimizers), list(added)
         self._classifier, self._left_dense = sorted(classifier), list(left_dense)
         self._kept: float | None = None  # once finalised
-        pruner.tick(0)
+        self._hooks: list[StepHooks] = []
+
+    def begin(self) -> None:
+        """Make the first refresh, and follow the optimizers from now on."""
+        self.pruner.tick(0)
         if self._added:
-            _join(optimizers[0], self._added, self._originals())
+            _join(self._optimizers, self._added, self._originals())
         self._hooks = [
             StepHooks(each, partial(self._before, each), partial(self._after, each)) for each in self._optimizers
         ]
@@ -149,14 +153,14 @@ def original(module: nn.Module, name: str) -> torch.Tensor:
     return lists[name].original if name in lists else getattr(module, name)
 
 
-def _join(optimizer: Optimizer, added: Sequence[nn.Parameter], weights: Sequence[torch.Tensor]) -> None:
-    """Add a group of parameters, with the settings of the group that holds the first pruned weight."""
-    ids = {id(weight) for weight in weights}
-    like = next(group for group in optimizer.param_groups if any(id(each) in ids for each in group["params"]))
+def _join(optimizers: Sequence[Optimizer], added: Sequence[nn.Parameter], weights: Sequence[torch.Tensor]) -> None:
+    """Add a group of parameters to the first optimizer, with the settings of the group that holds the first weight."""
+    ids, first = {id(weight) for weight in weights}, optimizers[0].param_groups
+    like = next((group for group in first if any(id(each) in ids for each in group["params"])), first[0])
     options = {key: deepcopy(value) for key, value in like.items() if key not in ("params", "param_names")}
     named = "param_names" in like
     params = [(f"pruner.{i}", each) for i, each in enumerate(added)] if named else list(added)
-    optimizer.add_param_group({**options, "params": params})
+    optimizers[0].add_param_group({**options, "params": params})
 
 
 def _leave(optimizer: Optimizer, parameter: nn.Parameter) -> None:

@@ -113,6 +113,15 @@ class Attached:
         if self._channels:
             self._channels.after_step(optimizer, only)
 
+    def remove(self) -> None:
+        """Take the parametrizations off and leave the weights as they are without them."""
+        for layer in self.layers if self.masked else []:
+            parametrize.remove_parametrizations(layer.module, layer.tensor_name, leave_parametrized=False)
+        self.masked, self._before = [], {}
+        if self._channels:
+            self._channels.remove()
+            self._channels = None
+
     def fold(self) -> None:
         """Fold the masks in force into the weights and leave a plain model."""
         with self.masked_training():

@@ -129,8 +129,12 @@ class Channels:
 
     def finalise(self) -> None:
         """Fold the masks in and leave plain modules."""
+        self.remove(folded=True)
+
+    def remove(self, folded: bool = False) -> None:
+        """Leave plain modules, vectors as they are without masks, or with them folded in."""
         for _, module, name in self._owners:
-            parametrize.remove_parametrizations(module, name, leave_parametrized=True)
+            parametrize.remove_parametrizations(module, name, leave_parametrized=folded)
         self._owners, self.masked = [], []
 
     def _each(self) -> Iterator[tuple[Tensor, Tensor, dict[str, Tensor]]]:

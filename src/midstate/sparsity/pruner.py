@@ -269,6 +269,10 @@ class Pruner(Walker):
             )
         self._attached.fold()
 
+    def detach(self) -> None:
+        """Give it up: leave the model without masks, its weights as they are."""
+        self._attached.remove()
+
     def verify(self) -> bool | None:
         """Tell whether the finalised weights are what was promised, layer by layer; None when dense."""
         if self.method.dense:
