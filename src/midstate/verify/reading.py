@@ -8,7 +8,7 @@ import mmap
 import warnings
 import zipfile
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
@@ -75,6 +75,20 @@ def opened(path: Path) -> Iterator[Tensors]:
     if not found:
         raise NoCheckpoint(f"{path}: holds no tensors by name; a state dict is needed")
     yield found
+
+
+def read(tensors: Tensors, names: Sequence[str]) -> list[Tensor]:
+    """The tensors of which a weight is the product, all of the first one's shape.
+
+    Raises:
+        NoCheckpoint: one of them cannot be read, or does not fit.
+    """
+    try:
+        found = [tensors[name]() for name in names]
+        found = [each if each.layout is torch.strided else each.to_dense() for each in found]
+        return [each.expand_as(found[0]) for each in found]
+    except Exception as error:
+        raise NoCheckpoint(f"{names[0]}: cannot be read ({first_line(error)})") from error
 
 
 def _is_safetensors(head: bytes, size: int) -> bool:
