@@ -151,6 +151,9 @@ def test_semi_structured_layers_are_the_same_bits(vit, tmp_path, monkeypatch, ca
         assert "blocks.0.attn.qkv.weight" in scope["weights"]
         for layer, sparse in scope["weights"].items():
             assert sparse.to_dense().equal(state[layer].to(dtype))
+        found = {each.name: each for each in judged(tmp_path / "export" / "semi_structured.safetensors").layers}
+        assert found.keys() == {each.name for each in judged(vit / "checkpoints" / "final.pt").layers}
+        assert (found[layer].pattern, found[layer].along) == ((2, 4), ["input"])
     with pytest.raises(ValueError, match="cannot hold"):
         converted({"a": torch.tensor([1e6, 0, 0, 0]).repeat(32, 16)}, torch.float16)
 
@@ -168,7 +171,9 @@ def test_packed_is_read_by_the_page(filters, vit, tmp_path, capsys):
         dense, theory, size = map(int, re.findall(r"(\d+) (?:dense|in theory|packed)", told))
         assert theory <= size < dense
         assert size <= 1.15 * theory
-        assert judged(tmp_path / "packed.safetensors").layers  # those that stayed dense
+        files = (tmp_path / "packed.safetensors", place / "checkpoints" / "final.pt")
+        own, original = ({each.name: each for each in judged(file).layers} for file in files)
+        assert own == original
 
 
 def test_packing_any_shape():

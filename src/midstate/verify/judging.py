@@ -96,7 +96,7 @@ def judged(path: Path, asked: Pattern | None = None) -> Verdict:
     with opened(path) as tensors:
         found, masks = stored(tensors)
         for each in found:
-            parts = read(tensors, each.parts)
+            parts = read(tensors, each.parts, each.form)
             if is_weight(parts[0], each.name):
                 most, non_zeros = most_non_zeros(parts, (asked[1],) if asked else SIZES)
                 shape, dtype = tuple(parts[0].shape), str(parts[0].dtype).removeprefix("torch.")
