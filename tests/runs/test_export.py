@@ -3,19 +3,26 @@
 import json
 import re
 import shutil
+from dataclasses import asdict
 
 import pytest
+import timm
 import torch
 import torchvision
 from conftest import ROOT, composed, tiny
 from safetensors import safe_open
 from safetensors.torch import load_file
 
+import midstate.models
 from export import FORMATS, main
 from midstate.formats import onnx
 from midstate.formats.packed import packed, unpacked
 from midstate.formats.semi_structured import converted
+from midstate.models import Timm, Torchvision
+from midstate.models.original import call_of
 from midstate.runs import export_formats
+from midstate.runs.directory import clear
+from midstate.runs.files import EXPORTED
 from midstate.runs.run import run
 from midstate.verify.judging import judged
 
@@ -58,7 +65,42 @@ def final(place):
 
 def export(place, kind, out, *more):
     assert main([str(place), "--format", kind, "--out", str(out), *more]) == 0
-    assert not [*out.glob(".*")]
+    assert {path.name for path in out.iterdir()} <= {*EXPORTED}  # so that rerun=true removes them, and nothing partial
+
+
+def test_a_run_that_begins_anew_has_no_exports(tmp_path):
+    place = tmp_path / "run"
+    shutil.copytree(OLD_RUN, place)
+    assert main([str(place), "--format", "packed"]) == 0
+    (place / "export" / "mine").touch()
+    clear(place)
+    assert [path.name for path in (place / "export").iterdir()] == ["mine"]
+
+
+MODELS = {
+    "googlenet": (Torchvision("googlenet"), "torchvision.models.get_model('googlenet', weights=None, num_classes=10, "),
+    "test_vit": (
+        Timm("test_vit", arguments={"img_size": 32}),
+        "timm.create_model('test_vit', in_chans=3, num_classes=",
+    ),
+    "resnet18": (
+        Torchvision("resnet18", small_stem=True),
+        "midstate.models.Torchvision(name='resnet18', small_stem=Tr",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.filterwarnings("ignore")
+def test_the_call_that_makes_a_network(name):
+    recipe, begins = MODELS[name]
+    model = recipe.create(3, 10)
+    settings = {"_target_": f"midstate.models.{type(recipe).__name__}", **asdict(recipe)}
+    call, of_library = call_of(settings, model, 3, 10)
+    assert call.startswith(begins)
+    assert of_library == (name != "resnet18")
+    again = eval(call, {"torchvision": torchvision, "timm": timm, "midstate": midstate})
+    again.load_state_dict(model.state_dict(), strict=True)
 
 
 def test_the_formats_are_those_of_the_command_and_the_page():
@@ -109,6 +151,9 @@ def test_semi_structured_layers_are_the_same_bits(vit, tmp_path, monkeypatch, ca
         assert "blocks.0.attn.qkv.weight" in scope["weights"]
         for layer, sparse in scope["weights"].items():
             assert sparse.to_dense().equal(state[layer].to(dtype))
+        found = {each.name: each for each in judged(tmp_path / "export" / "semi_structured.safetensors").layers}
+        assert found.keys() == {each.name for each in judged(vit / "checkpoints" / "final.pt").layers}
+        assert (found[layer].pattern, found[layer].along) == ((2, 4), ["input"])
     with pytest.raises(ValueError, match="cannot hold"):
         converted({"a": torch.tensor([1e6, 0, 0, 0]).repeat(32, 16)}, torch.float16)
 
@@ -126,7 +171,9 @@ def test_packed_is_read_by_the_page(filters, vit, tmp_path, capsys):
         dense, theory, size = map(int, re.findall(r"(\d+) (?:dense|in theory|packed)", told))
         assert theory <= size < dense
         assert size <= 1.15 * theory
-        assert judged(tmp_path / "packed.safetensors").layers  # those that stayed dense
+        files = (tmp_path / "packed.safetensors", place / "checkpoints" / "final.pt")
+        own, original = ({each.name: each for each in judged(file).layers} for file in files)
+        assert own == original
 
 
 def test_packing_any_shape():

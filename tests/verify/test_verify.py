@@ -4,6 +4,7 @@ import argparse
 import json
 import subprocess
 import sys
+import zipfile
 
 import pytest
 import torch
@@ -180,6 +181,14 @@ def test_json(capsys):
     found = json.loads(capsys.readouterr().out)
     assert (len(found["obeys"]), found["dense"]) == (8, ["conv1.weight", "classifier.weight"])
     assert found["layers"][1]["axes"] == {"input": "1:16"}
+
+
+def test_a_program_of_an_older_torch_export(tmp_path):
+    torch.save({"a.weight": pruned(2, 4, 8, 8)}, tmp_path / "a.pt")
+    with zipfile.ZipFile(tmp_path / "b.pt2", "w") as archive:
+        archive.writestr("serialized_exported_program.json", "{}")
+        archive.writestr("serialized_state_dict.pt", (tmp_path / "a.pt").read_bytes())
+    assert layers(tmp_path / "b.pt2")["a.weight"].pattern == (2, 4)
 
 
 class Bomb:

@@ -15,7 +15,7 @@ from midstate.common.secrets import redact
 from midstate.config.schema import flatten
 from midstate.distributed.processes import Processes
 from midstate.runs import checkpoint
-from midstate.runs.files import is_run, read_config, read_summary, write_config, write_summary
+from midstate.runs.files import EXPORT, EXPORTED, is_run, read_config, read_summary, write_config, write_summary
 from midstate.runs.identity import FIXED, IRRELEVANT, config_hash
 from midstate.runs.locking import locked
 from midstate.runs.plan import Plan
@@ -199,7 +199,7 @@ def clear(directory: Path) -> None:
     checkpoints = directory / "checkpoints"
     saved = (*checkpoints.glob("step-*.pt"), checkpoints / "final.pt", checkpoints / "extracted.pt2")
     try:
-        _remove(directory / "summary.json", *saved)
+        _remove(directory / "summary.json", *saved, *(directory / EXPORT / name for name in EXPORTED))
         _remove(*(directory / "figures" / name for name in FIGURES), *(directory / name for name in TABLES))
         with suppress(FileNotFoundError):
             shutil.rmtree(directory / "wandb")

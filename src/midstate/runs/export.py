@@ -13,9 +13,9 @@ from midstate.formats.onnx import check_installed
 from midstate.models.original import call_of
 from midstate.quantization import without_input_quantisers
 from midstate.runs.export_formats import FORMATS, Finished
+from midstate.runs.files import EXPORT
 from midstate.runs.finished import read_finished, rebuild, set_threads
 
-FOLDER = "export"  # of a run
 COMPARED = 16  # test images
 RESULTS = ("top1", "sparsity", "pattern_verified", "params_total", "params_nonzero", "config_hash", "seed")
 NOT_OF_THE_NETWORK = ("machine", "logger", "launcher")  # nodes of the configuration
@@ -37,7 +37,7 @@ def export_run(directory: Path, kind: str, folder: Path | None = None, **options
         ConfigError: there is no finished run, it has not what is asked for, or the format cannot hold its network.
         RunFailed: the files cannot be written, or memory has run out.
     """
-    folder = folder or directory / FOLDER
+    folder = folder or directory / EXPORT
     if folder.exists() and not folder.is_dir():
         raise ConfigError(f"--out={folder}: is a file; name a directory")
     if kind == "onnx":

@@ -14,6 +14,9 @@ from midstate.common.files import write_atomically
 from midstate.common.secrets import redact
 
 FORMAT = 1
+EXPORT = "export"  # the folder of what scripts/export.py writes, and its files
+EXPORTED = ("model.pt", "model.safetensors", "small.pt2", "small.safetensors", "model.onnx", "small.onnx")
+EXPORTED += ("semi_structured.safetensors", "packed.safetensors")
 
 
 def read_summary(directory: Path) -> dict[str, Any] | None:

@@ -4,12 +4,10 @@ from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 
-import torch
-
 from midstate.common.errors import EXIT_FINISHED, EXIT_NOT_OBEYED
 from midstate.verify.groups import AXES, most_non_zeros
 from midstate.verify.layers import is_weight, stored
-from midstate.verify.reading import opened
+from midstate.verify.reading import opened, read
 
 SIZES = (2, 4, 8, 16, 32)  # M of the patterns that are looked for
 BY_CHANCE = 1e-3  # the share of zeros up to which a layer is dense: random numbers and half precision make some
@@ -98,8 +96,7 @@ def judged(path: Path, asked: Pattern | None = None) -> Verdict:
     with opened(path) as tensors:
         found, masks = stored(tensors)
         for each in found:
-            parts = [tensors[name]() for name in each.parts]
-            parts = [part if part.layout is torch.strided else part.to_dense() for part in parts]
+            parts = read(tensors, each.parts, each.form)
             if is_weight(parts[0], each.name):
                 most, non_zeros = most_non_zeros(parts, (asked[1],) if asked else SIZES)
                 shape, dtype = tuple(parts[0].shape), str(parts[0].dtype).removeprefix("torch.")

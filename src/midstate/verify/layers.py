@@ -11,17 +11,26 @@ from midstate.common.state_dicts import masked_weights
 WRAPPERS = ("module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")  # put around networks
 
 
+# Weights that are not stored as they are: the first part has the weight's zeros, and no part is a weight itself.
+FORMS = {
+    "packed": ("bitmask", "shape", "compressed", "row_offsets"),
+    "semi_structured": ("values", "metadata"),
+}
+
+
 @dataclass(frozen=True)
 class Stored:
     """A tensor of a file that may be a weight.
 
     Args:
         name: of the weight, without what wrappers add.
-        parts: names of the file's tensors of which it is the product: one, or an original and its mask.
+        parts: names of the file's tensors that it is made of.
+        form: how: `plain`, the product of an original and its masks; or one of FORMS.
     """
 
     name: str
     parts: tuple[str, ...]
+    form: str = "plain"
 
 
 def stored(names: Iterable[str]) -> tuple[list[Stored], list[str]]:
@@ -29,8 +38,11 @@ def stored(names: Iterable[str]) -> tuple[list[Stored], list[str]]:
     names = list(names)
     masked = masked_weights(names)
     owner = {part: weight for weight, parts in masked.items() for part in parts.values()}
-    found, masks = {}, []
+    found, masks = {each.name: each for each in _in_other_forms(names)}, []
+    taken = {part for each in found.values() for part in each.parts}
     for name in names:
+        if name in taken:
+            continue
         weight = owner.get(name)
         if weight in masked:
             parts = [masked[weight][what] for what in ("original", "mask") if what in masked[weight]]
@@ -40,6 +52,17 @@ def stored(names: Iterable[str]) -> tuple[list[Stored], list[str]]:
         else:
             found[name] = Stored(_short(name), (name,))
     return list(found.values()), masks
+
+
+def _in_other_forms(names: list[str]) -> list[Stored]:
+    known, found = set(names), []
+    for form, parts in FORMS.items():
+        for name in names:
+            weight = name.removesuffix(f".{parts[0]}")
+            whole = tuple(f"{weight}.{part}" for part in parts)
+            if weight != name and known.issuperset(whole):
+                found.append(Stored(_short(weight), whole, form))
+    return found
 
 
 def is_weight(tensor: Tensor, name: str) -> bool:

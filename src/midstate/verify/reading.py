@@ -8,7 +8,7 @@ import mmap
 import warnings
 import zipfile
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
@@ -75,6 +75,37 @@ def opened(path: Path) -> Iterator[Tensors]:
     if not found:
         raise NoCheckpoint(f"{path}: holds no tensors by name; a state dict is needed")
     yield found
+
+
+def read(tensors: Tensors, names: Sequence[str], form: str = "plain") -> list[Tensor]:
+    """The tensors of which a weight is the product, all of the first one's shape.
+
+    Args:
+        tensors: of an open file.
+        names: of the parts that the weight is made of.
+        form: how it is, see `layers.Stored`.
+
+    Raises:
+        NoCheckpoint: one of them cannot be read, or does not fit.
+    """
+    try:
+        found = [tensors[name]() for name in names]
+        if form == "packed":
+            return [_bits(*found[:2]).to(found[2].dtype)]
+        if form == "semi_structured":
+            from torch.sparse._semi_structured_conversions import sparse_semi_structured_to_dense_cutlass
+
+            return [sparse_semi_structured_to_dense_cutlass(*found)]
+        found = [each if each.layout is torch.strided else each.to_dense() for each in found]
+        return [each.expand_as(found[0]) for each in found]
+    except Exception as error:
+        raise NoCheckpoint(f"{names[0]}: cannot be read ({first_line(error)})") from error
+
+
+def _bits(bitmask: Tensor, shape: Tensor) -> Tensor:
+    """The marks (O, *rest) in a bitmask (O, bytes), the lowest bit first, as numbers."""
+    bits = bitmask.unsqueeze(-1) >> torch.arange(8, dtype=torch.uint8) & 1
+    return bits.flatten(1)[:, : int(shape[1:].prod())].reshape(shape.tolist()).view(torch.int8)
 
 
 def _is_safetensors(head: bytes, size: int) -> bool:
