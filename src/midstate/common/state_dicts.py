@@ -43,3 +43,17 @@ def masked_weights(names: Iterable[str]) -> dict[str, dict[str, str]]:
 def _is_masked(parts: dict[str, str]) -> bool:
     """True if a weight is an original, with or without a mask; no other kind is known."""
     return "original" in parts and ("mask" in parts or len(parts) == 1)
+
+
+def named_tensors(content: Any) -> dict[str, Tensor]:
+    """The tensors in nested dicts: of the first key that programs save weights under, otherwise all of them."""
+    if not holds_tensors(content):
+        return {}
+    chosen = next((name for name in CONTAINERS if holds_tensors(content.get(name))), None)
+    if chosen:
+        return named_tensors(content[chosen])
+    found = {name: value for name, value in content.items() if isinstance(value, Tensor)}
+    nested = [name for name in content if holds_tensors(content[name]) and not str(name).startswith("optim")]
+    for name in nested:
+        found |= {f"{name}.{below}": value for below, value in named_tensors(content[name]).items()}
+    return found
