@@ -136,6 +136,8 @@ for name, tensor in state.items():
     assert others[0].equal(others[1]), name
 if rank == 0:
     torch.save(state, "model.pt")
+del parallel  # with its threads, before the interpreter ends
+dist.barrier()
 dist.destroy_process_group()
 """
 
