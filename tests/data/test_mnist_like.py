@@ -152,7 +152,8 @@ def test_damaged_files_are_refused_by_name_and_nothing_is_written(tmp_path, monk
 def test_a_failed_download_leaves_nothing_and_names_the_file(tmp_path, monkeypatch):
     for kind in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"):
         monkeypatch.setenv(kind, "http://127.0.0.1:1")  # where nobody answers
-    for name in ("MNIST", "FashionMNIST", "KMNIST"):
+    # Fashion-MNIST may be installed here.
+    for name in ("MNIST", "KMNIST", *(() if DEBIAN.is_dir() else ("FashionMNIST",))):
         with pytest.raises(ValueError, match=f"{name}'s file {IMAGES} .* is missing there, and could not be fetched"):
             MNIST(NONE, name, str(tmp_path / "new")).load()
     assert not list(tmp_path.iterdir())

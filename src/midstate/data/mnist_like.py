@@ -19,6 +19,8 @@ log = logging.getLogger(__name__)
 NAMES = ("MNIST", "FashionMNIST", "KMNIST")  # torchvision's
 SIDE, NUM_CLASSES, PUBLISHED = 28, 10, {"train": 60_000, "t10k": 10_000}
 SIZES = (28, 14, 7)
+KINDS = ("images-idx3-ubyte", "labels-idx1-ubyte")
+FILES = tuple(f"{part}-{kind}" for part in PUBLISHED for kind in KINDS)
 INSTALLED = {"FashionMNIST": Path("/usr/share/datasets/fashion-mnist")}  # where a package of Debian puts the files
 
 
@@ -91,7 +93,7 @@ class MNIST:
 
     def _read(self, part: str) -> tuple[Tensor, Tensor]:
         """Images (N, 28, 28), uint8, and labels (N,), int64, of `train` or `t10k`."""
-        paths = [self._path(f"{part}-{kind}") for kind in ("images-idx3-ubyte", "labels-idx1-ubyte")]
+        paths = [self._path(f"{part}-{kind}") for kind in KINDS]
         images, labels = idx.read(paths[0], 3), idx.read(paths[1], 1).long()
         if images.shape[1:] != (SIDE, SIDE):
             raise ValueError(f"{paths[0]}: its images are {'x'.join(map(str, images.shape[1:]))}, not {SIDE}x{SIDE}")
@@ -108,8 +110,11 @@ class MNIST:
     def _path(self, name: str) -> Path:
         """Find a file, or fetch all that are missing."""
         root = Path(os.path.expanduser(self.root))
-        folders = [root / self.name / "raw", root / "raw", root, *filter(None, [INSTALLED.get(self.name)])]
-        if found := idx.find(folders, name):
+        folders = [root / self.name / "raw", root / "raw", root]
+        installed = INSTALLED.get(self.name)
+        if installed and any(idx.find(folders, each) for each in FILES):
+            installed = None  # files of two folders are not to be mixed
+        if found := idx.find(folders if installed is None else [installed], name):
             return found
         missing = f"root={self.root!r}: {self.name}'s file {name} (or {name}.gz) is missing there"
         if not self.download:
