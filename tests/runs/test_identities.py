@@ -29,7 +29,7 @@ def identities():
     Nothing has to be there: no runs, no images.
     """
     experiments = [path.relative_to(CONF / "experiment") for path in sorted(CONF.glob("experiment/**/*.yaml"))]
-    names = [path.with_suffix("").as_posix() for path in experiments if path.parts[0] != "base"]
+    names = [path.with_suffix("").as_posix() for path in experiments if "base" not in path.parts]
     return {
         "presets": {name: planned(name).hash for name in PRESETS},
         "experiments": {name: identity(name, PINNED)[0] for name in names},
