@@ -9,7 +9,8 @@ from conftest import ROOT
 
 from midstate.study import verdicts
 from midstate.study.claims import read_claims
-from midstate.study.report import readme_table, write_report
+from midstate.study.readme import readme_table
+from midstate.study.report import write_report
 from midstate.study.tables import read_runs
 
 RESULTS = ROOT / "results"

@@ -194,7 +194,8 @@ def _is_asked(run: "PlannedRun", options: argparse.Namespace) -> bool:
 
 
 def _write_report(claims: list[Claim], options: argparse.Namespace) -> None:
-    from midstate.study.report import readme_table, write_report
+    from midstate.study.readme import readme_table
+    from midstate.study.report import write_report
 
     chosen = claims if options.overrides else None
     for path in write_report(options.results, chosen, options.wandb):

@@ -21,13 +21,11 @@ from midstate.study.claims import Claim, read_all
 from midstate.study.depth import DRAWS
 from midstate.study.drawing import Tables
 from midstate.study.figures import draw_claims
-from midstate.study.readme import readme_table
 from midstate.study.section import deciding, is_of, section
 from midstate.study.stray import stray
 from midstate.study.tables import read_pilot
 from midstate.study.verdicts import Result
 
-__all__ = ["readme_table", "write_claims", "write_report"]
 TEMPLATES = Path(__file__).parent / "templates"
 
 

@@ -77,8 +77,8 @@ def allocate_extracted(
 
     uniform = [pattern.target(layer.shape) for layer in layers]
     full = [pattern.full(layer.shape) for layer in layers]
-    family = _family(counted_nominally(allocation), pattern, layers)
     dense = sum(layer.cost(pattern, level, kind) for layer, level in zip(layers, full, strict=True))
+    family = _family(counted_nominally(allocation), pattern, layers, dense)
     allowed = cost(uniform)
     most = _largest(family, lambda levels: cost(levels) <= allowed, dense)
     if (levels := family(most)) is None:
@@ -99,8 +99,10 @@ def allocate_extracted(
     return levels, reference
 
 
-def _family(allocation: Allocation, pattern: Pattern, layers: Sequence[LayerView]) -> Callable[[int], Levels | None]:
-    """An allocation's levels by nominal budget; None where it cannot keep so little."""
+def _family(
+    allocation: Allocation, pattern: Pattern, layers: Sequence[LayerView], dense: int
+) -> Callable[[int], Levels | None]:
+    """An allocation's levels by nominal budget; None where it cannot keep so little, `dense` being all."""
 
     def levels(allowed: int) -> Levels | None:
         try:
@@ -112,8 +114,6 @@ def _family(allocation: Allocation, pattern: Pattern, layers: Sequence[LayerView
                 raise
             return None
 
-    kind = allocation.budget
-    dense = sum(layer.cost(pattern, pattern.full(layer.shape), kind) for layer in layers)
     return levels
 
 
