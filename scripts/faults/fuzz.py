@@ -41,7 +41,9 @@ LEFT_OUT = {
     "data": ("cifar10", "cifar100", "fashion_mnist", "kmnist", "mnist", "timm"),
     "launcher": ("pool", "ray", "slurm", "slurm_local"),
 }
-LEFT_OUT |= {"claim": None, "sweep": None, "pruner/window": None, "experiment/paper": None, "experiment/base": None}
+LEFT_OUT |= dict.fromkeys(
+    ("claim", "experiment/base", "experiment/fashion", "experiment/paper", "pruner/window", "sweep")
+)
 KEPT = ("run_dir", "logger.mode", "model.pretrained", "trainer.compile")  # the last takes a minute
 # Numbers at the edges, values of other types, times, references, quoting, paths.
 HUGE = ("4000000000", "1000000000000", "99999999999999999999")
@@ -110,7 +112,8 @@ def _judged(status: int, text: str, directory: Path) -> str:
 @cache
 def _groups() -> list[str]:
     found = {path.parent.relative_to(CONF).as_posix() for path in CONF.glob("*/**/*.yaml")}
-    return sorted(group for group in found if LEFT_OUT.get(group, ()) is not None)
+    outside = {group for group, members in LEFT_OUT.items() if members is None}
+    return sorted(group for group in found if not any(f"{group}/".startswith(f"{each}/") for each in outside))
 
 
 @cache

@@ -35,6 +35,11 @@ SMALLER = {
     "data.size=32": "data.size=16",
 }
 CLUTTER = ("data.train_placements", "data.eval_placements")
+# Beside the tiny files that a test writes for it.
+FASHION = {
+    f"data.{name}": f"data.{name}={value}"
+    for name, value in {"num_train": 60, "num_validation": 20, "num_unused": 20}.items()
+}
 
 
 def commands(page: Path) -> str:
@@ -94,16 +99,19 @@ def small_reproduction(arguments: list[str]) -> list[str]:
         return arguments
     settings = [each for each in arguments if "=" in each]
     options = [each for each in arguments if each not in settings]
-    return [*options, "--seeds", "1", "--wandb", "off", *small(settings)]
+    data = "clutter" if "first" in options else "fashion_mnist"
+    return [*options, "--seeds", "1", "--wandb", "off", *small(settings, data)]
 
 
-def small(settings: list[str]) -> list[str]:
+def small(settings: list[str], data: str = "clutter") -> list[str]:
     """Settings of `train.py` at debug size: a short run of a small network; of lists the first two, of seeds one."""
     if any(each.startswith("--") and each != "--config-dir" for each in settings):
         return settings
     in_files = "data=imagefolder" in settings or any(each.startswith("data.root=") for each in settings)
-    own_data = in_files or any(each.startswith("data=") and each != "data=clutter" for each in settings)
+    fashion = data == "fashion_mnist" or any(each.startswith("experiment=fashion/") for each in settings)
+    own_data = in_files or fashion or any(each.startswith("data=") and each != "data=clutter" for each in settings)
     added = {key: each for key, each in SMALL.items() if not (own_data and key in CLUTTER)}
+    added |= FASHION if fashion else {}
     if "launcher=pool" in settings:
         added["hydra.launcher.n_jobs"] = "hydra.launcher.n_jobs=1"
     for group, words in TRYING.items():

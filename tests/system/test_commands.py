@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import safetensors.torch
 import timm
-from conftest import ROOT, forks
+from conftest import ROOT, forks, write_mnist
 from pages import PAGES, commands, first, shown_files, small, small_reproduction, typed
 from PIL import Image
 
@@ -114,8 +114,14 @@ def _fresh_copy(page: Path, place: Path) -> None:
 
 
 def _of_claims(place: Path) -> None:
-    claim = (place / "conf" / "claim" / "c2.yaml").read_text()
-    (place / "conf" / "claim" / "c11.yaml").write_text(claim.replace("claim: C2", "claim: C11"))
+    """The claim that the page lets one write, and the data it asks for."""
+    claim = (place / "conf" / "claim" / "c5.yaml").read_text()
+    (place / "conf" / "claim" / "c16.yaml").write_text(claim.replace("claim: C5", "claim: C16"))
+    _of_preregistration(place)
+
+
+def _of_preregistration(place: Path) -> None:
+    write_mnist(place / "data")
 
 
 def _of_extending(place: Path) -> None:
@@ -150,6 +156,7 @@ def _images(root: Path, classes: list[str], **splits: int) -> None:
 OWN: dict[str, Callable[[Path], None]] = {
     "claims.md": _of_claims,
     "extending.md": _of_extending,
+    "preregistration.md": _of_preregistration,
     "scale.md": _of_scale,
     "sweeps.md": _of_sweeps,
 }
