@@ -12,7 +12,7 @@ SEEDS = range(1, 21)
 # The last pattern that an arm matches decides. With them C1 and C4 are supported, and so on: see VERDICTS.
 TOP1 = {
     "*": 88.0, "*dense": 91.0, "cut_*_macs": 88.1, "cut_weights_[egl]*_9[05]": 89.0, "cut_filters_[egl]*_60": 89.0,
-    "cut_weights_uniform_*": 88.0, "cut_filters_uniform_60": 88.0, "nm_1of8": 84.0, "nm_4of8": 89.5,
+    "cut_weights_uniform_*": 88.0, "cut_filters_uniform_60": 88.0, "nm_1of16": 84.0, "nm_4of16": 89.5,
     "nm_worst_both": 85.0, "ramp_blocks": 85.0, "ramp_blocks_maxq": 85.0, "ramp_none": 84.0, "ramp_inverse": 84.9,
 }  # fmt: skip
 RATES = {"70": 0.7, "80": 0.8, "85": 0.85, "90": 0.9, "95": 0.95, "97": 0.97, "98": 0.98, "99": 0.99}
@@ -33,9 +33,9 @@ def row(arm: str, seed: int, overrides: str = "") -> dict:
     name, draws = arm.removeprefix("fashion/"), np.random.default_rng([seed, *arm.encode()])
     noise = draws.normal(0, 0.15) + 0.3 * np.sin(seed)
     rate = next((each for key, each in RATES.items() if name.endswith(key)), 0.0)
-    macs = {"nm_sensitivity": 1.5, "nm_error": 2.1, "nm_erk": 1.8, "nm_owl": 1.3, "nm_4of8": 2.0, "nm_dense": 4.0}
+    macs = {"nm_sensitivity": 1.5, "nm_error": 2.1, "nm_erk": 1.8, "nm_owl": 1.3, "nm_4of16": 2.0, "dense": 4.0}
     spent = macs.get(name, 0.8 + 0.2 * int(name[-1]) if name.startswith("nm_random") else 1.0)
-    gain = 1.5 * np.log2(spent) if name.startswith("nm_") and name not in ("nm_4of8", "nm_dense") else 0
+    gain = 1.5 * np.log2(spent) if name.startswith("nm_") and name != "nm_4of16" else 0
     top1 = value(TOP1, name) + noise + (gain if name != "nm_sensitivity" else 0.05)
     if name.startswith("cut_weights_uniform") and rate not in (0.9, 0.95):
         top1 = 10 + 78 / (1 + np.exp(40 * (rate - 0.96))) + noise
@@ -44,7 +44,7 @@ def row(arm: str, seed: int, overrides: str = "") -> dict:
     return {
         "arm": arm, "overrides": overrides, "seed": seed, "claims": "C5-0", "data": "fashion_mnist",
         "model": "resnet20", "top1": top1, "val_top1": top1, "sparsity": 0.75,
-        "params_sparse": 68_000.0 * (1.97 if name == "nm_4of8" else 1),
+        "params_sparse": 68_000.0 * (1.97 if name == "nm_4of16" else 1),
         "macs": 2.5e6 * free, "wall_seconds": 80.0, "git": "abc", "moved": 0.4, "config_hash": "abc", "churn": 0.0,
         "gap_last": value({"*": 1.0, "ramp_n*": 6.0}, name) + noise, "gap_max": 4 + draws.normal(0, 4),
         "gap_first": value({"*": 1.0, "gate_blocks_smallest": 0.5}, name) + noise, "flipflop": 0.2,

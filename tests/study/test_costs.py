@@ -53,8 +53,8 @@ def test_a_scheme_that_does_not_hold_its_budget_is_named(holds, params, macs, ou
 
 
 def test_arms_below_a_half_are_named_in_words():
-    runs = RUNS.assign(arm=RUNS.arm.map({"a": "fashion/nm_2of8", "b": "fashion/nm_1of8", "c": "fashion/nm_4of8"}))
-    assert diverged(runs) == ["Uniform 1:8: 2 of 2 seeds, mean 45.0 %"]
+    runs = RUNS.assign(arm=RUNS.arm.map({"a": "fashion/nm_2of16", "b": "fashion/nm_1of16", "c": "fashion/nm_4of16"}))
+    assert diverged(runs) == ["Uniform 1:16: 2 of 2 seeds, mean 45.0 %"]
     assert described("c5_2of8") != "c5_2of8"
 
 
@@ -62,11 +62,11 @@ def test_what_is_left_to_run_is_told_in_hours_where_an_arm_is_known():
     (claim,) = read_claims(["C5"])
     empty = pd.DataFrame(columns=["arm", "overrides", "seed", "wall_seconds"])
     assert hours_left(claim, empty, empty) is None
-    (cell, *_), seconds = claim.cells("pilot"), {"fashion/nm_1of8": 90, "fashion/nm_2of8": 180}
+    (cell, *_), seconds = claim.cells("pilot"), {"fashion/nm_1of16": 90, "fashion/nm_2of16": 180}
     pilot = pd.DataFrame(
         [{"arm": arm, "overrides": " ".join(cell), "seed": 100, "wall_seconds": each} for arm, each in seconds.items()]
     )
     every = len(claim.all_arms) * 20 * 135 / 3600  # arms without a row take as long as the others
     assert hours_left(claim, empty, pilot) == pytest.approx(every)
-    row = {"arm": "fashion/nm_1of8", "overrides": " ".join(claim.cells("full")[0]), "seed": 1, "wall_seconds": 90}
+    row = {"arm": "fashion/nm_1of16", "overrides": " ".join(claim.cells("full")[0]), "seed": 1, "wall_seconds": 90}
     assert hours_left(claim, pd.DataFrame([row]), pilot) == pytest.approx(every - 90 / 3600)

@@ -41,15 +41,16 @@ def result(mde, sesoi, sd=4.0, seeds=10):
     )
 
 
-def test_what_enough_seeds_would_cost():
+@pytest.mark.parametrize(("edition", "first"), [(1, 0), (2, 1)])
+def test_what_enough_seeds_would_cost(edition, first):
     # Ten seeds of two arms, 900 seconds a run: five hours so far, half an hour a seed.
-    rows = [{"overrides": "a=1", "seed": seed, "wall_seconds": 900} for seed in range(10) for _ in range(2)]
-    others = [{"overrides": "", "seed": 0, "wall_seconds": 1e6}, {"overrides": "a=1", "seed": 10, "wall_seconds": 1e6}]
+    rows = [{"overrides": "a=1", "seed": seed, "wall_seconds": 900} for seed in range(first, first + 10) for _ in range(2)]
+    others = [{"overrides": each, "seed": first + add, "wall_seconds": 1e6} for each, add in (("", 0), ("a=1", 10))]
     runs = pd.DataFrame(rows + others)
-    seeds = seeds_needed(4.0, 2.0)
-    assert needed(result(mde=4.0, sesoi=2.0), runs) == f"{seeds} (+{(seeds - 10) / 2:.1f} h)"
-    assert needed(result(mde=2.0, sesoi=2.0), runs) == ""
-    assert needed(result(mde=math.nan, sesoi=2.0), runs) == ""
+    (claim,), seeds = read_claims(["C9"], edition), seeds_needed(4.0, 2.0)
+    assert needed(claim, result(mde=4.0, sesoi=2.0), runs) == f"{seeds} (+{(seeds - 10) / 2:.1f} h)"
+    assert needed(claim, result(mde=2.0, sesoi=2.0), runs) == ""
+    assert needed(claim, result(mde=math.nan, sesoi=2.0), runs) == ""
 
 
 def test_versions_and_machines_are_named_where_rows_of_one_comparison_differ(tmp_path):
@@ -97,7 +98,7 @@ def test_a_claim_in_the_report_has_what_was_asked_what_came_out_and_what_makes_i
     for name in ("REPORT.md", "report.html"):
         text = (tmp_path / name).read_text()
         assert "python scripts/reproduce.py --scale full --only C5" in text
-        assert "4:8 - 1:8, at least 2.5 points: met (5." in text
+        assert "4:16 - 1:16, at least 2.5 points: met (5." in text
         assert "first edition" not in text.lower()
     text = (tmp_path / "REPORT.md").read_text()
     assert "| **supported** | +2.5" in line_of(text, "| [C5](#c5)")
@@ -111,7 +112,7 @@ def test_a_claim_in_the_report_has_what_was_asked_what_came_out_and_what_makes_i
 def test_a_claim_that_lacks_seeds_is_not_run_and_shows_no_number(tmp_path):
     write(tmp_path)
     runs = pd.read_csv(tmp_path / "runs.csv")
-    runs[~((runs.arm == "fashion/nm_4of8") & (runs.seed == 20))].to_csv(tmp_path / "runs.csv", index=False)
+    runs[~((runs.arm == "fashion/nm_4of16") & (runs.seed == 20))].to_csv(tmp_path / "runs.csv", index=False)
     write_report(tmp_path, read_claims(["C5"]))
     text = (tmp_path / "REPORT.md").read_text()
     assert "| **not run** | about 0.0 h to run |" in line_of(text, "| [C5](#c5)")

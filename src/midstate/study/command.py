@@ -7,7 +7,7 @@ from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
 from midstate.common import files
-from midstate.common.errors import EXIT_BAD_CONFIG, EXIT_FAILED, EXIT_FINISHED, EXIT_STOPPED
+from midstate.common.errors import EXIT_BAD_CONFIG, EXIT_FAILED, EXIT_FINISHED, EXIT_INTERRUPTED, EXIT_STOPPED
 from midstate.common.project import CONF
 from midstate.config.explain import explain, is_users
 from midstate.study.arguments import COMMITTED, EDITIONS, OWN, parser
@@ -23,6 +23,14 @@ EXIT_DIFFERENT = 1  # of --verify
 
 def main(arguments: list[str] | None = None) -> int:
     """Do what the command line says; returns the exit status."""
+    try:
+        return _main(arguments)
+    except KeyboardInterrupt:  # runs that are at work take a first one themselves
+        print("stopped at once; what stands in the tables is whole", file=sys.stderr)
+        return EXIT_INTERRUPTED
+
+
+def _main(arguments: list[str] | None) -> int:
     options = parser().parse_args(arguments)
     options.committed = options.results or COMMITTED  # what has a row there counts as done for --missing
     about_committed = (options.report or options.verify) and not options.overrides

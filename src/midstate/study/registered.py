@@ -30,7 +30,7 @@ def table() -> str:
 
 def _expected(claim: Claim) -> str:
     if claim.endpoint.test == "equivalence":
-        return f"within the margin: SESOI, or {claim.endpoint.scaled_by['share']:g} of 4:8 - 2:8 if that is smaller"
+        return f"within the margin: SESOI, or {claim.endpoint.scaled_by['share']:g} of 4:16 - 2:16 if that is smaller"
     return claim.endpoint.expected
 
 

@@ -116,7 +116,7 @@ def section(
         claim,
         first,
         primary,
-        [needed(result, rows) for result in primary],
+        [needed(claim, result, rows) for result in primary],
         [result for result in own if not result.verdict],
         beside(claim, tables),
         figure,
@@ -158,10 +158,11 @@ def elsewhere(judged: Iterable[tuple[str, float]]) -> str:
     return ", ".join(parts) or "not run"
 
 
-def needed(result: Result, runs: pd.DataFrame) -> str:
+def needed(claim: Claim, result: Result, runs: pd.DataFrame) -> str:
     """How many seeds would bring the minimum detectable effect below the SESOI, and what those missing would cost.
 
     Args:
+        claim: says with which seed each scale begins.
         result: of a primary endpoint.
         runs: rows of runs.csv of the claim's arms; the cost is that of as many again as `result` has, in hours of
             one process.
@@ -173,5 +174,6 @@ def needed(result: Result, runs: pd.DataFrame) -> str:
     if not result.sesoi > 0 or isnan(measured.mde) or measured.mde <= result.sesoi:
         return ""
     seeds = seeds_needed(measured.sd, result.sesoi)
-    spent = runs.wall_seconds[(runs.overrides == result.overrides) & (runs.seed < measured.seeds)].sum() / 3600
+    counted = claim.seeds(result.scale, measured.seeds)
+    spent = runs.wall_seconds[(runs.overrides == result.overrides) & runs.seed.isin(counted)].sum() / 3600
     return f"{seeds} (+{spent / measured.seeds * (seeds - measured.seeds):.1f} h)"
