@@ -44,7 +44,9 @@ def result(mde, sesoi, sd=4.0, seeds=10):
 @pytest.mark.parametrize(("edition", "first"), [(1, 0), (2, 1)])
 def test_what_enough_seeds_would_cost(edition, first):
     # Ten seeds of two arms, 900 seconds a run: five hours so far, half an hour a seed.
-    rows = [{"overrides": "a=1", "seed": seed, "wall_seconds": 900} for seed in range(first, first + 10) for _ in range(2)]
+    rows = [
+        {"overrides": "a=1", "seed": seed, "wall_seconds": 900} for seed in range(first, first + 10) for _ in range(2)
+    ]
     others = [{"overrides": each, "seed": first + add, "wall_seconds": 1e6} for each, add in (("", 0), ("a=1", 10))]
     runs = pd.DataFrame(rows + others)
     (claim,), seeds = read_claims(["C9"], edition), seeds_needed(4.0, 2.0)

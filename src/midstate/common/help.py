@@ -47,14 +47,18 @@ def help_text(root: Path) -> str:
     return words.replace("$APP_CONFIG_GROUPS", "\n".join(lines) + "\n")
 
 
+def is_shared(group: str) -> bool:
+    """Tell whether a folder holds what experiments share, and no experiment."""
+    return group.startswith("experiment/") and group.endswith("/base")
+
+
 def groups(folders: list[Path]) -> dict[str, list[str]]:
     """The members of every group, as they are typed after `group=`, from all the folders together."""
     members: dict[str, set[str]] = {}
     for folder in folders:
         for path, _, files in os.walk(folder, followlinks=True):
             group, prefix = os.path.relpath(path, folder).replace(os.sep, "/"), ""
-            # Shared by arms, no arms; read by scripts/reproduce.py.
-            if (group.startswith("experiment/") and group.endswith("/base")) or group.partition("/")[0] == "claim":
+            if is_shared(group) or group.partition("/")[0] == "claim":  # claims are read by scripts/reproduce.py
                 continue
             if group.startswith("experiment/"):  # folders of experiments are no groups: experiment=paper/maxq
                 group, _, prefix = (group + "/").partition("/")

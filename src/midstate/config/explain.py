@@ -13,6 +13,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from midstate.common.checks import near
 from midstate.common.errors import ConfigError
+from midstate.common.help import is_shared
 from midstate.common.project import member_folders
 from midstate.config.compose import compose_root
 from midstate.config.schema import flatten, member_file
@@ -132,7 +133,7 @@ def _member_files() -> dict[str, Path]:
         path.relative_to(folder).with_suffix("").as_posix(): path
         for folder in member_folders()
         for path in folder.glob("*/**/*.yaml")
-        if not (path.parent.name == "base" and folder / "experiment" in path.parents)
+        if not is_shared(path.parent.relative_to(folder).as_posix())
     }
 
 

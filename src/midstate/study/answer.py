@@ -29,8 +29,13 @@ def headline(claim: Claim, results: Iterable[Row]) -> Row | None:
     own = [row for row in own if isinstance(row["verdict"], str) and row["verdict"]]  # NaN: a secondary one, in a file
     if claim.edition > 1:
         scale = SCALE if SCALE in claim.scales else next(iter(claim.scales))  # a user's own has one
-        own = [row for row in own if row["scale"] == scale and row["seeds"] >= len(claim.seeds(scale))]
+        own = [row for row in own if row["scale"] == scale and has_all_seeds(claim, row)]
     return next(iter(own), None)
+
+
+def has_all_seeds(claim: Claim, row: Row) -> bool:
+    """Tell whether a result has all the seeds that were set down; the first edition set down none."""
+    return claim.edition == 1 or row["seeds"] >= len(claim.seeds(row["scale"]))
 
 
 def answer(results: Iterable[Row], brief: bool = False) -> str:

@@ -60,7 +60,7 @@ def _ancestry(cell: Cell) -> Iterable[Cell]:
     arm, overrides = cell
     yield cell
     while arm := _parent(arm):
-        overrides = planning._inherited(overrides)
+        overrides = planning.inherited(overrides)
         yield arm, overrides
 
 

@@ -136,7 +136,7 @@ def with_parents(todo: Iterable[PlannedRun]) -> list[PlannedRun]:
 
 def _planned(experiment: str, overrides: tuple[str, ...], seed: int) -> PlannedRun:
     config_hash, parent, takes = identity(experiment, overrides)
-    start = _planned(parent, _inherited(overrides), seed) if parent else None
+    start = _planned(parent, inherited(overrides), seed) if parent else None
     return PlannedRun(experiment, overrides, seed, config_hash, _tags(experiment), start, takes)
 
 
@@ -148,7 +148,7 @@ def _tags(experiment: str) -> tuple[str, ...]:
     )
 
 
-def _inherited(overrides: tuple[str, ...]) -> tuple[str, ...]:
+def inherited(overrides: tuple[str, ...]) -> tuple[str, ...]:
     """Overrides of a cell that the parent run shares: data, network, machine; not the recipe."""
     kinds = ("model", "data", "trainer.batch_size", "trainer.device", "trainer.threads", "trainer.final_images")
     return tuple(each for each in overrides if each.startswith(kinds))
@@ -170,7 +170,7 @@ def identity(experiment: str, overrides: tuple[str, ...]) -> tuple[str, str | No
     if len(found) > 1:
         raise ValueError(f"{experiment}: weights and scheme of other runs at once; the scheme has to be a .json file")
     setting, parent = next(iter(found.items()), (None, None))
-    made_by = identity(parent, _inherited(overrides))[0] if parent else None
+    made_by = identity(parent, inherited(overrides))[0] if parent else None
     resolved = resolve(config, parts, made_by if scheme else None)
     if parent and not scheme:
         resolved["model"]["checkpoint_of"] = made_by

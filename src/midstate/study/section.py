@@ -9,7 +9,7 @@ import pandas as pd
 
 from midstate.study import costs
 from midstate.study.analogy import Levels, levels_of_claim
-from midstate.study.answer import SCALE, headline, words
+from midstate.study.answer import SCALE, has_all_seeds, headline, words
 from midstate.study.beside import Beside, beside
 from midstate.study.caveats import incomplete, mixed_origins
 from midstate.study.claims import Claim
@@ -101,7 +101,7 @@ def section(
         figure: of the headline.
         folder: for the figures of what layers are left.
     """
-    own = [result for result in judged if is_of(result, claim) and _complete(result, claim)]
+    own = [result for result in judged if is_of(result, claim) and has_all_seeds(claim, result.row)]
     rows = tables.runs[tables.runs.arm.isin(claim.all_arms)]
     digests = {
         tag.partition("-")[2]
@@ -139,11 +139,6 @@ def is_of(result: Result, claim: Claim) -> bool:
 def deciding(claim: Claim, results: Iterable[Result]) -> Result | None:
     """The result that decides a claim."""
     return next((each for each in results if each.verdict and headline(claim, [each.row])), None)
-
-
-def _complete(result: Result, claim: Claim) -> bool:
-    """Tell whether a result has all the seeds that were set down; the first edition set down none."""
-    return claim.edition == 1 or result.measured.seeds >= len(claim.seeds(result.scale))
 
 
 def elsewhere(judged: Iterable[tuple[str, float]]) -> str:
