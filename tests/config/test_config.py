@@ -4,8 +4,10 @@ import itertools
 
 import pytest
 from conftest import ALONE, ROOT, composed
+from omegaconf import open_dict
 
 from midstate.common.errors import ConfigError
+from midstate.config.schema import check_root
 from midstate.runs.plan import Plan
 from midstate.runs.prepare import build_session
 
@@ -178,6 +180,19 @@ def test_what_a_preset_set_for_a_replaced_axis_goes_with_it():
     plan = Plan.of(composed("pruner=sfp", "pruner/pattern=nm", "pruner.n=2", "pruner.m=4"))
     assert (plan.parts.method.pattern.n, plan.parts.method.pattern.m) == (2, 4)
     assert "sparsity" not in plan.config["pruner"]
+
+
+def test_a_setting_in_a_file_that_no_member_knows_is_refused():
+    config = composed("pruner=nm")
+    with open_dict(config):
+        config.pruner.sparsity = 0.5  # of another pattern: goes with it
+        check_root(config, [])
+        assert "sparsity" not in config.pruner
+        config.pruner.sparsty = 0.5
+    with pytest.raises(
+        ConfigError, match=r"pruner\.sparsty=0\.5: no axis of any pruner knows it; did you mean sparsity"
+    ):
+        check_root(config, [])
 
 
 def test_presets_bring_their_window_and_what_is_typed_wins():

@@ -1,8 +1,10 @@
 """The root of every configuration, and checks of what no group knows."""
 
 import math
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -87,7 +89,8 @@ def check_root(config: DictConfig, typed: list[str], choices: Mapping[str, str |
 
 
 def _check_read(config: DictConfig, group: str, typed: list[str]) -> None:
-    """Refuse settings of a group that none of its axes reads, where the user typed them; remove the others."""
+    """Refuse settings of a group that none of its axes reads, where they were typed or no member knows them; remove
+    the others."""
     raw = OmegaConf.to_container(config[group], resolve=False)
     axes = str([node for node in raw.values() if isinstance(node, dict)])
     scalars = [key for key, node in raw.items() if not isinstance(node, dict)]
@@ -100,8 +103,17 @@ def _check_read(config: DictConfig, group: str, typed: list[str]) -> None:
                 f"{group}.{key}={raw[key]}: no axis of this {group} reads it{near(key, used)}; "
                 f"known: {', '.join(used) or 'none'}"
             )
+        if key not in (known := _declared(group)):  # a slip in a file
+            raise ConfigError(f"{group}.{key}={raw[key]}: no axis of any {group} knows it{near(key, sorted(known))}")
         with open_dict(config[group]):
             del config[group][key]
+
+
+@cache
+def _declared(group: str) -> set[str]:
+    """The settings that the members of a group and of its axes declare."""
+    files = (path for folder in member_folders() for path in (folder / group).rglob("*.yaml"))
+    return {key for path in files for key in re.findall(r"^(\w+):", path.read_text(), re.MULTILINE)}
 
 
 def _check_packages(config: DictConfig, known: list[str], choices: Mapping[str, str | None]) -> None:
