@@ -11,6 +11,7 @@ from made_up import VERDICTS, write
 from midstate.study.caveats import incomplete, mixed_origins
 from midstate.study.claims import read_claims
 from midstate.study.measuring import Measured
+from midstate.study.reading import Reading
 from midstate.study.readme import readme_table
 from midstate.study.report import write_report
 from midstate.study.section import elsewhere, needed
@@ -109,6 +110,27 @@ def test_a_claim_in_the_report_has_what_was_asked_what_came_out_and_what_makes_i
     # Nothing is shown of a claim that lacks a seed but what is left to do; what decides C10 has all its seeds.
     assert "| **no power** |" in line_of(text, "| [C10](#c10)")
     assert not (tmp_path / "figures" / "answer.png").exists()
+
+
+def test_a_gate_that_the_pilot_does_not_meet_decides_without_runs(tmp_path):
+    write(tmp_path)
+    runs, pilot = (pd.read_csv(tmp_path / name) for name in ("runs.csv", "pilot.csv"))
+    pilot.loc[pilot.arm == "fashion/nm_1of16", "top1"] += 4  # 4:16 - 1:16 is 1.5 points
+    pilot.to_csv(tmp_path / "pilot.csv", index=False)
+    runs[(runs.arm != "fashion/nm_4of16") & (runs.seed < 5)].to_csv(tmp_path / "runs.csv", index=False)
+    write_report(tmp_path, read_claims(["C5"]))
+    text = (tmp_path / "REPORT.md").read_text()
+    assert "| **no power** | not run: a gate is not met in the pilot |" in line_of(text, "| [C5](#c5)")
+    assert "4:16 - 1:16, at least 2.5 points: not met (1." in text
+    assert "**Came out: no power.** Not run: a gate is not met in the pilot." in text
+    assert "Incomplete" not in text
+    assert "<strong>Came out:</strong>" in (tmp_path / "report.html").read_text()
+    (row,) = pd.read_csv(tmp_path / "claims.csv").to_dict("records")
+    assert (row["verdict"], row["control"], row["seeds"]) == ("no power", "not met", 0)
+    assert "| C5 | 2:16 to 1:16 loses more than 2:16 to 4:16 gains | no power | – |" in readme_table(tmp_path)
+    reading = Reading.of("C5", tmp_path)
+    assert reading.figure is None
+    assert reading.shown.startswith("**no power**: A gate is not met")
 
 
 def test_a_claim_that_lacks_seeds_is_not_run_and_shows_no_number(tmp_path):

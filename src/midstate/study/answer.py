@@ -9,11 +9,11 @@ import yaml
 
 from midstate.common.project import CONF
 from midstate.study.beside import interval
-from midstate.study.claims import Claim, read_claims
+from midstate.study.claims import PLANNED, Claim, read_claims
 from midstate.study.verdicts import NO_POWER, NOT_RUN
 
 WORDS = CONF / "claim" / "page" / "answer.yaml"
-SCALE = "full"  # that decides; the others are looks
+
 Row = Mapping[str, Any]  # of claims.csv
 
 
@@ -28,14 +28,16 @@ def headline(claim: Claim, results: Iterable[Row]) -> Row | None:
     own = [row for row in results if (row["claim"], row["edition"]) == (claim.claim, claim.edition)]
     own = [row for row in own if isinstance(row["verdict"], str) and row["verdict"]]  # NaN: a secondary one, in a file
     if claim.edition > 1:
-        scale = SCALE if SCALE in claim.scales else next(iter(claim.scales))  # a user's own has one
+        scale = PLANNED if PLANNED in claim.scales else next(iter(claim.scales))  # a user's own has one
         own = [row for row in own if row["scale"] == scale and has_all_seeds(claim, row)]
     return next(iter(own), None)
 
 
 def has_all_seeds(claim: Claim, row: Row) -> bool:
-    """Tell whether a result has all the seeds that were set down; the first edition set down none."""
-    return claim.edition == 1 or row["seeds"] >= len(claim.seeds(row["scale"]))
+    """Tell whether a result has all the seeds that were set down, or none because the pilot decided it; the first
+    edition set down none.
+    """
+    return claim.edition == 1 or not row["seeds"] or row["seeds"] >= len(claim.seeds(row["scale"]))
 
 
 def answer(results: Iterable[Row], brief: bool = False) -> str:

@@ -17,6 +17,7 @@ from midstate.study.figure_plan import Drawing, LevelFigure
 CLAIMS = CONF / "claim"
 EDITIONS = {1: CLAIMS / "first", 2: CLAIMS}  # exploratory, on toy data; confirmatory, preregistered
 SCALES = ("quick", "full", "paper")
+PLANNED = "full"  # the scale that the second edition's verdicts rest on
 PILOT = "pilot"  # the scale that chooses cells and decides gates; judged nowhere
 # Fields that explain or show a claim and change no number; not part of its digest.
 PROSE = (

@@ -7,8 +7,8 @@ from functools import cache
 import pandas as pd
 
 from midstate.common.project import CONF
-from midstate.study.answer import SCALE, words
-from midstate.study.claims import PILOT, Claim
+from midstate.study.answer import words
+from midstate.study.claims import PILOT, PLANNED, Claim
 from midstate.study.endpoints import Endpoint
 from midstate.study.measuring import Measured, measure
 from midstate.study.verdicts import rows_of
@@ -45,7 +45,7 @@ def schemes(finished: Iterable[Claim], runs: pd.DataFrame) -> list[Scheme]:
             claim = next((each for each in finished if {arm, reference} <= set(each.all_arms)), None)
             if not claim:
                 continue
-            rows = rows_of(claim, SCALE, claim.cells(SCALE)[0], runs)
+            rows = rows_of(claim, PLANNED, claim.cells(PLANNED)[0], runs)
             gain = measure(Endpoint("gain", "top1", "points", contrast={arm: 1, reference: -1}), rows)
             if gain:
                 ratios = {cost: _mean({arm: 1}, rows, c) / _mean({reference: 1}, rows, c) for cost, c in COSTS.items()}
@@ -111,14 +111,14 @@ def diverged(rows: pd.DataFrame) -> list[str]:
 
 def hours_left(claim: Claim, runs: pd.DataFrame, pilot: pd.DataFrame) -> float | None:
     """Hours of one process that missing runs of the planned cell take, by rows of the same arms; None: not known."""
-    planned = claim.cells(SCALE)
+    planned = claim.cells(PLANNED)
     if not planned:
         return None
     tried = [" ".join(cell) for cell in claim.cells(PILOT)[:1]]
-    done = rows_of(claim, SCALE, planned[0], runs)
+    done = rows_of(claim, PLANNED, planned[0], runs)
     seconds = pd.concat([done, pilot[pilot.overrides.isin(tried)]]).groupby("arm").wall_seconds.median()
     known = seconds.reindex(claim.all_arms).astype(float)
     if known.isna().all():
         return None
-    missing = len(claim.seeds(SCALE)) - done.groupby("arm").seed.nunique().reindex(claim.all_arms).fillna(0)
+    missing = len(claim.seeds(PLANNED)) - done.groupby("arm").seed.nunique().reindex(claim.all_arms).fillna(0)
     return float((known.fillna(known.mean()) * missing).sum() / 3600)

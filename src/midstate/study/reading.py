@@ -35,9 +35,9 @@ class Reading:
         results = results or next(each for each in (Path("results"), Path("../results")) if each.is_dir())
         tables, pilot = Tables.read(results), read_pilot(results)
         found = [(each, deciding(each, verdicts.judge([each], tables.runs, pilot))) for each in _editions(name)]
-        claim, result = next(((each, result) for each, result in found if result), found[0])
-        if not result:
-            return cls(claim, None, tables.cell("", ()))
+        claim, result = next(((each, result) for each, result in found if result and result.measured.seeds), found[0])
+        if not result or not result.measured.seeds:
+            return cls(claim, result, tables.cell("", ()))
         cell = tuple(result.overrides.split())
         seeds = rows_of(claim, result.scale, cell, tables.runs).seed.unique()
         return cls(claim, result, tables.cell(result.overrides, seeds))
@@ -65,7 +65,7 @@ class Reading:
     @property
     def figure(self) -> Figure | None:
         """The report's figure; None: not run."""
-        return figures.draw(self.claim, self.tables) if self.result else None
+        return figures.draw(self.claim, self.tables) if self.result and self.result.measured.seeds else None
 
     @property
     def shown(self) -> str:
@@ -73,6 +73,8 @@ class Reading:
         change = f"What it does not show: {self.claim.would_change.strip()}"
         if not self.result:
             return "Not run."
+        if not self.result.measured.seeds:
+            return f"**{self.result.verdict}**: {meaning(self.claim, self.result)}"
         found, unit = self.result, self.claim.endpoint.unit
         cell = in_words(found.scale, tuple(found.overrides.split()))
         numbers = f"{interval(found.measured)} {unit}, {found.measured.seeds} seeds ({cell})."

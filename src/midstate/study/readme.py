@@ -24,6 +24,6 @@ def readme_table(results: Path) -> str:
         row = headline(claim, rows)
         unit = claim.endpoint.unit if claim.endpoint.unit != "points" else ""
         verdict = row["verdict"] if row else NOT_RUN
-        effect = f"{interval(SimpleNamespace(**row))} {unit}".strip() if row else "–"
+        effect = f"{interval(SimpleNamespace(**row))} {unit}".strip() if row and row["seeds"] else "–"
         lines.append(f"| {claim.claim} | {claim.short} | {verdict} | {effect} |")
     return "\n".join(lines)

@@ -41,7 +41,8 @@ def write_report(results: Path, claims: list[Claim] | None = None, wandb: str = 
     whole, claims = claims is None, claims or read_all()
     judged = verdicts.judge(claims, tables.runs, pilot)
     write_claims(judged, results / "claims.csv")
-    decided = {c.key: found for c in claims if (found := deciding(c, [each for each in judged if is_of(each, c)]))}
+    decided = {c.key: deciding(c, [each for each in judged if is_of(each, c)]) for c in claims}
+    decided = {key: found for key, found in decided.items() if found and found.measured.seeds}
     figures = draw_claims(claims, tables, folder, decided)
     sections = [section(claim, judged, tables, pilot, figures.get(claim.key), folder) for claim in claims]
     schemes = costs.schemes((c for c in claims if c.edition > 1 and c.key in decided), tables.runs) if whole else []

@@ -9,10 +9,10 @@ import pandas as pd
 
 from midstate.study import costs
 from midstate.study.analogy import Levels, levels_of_claim
-from midstate.study.answer import SCALE, has_all_seeds, headline, words
-from midstate.study.beside import Beside, beside
+from midstate.study.answer import has_all_seeds, headline, words
+from midstate.study.beside import Beside, beside, interval
 from midstate.study.caveats import incomplete, mixed_origins
-from midstate.study.claims import Claim
+from midstate.study.claims import PLANNED, Claim
 from midstate.study.drawing import Tables
 from midstate.study.figure_plan import LevelFigure
 from midstate.study.figures import Drawn
@@ -44,6 +44,20 @@ class Section:
     def verdict(self) -> str:
         """The headline's verdict."""
         return self.headline.verdict if self.headline else NOT_RUN
+
+    @property
+    def closed(self) -> bool:
+        """Tell whether the pilot decided it, so that nothing was run."""
+        return self.headline is not None and not self.headline.measured.seeds
+
+    @property
+    def effect(self) -> str:
+        """What it came to, with its interval; else what there is to run."""
+        if self.closed:
+            return "not run: a gate is not met in the pilot"
+        if self.headline:
+            return f"{interval(self.headline.measured)} {self.claim.endpoint.unit}"
+        return f"about {self.hours:.1f} h to run" if self.hours else "–"
 
     @property
     def withdrawn(self) -> str:
@@ -84,7 +98,7 @@ def meaning(claim: Claim, result: Result | None) -> str:
 
 def command(claim: Claim) -> str:
     """What runs a claim again."""
-    option = "--edition first" if claim.edition == 1 else f"--scale {SCALE}"
+    option = "--edition first" if claim.edition == 1 else f"--scale {PLANNED}"
     return f"python scripts/reproduce.py {option} --only {claim.claim}"
 
 
@@ -111,7 +125,8 @@ def section(
     }
     primary = [result for result in own if result.verdict]
     first = deciding(claim, primary)
-    compared = rows_of(claim, first.scale, tuple(first.overrides.split()), tables.runs) if first else rows.iloc[:0]
+    decided = first and first.measured.seeds  # else the pilot did
+    compared = rows_of(claim, first.scale, tuple(first.overrides.split()), tables.runs) if decided else rows.iloc[:0]
     return Section(
         claim,
         first,
@@ -120,14 +135,14 @@ def section(
         [result for result in own if not result.verdict],
         beside(claim, tables),
         figure,
-        incomplete(claim, tables.runs),
+        incomplete(claim, tables.runs) if decided or not first else [],
         sorted(digests - {claim.digest}),
         mixed_origins(claim, tables.runs),
         levels_of_claim(claim, tables, folder),
         first.gates if first else gates_of(claim, compared, pilot),
         {cost: costs.in_words(costs.ratio(claim.endpoint, compared, cost)) for cost in costs.COSTS},
         costs.diverged(compared) if claim.edition > 1 else [],
-        costs.hours_left(claim, tables.runs, pilot) if claim.edition > 1 else None,
+        costs.hours_left(claim, tables.runs, pilot) if claim.edition > 1 and not first else None,
     )
 
 

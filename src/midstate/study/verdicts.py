@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from midstate.study.claims import PILOT, SCALES, Claim
+from midstate.study.claims import PILOT, PLANNED, SCALES, Claim
 from midstate.study.endpoints import Endpoint, Gate
 from midstate.study.measuring import Measured, margin, mean_of, measure
 
@@ -68,6 +68,8 @@ class Result:
 def judge(claims: Iterable[Claim], runs: pd.DataFrame, pilot: pd.DataFrame | None = None) -> list[Result]:
     """Judge every claim in every cell of which there are runs: the primary endpoint first, then the others.
 
+    A claim of which the pilot does not meet a gate is judged without runs, too: nothing needs to be run for it.
+
     Args:
         claims: of any edition.
         runs: rows of runs.csv.
@@ -79,9 +81,22 @@ def judge(claims: Iterable[Claim], runs: pd.DataFrame, pilot: pd.DataFrame | Non
         for scale in SCALES:
             for cell in claim.cells(scale):
                 rows = rows_of(claim, scale, cell, runs)
-                if not rows.empty:
+                if closed := _closed(claim, scale, cell, rows, pilot):
+                    results.append(closed)
+                elif not rows.empty:
                     results += _judge_cell(claim, scale, " ".join(cell), rows, pilot)
     return results
+
+
+def _closed(claim: Claim, scale: str, cell: tuple[str, ...], rows: pd.DataFrame, pilot: pd.DataFrame) -> Result | None:
+    """The verdict of a claim that the pilot's gates decide while not all of its runs are there; None: they do not."""
+    gates = gates_of(claim, pilot.iloc[:0], pilot)
+    decides = any(each.gate.decided == PILOT and each.state == "not met" for each in gates)
+    if scale != PLANNED or not decides or len(rows) >= len(claim.seeds(scale)) * len(claim.arms_in(cell)):
+        return None
+    asked, nothing = claim.endpoint, Measured(nan, nan, nan, 0, nan)
+    what, state = (claim.claim, claim.edition, asked.name, "", "", scale), ("not met", NO_POWER)
+    return Result(*what, nothing, asked.sesoi, *state, "", asked.unit, " ".join(cell), gates)
 
 
 def rows_of(claim: Claim, scale: str, cell: tuple[str, ...], runs: pd.DataFrame) -> pd.DataFrame:
