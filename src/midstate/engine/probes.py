@@ -89,7 +89,8 @@ class GapProbe:
         # Both before either is set: what comes next may depend on what is in force.
         pair = [self.states.at(each / jumps, step) for each in (self.state, state)]
         with self.states.trial():
-            last, first = map(self._accuracies, pair)
+            last = self._accuracies(pair[0])
+            first = last if _same(*pair) else self._accuracies(pair[1])
         row = {
             "step": step,
             "progress": state / jumps,
@@ -107,6 +108,14 @@ class GapProbe:
         raw = evaluate(self.model, self.validation)["top1"]
         with whole, reestimated_batchnorm(self.model, self.bn_batches):
             return raw, evaluate(self.model, self.validation)["top1"]
+
+
+def _same(state: list, other: list) -> bool:
+    """Tell whether two states are one: the same masks, or the same bits."""
+    return all(
+        torch.equal(one, another) if torch.is_tensor(one) else one == another
+        for one, another in zip(state, other, strict=True)
+    )
 
 
 @contextmanager
