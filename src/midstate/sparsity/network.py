@@ -68,7 +68,8 @@ class Network:
 
     def views(self, step: int = 0) -> list[LayerView]:
         """The layers as they are now, levels open; what is measured for them is shared by all views of one call."""
-        shared = {name: cache(lambda name=name: self._measure(name)) for name in self.method.needs if name in BY_LAYER}
+        needs = self.method.needs
+        shared = {name: cache(lambda name=name: self._measure(name)) for name in needs if name in BY_LAYER}
         return [
             LayerView(
                 parameter=weight,
@@ -83,7 +84,7 @@ class Network:
                 seed=self.seed,
                 memory=self.masked[i].memory if self.masked else {},
                 score_of=self._joint_score,
-                loss_of=self._loss if "loss" in self.method.needs else None,
+                loss_of=self._loss if "loss" in needs else None,
                 search=self.search,
                 measure={name: lambda i=i, every=every: every()[i] for name, every in shared.items()},
             )
