@@ -7,7 +7,7 @@ import sys
 import pytest
 from conftest import ROOT
 
-from midstate.study import history
+from midstate.study import history, registered
 from midstate.study.verification import set_down
 
 VERIFY = [sys.executable, str(ROOT / "scripts" / "reproduce.py"), "--verify", "--edition", "first"]
@@ -101,3 +101,9 @@ def test_without_history_the_order_is_called_not_checked(tmp_path, results):
     done = subprocess.run(command, cwd=place, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "order of commits not checked: no history" in done.stdout
+
+
+def test_the_preregistration_shows_claims_and_pilot_as_they_are():
+    page = registered.PAGE.read_text()
+    assert registered.table() in page
+    assert registered.gates() in page

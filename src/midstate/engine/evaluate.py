@@ -24,7 +24,7 @@ def evaluate(model: nn.Module, split: Split, processes: Processes = ALONE) -> di
         RunFailed: there is no image that can be read.
     """
     totals, num_images = torch.zeros(3, dtype=torch.float64), 0
-    with evaluation(model), parametrize.cached():  # weights stand still: masks are put on them once, not for every batch
+    with evaluation(model), parametrize.cached():  # weights stand still: masked once, not for every batch
         for images, labels in split.batches(EVAL_BATCH, processes.rank, processes.size):
             logits = model(images)
             ranked = logits.topk(min(5, logits.shape[1]), dim=1).indices == labels[:, None]

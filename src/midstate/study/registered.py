@@ -1,11 +1,14 @@
-"""The claims of the second edition as a table for readers; `python -m midstate.study.registered` renews the page."""
+"""Claims and pilot of the second edition as tables for readers: `python -m midstate.study.registered` writes them."""
 
 from midstate.common import files
 from midstate.common.project import CONF
-from midstate.study.claims import Claim, read_claims
+from midstate.study.claims import PILOT, Claim, read_claims
 from midstate.study.endpoints import Gate
+from midstate.study.tables import read_pilot
+from midstate.study.verdicts import gates_of
 
 PAGE = CONF.parent / "docs" / "preregistration.md"
+RESULTS = CONF.parent / "results"
 
 
 def table() -> str:
@@ -28,6 +31,21 @@ def table() -> str:
     return "\n".join(lines)
 
 
+def gates() -> str:
+    """A row a gate that the pilot decides: what is asked, what came out."""
+    pilot = read_pilot(RESULTS)
+    lines = ["| gate | of | asked | pilot | seeds | |", "|---|---|---|---|---|---|"]
+    found: dict[tuple[str, ...], list[str]] = {}
+    for claim in read_claims():
+        for each in gates_of(claim, pilot.iloc[:0], pilot):
+            if each.gate.decided == PILOT:
+                value = f"{each.value:.2f} {each.gate.endpoint.unit}" if each.seeds else "–"
+                row = (each.gate.endpoint.name, each.gate.bound, value, str(each.seeds), each.state)
+                found.setdefault(row, []).append(claim.claim)
+    lines += [f"| {row[0]} | {', '.join(names)} | {' | '.join(row[1:])} |" for row, names in found.items()]
+    return "\n".join(lines)
+
+
 def _expected(claim: Claim) -> str:
     if claim.endpoint.test == "equivalence":
         return f"within the margin: SESOI, or {claim.endpoint.scaled_by['share']:g} of 4:16 - 2:16 if that is smaller"
@@ -45,3 +63,4 @@ def _seeds(seeds: range) -> str:
 
 if __name__ == "__main__":
     files.put(PAGE, "registered", table())
+    files.put(PAGE, "gates", gates())
