@@ -112,7 +112,7 @@ def _warn_of_budget(pruner: Pruner, allocation: dict[str, float] | None) -> None
 def _quantization(session: Session) -> dict[str, Any]:
     """What the bits come to, and the bytes of the packed network."""
     pruner, quantizer = session.pruner, session.quantizer
-    pattern, levels = pruner.method.pattern, pruner.levels or []
+    pattern, levels = pruner.method.pattern, pruner.layer_levels or []
     stored = {
         layer.name: stored_and_index(pattern, layer.weight.shape, level)
         for layer, level in zip(pruner.layers, levels, strict=bool(levels))
