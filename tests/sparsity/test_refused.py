@@ -155,7 +155,10 @@ def test_members_of_ones_own_say_what_they_are_for():
             "was made for {.*}, and this run has",
         ),
         ((Channel(0.3), L1(), ERK(), Direct(), Update(), Hard()), "pattern=channel ranks channels that several layers"),
-        ((Channel(0.3, heads=True), L1(), Uniform(), Direct(), Update(), Hard()), "skip_depthwise=True: a channel goes"),
+        (
+            (Channel(0.3, heads=True), L1(), Uniform(), Direct(), Update(), Hard()),
+            "skip_depthwise=True: a channel goes",
+        ),
         ((NM(1, 4), L1(), Domino(), Search(), Update(every="2it"), Hard()), "every='2it': allocation=domino follows"),
         ((NM(1, 4), L1(), ERK(), Fade(), Update(forced_swaps=0.5), MultiAxis()), r"forced_swaps=0\.5: exchanges"),
     ],
