@@ -4,7 +4,7 @@ import pytest
 import timm
 import torch
 import torchvision
-from test_extraction import assert_same, used
+from test_extraction import assert_counts, assert_same, used
 from torch import nn
 from torch.nn import functional as F
 
@@ -203,7 +203,7 @@ def test_what_is_out_of_scope_keeps_its_channels():
 
 def test_groups_have_to_be_given():
     method = Method(CHANNELS, Channel(0.5), L1(), Uniform(), Direct(), Update(), Hard())
-    with pytest.raises(ValueError, match="is found by midstate.compaction.coupled_channels"):
+    with pytest.raises(ValueError, match=r"is found by midstate\.compaction\.coupled_channels"):
         Pruner(residual(), method, Schedule("one_shot", 0, 0), 1, 1, classifier="last")
 
 
@@ -248,8 +248,32 @@ def test_as_much_is_left_as_torch_pruning_leaves(name, params):
 def test_hidden_channels_of_mlps_go_on_request():
     model = timm.create_model("vit_tiny_patch16_224", img_size=32, depth=2, num_classes=4)
     scope = Scope(skip_first=False, skip_depthwise=False, skip_linear=False)
-    pruner, masks = pruned(used(model), (3, 32, 32), scope=scope)
+    pruner, _ = pruned(used(model), (3, 32, 32), scope=scope)
     assert [layer.name for layer in pruner.layers] == [f"blocks.{i}.mlp.fc1" for i in range(2)]
     small = extract(model, (3, 32, 32))
     assert small.blocks.get_submodule("0.mlp.fc2").in_features == 384
     assert_same(model, small, (3, 32, 32), 1e-5)
+
+
+@pytest.mark.parametrize("fused", [True, False])
+@pytest.mark.parametrize("sparsity", [0.3, 0.6])
+def test_heads_go_whole_on_request(sparsity, fused):
+    model = used(timm.create_model("vit_tiny_patch16_224", img_size=32, depth=2, num_classes=4))
+    for block in model.blocks:
+        block.attn.fused_attn = fused
+    scope = Scope(skip_first=False, skip_depthwise=False, skip_linear=False)
+    _, masks = pruned(model, (3, 32, 32), sparsity, scope=scope, heads=True)
+    left = 2 if sparsity == 0.3 else 1  # of 3
+    for i, block in enumerate(model.blocks):
+        by_head = masks[f"blocks.{i}.attn.qkv"].view(3, 3, 64)  # queries, keys and values
+        assert by_head.all(2).equal(by_head.any(2))
+        assert by_head[:, :, 0].sum(1).tolist() == [left] * 3
+        assert block.attn.num_heads == 3
+    small = extract(model, (3, 32, 32))
+    for i in range(2):
+        assert small.blocks.get_submodule(f"{i}.attn.qkv").out_features == 3 * 64 * left
+        assert small.blocks.get_submodule(f"{i}.attn.proj").in_features == 64 * left
+        assert small.blocks.get_submodule(f"{i}.mlp.fc2").in_features == (537 if left == 2 else 307)
+    assert_counts(model, small, (3, 32, 32))
+    assert_same(model, small, (3, 32, 32), 1e-5)
+    assert not any(" select_" in line for line in small.code.splitlines())
