@@ -204,6 +204,9 @@ class Marks(fx.Interpreter):
 
     def _attention(self, node: Node, value: Any) -> Tensor | None:
         """Products of features, and softmax: what belongs to one head (N, H, ...) is joined."""
+        for other in node.all_input_nodes:
+            if value is self.env[other]:  # a mask that is none, added
+                return self.marks[other]
         marks = [self.marks[each] for each in node.args if isinstance(each, Node)]
         if not isinstance(value, Tensor) or value.dim() != 4 or any(m is None or m.dim() != 4 for m in marks):
             return None

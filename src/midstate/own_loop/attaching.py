@@ -13,7 +13,7 @@ from midstate.models import classifier_names
 from midstate.own_loop.handle import OwnLoop
 from midstate.own_loop.presets import Choice, choose, in_python
 from midstate.own_loop.wanted import check_together, images_for
-from midstate.sparsity import Channel, Method, Pruner, Sample, Schedule, weight_layers
+from midstate.sparsity import Channel, Method, Pruner, Sample, Schedule
 from midstate.sparsity.allocations.extracted import is_extracted
 from midstate.sparsity.tensors import names_of
 
@@ -69,7 +69,8 @@ def prune(
     try:
         pruner = _attach(choice, model, steps_per_epoch or total_steps, total_steps, seed, heads, images)
         added = [parameter for parameter in model.parameters() if id(parameter) not in before]
-        left = _left_dense(choice.method, model, heads, pruner)
+        left = [] if choice.method.dense else pruner.left_dense(model, heads)
+        left = [f"{layer.name} ({why})" for layer, why in left]
         return _begun(OwnLoop(choice.name, pruner, optimizers, total_steps, heads, left, added))
     except ValueError as error:
         raise ValueError(in_python(str(error))) from error
@@ -103,19 +104,6 @@ def _attach(
     return Pruner(
         model, choice.method, choice.schedule, steps_per_epoch, total_steps, seed, heads, uses, images, sizes, coupled
     )
-
-
-def _left_dense(method: Method, model: nn.Module, heads: Collection[str], pruner: Pruner) -> list[str]:
-    if method.dense:
-        return []
-    left = {layer.name: why for layer, why in method.scope.left_dense(model, heads, method.pattern)}
-    pruned = {layer.name for layer in pruner.layers}
-    coupled = {
-        name: "coupled"
-        for name in (layer.name for layer in weight_layers(model))
-        if name not in pruned and name not in left
-    }
-    return [f"{name} ({why})" for name, why in {**left, **coupled}.items()]
 
 
 def _checked(model: nn.Module, optimizer: Optimizer | Sequence[Optimizer]) -> list[Optimizer]:

@@ -24,7 +24,7 @@ from midstate.sparsity.observe import Sample
 from midstate.sparsity.patterns.nm import Level
 from midstate.sparsity.patterns.pattern import verify
 from midstate.sparsity.schedules import Schedule
-from midstate.sparsity.tensors import names_of
+from midstate.sparsity.tensors import Layer, names_of, weight_layers
 from midstate.sparsity.updates.base import NEVER
 from midstate.sparsity.walker import Walker
 
@@ -301,6 +301,14 @@ class Pruner(Walker):
             self.method.pattern.kept(weight.shape, level) / weight.numel()
             for weight, level in zip(self._weights, self.layer_levels, strict=True)
         ]
+
+    def left_dense(self, model: nn.Module, classifier: str | Collection[str] | None) -> list[tuple[Layer, str]]:
+        """Layers that nothing is pruned of, and why: as `Scope.left_dense`, or `coupled`: no channel of it can go."""
+        left = self.method.scope.left_dense(model, classifier, self.method.pattern)
+        if self.coupling is None:
+            return left
+        known = {layer.name for layer in self.layers} | {layer.name for layer, _ in left}
+        return [*left, *((layer, "coupled") for layer in weight_layers(model) if layer.name not in known)]
 
     def nominal_densities(self) -> list[float]:
         """The densities papers count with: uniform ones before rounding to whole units."""
