@@ -11,7 +11,29 @@ from torch.nn import functional as F
 from midstate.compaction import coupled_channels
 from midstate.compaction.extracting import extract
 from midstate.models import classifier_names
-from midstate.sparsity import L1, Channel, Direct, Global, Hard, Method, Pruner, Schedule, Scope, Uniform, Update
+from midstate.sparsity import (
+    L1,
+    LAMP,
+    STE,
+    Channel,
+    Density,
+    Direct,
+    Fade,
+    GeometricMedian,
+    Global,
+    Hard,
+    HardChannels,
+    Method,
+    Pruner,
+    Random,
+    Sample,
+    Schedule,
+    Scope,
+    Soft,
+    Taylor,
+    Uniform,
+    Update,
+)  # fmt: skip
 
 SHAPE = (3, 8, 8)
 CHANNELS = Scope(skip_first=False, skip_depthwise=False)
@@ -226,6 +248,44 @@ def test_global_meets_the_uniform_budget_in_weights_of_whole_channels():
     kept = 27 * masks["first"].sum() + 36 * masks["b"].sum() + 54 * masks["a"].sum()
     assert kept <= (27 + 36) * 3 + 54 * 2
     assert pruner.targets() == pytest.approx([float(mask.float().mean()) for mask in masks.values()])
+
+
+@pytest.mark.parametrize(
+    "axes",
+    [
+        (Taylor(), Uniform(), Density(), Update(), Hard()),
+        (GeometricMedian(0.5), Uniform(), Density(), Update(regrow="never"), HardChannels()),
+        (L1(), Global("mean"), Density(), Update(regrow="never"), Soft()),
+        (L1(), LAMP(refresh="once"), Density(), Update(hysteresis=0.5), STE()),
+        (Random(), Uniform(), Fade(), Update(), STE()),
+    ],
+)
+def test_other_axes_are_those_of_filters(axes):
+    """Four steps of training; every state on the way keeps what belongs together together."""
+    model = used(grouped())
+    sample = Sample(torch.randn(8, *SHAPE), torch.arange(8) % 2)
+    method = Method(CHANNELS, Channel(0.5), *axes)
+    coupled = coupled_channels(model, SHAPE)
+    pruner = Pruner(model, method, Schedule("linear", 0, 0.75), 4, 4, classifier="last", sample=sample, coupled=coupled)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    kept = []
+    for step in range(4):
+        pruner.tick(step)
+        optimizer.zero_grad()
+        F.cross_entropy(model(sample.images), sample.labels).backward()
+        pruner.before_step(optimizer, step)
+        optimizer.step()
+        pruner.after_step(optimizer)
+        by_group = pruner.masks[1].flatten(1).all(1).view(2, 4).sum(1)
+        assert by_group[0] == by_group[1]
+        kept.append(int(by_group[0]))
+    pruner.refresh(4)
+    state = pruner.state_dict()
+    assert len(state["levels"]) == 3
+    pruner.finalise()
+    assert pruner.verify()
+    assert kept == sorted(kept, reverse=True)
+    assert sum(each.numel() for each in extract(model, SHAPE).parameters()) < sum(p.numel() for p in model.parameters())
 
 
 @pytest.mark.parametrize(
