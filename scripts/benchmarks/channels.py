@@ -84,6 +84,9 @@ def _network(name: str) -> Any:
                 (module.running_var, 0.5, 2.0),
             ):
                 vector.uniform_(low, high)
+    for name, parameter in model.named_parameters():
+        if "layer_scale" in name:  # begins at 1e-6, so that what is pruned would hardly count
+            torch.nn.init.ones_(parameter)
     return model.eval()
 
 
