@@ -17,6 +17,7 @@ from midstate.common.project import ROOT
 
 # With the usual number of repeats.
 COMMANDS = {
+    "channels": 15,
     "data": 7,
     "files": 5,
     "first_run": 3,

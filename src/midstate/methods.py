@@ -18,7 +18,7 @@ from midstate.common.project import CONF
 PRESETS = CONF / "pruner"
 AXES = ("pattern", "criterion", "allocation", "path", "update", "estimator", "scope")
 FACTS = ("Source", "Settings", "Reported", "Differs")
-ORDER = ("", "weight", "row", "filter", "nm")  # of patterns in the table
+ORDER = ("", "weight", "row", "filter", "channel", "nm")  # of patterns in the table
 BITS_AXES = ("grid", "estimator", "activation", "allocation", "path", "scope")  # of a quantizer
 # Whose members have a table each.
 GROUPS = (*AXES, "penalty", "window", "schedule", *(f"quantizer/{axis}" for axis in (*BITS_AXES, "method")))

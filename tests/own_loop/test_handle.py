@@ -34,6 +34,7 @@ def train(model, optimizer, some):
         ("lbc", {"n": 2, "m": 4}),
         ("rigl", {"every": "2it"}),
         ("magnitude", {"every": "3it"}),
+        ("channel", {"every": "3it", "sparsity": 0.5, "sample": batches(1)[0]}),
         ("domino", {"n": 2, "m": 4, "trained": True}),
     ],
 )

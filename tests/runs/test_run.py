@@ -222,6 +222,7 @@ def test_a_found_scheme_is_used_again_by_any_path_and_its_content_is_part_of_the
 SLIMMING = ("network_slimming", "network_slimming schedule.start=0.9")
 # Of those that drop and grow, an exchange is due just where the run goes on.
 DOMINO = "domino trainer.mode=train"
+CHANNELS = "channel pruner/allocation=global pruner.every=5it"
 EXCHANGE = "pruner.every=5it pruner.until=1.0 pruner.drop_fraction=1"
 
 
@@ -234,7 +235,10 @@ EXCHANGE = "pruner.every=5it pruner.until=1.0 pruner.drop_fraction=1"
         DOMINO,
         *SLIMMING,
         f"rigl {EXCHANGE}",
-        *(pytest.param(each, marks=pytest.mark.slow) for each in ("global_filter", "wanda", f"set {EXCHANGE}")),
+        *(
+            pytest.param(each, marks=pytest.mark.slow)
+            for each in (CHANNELS, "global_filter", "wanda", f"set {EXCHANGE}")
+        ),
     ],
 )
 @pytest.mark.slow

@@ -26,6 +26,7 @@ RERANKS = ("live", "sticky")
 GRANULARITIES = ("layer", "group")
 STEPS = ("single", "powers_of_two")
 REPAIRS = ("deepest", "shallowest", "cost")
+COMBINE = ("mean", "sum", "max")  # scores of a channel's filters
 REGROW = ("free", "never")
 GROW = ("gradient", "random")
 INITIAL = ("random", "criterion")
@@ -47,6 +48,13 @@ def share(fields: Fields) -> None:
     """Of patterns that prune a share of the units."""
     if checks.number("sparsity", fields["sparsity"], 0, 1) == 1:
         raise ValueError(f"sparsity={fields['sparsity']!r}: must be below 1; a network without weights is no network")
+
+
+def channel(fields: Fields) -> None:
+    """Of coupled channels."""
+    share(fields)
+    checks.one_of("combine", fields["combine"], COMBINE)
+    checks.boolean("heads", fields["heads"])
 
 
 def update(fields: Fields) -> None:

@@ -1,5 +1,6 @@
 """Dead channels: counted, and cut out, so that a smaller network computes the same."""
 
 from midstate.compaction.counting import count, sizes_under_masks, weight_uses
+from midstate.compaction.coupling import coupled_channels
 
-__all__ = ["count", "sizes_under_masks", "weight_uses"]
+__all__ = ["count", "coupled_channels", "sizes_under_masks", "weight_uses"]

@@ -7,6 +7,7 @@ from torch import Tensor, fx, nn
 from torch.nn.utils.parametrize import is_parametrized
 
 from midstate.common.errors import first_line
+from midstate.compaction.heads import remove_dead_heads
 from midstate.compaction.observing import Observed, traced
 from midstate.compaction.rewriting import Rewriter
 from midstate.sparsity.observe import evaluation
@@ -41,13 +42,15 @@ def extract(model: nn.Module, shape: tuple[int, ...]) -> fx.GraphModule:
     if any(is_parametrized(module) for module in model.modules()):
         raise ValueError("masks are still attached to the model; finalise the pruner first")
     name, dtype = type(model).__name__, next(model.parameters()).dtype
-    graph = traced(deepcopy(model).double())
+    whole = deepcopy(model).double()
+    fewer_heads = remove_dead_heads(whole)
+    graph = traced(whole)
     try:
         seen = Observed(graph, shape)
     except Exception as error:  # what model code raises where images do not fit
         raise ValueError(f"{name} cannot be run on images of {tuple(shape)}: {first_line(error)}") from error
     kept = [(node, seen.kept(node)) for node in graph.graph.nodes]
-    if all(index is None or len(index) == seen.size(node) for node, index in kept):
+    if not fewer_heads and all(index is None or len(index) == seen.size(node) for node, index in kept):
         raise ValueError(
             "nothing to remove: every channel depends on the image; zeros within filters stay where they are"
         )

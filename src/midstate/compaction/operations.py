@@ -12,20 +12,20 @@ from torchvision.ops import stochastic_depth
 
 from midstate.compaction.observing import Observed
 
-_ELEMENTWISE = (
+ELEMENTWISE = (
     nn.ReLU, nn.ReLU6, nn.Hardtanh, nn.LeakyReLU, nn.ELU, nn.SELU, nn.CELU, nn.GELU, nn.SiLU, nn.Mish, nn.Sigmoid,
     nn.Tanh, nn.Softplus, nn.Hardsigmoid, nn.Hardswish, nn.Identity, nn.Dropout, nn.Dropout2d, nn.AlphaDropout,
 )  # fmt: skip
-_ELEMENTWISE_FUNCTIONS = (
+ELEMENTWISE_FUNCTIONS = (
     F.relu, torch.relu, F.relu6, F.hardtanh, F.leaky_relu, F.elu, F.selu, F.celu, F.gelu, F.silu, F.mish, F.sigmoid,
     torch.sigmoid, F.tanh, torch.tanh, F.softplus, F.hardsigmoid, F.hardswish, F.dropout, F.dropout2d,
     stochastic_depth, torch.clamp,
 )  # fmt: skip
-_ELEMENTWISE_METHODS = ("relu", "sigmoid", "tanh", "clamp", "contiguous", "clone", "detach", "float")
-_SPATIAL = (
+ELEMENTWISE_METHODS = ("relu", "sigmoid", "tanh", "clamp", "contiguous", "clone", "detach", "float")
+SPATIAL = (
     nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d, nn.ZeroPad2d, nn.Upsample,
 )  # fmt: skip
-_SPATIAL_FUNCTIONS = (
+SPATIAL_FUNCTIONS = (
     F.max_pool2d, torch.max_pool2d, F.avg_pool2d, F.adaptive_avg_pool2d, F.adaptive_max_pool2d, F.interpolate,
 )  # fmt: skip
 _BINARY = (
@@ -42,9 +42,9 @@ def treats_channels_alone(node: Node, seen: Observed) -> bool:
     before, dim = seen.values[source], seen.dim(source)
     if sum(isinstance(seen.values.get(other), Tensor) for other in node.all_input_nodes) > 1:
         return False
-    if _one_of(node, module, _ELEMENTWISE, _ELEMENTWISE_FUNCTIONS, _ELEMENTWISE_METHODS):
+    if one_of(node, module, ELEMENTWISE, ELEMENTWISE_FUNCTIONS, ELEMENTWISE_METHODS):
         return True
-    if _one_of(node, module, _SPATIAL, _SPATIAL_FUNCTIONS, ()) or _is_spatial_pad(node):
+    if one_of(node, module, SPATIAL, SPATIAL_FUNCTIONS, ()) or _is_spatial_pad(node):
         return before.dim() == 4 and dim == 1
     if _is_slice_of_others(node, dim) or _is_mean_of_others(node, before.dim(), dim):
         return True
@@ -53,7 +53,7 @@ def treats_channels_alone(node: Node, seen: Observed) -> bool:
 
 def is_binary(node: Node) -> bool:
     """Tell whether a node combines tensors element by element."""
-    return _one_of(node, None, (), _BINARY, _BINARY_METHODS)
+    return one_of(node, None, (), _BINARY, _BINARY_METHODS)
 
 
 def adds_channels(node: Node, seen: Observed) -> bool:
@@ -90,7 +90,8 @@ def flattened(node: Node, seen: Observed) -> Tensor | None:
     return (seen.kept(source)[:, None] * positions + offsets).flatten()
 
 
-def _one_of(node: Node, module: nn.Module | None, kinds: tuple, functions: tuple, methods: tuple) -> bool:
+def one_of(node: Node, module: nn.Module | None, kinds: tuple, functions: tuple, methods: tuple) -> bool:
+    """Tell whether a node is a module of one of the kinds, or one of the functions or methods."""
     if node.op == "call_module":
         return type(module) in kinds
     return node.target in (functions if node.op == "call_function" else methods)

@@ -31,6 +31,7 @@ LIMITS: dict[str, Callable[[limits.Fields], None]] = {
             (limits.schedule, "Schedule"),
             (limits.nm, "NM"),
             (limits.share, "Weight Row Filter"),
+            (limits.channel, "Channel"),
             (limits.update, "Update"),
             (limits.drop_grow, "DropGrow"),
             (limits.counted, "ERK UniformPlus RandomShares Reversed Collapsed Domino"),

@@ -8,12 +8,12 @@ from torch.optim import LBFGS, Optimizer
 
 from midstate.common.checks import boolean, integer
 from midstate.common.seeds import seed_for
-from midstate.compaction import sizes_under_masks, weight_uses
+from midstate.compaction import coupled_channels, sizes_under_masks, weight_uses
 from midstate.models import classifier_names
 from midstate.own_loop.handle import OwnLoop
 from midstate.own_loop.presets import Choice, choose, in_python
 from midstate.own_loop.wanted import check_together, images_for
-from midstate.sparsity import Method, Pruner, Sample, Schedule
+from midstate.sparsity import Channel, Method, Pruner, Sample, Schedule
 from midstate.sparsity.allocations.extracted import is_extracted
 from midstate.sparsity.tensors import names_of
 
@@ -69,7 +69,8 @@ def prune(
     try:
         pruner = _attach(choice, model, steps_per_epoch or total_steps, total_steps, seed, heads, images)
         added = [parameter for parameter in model.parameters() if id(parameter) not in before]
-        left = _left_dense(choice.method, model, heads)
+        left = [] if choice.method.dense else pruner.left_dense(model, heads)
+        left = [f"{layer.name} ({why})" for layer, why in left]
         return _begun(OwnLoop(choice.name, pruner, optimizers, total_steps, heads, left, added))
     except ValueError as error:
         raise ValueError(in_python(str(error))) from error
@@ -97,13 +98,12 @@ def _attach(
     uses = None if images is None else weight_uses(model, images.images[:2])
     extracted = is_extracted(choice.method.allocation)
     sizes = sizes_under_masks(model, uses, tuple(images.images.shape[1:])) if extracted else None
-    return Pruner(model, choice.method, choice.schedule, steps_per_epoch, total_steps, seed, heads, uses, images, sizes)
-
-
-def _left_dense(method: Method, model: nn.Module, heads: Collection[str]) -> list[str]:
-    if method.dense:
-        return []
-    return [f"{layer.name} ({why})" for layer, why in method.scope.left_dense(model, heads, method.pattern)]
+    coupled, pattern = None, choice.method.pattern
+    if isinstance(pattern, Channel):
+        coupled = coupled_channels(model, tuple(images.images.shape[1:]), pattern.heads)
+    return Pruner(
+        model, choice.method, choice.schedule, steps_per_epoch, total_steps, seed, heads, uses, images, sizes, coupled
+    )
 
 
 def _checked(model: nn.Module, optimizer: Optimizer | Sequence[Optimizer]) -> list[Optimizer]:

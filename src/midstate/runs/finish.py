@@ -112,7 +112,7 @@ def _warn_of_budget(pruner: Pruner, allocation: dict[str, float] | None) -> None
 def _quantization(session: Session) -> dict[str, Any]:
     """What the bits come to, and the bytes of the packed network."""
     pruner, quantizer = session.pruner, session.quantizer
-    pattern, levels = pruner.method.pattern, pruner.levels or []
+    pattern, levels = pruner.method.pattern, pruner.layer_levels or []
     stored = {
         layer.name: stored_and_index(pattern, layer.weight.shape, level)
         for layer, level in zip(pruner.layers, levels, strict=bool(levels))
@@ -144,11 +144,10 @@ def show(directory: Path, summary: dict[str, Any], title: str) -> list[Path]:
 
 
 def _left_dense(session: Session) -> list[dict[str, Any]] | None:
-    """The layers that nothing was pruned of, and why, see `Scope.left_dense`; None in a dense run."""
-    method = session.pruner.method
-    if method.dense:
+    """The layers that nothing was pruned of, and why, see `Pruner.left_dense`; None in a dense run."""
+    if session.pruner.method.dense:
         return None
-    left = method.scope.left_dense(session.model, classifier_names(session.model), method.pattern)
+    left = session.pruner.left_dense(session.model, classifier_names(session.model))
     return [{"name": layer.name, "shape": list(layer.weight.shape), "why": why} for layer, why in left]
 
 

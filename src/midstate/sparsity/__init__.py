@@ -31,6 +31,7 @@ from midstate.sparsity.allocations.lamp import LAMP
 from midstate.sparsity.allocations.scheme import Scheme, scheme_text
 from midstate.sparsity.allocations.uniform import Uniform
 from midstate.sparsity.allocations.uniform_plus import UniformPlus
+from midstate.sparsity.coupled import Coupled
 from midstate.sparsity.criteria.base import Criterion
 from midstate.sparsity.criteria.batchnorm_scale import BatchNormScale
 from midstate.sparsity.criteria.geometric_median import GeometricMedian
@@ -64,6 +65,7 @@ from midstate.sparsity.paths.fade import Fade
 from midstate.sparsity.paths.frames import Frames
 from midstate.sparsity.paths.n import StepN, step_n
 from midstate.sparsity.paths.search import Search
+from midstate.sparsity.patterns.channel import Channel
 from midstate.sparsity.patterns.filter import Filter
 from midstate.sparsity.patterns.nm import NM, nm_mask, verify_nm
 from midstate.sparsity.patterns.pattern import Pattern, verify
@@ -96,9 +98,11 @@ __all__ = [
     "Blocks",
     "Budget",
     "Candidates",
+    "Channel",
     "Collapsed",
     "Combinations",
     "ConstantScale",
+    "Coupled",
     "Criterion",
     "DenseGradient",
     "Density",

@@ -94,6 +94,10 @@ class LayerView:
             return torch.ones((), dtype=torch.bool, device=self.parameter.device).expand(self.shape)
         return self.in_force
 
+    def num_units(self, pattern: Pattern) -> int:
+        """Units that are scored."""
+        return pattern.units(torch.empty(self.shape, device="meta")).numel()
+
     def generator(self, *purpose: object) -> Generator:
         """A new generator for a purpose, such as "criterion": the same draws at every call, others in each layer."""
         if self.generators is not None:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from midstate.sparsity import observe
+from midstate.sparsity.coupled import CoupledView, Coupling
 from midstate.sparsity.layers import MEASURED, NEEDS, LayerView, NotMeasured
 from midstate.sparsity.masks import Masked
 from midstate.sparsity.method import Method
@@ -40,6 +41,7 @@ class Network:
     before_measuring: list[Callable[[], None]] = field(default_factory=list)  # called before each loss is measured
     search: Search | None = None  # where the allocation tries schemes
     sizes_of: Callable[[Mapping[str, Tensor]], Mapping[str, int]] | None = None  # under masks, see `Pruner`
+    coupling: Coupling | None = None  # where channels of several layers are ranked
 
     def try_measuring(self) -> None:
         """Raise ValueError if what the method measures cannot be measured here: before training, not in its midst."""
@@ -91,8 +93,25 @@ class Network:
             for i, (layer, weight) in enumerate(zip(self.layers, self.weights, strict=True))
         ]
 
+    def ranked(self, step: int = 0) -> list[LayerView]:
+        """What units are ranked in, levels open: the layers, or groups of coupled channels."""
+        views = self.views(step)
+        return views if self.coupling is None else self.coupling.views(views)
+
+    def spread(self, masks: Sequence[Tensor]) -> list[Tensor]:
+        """From masks of what is ranked to masks of all layers' weights."""
+        if self.coupling is not None:
+            return self.coupling.spread(masks)
+        return [self.method.pattern.expand(mask, w.shape) for mask, w in zip(masks, self.weights, strict=True)]
+
+    def layer_levels(self, levels: Sequence[Level]) -> Sequence[Level]:
+        """The levels of all layers, from those of what is ranked."""
+        return levels if self.coupling is None else self.coupling.layer_levels(levels)
+
     def at(self, views: Sequence[LayerView], levels: Sequence[Level]) -> list[LayerView]:
         """The views again, with target levels."""
+        if self.coupling is not None:
+            views = self.coupling.at(views, levels)
         return [replace(view, level=level, score_of=self._score) for view, level in zip(views, levels, strict=True)]
 
     def exchanging(self, views: Sequence[LayerView], masks: Sequence[Tensor], share: float) -> list[LayerView]:
@@ -122,8 +141,11 @@ class Network:
     def attainable(self, levels: list[Level]) -> list[Level]:
         """Levels without what can no longer be had: where nothing may regrow, no more units than are in use."""
         pattern = self.method.pattern
-        if self.method.update.regrow == "free" or pattern.group != "layer":
+        if self.method.update.regrow == "free" or pattern.group not in ("layer", "coupled"):
             return levels
+        if self.coupling is not None:
+            in_use = [view.units(pattern, self._masks()) for view in self.ranked()]
+            return [min(level, int(mask.sum(0).min())) for level, mask in zip(levels, in_use, strict=True)]
         return [
             min(level, int(pattern.units(each.mask).sum())) for level, each in zip(levels, self.masked, strict=True)
         ]
@@ -133,10 +155,8 @@ class Network:
         for call in self.before_measuring:
             call()
         pattern, layers = self.method.pattern, self.at(views, levels)
-        masks = self.method.path.masks(pattern, layers, 1.0)
-        return self.sizes_of(
-            {layer.name: pattern.expand(mask, layer.shape) for layer, mask in zip(layers, masks, strict=True)}
-        )
+        masks = self.spread(self.method.path.masks(pattern, layers, 1.0))
+        return self.sizes_of({layer.name: mask for layer, mask in zip(self.layers, masks, strict=True)})
 
     def _measure(self, name: str, sample: Sample | None = None) -> Sequence[Tensor]:
         """One tensor a layer; measured on a sample, or on the network's own."""
@@ -152,8 +172,18 @@ class Network:
         """Scores of a layer's units, as they count beside the mask in force."""
         method = self.method
         first = None if layer.level is None else layer.generator("initial")
+        if isinstance(layer, CoupledView):
+            scores = [method.criterion.score(member, method.pattern) for member in layer.members]
+            in_use = layer.units(method.pattern, self._masks())
+            return method.update.adjust(layer.combined(scores, method.pattern.combine), in_use, first)
         score = method.criterion.score(layer, method.pattern)
         return method.update.adjust(score, method.pattern.units(layer.mask), first)
+
+    def _masks(self) -> list[Tensor]:
+        """The masks in force, one a layer; of ones until attached."""
+        if self.masked:
+            return [each.mask for each in self.masked]
+        return [torch.ones((), dtype=torch.bool, device=weight.device).expand(weight.shape) for weight in self.weights]
 
     def _joint_score(self, layer: LayerView) -> Tensor:
         """Scores of a layer's units where layers are compared: what may not come back is worth nothing."""

@@ -15,6 +15,7 @@ from midstate.sparsity.allocations.fitting import compare_with_uniform
 from midstate.sparsity.allocations.scheme import scheme_text
 from midstate.sparsity.attached import Attached
 from midstate.sparsity.batchnorm import needed_batchnorms
+from midstate.sparsity.coupled import Coupled, coupling_of
 from midstate.sparsity.history import NO_CHANGES, MaskHistory
 from midstate.sparsity.layers import LayerView
 from midstate.sparsity.method import Method
@@ -23,7 +24,7 @@ from midstate.sparsity.observe import Sample
 from midstate.sparsity.patterns.nm import Level
 from midstate.sparsity.patterns.pattern import verify
 from midstate.sparsity.schedules import Schedule
-from midstate.sparsity.tensors import names_of
+from midstate.sparsity.tensors import Layer, names_of, weight_layers
 from midstate.sparsity.updates.base import NEVER
 from midstate.sparsity.walker import Walker
 
@@ -48,6 +49,7 @@ class Pruner(Walker):
         uses: Mapping[str, int] | None = None,
         sample: Sample | None = None,
         sizes: Callable[[Mapping[str, Tensor]], Mapping[str, int]] | None = None,
+        coupled: Sequence[Coupled] | None = None,
     ) -> None:
         """Attach masks of ones to every layer in scope.
 
@@ -63,15 +65,20 @@ class Pruner(Walker):
             sample: training images with labels, for what is measured; None: methods that measure are refused.
             sizes: parameters and multiply-accumulates of the extracted network under masks, by layer name, such as
                 `midstate.compaction.sizes_under_masks` gives; None: budgets that count them are refused.
+            coupled: which filters go together, from `midstate.compaction.coupled_channels`; for pattern=channel.
 
         Raises:
             ValueError: the scope, window, update or allocation does not fit this model and run.
         """
         super().__init__()
         self.method = method
-        self.layers = method.scope.resolve(model, classifier, method.pattern)
+        layers = method.scope.resolve(model, classifier, method.pattern)
+        self.coupling = coupling_of(method.pattern, coupled, layers)
+        self.layers = layers if self.coupling is None else self.coupling.layers
         self.window = schedule.window(steps_per_epoch, total_steps)
-        self.levels: list[Level] | None = None  # of the target; None until the allocation has decided
+        self.levels: list[Level] | None = (
+            None  # of the target, of each layer or group of coupled channels; None until decided
+        )
         self._uniform_sizes: Mapping[str, int] | None = None  # of the uniform allocation, where they are the budget
         self._walks: list[Walk] | None = None  # of an allocation that searches
         self._strengths: list[float] | None = None  # of its penalty at the coming step
@@ -108,21 +115,26 @@ class Pruner(Walker):
             self._try_schemes(model, method.allocation, sample, seed, self._at_levels)
         self._network = Network(
             model, method, self.layers, self._weights, self._attached.masked, uses_of, classifier, seed, sample, gammas,
-            self._before_measuring, self.search, sizes,
+            self._before_measuring, self.search, sizes, self.coupling,
         )  # fmt: skip
         self._network.try_scoring()
         self._network.try_measuring()
-        counted_nominally(method.allocation).check_layers(method.pattern, self._network.views())
+        counted_nominally(method.allocation).check_layers(method.pattern, self._network.ranked())
         if method.allocation.refresh == "never" and not is_extracted(method.allocation):
-            self.levels = method.allocation.allocate(method.pattern, self._network.views())
+            self.levels = method.allocation.allocate(method.pattern, self._network.ranked())
         method.path.check_levels(method.pattern, self.levels)
-        self._attached.attach(self.levels, norms)
+        self._attached.attach(self.layer_levels, norms)
         self._changes = MaskHistory(method.pattern, self.masks)
 
     @property
     def masks(self) -> list[Tensor]:
         """The current masks, one per layer in scope; empty when dense."""
         return self._attached.masks
+
+    @property
+    def layer_levels(self) -> Sequence[Level] | None:
+        """Target levels, one a layer; None until the allocation has decided."""
+        return None if self.levels is None else self._network.layer_levels(self.levels)
 
     @property
     def measures(self) -> bool:
@@ -153,14 +165,13 @@ class Pruner(Walker):
         method = self.method
         if progress == 0:
             return [torch.ones_like(mask) for mask in self.masks]
-        layers = self._network.views(step)
+        layers = self._network.ranked(step)
         if self.levels is None or method.allocation.refresh == "tick":
             self._tried = layers
             self.levels = self._network.attainable(self._allocate(layers))
             self._tried = []
         layers = self._network.at(layers, self.levels)
-        masks = method.path.masks(method.pattern, layers, progress)
-        masks = [method.pattern.expand(mask, w.shape) for mask, w in zip(masks, self._weights, strict=True)]
+        masks = self._network.spread(method.path.masks(method.pattern, layers, progress))
         if method.update.regrow == "never":
             masks = [mask * in_force for mask, in_force in zip(masks, self.masks, strict=True)]
         if share := method.update.exchanged(self.refresh_steps.elapsed(step)):
@@ -194,7 +205,7 @@ class Pruner(Walker):
 
     def set_masks(self, masks: list[Tensor]) -> None:
         """Put masks in place, and the scales that go with them (the buffers stay the same tensors)."""
-        self._attached.set_masks(masks, self.levels)
+        self._attached.set_masks(masks, self.layer_levels)
 
     def trial(self) -> AbstractContextManager[None]:
         """Put masks and what goes with them back as they were before the context."""
@@ -279,7 +290,7 @@ class Pruner(Walker):
             return None
         return self.levels is not None and all(
             verify(layer.weight.detach(), self.method.pattern, level)
-            for layer, level in zip(self.layers, self.levels, strict=True)
+            for layer, level in zip(self.layers, self.layer_levels, strict=True)
         )
 
     def targets(self) -> list[float]:
@@ -288,8 +299,16 @@ class Pruner(Walker):
             return [1.0] * len(self.layers)
         return [
             self.method.pattern.kept(weight.shape, level) / weight.numel()
-            for weight, level in zip(self._weights, self.levels, strict=True)
+            for weight, level in zip(self._weights, self.layer_levels, strict=True)
         ]
+
+    def left_dense(self, model: nn.Module, classifier: str | Collection[str] | None) -> list[tuple[Layer, str]]:
+        """Layers that nothing is pruned of, and why: as `Scope.left_dense`, or `coupled`: no channel of it can go."""
+        left = self.method.scope.left_dense(model, classifier, self.method.pattern)
+        if self.coupling is None:
+            return left
+        known = {layer.name for layer in self.layers} | {layer.name for layer, _ in left}
+        return [*left, *((layer, "coupled") for layer in weight_layers(model) if layer.name not in known)]
 
     def nominal_densities(self) -> list[float]:
         """The densities papers count with: uniform ones before rounding to whole units."""
@@ -315,14 +334,14 @@ class Pruner(Walker):
             for kind, size in (self._uniform_sizes or {}).items()
             if counted
         }
-        return {**compare_with_uniform(self.method.pattern, self._network.views(), self.levels), **extracted}
+        return {**compare_with_uniform(self.method.pattern, self._network.ranked(), self.levels), **extracted}
 
     def scheme(self, bits: Mapping[str, list[int | None]] | None = None) -> str | None:
         """The target levels, and a quantizer's bits, as a file that `Scheme` reads; None where there are neither."""
         if self.levels is None:
             return None if bits is None else scheme_text(None, {}, bits)
         names = [layer.name for layer in self.layers]
-        return scheme_text(self.method.pattern, dict(zip(names, self.levels, strict=True)), bits)
+        return scheme_text(self.method.pattern, dict(zip(names, self.layer_levels, strict=True)), bits)
 
     def state_dict(self) -> dict[str, Any]:
         """State beside the model's own state_dict, which holds weights and masks."""

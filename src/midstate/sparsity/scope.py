@@ -217,7 +217,7 @@ def _refuse_unknown(added: list[Layer], pattern: Pattern) -> None:
                 f"include: {layer.name}: the weight of {kind} has its inputs in dim 0, and pattern={pattern.name} "
                 "takes them from dim 1; pruner/pattern=weight prunes it, or leave it out"
             )
-        if pattern.name == "filter":
+        if pattern.unit == "filter":
             raise ValueError(
                 f"include: {layer.name}: what the rows of {kind}'s tensor make is not known, so they are no filters; "
                 "leave it out, or choose another pattern"

@@ -83,6 +83,7 @@ class Allocation:
     needs: tuple[str, ...] = ()  # what it looks at besides weights and scores, from `NEEDS`
     patterns: ClassVar[tuple[str, ...]] = ()  # names of those it makes sense for; none: all
     pairs: ClassVar[bool] = False  # whether it can choose pairs of levels, such as bits of weights and of inputs
+    coupled: ClassVar[bool] = False  # whether what it counts and compares may be coupled channels of several layers
     by_filter: bool = False  # whether filters of one layer may have levels of their own
 
     def check_layers(self, pattern: Pattern, layers: Sequence[LayerView]) -> None:

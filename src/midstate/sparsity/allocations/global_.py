@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -32,6 +33,7 @@ class Global(Allocation):
         budget: what the budget counts, `params`, `macs` or `units` (filters, whatever their size; else weights).
     """
 
+    coupled: ClassVar[bool] = True
     normalise: str = "none"
     refresh: str = "tick"
     min_density: float = 0.001
@@ -76,7 +78,7 @@ def ranked(
     floors = floors_of(pattern, layers, min_density, budget)
     scores = [partial(_comparable, layer, make_comparable) for layer in layers]
     full = [pattern.full(layer.shape) for layer in layers]
-    sizes = [pattern.units(torch.empty(layer.shape, device="meta")).numel() for layer in layers]
+    sizes = [layer.num_units(pattern) for layer in layers]
     # What one scored unit costs: a weight, or a filter.
     unit = [layer.cost(pattern, level, budget) // size for layer, level, size in zip(layers, full, sizes, strict=True)]
     wanted: dict[int, float] = {}

@@ -15,6 +15,7 @@ class Uniform(Allocation):
     """The same level in every layer (均匀剪枝)."""
 
     uniform: ClassVar[bool] = True
+    coupled: ClassVar[bool] = True
 
     def allocate(self, pattern: Pattern, layers: Sequence[LayerView]) -> list[Level]:
         """One target level a layer, in the same order."""

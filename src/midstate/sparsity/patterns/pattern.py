@@ -2,12 +2,13 @@
 
 from torch import Tensor
 
+from midstate.sparsity.patterns.channel import Channel
 from midstate.sparsity.patterns.filter import Filter
 from midstate.sparsity.patterns.nm import NM, Level
 from midstate.sparsity.patterns.row import Row
 from midstate.sparsity.patterns.weight import Weight
 
-Pattern = NM | Weight | Row | Filter
+Pattern = NM | Weight | Row | Filter | Channel
 
 
 def verify(weight: Tensor, pattern: Pattern, level: Level) -> bool:
