@@ -49,11 +49,11 @@ def main(given: list[str] | None = None) -> None:
     parser.add_argument("--json", type=Path, default=None, help="file for rows and machine")
     parser.add_argument("--docs", action="store_true", help="put the table into docs/speed.md or docs/scale.md")
     arguments = parser.parse_intermixed_args(given)
-    if arguments.runs and arguments.command != "infer":
-        parser.error(f"{arguments.runs[0]}: {arguments.command} takes no runs; infer does")
-    if arguments.runs and arguments.docs:
-        parser.error("--docs: the page has the networks that `infer` takes without RUN")
-    result = {"machine": machine(), "rows": _rows(arguments)}
+    try:
+        result = {"machine": machine(), "rows": _rows(arguments)}
+    except ConfigError as error:
+        say(f"configuration error: {error}", sys.stderr)
+        sys.exit(EXIT_BAD_CONFIG)
     text = rendered(arguments.command, result)
     print(text)
     if arguments.json:
@@ -68,13 +68,13 @@ def main(given: list[str] | None = None) -> None:
 
 def _rows(arguments: argparse.Namespace) -> list[dict[str, Any]]:
     """What the benchmark measures."""
+    if arguments.runs and arguments.command != "infer":
+        raise ConfigError(f"{arguments.runs[0]}: {arguments.command} takes no runs; infer does")
+    if arguments.runs and arguments.docs:
+        raise ConfigError("--docs: the page has the networks that infer takes without RUN")
     benchmark = importlib.import_module(f"benchmarks.{arguments.command}")
     repeats = arguments.repeats or COMMANDS[arguments.command]
-    try:
-        return benchmark.measure(repeats, arguments.runs) if arguments.runs else benchmark.measure(repeats)
-    except ConfigError as error:
-        say(f"configuration error: {error}", sys.stderr)
-        sys.exit(EXIT_BAD_CONFIG)
+    return benchmark.measure(repeats, arguments.runs) if arguments.runs else benchmark.measure(repeats)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,6 @@
 """A GPU: fp16, compiled, and 2:4 linear layers on sparse tensor cores."""
 
-from collections.abc import Callable
 from copy import deepcopy
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -10,11 +8,19 @@ from torch import Tensor, nn
 from benchmarks.loaded import Loaded, linear_sizes, size_in_bytes
 from midstate.formats import semi_structured
 
+DEVICE = "cuda"
 
-def in_fp16(model: nn.Module, images: Tensor, wrap: Callable[[nn.Module], Any] = lambda model: model) -> Loaded:
-    """As it is, or compiled by `wrap`."""
-    half = deepcopy(model).to("cuda", torch.float16)
-    return Loaded(lambda batch: wrap(half), size_in_bytes(half))
+
+def in_fp16(model: nn.Module, images: Tensor) -> Loaded:
+    """As it is."""
+    half = deepcopy(model).to(DEVICE, torch.float16)
+    return Loaded(lambda batch: half, size_in_bytes(half))
+
+
+def compiled(model: nn.Module, images: Tensor) -> Loaded:
+    """By torch.compile, for each batch size anew."""
+    half = deepcopy(model).to(DEVICE, torch.float16)
+    return Loaded(lambda batch: torch.compile(half, dynamic=False), size_in_bytes(half))
 
 
 def not_semi_structured(model: nn.Module) -> str:
@@ -28,7 +34,7 @@ def not_semi_structured(model: nn.Module) -> str:
 
 def in_semi_structured(model: nn.Module, images: Tensor) -> Loaded:
     """Layers that obey 2:4 in torch's own format; others as they are."""
-    half = deepcopy(model).to("cuda", torch.float16)
+    half = deepcopy(model).to(DEVICE, torch.float16)
     whole, weights = size_in_bytes(half), semi_structured.linear_layers(model)[0]
     for name in weights:
         layer = half.get_submodule(name.removesuffix(".weight"))

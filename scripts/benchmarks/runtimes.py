@@ -47,10 +47,10 @@ def runtimes() -> list[Runtime]:
         Runtime("OpenVINO, int8, sparse weights", in_openvino.in_int8, in_openvino.not_decompressed, "", None),
     ]
     if torch.cuda.is_available():
-        gpu: Any = {"tolerance": 2e-2, "device": "cuda", "dtype": torch.float16}
+        gpu: Any = {"tolerance": 2e-2, "device": on_gpu.DEVICE, "dtype": torch.float16}
         found += [
             Runtime("GPU, fp16", on_gpu.in_fp16, **gpu),
-            Runtime("GPU, fp16, compiled", lambda model, images: on_gpu.in_fp16(model, images, torch.compile), **gpu),
+            Runtime("GPU, fp16, compiled", on_gpu.compiled, **gpu),
             Runtime("GPU, fp16, semi-structured", on_gpu.in_semi_structured, on_gpu.not_semi_structured, "", **gpu),
         ]
     return found

@@ -7,9 +7,9 @@ from conftest import TINY, composed
 from torch import nn
 
 from bench import main
-from benchmarks import in_openvino, infer
+from benchmarks import in_openvino, infer, on_gpu
 from benchmarks.common import rendered
-from benchmarks.loaded import onnx_of
+from benchmarks.loaded import onnx_of, size_in_bytes
 from benchmarks.pruned import of_run, pruned
 from benchmarks.resident import first_pass
 from benchmarks.runtimes import runtimes
@@ -124,6 +124,17 @@ def test_int8_runs_in_openvino(network):
     assert (loaded.load(4)(images) - expected).abs().max() < 0.1 * expected.abs().max()
 
 
+def test_half_precision_computes_nearly_the_same(network, monkeypatch):
+    """What a GPU does, on this processor."""
+    monkeypatch.setattr(on_gpu, "DEVICE", "cpu")
+    images = torch.randn(4, 4, 8, 8)
+    loaded = on_gpu.in_fp16(network.dense, images)
+    assert loaded.bytes < 0.6 * size_in_bytes(network.dense)
+    with torch.no_grad():
+        expected, found = network.dense(images), loaded.load(4)(images.half()).float()
+    assert (found - expected).abs().max() < 2e-2 * expected.abs().max()
+
+
 def test_a_pass_takes_at_least_what_its_activations_do():
     model = nn.Sequential(nn.Conv2d(3, 16, 1), nn.ReLU(), nn.AdaptiveAvgPool2d(1)).eval()
     images = torch.randn(16, 3, 128, 128)  # 16 MiB behind the convolution
@@ -153,15 +164,20 @@ def test_beside_a_run_is_the_same_network_without_zeros(channels):
     ("arguments", "message"),
     [
         (["infer", "nowhere"], "configuration error: nowhere: no such directory"),
-        (["mask", "nowhere"], "nowhere: mask takes no runs; infer does"),
-        (["infer", "nowhere", "--docs"], "--docs: the page has the networks that `infer` takes without RUN"),
+        (["mask", "nowhere"], "configuration error: nowhere: mask takes no runs; infer does"),
+        (
+            ["infer", "nowhere", "--docs"],
+            "configuration error: --docs: the page has the networks that infer takes without RUN",
+        ),
     ],
 )
 def test_bad_input_is_refused(arguments, message, capsys):
     with pytest.raises(SystemExit) as ended:
         main(arguments)
     assert ended.value.code == 2
-    assert message in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
 
 
 def test_a_dense_run_is_refused_before_anything_is_measured(channels, tmp_path, capsys):
