@@ -1,6 +1,6 @@
 """Dead channels: counted, and cut out, so that a smaller network computes the same."""
 
 from midstate.compaction.counting import count, sizes_under_masks, weight_uses
-from midstate.compaction.coupling import coupled_channels
+from midstate.compaction.coupling import coupled_channels, coupled_for
 
-__all__ = ["count", "coupled_channels", "sizes_under_masks", "weight_uses"]
+__all__ = ["count", "coupled_channels", "coupled_for", "sizes_under_masks", "weight_uses"]
