@@ -29,7 +29,7 @@ from midstate.common.errors import (
     RunStopped,
     first_line,
 )
-from midstate.common.secrets import say, show_any_letter
+from midstate.common.secrets import flush_output, say, show_any_letter
 from midstate.config.compose import register_local_members
 from midstate.config.explain import _frames, explain, is_users
 from midstate.config.overrides import check_command_line
@@ -55,11 +55,7 @@ def command_line(main: Callable[[], None]) -> int:
         # A pool that was stopped can be continued by the same command, even if some of its jobs failed.
         return EXIT_STOPPED if status == EXIT_FAILED and stop_requested() else status
     finally:
-        for stream in (sys.stdout, sys.stderr):
-            try:
-                stream.flush()
-            except OSError:  # nobody reads it, or it is on a full disk: the status is to be told all the same
-                os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+        flush_output()
 
 
 class Sweep(Callback):

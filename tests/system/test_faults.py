@@ -167,9 +167,11 @@ def test_letters_that_cannot_be_shown_stop_nothing(start, tmp_path, environment)
     assert (tmp_path / "d\u00e9" / "summary.json").exists()
 
 
-@pytest.mark.parametrize("option", ["-sc install=bash", "--cfg job", "--info"])
-def test_a_reader_of_what_hydra_prints_may_leave(tmp_path, option):
-    printing = f"{sys.executable} -u {ROOT / 'train.py'} {option}"
+@pytest.mark.parametrize(
+    "command", ["train.py -sc install=bash", "train.py --cfg job", "train.py --info", "scripts/reproduce.py --list"]
+)
+def test_a_reader_of_what_is_printed_may_leave(tmp_path, command):
+    printing = f"{sys.executable} -u {ROOT}/{command}"
     script = f"{printing} | head -n 1; exit ${{PIPESTATUS[0]}}"
     done = subprocess.run(["bash", "-c", script], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0

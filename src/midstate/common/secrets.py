@@ -34,6 +34,15 @@ def say(text: str, file: TextIO | None = None, end: str = "\n") -> None:
         print(redact(text), end=end, file=file, flush=True)
 
 
+def flush_output() -> None:
+    """Write out what was printed before a process ends; where nobody reads it, or the disk is full, it is dropped."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:  # else Python tries again at its end, and the status is another
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
 def _secrets() -> list[tuple[str, str]]:
     """Secret values of the environment with their names, the longest first; also as Python quotes them, and by line."""
     named = [(name, value) for name, value in os.environ.items() if _SECRET.search(name)]

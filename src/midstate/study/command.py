@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from midstate.common import files
 from midstate.common.errors import EXIT_BAD_CONFIG, EXIT_FAILED, EXIT_FINISHED, EXIT_INTERRUPTED, EXIT_STOPPED
 from midstate.common.project import CONF
+from midstate.common.secrets import flush_output, say
 from midstate.config.explain import explain, is_users
 from midstate.study.arguments import COMMITTED, EDITIONS, OWN, parser
 from midstate.study.claims import PILOT, Claim, read_all, read_claims
@@ -26,8 +27,10 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         return _main(arguments)
     except KeyboardInterrupt:  # runs that are at work take a first one themselves
-        print("stopped at once; what stands in the tables is whole", file=sys.stderr)
+        say("stopped at once; what stands in the tables is whole", file=sys.stderr)
         return EXIT_INTERRUPTED
+    finally:
+        flush_output()
 
 
 def _main(arguments: list[str] | None) -> int:
@@ -40,7 +43,7 @@ def _main(arguments: list[str] | None) -> int:
     except Exception as error:
         if not isinstance(error, ValueError) and not is_users(error):
             raise
-        print(f"configuration error: {explain(error)}", file=sys.stderr)
+        say(f"configuration error: {explain(error)}", file=sys.stderr)
         return EXIT_BAD_CONFIG
     if options.list:
         _print_list(claims)
@@ -61,13 +64,13 @@ def _with_overrides(claim: Claim, scale: str, overrides: list[str]) -> Claim:
 
 def _print_list(claims: list[Claim]) -> None:
     for claim in claims:
-        print(f"{claim.claim} {claim.title}, edition {claim.edition}: {claim.english.strip()}")
-        print(f"    endpoint: {claim.endpoint.name}")
+        say(f"{claim.claim} {claim.title}, edition {claim.edition}: {claim.english.strip()}")
+        say(f"    endpoint: {claim.endpoint.name}")
         for each in (claim.control,) if claim.control else [gate.endpoint for gate in claim.gate]:
-            print(f"    {'control:' if claim.control else 'gate:   '}  {each.name}")
-        print(f"    arms:     {', '.join(claim.all_arms)}")
+            say(f"    {'control:' if claim.control else 'gate:   '}  {each.name}")
+        say(f"    arms:     {', '.join(claim.all_arms)}")
         for each in claim.levels:
-            print(f"    levels of {each.name}, with --arms: {', '.join(each.arms)}")
+            say(f"    levels of {each.name}, with --arms: {', '.join(each.arms)}")
 
 
 def _claims(options: argparse.Namespace) -> list[Claim]:
@@ -120,10 +123,10 @@ def _reproduce(claims: list[Claim], planned: list, options: argparse.Namespace) 
     elif not sweep.stopping.is_set():  # else the report would show half of a sweep
         _write_report(claims, options)
     for run, why in sweep.failures.items():
-        print(f"failed: {run.name}: {why}", file=sys.stderr)
+        say(f"failed: {run.name}: {why}", file=sys.stderr)
     if sweep.stopping.is_set():
         done = sum(run.finished for run in planned)
-        print(
+        say(
             f"stopped: {done} of {len(planned)} runs are done and stand in the tables in {options.results}; verdicts, "
             "figures and report there are as they were. The same command goes on from here; "
             f"--report --results {options.results} draws what there is"
@@ -142,7 +145,7 @@ def _print_gates(claims: list[Claim], options: argparse.Namespace) -> None:
             if each.gate.decided == PILOT:
                 asked = each.gate.endpoint
                 value = f"{each.value:.2f} {asked.unit} ({each.gate.bound}; {each.seeds} seeds)" if each.seeds else "-"
-                print(f"{claim.claim}: {each.state}: {asked.name}: {value}")
+                say(f"{claim.claim}: {each.state}: {asked.name}: {value}")
 
 
 def _counted(options: argparse.Namespace) -> "Rows | None":
@@ -168,12 +171,12 @@ def _print_forecast(planned: list, options: argparse.Namespace) -> None:
     todo = forecast.to_do(planned, _counted(options))
     left = {run.directory for run in todo}
     done = len({run.directory for run in planned} - left)
-    print(f"{options.scale}: {len(planned)} runs, {done} done, {forecast.amount(todo, known, options.jobs)}")
+    say(f"{options.scale}: {len(planned)} runs, {done} done, {forecast.amount(todo, known, options.jobs)}")
     if options.dry_run and not options.missing:
         counted = forecast.Rows.read(options.committed, table=table)
-        print(forecast.missing_in_words(planned, counted, known, options.jobs, options.committed))
+        say(forecast.missing_in_words(planned, counted, known, options.jobs, options.committed))
     for run in planned if options.dry_run else ():
-        print(f"{'to do' if run.directory in left else 'done':5}  {run.name}")
+        say(f"{'to do' if run.directory in left else 'done':5}  {run.name}")
 
 
 def _sweep(claims: list[Claim], planned: list, options: argparse.Namespace) -> "Sweep":
@@ -207,7 +210,7 @@ def _write_report(claims: list[Claim], options: argparse.Namespace) -> None:
 
     chosen = claims if options.overrides else None
     for path in write_report(options.results, chosen, options.wandb):
-        print(path)
+        say(str(path))
     if options.readme:
         files.put(CONF.parent / "README.md", "claims", readme_table(options.results))
 
@@ -224,6 +227,6 @@ def _more_seeds(claims: list[Claim], options: argparse.Namespace) -> list:
         seeds = min((each.measured.seeds for each in primary), default=0)
         most = claim.scales.get(options.scale, {}).get("max_seeds", 0)
         if seeds < most and any(each.measured.mde > each.sesoi for each in primary):
-            print(f"{claim.claim}: {seeds} seeds could miss an effect of interest; {STEP} more, of {most} at most")
+            say(f"{claim.claim}: {seeds} seeds could miss an effect of interest; {STEP} more, of {most} at most")
             more += plan_runs([claim], options.scale, min(seeds + STEP, most))
     return more

@@ -14,6 +14,7 @@ from types import FrameType
 from tqdm import tqdm
 
 from midstate.common.errors import EXIT_BAD_CONFIG, EXIT_STOPPED
+from midstate.common.secrets import say
 from midstate.runs.files import read_summary
 from midstate.study.planning import OUTPUTS, PlannedRun
 from midstate.study.process import LOST, exit_status, start_train
@@ -49,7 +50,7 @@ class Sweep:
                 line = done.result()
                 if line and bar.disable:
                     left = (time.monotonic() - started) / number * (len(todo) - number) / 60
-                    print(f"{number}/{len(todo)} {line}; {left:.0f} min left", flush=True)
+                    say(f"{number}/{len(todo)} {line}; {left:.0f} min left")
                 elif line:
                     bar.set_postfix_str(line, refresh=False)
 

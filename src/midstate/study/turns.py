@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
+from midstate.common.secrets import say
 from midstate.runs.locking import FILE
 
 SECONDS = 0.5  # between two looks
@@ -29,7 +30,7 @@ def turn(log: Path, directory: Path, stopping: threading.Event) -> Iterator[bool
         ours, told = _taken(file), False
         while not ours or is_held(directory):
             if not told:
-                print(f"{directory}: another process makes this run; waiting for it", flush=True)
+                say(f"{directory}: another process makes this run; waiting for it")
                 told = True
             if stopping.wait(SECONDS):
                 break

@@ -11,6 +11,7 @@ from typing import Any
 import pandas as pd
 
 from midstate.common.project import CONF
+from midstate.common.secrets import say
 from midstate.study import history, verdicts
 from midstate.study.claims import Claim, read_all
 from midstate.study.drawing import Tables
@@ -44,11 +45,11 @@ def verify(results: Path, claims: list[Claim]) -> bool:
         own = committed[(committed.claim == claim.claim) & (committed.edition == claim.edition)]
         _compare(claim, tables.runs, pilot, own, found)
         _compare_order(claim, tables.runs, whole, found)
-        print(f"{claim.claim} {claim.title}, edition {claim.edition}", *found.lines, sep="\n    ")
+        say("\n    ".join([f"{claim.claim} {claim.title}, edition {claim.edition}", *found.lines]))
         differing += [claim.claim] if found.differs else []
     lines = stray([*read_all(), *claims], tables)
-    print("rows that no claim plans:", *(lines or ["none"]), sep="\n    ")
-    print(f"differs: {', '.join(differing)}" if differing else "all agrees")
+    say("\n    ".join(["rows that no claim plans:", *(lines or ["none"])]))
+    say(f"differs: {', '.join(differing)}" if differing else "all agrees")
     return not differing
 
 
