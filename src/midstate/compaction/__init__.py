@@ -2,5 +2,6 @@
 
 from midstate.compaction.counting import count, sizes_under_masks, weight_uses
 from midstate.compaction.coupling import coupled_channels
+from midstate.compaction.reordering import Reordering
 
-__all__ = ["count", "coupled_channels", "sizes_under_masks", "weight_uses"]
+__all__ = ["Reordering", "count", "coupled_channels", "sizes_under_masks", "weight_uses"]

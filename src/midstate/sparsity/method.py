@@ -13,6 +13,8 @@ from midstate.sparsity.allocations.scheme import Scheme
 from midstate.sparsity.criteria.base import Criterion
 from midstate.sparsity.criteria.batchnorm_scale import BatchNormScale
 from midstate.sparsity.criteria.geometric_median import GeometricMedian
+from midstate.sparsity.criteria.l1 import L1
+from midstate.sparsity.criteria.l2 import L2
 from midstate.sparsity.estimators.base import Estimator
 from midstate.sparsity.estimators.candidates import LearnedCombinations
 from midstate.sparsity.estimators.dense_gradient import DenseGradient
@@ -156,6 +158,10 @@ def _no_filters(*kinds: type) -> Callable[[Method], bool]:
 
 def _learns(m: Method) -> bool:
     return isinstance(m.estimator, LearnedCombinations) and isinstance(m.path, Combinations)
+
+
+def _permutes(m: Method) -> bool:
+    return getattr(m.pattern, "permute", False)
 
 
 def _levels(m: Method) -> list[int]:
@@ -320,6 +326,30 @@ REFUSED = (
         "pattern=channel with skip_shortcuts={scope.skip_shortcuts}, skip_depthwise={scope.skip_depthwise}: a channel "
         "goes with all its filters, those of shortcuts and depthwise convolutions, too, or not at all; use "
         "pruner/scope=channels",
+    ),
+    # The order of channels
+    Refused(
+        "`permute=true` with a criterion other than `l1`, `l2`",
+        lambda m: _permutes(m) and not isinstance(m.criterion, L1 | L2),
+        "permute=true: looks for an order that keeps more magnitude, and this criterion ranks by something else; use "
+        "pruner/criterion=l1, or permute=false",
+    ),
+    Refused(
+        "`permute=true` with `estimator=candidates`",
+        lambda m: _permutes(m) and isinstance(m.estimator, LearnedCombinations),
+        "permute=true: estimator=candidates learns which weights stay whatever their magnitude; use permute=false",
+    ),
+    Refused(
+        "`permute=true` with `update=drop_grow`, `initial=random`",
+        lambda m: _permutes(m) and isinstance(m.update, DropGrow) and m.update.initial == "random",
+        "permute=true: initial='random' draws the first masks, whatever the magnitudes; use initial=criterion, or "
+        "permute=false",
+    ),
+    Refused(
+        "`permute=true` with a level for each filter",
+        lambda m: _permutes(m) and m.allocation.by_filter,
+        "permute=true: gives filters other places, and per=filter gives each its own N; use per=layer, or "
+        "permute=false",
     ),
     # Criterion and allocation
     Refused(
