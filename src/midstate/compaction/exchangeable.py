@@ -14,7 +14,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from midstate.common.errors import first_line
 from midstate.compaction.joining import CONSTANT, Joined, Marks
 from midstate.compaction.observing import traced
-from midstate.sparsity import Layer, weight_layers
+from midstate.sparsity import Layer
 from midstate.sparsity.observe import evaluation
 from midstate.sparsity.tensors import is_depthwise
 
@@ -97,10 +97,9 @@ class _Readers(Marks):
 
     def _binary(self, node: Node, value: Tensor) -> Tensor:
         made = super()._binary(node, value)
-        for other in node.args:
-            if isinstance(other, Node) and isinstance(self.env[other], Tensor) and self.env[other].numel() > 1:
-                if bool((self.marks[other] == CONSTANT).all()):
-                    self.joined.keep(made)
+        terms = [each for each in node.args if isinstance(each, Node) and isinstance(self.env[each], Tensor)]
+        if any(self.env[each].numel() > 1 and bool((self.marks[each] == CONSTANT).all()) for each in terms):
+            self.joined.keep(made)  # what each channel meets may be another number
         return made
 
     def _note(self, noted: dict[str, Tensor], name: str, marks: Tensor) -> None:

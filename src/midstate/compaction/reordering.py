@@ -16,7 +16,7 @@ from midstate.compaction.exchangeable import Exchangeable, exchangeable_channels
 from midstate.distributed.environment import local_rank
 from midstate.sparsity import NM, Layer
 from midstate.sparsity.observe import evaluation
-from midstate.sparsity.permutation import Read, kept_magnitude, search_order
+from midstate.sparsity.permutation import WINDOW, Read, kept_magnitude, search_order
 from midstate.sparsity.tensors import is_depthwise, original
 
 log = logging.getLogger(__name__)
@@ -59,9 +59,7 @@ class Reordering:
     def check(self, layers: Collection[Layer]) -> None:
         """Raise ValueError if none of the layers that are to be pruned reads channels that may change places."""
         if not any(_readers(group, layers, self._pattern) for group in self.groups):
-            raise ValueError(
-                "permute=true: no layer in scope reads channels that may change places; use permute=false"
-            )
+            raise ValueError("permute=true: no layer in scope reads channels that may change places; use permute=false")
 
     @torch.no_grad()
     def apply(self, layers: Sequence[Layer]) -> dict[str, float | bool]:
@@ -77,7 +75,10 @@ class Reordering:
         started, complete = time.monotonic(), True
         before = self._kept(layers)
         readers = [_readers(group, layers, self._pattern) for group in self.groups]
-        work = [sum(w.numel() for _, w, _ in each) * len(group) for each, group in zip(readers, self.groups, strict=True)]
+        work = [
+            sum(w.numel() for _, w, _ in each) * min(len(group), WINDOW)
+            for each, group in zip(readers, self.groups, strict=True)
+        ]
         shown = None if local_rank() == 0 else True
         for i, group in enumerate(tqdm(self.groups, "ordering channels", unit="group", leave=False, disable=shown)):
             if not readers[i]:
@@ -85,7 +86,7 @@ class Reordering:
             left = self._pattern.permute_seconds - (time.monotonic() - started)
             reads = [Read(_columns(weight, rows), places) for rows, weight, places in readers[i]]
             generator = Generator().manual_seed(seed_for(self._seed, "permutation", i))
-            share = work[i] / sum(work[i:])
+            share = max(work[i] / sum(work[i:]), 1 / (len(work) - i))
             order, done = search_order(reads, self._pattern.n, self._pattern.m, generator, left * share)
             complete = complete and done
             self._fold(group, self._agree(order.cpu()))
@@ -124,23 +125,25 @@ def fold(model: nn.Module, group: Exchangeable, order: Tensor, optimizers: Seque
     for name in {**group.filters, **group.reads}:
         module = model.get_submodule(name)
         size = original(module, "weight").shape
-        filters = None if name not in group.filters else _moved(group.filters[name], order, size[0])
         for tensor in _tensors(module):
-            if filters is not None and tensor.dim() and len(tensor) == size[0]:
-                _follow(tensor, lambda each, filters=filters: each[filters.to(each.device)], optimizers)
+            followers = _followers(tensor, optimizers)
+            if name in group.filters and tensor.dim() and len(tensor) == size[0]:
+                for each in followers:
+                    _exchange(each, group.filters[name], order)
             if name in group.reads and tensor.shape == size and size[1] > 1:
                 for rows, places in _by_block(module, size, group.reads[name]):
-                    _follow(tensor, lambda each, rows=rows, places=places: _read(each, rows, places, order), optimizers)
+                    for each in followers:
+                        _exchange(each[rows].transpose(0, 1), places, order)
     for name, places in group.norms.items():
         module = model.get_submodule(name)
-        moved = _moved(places, order, module.num_features)
         for tensor in _tensors(module):
             if tensor.shape == (module.num_features,):
-                _follow(tensor, lambda each, moved=moved: each[moved.to(each.device)], optimizers)
+                for each in _followers(tensor, optimizers):
+                    _exchange(each, places, order)
 
 
-def _follow(tensor: Tensor, move: Callable[[Tensor], Tensor], optimizers: Sequence[Optimizer]) -> None:
-    """Move the parts of a tensor, of its gradient, and of what optimizers remember of it."""
+def _followers(tensor: Tensor, optimizers: Sequence[Optimizer]) -> list[Tensor]:
+    """A tensor, its gradient, and what optimizers remember of it: all that goes with it."""
     moving = [tensor.detach(), *([tensor.grad] if tensor.grad is not None else [])]
     for optimizer in optimizers:
         state = optimizer.state.get(tensor, {})
@@ -149,29 +152,21 @@ def _follow(tensor: Tensor, move: Callable[[Tensor], Tensor], optimizers: Sequen
             moving += kept
         else:
             log.warning(
-                f"warning: permute=true: what {type(optimizer).__name__} remembers of a weight {tuple(tensor.shape)} has "
-                "another shape and cannot be reordered; it begins anew there"
+                f"warning: permute=true: what {type(optimizer).__name__} remembers of a weight {tuple(tensor.shape)} "
+                "has another shape and cannot be reordered; it begins anew there"
             )
             optimizer.state.pop(tensor)
-    for each in moving:
-        each.copy_(move(each))
+    return moving
 
 
-def _moved(places: Tensor, order: Tensor, size: int) -> Tensor:
-    """Index that gives every one of `size` places what comes there."""
-    index = torch.arange(size)
-    index[places.flatten()] = places[order].flatten()
-    return index
-
-
-def _read(weight: Tensor, rows: slice, places: Tensor, order: Tensor) -> Tensor:
-    moved, index = weight.clone(), _moved(places, order, weight.shape[1])
-    moved[rows] = weight[rows][:, index.to(weight.device)]
-    return moved
+def _exchange(tensor: Tensor, places: Tensor, order: Tensor) -> None:
+    """Put at some places along dim 0 what lies at those that come there, in place."""
+    places = places.to(tensor.device)
+    tensor[places.flatten()] = tensor[places[order.to(tensor.device)].flatten()]
 
 
 def _by_block(module: nn.Module, size: torch.Size, reads: Tensor) -> Iterator[tuple[slice, Tensor]]:
-    """Rows of the weight that read some places, and these places (k, j) along dim 1, a group of the convolution each."""
+    """Rows of the weight that read some places, and these (k, j) along dim 1, for each group of the convolution."""
     groups = getattr(module, "groups", 1)
     blocks, num_rows = reads[0] // size[1], size[0] // groups
     for block in blocks.unique().tolist():

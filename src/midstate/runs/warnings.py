@@ -69,8 +69,8 @@ def warn_of_start(pruner: Pruner, model: nn.Module, trained: bool) -> None:
         )
     if getattr(pruner.method.pattern, "permute", False) and pruner.window.start == 0 and not trained:
         log.warning(
-            "warning: pruner.permute=true: channels are ordered by random weights, which is of little use; give trained "
-            "ones by model.checkpoint or model.pretrained=true, or train dense first: schedule.start=0.5"
+            "warning: pruner.permute=true: channels are ordered by random weights, which is of little use; give "
+            "trained ones by model.checkpoint or model.pretrained=true, or train dense first: schedule.start=0.5"
         )
     if pruner.method.penalty and pruner.window.start == 0:
         log.warning(

@@ -18,6 +18,8 @@ from midstate.sparsity.tensors import Layer
 
 ESCAPES = 100  # from an order that no single swap makes better; fewer of large matrices
 WORK = 2e9  # of all escapes together: channels^2 * rows
+WINDOW = 512  # channels that are searched together; more are cut into windows at random, anew in each pass
+PASSES = 4
 LEAST_GAIN = 1e-5  # of a swap, relative to what its groups keep: below, single precision tells nothing
 CANDIDATES = 8  # swaps looked at, a channel, when many are made at once
 
@@ -57,7 +59,8 @@ def search_order(
     """Look for an order of channels under which all layers together keep the most magnitude at N:M.
 
     Swaps that gain the most are made first, many at once where their groups are others, until none gains. Then a few
-    random swaps lead out of this order, and what the search finds from there is taken if it is better.
+    random swaps lead out of this order, and what the search finds from there is taken if it is better. More channels
+    than `WINDOW` are searched window by window, in a few passes, without these.
 
     Args:
         reads: the layers, which read the same k channels; groups are M neighbours of the C of each.
@@ -71,12 +74,13 @@ def search_order(
         (k,): which of the channels goes to each place; and whether the search came to its end in time.
     """
     until = time.monotonic() + seconds
-    size = len(reads[0].places)
-    order = torch.arange(size, device=reads[0].magnitude.device)
-    search = _Search([_Table(each, n, m) for each in reads], order)
-    best, done = search, search.descend(until)
-    work = sum(each.magnitude.numel() for each in reads) * size
-    for _ in range(min(escapes, int(WORK / max(work, 1))) if done and search.can_improve() else 0):
+    reads = [Read(each.magnitude.float().clone(), each.places.to(each.magnitude.device)) for each in reads]
+    order = torch.arange(len(reads[0].places), device=reads[0].places.device)
+    if len(order) > WINDOW:
+        return order, _in_windows(reads, order, n, m, generator, until)
+    best = _Search([_Table(each, n, m) for each in reads], order)
+    done, work = best.descend(until), sum(each.magnitude.numel() for each in reads) * len(order)
+    for _ in range(min(escapes, int(WORK / max(work, 1))) if done and best.can_improve() else 0):
         trial = best.copy()
         trial.shake(generator)
         done = trial.descend(until)
@@ -84,6 +88,25 @@ def search_order(
         if not done:
             break
     return best.order, done
+
+
+def _in_windows(reads: Sequence[Read], order: Tensor, n: int, m: int, generator: Generator, until: float) -> bool:
+    """Search in some whole groups of the first layer at a time; orders and columns change in place."""
+    groups = reads[0].places // m
+    for _ in range(PASSES):
+        before = order.clone()
+        shuffled = (
+            torch.randperm(int(groups.max()) + 1, generator=generator).to(groups.device)[groups].argsort(stable=True)
+        )
+        for places in shuffled.tensor_split(-(-len(order) // WINDOW)):
+            search = _Search([_Table(Read(each.magnitude, each.places[places]), n, m) for each in reads], order[places])
+            done = search.descend(until)
+            order[places] = search.order
+            if not done:
+                return False
+        if bool((order == before).all()):
+            break
+    return True
 
 
 def kept_magnitude(weight: Tensor, n: int, m: int) -> float:
@@ -98,8 +121,7 @@ class _Table:
 
     def __init__(self, read: Read, n: int, m: int) -> None:
         self.n, self.m = n, m
-        self.columns = read.magnitude.float()
-        self.places = read.places.to(self.columns.device)
+        self.columns, self.places = read.magnitude, read.places  # columns change in place
         self.groups = self.places // m  # (k,) of each channel
         size = len(self.places)
         self.replaced = self.columns.new_zeros(size, size)  # by place, and by what comes there

@@ -157,9 +157,8 @@ class Pruner(Walker):
             not (self.due(step) or self.refreshes_at_eval(step)) or step == self._refreshed
         ):  # at one step the weights are the same
             return
-        if self._reordering is not None and self.reordered is None and step >= self.window.start:
-            self.reordered = self._reordering.apply(self.layers)
         if self.method.allocation.searches and step >= self.window.start:
+            self._reorder()
             self._search(step)
         progress = self.window.progress(step)
         self.set_masks(self.masks_at(progress, step))
@@ -176,6 +175,7 @@ class Pruner(Walker):
         method = self.method
         if progress == 0:
             return [torch.ones_like(mask) for mask in self.masks]
+        self._reorder()
         layers = self._network.ranked(step)
         if self.levels is None or method.allocation.refresh == "tick":
             self._tried = layers
@@ -188,6 +188,11 @@ class Pruner(Walker):
         if share := method.update.exchanged(self.refresh_steps.elapsed(step)):
             return method.path.masks(method.pattern, self._network.exchanging(layers, masks, share), progress)
         return self._network.swapped(layers, masks) if method.update.forced_swaps else masks
+
+    def _reorder(self) -> None:
+        """Order the network's channels, if that is asked for and not done; what it computes stays the same."""
+        if self._reordering is not None and self.reordered is None:
+            self.reordered = self._reordering.apply(self.layers)
 
     def _allocate(self, layers: Sequence[LayerView]) -> list[Level]:
         """The levels that the allocation decides on now."""
