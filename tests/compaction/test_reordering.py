@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from midstate.compaction import Reordering
 from midstate.compaction.exchangeable import exchangeable_channels
 from midstate.compaction.reordering import fold
-from midstate.models import ResNet
+from midstate.models.cifar_resnet import ResNet
 from midstate.sparsity import NM, weight_layers
 
 SHAPE = (3, 32, 32)
@@ -32,9 +32,9 @@ def in_scope(model, m=4):
     return [layer for layer in weight_layers(model) if layer.weight.shape[1] % m == 0]
 
 
-def cifar(shortcut="A"):
+def cifar(shortcut="pad", blocks=1):
     torch.manual_seed(0)
-    return randomised(ResNet(3, 10, depth=20, shortcut=shortcut))
+    return randomised(ResNet([blocks] * 3, [16, 32, 64], shortcut, 3, 10))
 
 
 class Net(nn.Module):
@@ -52,9 +52,9 @@ def conv(inputs, outputs, **options):
     return nn.Conv2d(inputs, outputs, 3, padding=1, **options)
 
 
-@pytest.mark.parametrize("shortcut", ["A", "B"])
+@pytest.mark.parametrize("shortcut", ["pad", "conv", "none"])
 def test_a_resnet_computes_the_same_and_keeps_more(shortcut):
-    model = cifar(shortcut)
+    model = cifar(shortcut, blocks=3)
     images = torch.randn(4, *SHAPE, generator=torch.Generator().manual_seed(1))
     before, layers = model(images), in_scope(model)
     names = {name: tensor.shape for name, tensor in model.state_dict().items()}
@@ -75,7 +75,7 @@ NETWORKS = {
         torchvision.models.resnet.Bottleneck, [1, 1, 1, 1], 10, groups=8, width_per_group=8
     ),
     "densenet": lambda: torchvision.models.DenseNet(12, (2, 2, 2, 2), 24, num_classes=10),
-    "vit": lambda: timm.create_model("test_vit", num_classes=10, img_size=32, patch_size=8),
+    "vit": lambda: timm.create_model("vit_tiny_patch16_224", num_classes=10, img_size=32, depth=2),
     "squeeze": lambda: torchvision.models.mobilenet_v3_small(num_classes=10),
 }
 
@@ -98,7 +98,7 @@ def test_any_order_leaves_what_other_networks_compute(name):
 
 
 def test_a_residual_stream_has_one_order():
-    groups = exchangeable_channels(cifar("B"), SHAPE)
+    groups = exchangeable_channels(cifar("conv", blocks=3), SHAPE)
     (stream,) = (group for group in groups if "conv1" in group.filters)
     assert set(stream.filters) == {"conv1", *(f"stages.0.{i}.conv2" for i in range(3))}
     assert {f"stages.0.{i}.conv1" for i in range(3)} < set(stream.reads)
@@ -187,7 +187,7 @@ def test_what_cannot_be_done_is_told():
     with pytest.raises(ValueError, match="permute=true: no layer in scope reads channels that may change places"):
         Reordering(model, SHAPE, NM(2, 4, True)).check(in_scope(model))
     branching = Net(lambda net, x: net.last(x if x.sum() > 0 else -x), last=conv(3, 4))
-    with pytest.raises(ValueError, match="torch.fx cannot trace it"):
+    with pytest.raises(ValueError, match="cannot trace it"):
         Reordering(branching, SHAPE, NM(2, 4, True))
 
 

@@ -51,7 +51,10 @@ class Reordering:
                 that was not seen.
         """
         self._model, self._pattern, self._seed, self._agree = model, pattern, seed, agree
-        self.groups = exchangeable_channels(model, shape)
+        try:
+            self.groups = exchangeable_channels(model, shape)
+        except ValueError as error:
+            raise ValueError(f"permute=true: {error}; use permute=false") from error
         self.optimizers: list[Optimizer] = []
         self.averages: list[nn.Module] = []
         _check(model, shape, self.groups, seed)
