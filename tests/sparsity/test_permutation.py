@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from midstate.sparsity import permutation
-from midstate.sparsity.permutation import Read, kept_magnitude, search_order
+from midstate.sparsity.permutation import search_order
+from midstate.sparsity.swaps import Read, kept_magnitude
 
 
 def searched(weight, n=2, m=4, places=None, **bounds):

@@ -16,7 +16,8 @@ from midstate.compaction.exchangeable import Exchangeable, exchangeable_channels
 from midstate.distributed.environment import local_rank
 from midstate.sparsity import NM, Layer
 from midstate.sparsity.observe import evaluation
-from midstate.sparsity.permutation import WINDOW, Read, kept_magnitude, search_order
+from midstate.sparsity.permutation import WINDOW, search_order
+from midstate.sparsity.swaps import Read, kept_magnitude
 from midstate.sparsity.tensors import is_depthwise, original
 
 log = logging.getLogger(__name__)
