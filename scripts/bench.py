@@ -9,11 +9,14 @@ import importlib
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 from benchmarks.common import machine, rendered
 from benchmarks.quoted import RECORDS, quoted
 from midstate.common import files
+from midstate.common.errors import EXIT_BAD_CONFIG, ConfigError
 from midstate.common.project import ROOT
+from midstate.common.secrets import say
 
 # With the usual number of repeats.
 COMMANDS = {
@@ -22,6 +25,7 @@ COMMANDS = {
     "files": 5,
     "first_run": 3,
     "gate": 5,
+    "infer": 9,
     "mask": 15,
     "parallel": 15,
     "quantized_step": 9,
@@ -36,16 +40,20 @@ COMMANDS = {
 PAGES = {"files": "docs/scale.md", "parallel": "docs/scale.md"}
 
 
-def main() -> None:
+def main(given: list[str] | None = None) -> None:
     """Run one benchmark."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("command", choices=COMMANDS)
+    parser.add_argument("runs", nargs="*", type=Path, metavar="RUN", help="infer: of these finished runs' networks")
     parser.add_argument("--repeats", type=int, default=None, help="how often; default: " + str(COMMANDS))
     parser.add_argument("--json", type=Path, default=None, help="file for rows and machine")
     parser.add_argument("--docs", action="store_true", help="put the table into docs/speed.md or docs/scale.md")
-    arguments = parser.parse_args()
-    benchmark = importlib.import_module(f"benchmarks.{arguments.command}")
-    result = {"machine": machine(), "rows": benchmark.measure(arguments.repeats or COMMANDS[arguments.command])}
+    arguments = parser.parse_intermixed_args(given)
+    try:
+        result = {"machine": machine(), "rows": _rows(arguments)}
+    except ConfigError as error:
+        say(f"configuration error: {error}", sys.stderr)
+        sys.exit(EXIT_BAD_CONFIG)
     text = rendered(arguments.command, result)
     print(text)
     if arguments.json:
@@ -56,6 +64,17 @@ def main() -> None:
         files.put(ROOT / "README.md", "speed", quoted(RECORDS))
     if not all(row.get("holds", True) for row in result["rows"]):
         sys.exit("a limit is broken")
+
+
+def _rows(arguments: argparse.Namespace) -> list[dict[str, Any]]:
+    """What the benchmark measures."""
+    if arguments.runs and arguments.command != "infer":
+        raise ConfigError(f"{arguments.runs[0]}: {arguments.command} takes no runs; infer does")
+    if arguments.runs and arguments.docs:
+        raise ConfigError("--docs: the page has the networks that infer takes without RUN")
+    benchmark = importlib.import_module(f"benchmarks.{arguments.command}")
+    repeats = arguments.repeats or COMMANDS[arguments.command]
+    return benchmark.measure(repeats, arguments.runs) if arguments.runs else benchmark.measure(repeats)
 
 
 if __name__ == "__main__":

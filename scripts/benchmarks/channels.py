@@ -5,10 +5,10 @@ Weights and BatchNorms are random. Uniform sparsity, linear layers too; images o
 
 import json
 import sys
-import time
 from copy import deepcopy
-from statistics import median
 from typing import Any
+
+from benchmarks.common import in_turn
 
 NETWORKS = (
     "alexnet", "vgg11", "resnet18", "resnet34", "resnet50", "resnet101", "wide_resnet50_2", "resnext50_32x4d",
@@ -40,17 +40,17 @@ def row_of(name: str, repeats: int) -> dict[str, Any]:
 
     size = SIZES.get(name, SIZE)
     images = torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(0))
-    dense = _network(name)
+    dense = network(name)
     masked = deepcopy(dense)
-    _prune(masked, tuple(images.shape[1:]))
+    prune_channels(masked, tuple(images.shape[1:]), SPARSITY)
     ours = extract(masked, tuple(images.shape[1:]))
     theirs, failed = _by_torch_pruning(deepcopy(dense), images[:1])
     with torch.no_grad():
         expected, found = masked(images), ours(images)
-    params, macs = _sizes(dense, images)
+    params, macs = sizes(dense, images)
     row = {"network": name, "image": size, "parameters": params}
-    for label, network in (("", ours), (", Torch-Pruning", theirs)):
-        left = (None, None) if network is None else _sizes(network, images)
+    for label, small in (("", ours), (", Torch-Pruning", theirs)):
+        left = (None, None) if small is None else sizes(small, images)
         row[f"parameters left{label}"] = failed if left[0] is None else round(left[0] / params, 3)
         row[f"MACs left{label}"] = failed if left[1] is None else round(left[1] / macs, 3)
     difference = float((found - expected).abs().max() / expected.abs().max())
@@ -67,14 +67,20 @@ def shown(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [{key: value for key, value in row.items() if key != "holds"} for row in rows]
 
 
-def _network(name: str) -> Any:
-    """A network as if trained: whatever BatchNorm leaves of a pruned channel is not zero by chance."""
+def network(name: str) -> Any:
+    """A network of torchvision as if trained."""
     import torch
     import torchvision
-    from torch.nn.modules.batchnorm import _BatchNorm
 
     torch.manual_seed(0)
-    model = getattr(torchvision.models, name)(**ARGUMENTS.get(name, {}))
+    return as_if_trained(getattr(torchvision.models, name)(**ARGUMENTS.get(name, {})))
+
+
+def as_if_trained(model: Any) -> Any:
+    """Draw BatchNorms anew, so that what they leave of a pruned channel is not zero by chance."""
+    import torch
+    from torch.nn.modules.batchnorm import _BatchNorm
+
     for module in model.modules():
         if isinstance(module, _BatchNorm):
             for vector, low, high in (
@@ -90,17 +96,23 @@ def _network(name: str) -> Any:
     return model.eval()
 
 
-def _prune(model: Any, shape: tuple[int, ...]) -> None:
-    from midstate import sparsity
+def prune_channels(model: Any, shape: tuple[int, ...], sparsity: float, heads: bool = False) -> None:
+    """Prune a share of the coupled channels in place; with `heads`, of attention's heads too."""
     from midstate.compaction import coupled_channels
+    from midstate.sparsity import Channel, Scope
+
+    scope = Scope(skip_first=False, skip_depthwise=False)
+    prune(model, Channel(sparsity, heads=heads), scope, coupled_channels(model, shape, heads))
+
+
+def prune(model: Any, pattern: Any, scope: Any, coupled: Any = None) -> None:
+    """Prune in place, at once and uniformly."""
+    from midstate import sparsity
     from midstate.models import classifier_names
 
-    scope = sparsity.Scope(skip_first=False, skip_depthwise=False)
     method = sparsity.Method(
-        scope, sparsity.Channel(SPARSITY), sparsity.L2(), sparsity.Uniform(), sparsity.Direct(), sparsity.Update(),
-        sparsity.Hard(),
-    )  # fmt: skip
-    coupled = coupled_channels(model, shape)
+        scope, pattern, sparsity.L2(), sparsity.Uniform(), sparsity.Direct(), sparsity.Update(), sparsity.Hard()
+    )
     schedule = sparsity.Schedule("one_shot", 0, 0)
     pruner = sparsity.Pruner(model, method, schedule, 1, 1, classifier=classifier_names(model), coupled=coupled)
     pruner.refresh(0)
@@ -128,7 +140,7 @@ def _by_torch_pruning(model: Any, images: Any) -> tuple[Any, str]:
     return model, ""
 
 
-def _sizes(model: Any, images: Any) -> tuple[int, int]:
+def sizes(model: Any, images: Any) -> tuple[int, int]:
     """Parameters, and multiply-accumulates of an image."""
     from midstate.compaction import weight_uses
     from midstate.sparsity import weight_layers
@@ -142,13 +154,8 @@ def _times(networks: dict[str, Any], size: int, repeats: int) -> dict[str, float
     """Median seconds of a pass over the dense network's, taken in turn."""
     import torch
 
-    images, seconds = torch.randn(BATCH, 3, size, size), {name: [] for name in networks}
+    images = torch.randn(BATCH, 3, size, size)
+    passes = {name: (lambda each=each: each(images)) for name, each in networks.items() if each is not None}
     with torch.no_grad():
-        for _ in range(repeats and repeats + 2):
-            for name, network in networks.items():
-                if network is not None:
-                    started = time.perf_counter()
-                    network(images)
-                    seconds[name].append(time.perf_counter() - started)
-    medians = {name: median(each[2:]) for name, each in seconds.items() if each[2:]}
+        medians = in_turn(passes, repeats)
     return {name: round(each / medians["dense"], 2) for name, each in medians.items()}

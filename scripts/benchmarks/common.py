@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from midstate.common.project import ROOT, git_commit
@@ -78,6 +79,15 @@ def timed(call: Callable[[], Any]) -> float:
     call()
     wait()
     return time.perf_counter() - started
+
+
+def in_turn(calls: dict[str, Callable[[], Any]], repeats: int) -> dict[str, float]:
+    """Median seconds of each call, by name, taken in turn; nothing without repeats."""
+    seconds: dict[str, list[float]] = {name: [] for name in calls}
+    for _ in range(repeats and repeats + 2):  # two to warm up
+        for name, call in calls.items():
+            seconds[name].append(timed(call))
+    return {name: median(each[2:]) for name, each in seconds.items() if each[2:]}
 
 
 def wait() -> None:

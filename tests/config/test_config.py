@@ -32,6 +32,7 @@ BESIDE = {
     "pruner/pattern=weight": ("pruner=magnitude",),
     "pruner/pattern=row": ("pruner=magnitude",),
     "pruner/pattern=filter": ("pruner=filter",),
+    "pruner/pattern=channel": ("pruner=channel",),
     **{
         f"pruner/window={name}": ("pruner=maxq",)
         for name in ("early", "first_half", "late", "second_half", "warm", "whole")

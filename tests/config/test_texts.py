@@ -31,6 +31,7 @@ WORDS = {
         "quantizer.grid.clip",
         "quantizer.method.budget",
         "pruner.narrow.match",
+        "pruner.pattern.combine",
         "pruner.path.frames",
         "pruner.path.granularity",
         "pruner.path.order",

@@ -8,6 +8,7 @@ from conftest import ALONE, ROOT, composed
 from torch import nn
 from torch.nn import functional as F
 
+from midstate.compaction.coupling import coupled_for
 from midstate.runs.parts import build_parts
 from midstate.sparsity import Filter, Pruner, Row, Sample, Schedule, Scope, Unrankable, Weight, block_nm_mask, nm_mask
 
@@ -67,7 +68,9 @@ def attached(overrides, change):
     images = Sample(torch.randn(20, 1, 8, 8), torch.randint(0, 4, (20,)))
     sample = Sample(images.images, images.labels, tuning=images, held_out=images)
     schedule = Schedule(parts.schedule.curve, "2it", "8it")
-    return model, Pruner(model, parts.method, schedule, 5, 10, seed=0, classifier="7", sample=sample), sample
+    coupled = coupled_for(parts.method.pattern, model, (1, 8, 8))
+    pruner = Pruner(model, parts.method, schedule, 5, 10, seed=0, classifier="7", sample=sample, coupled=coupled)
+    return model, pruner, sample
 
 
 def walked(overrides, change):

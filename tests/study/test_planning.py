@@ -14,7 +14,7 @@ from midstate.runs.plan import Plan
 from midstate.study.claims import PILOT, read_all, read_claims
 from midstate.study.command import main
 from midstate.study.planning import identity, plan_runs, with_parents
-from midstate.study.tables import read_runs
+from midstate.study.tables import read_pilot, read_runs
 
 QUICK = 660  # runs at most
 # As the identities on record and the committed runs have it; their `auto` depends on the machine.
@@ -74,13 +74,13 @@ def test_committed_rows_are_of_the_code_as_it_is(quick):
         assert list(hashes) == [identity(arm, (*overrides.split(), *place))[0]], arm  # mostly known from `quick`
 
 
-def test_every_experiment_is_an_arm_of_some_claim():
-    folder = ROOT / "conf" / "experiment"
+def test_every_experiment_is_an_arm_of_some_claim_or_was_tried_by_the_pilot():
+    folder, tried = ROOT / "conf" / "experiment", set(read_pilot(ROOT / "results").arm)
     for edition, pattern in ((1, "*.yaml"), (2, "fashion/*.yaml")):
         claims = read_claims(edition=edition)
         arms = {arm for claim in claims for arm in (*claim.all_arms, *claim.scales.get(PILOT, {}).get("arms", ()))}
-        levels = {arm for claim in read_all() for arm in claim.level_arms} if edition == 1 else set()
-        assert arms | levels == {path.relative_to(folder).with_suffix("").as_posix() for path in folder.glob(pattern)}
+        others = {arm for claim in read_all() for arm in claim.level_arms} if edition == 1 else tried
+        assert arms | others == {path.relative_to(folder).with_suffix("").as_posix() for path in folder.glob(pattern)}
 
 
 def test_every_base_is_one_that_arms_or_other_bases_name():

@@ -11,7 +11,8 @@ from benchmarks.quoted import RECORDS, quoted
 
 README = (ROOT / "README.md").read_text()
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-TABLES = [(page, name) for page in PAGES for name in re.findall(r"<!-- bench:(\w+) -->", page.read_text())]
+MARKED = re.compile(r"<!-- bench:(\w+) -->\n(?!not measured yet)")
+TABLES = [(page, name) for page in PAGES for name in MARKED.findall(page.read_text())]
 CODE = dict(re.findall(r"^## ([^\n]+)\n(?:(?!^## ).)*?```python\n(.*?)```", README, re.DOTALL | re.MULTILINE))
 OWN_LOOP = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "own_loop.md").read_text(), re.DOTALL)
 PLAIN_LOOPS = [code for code in OWN_LOOP if "in loader" in code]

@@ -10,11 +10,16 @@ from torch import nn
 from midstate.common.errors import first_line
 from midstate.compaction.joining import Joined, Marks
 from midstate.compaction.observing import traced
-from midstate.sparsity import Coupled, weight_layers
+from midstate.sparsity import Channel, Coupled, Pattern, weight_layers
 from midstate.sparsity.observe import evaluation
 
 Unit = dict[str, list[int]]  # filters of a channel, by name of their layer
 Labels = tuple[int, ...]  # the groups it lies in, one a grouped convolution's inputs or outputs
+
+
+def coupled_for(pattern: Pattern | None, model: nn.Module, shape: tuple[int, ...]) -> list[Coupled] | None:
+    """What a pattern of coupled channels ranks, see `coupled_channels`; None for all other patterns."""
+    return coupled_channels(model, shape, pattern.heads) if isinstance(pattern, Channel) else None
 
 
 @torch.no_grad()

@@ -8,13 +8,13 @@ from torch.optim import LBFGS, Optimizer
 
 from midstate.common.checks import boolean, integer
 from midstate.common.seeds import seed_for
-from midstate.compaction import Reordering, coupled_channels, sizes_under_masks, weight_uses
+from midstate.compaction import Reordering, coupled_for, sizes_under_masks, weight_uses
 from midstate.distributed.processes import same_everywhere
 from midstate.models import classifier_names
 from midstate.own_loop.handle import OwnLoop
 from midstate.own_loop.presets import Choice, choose, in_python
 from midstate.own_loop.wanted import check_together, images_for
-from midstate.sparsity import Channel, Method, Pruner, Sample, Schedule
+from midstate.sparsity import Method, Pruner, Sample, Schedule
 from midstate.sparsity.allocations.extracted import is_extracted
 from midstate.sparsity.tensors import names_of
 
@@ -101,9 +101,7 @@ def _attach(
     uses = None if images is None else weight_uses(model, images.images[:2])
     extracted = is_extracted(choice.method.allocation)
     sizes = sizes_under_masks(model, uses, tuple(images.images.shape[1:])) if extracted else None
-    coupled, pattern = None, choice.method.pattern
-    if isinstance(pattern, Channel):
-        coupled = coupled_channels(model, tuple(images.images.shape[1:]), pattern.heads)
+    coupled = None if images is None else coupled_for(choice.method.pattern, model, tuple(images.images.shape[1:]))
     return Pruner(
         model, choice.method, choice.schedule, steps_per_epoch, total_steps, seed, heads, uses, images, sizes, coupled,
         reordering,

@@ -70,7 +70,7 @@ def _reasons(method: Method) -> list[str]:
         return []
     measured = [name for name in method.needs if name in MEASURED]
     norms = "batchnorm_scale" in method.needs or method.estimator.whole_channels
-    coupled = method.pattern.name == "channel"
+    coupled = method.pattern.group == "coupled"
     permutes = getattr(method.pattern, "permute", False)
     macs = getattr(method.allocation, "budget", None) not in COUNTED
     return [

@@ -9,7 +9,7 @@ from torch.amp import GradScaler
 
 from midstate.common.errors import ConfigError, user_errors
 from midstate.common.seeds import seed_for
-from midstate.compaction import Reordering, coupled_channels, sizes_under_masks, weight_uses
+from midstate.compaction import Reordering, coupled_for, sizes_under_masks, weight_uses
 from midstate.data import Augmentation, Batches, Images
 from midstate.distributed.machine import keep_freed_memory
 from midstate.distributed.processes import ALONE, Processes
@@ -28,7 +28,7 @@ from midstate.runs.warnings import (
     warn_of_start,
     warn_of_walk,
 )
-from midstate.sparsity import Channel, Pruner, Sample
+from midstate.sparsity import Pruner, Sample
 from midstate.sparsity.allocations.extracted import is_extracted
 from midstate.sparsity.trials import Finetune
 
@@ -209,7 +209,7 @@ def _attach(
     total_steps: int,
     reordering: Reordering | None,
 ) -> Pruner:
-    extracted, pattern = is_extracted(plan.parts.method.allocation), plan.parts.method.pattern
+    extracted = is_extracted(plan.parts.method.allocation)
     with user_errors("pruner and schedule"):
         pruner = Pruner(
             model,
@@ -222,7 +222,7 @@ def _attach(
             uses,
             _sample(data, method.allocation if "trial" in (method := plan.parts.method).needs else None),
             sizes_under_masks(model, uses, data.shape) if extracted else None,
-            coupled_channels(model, data.shape, pattern.heads) if isinstance(pattern, Channel) else None,
+            coupled_for(plan.parts.method.pattern, model, data.shape),
             reordering,
         )
     _check_trained(plan, "pruner", pruner)

@@ -305,24 +305,24 @@ REFUSED = (
     ),
     Refused(
         "`pattern=filter` with the classifier in scope",
-        lambda m: m.pattern.name == "filter" and not m.scope.skip_classifier,
+        lambda m: m.pattern.unit == "filter" and m.pattern.group == "layer" and not m.scope.skip_classifier,
         "pattern=filter with skip_classifier=false: a class without its filter is never answered; use "
         "pruner/scope=filters",
     ),
     Refused(
         "`pattern=channel` with allocations that count and compare single layers",
-        lambda m: m.pattern.name == "channel" and not m.allocation.coupled,
+        lambda m: m.pattern.group == "coupled" and not m.allocation.coupled,
         "pattern=channel ranks channels that several layers share, and a level of each layer cannot hold within them; "
         "use pruner/allocation=uniform, global or lamp, or pruner/pattern=filter",
     ),
     Refused(
         "`pattern=channel`, `heads=true` with `skip_linear`",
-        lambda m: m.pattern.name == "channel" and m.pattern.heads and m.scope.skip_linear,
+        lambda m: m.pattern.group == "coupled" and m.pattern.heads and m.scope.skip_linear,
         "heads=true: a head is made by linear layers, and skip_linear=true leaves them dense; use skip_linear=false",
     ),
     Refused(
         "`pattern=channel` with `skip_shortcuts` or `skip_depthwise`",
-        lambda m: m.pattern.name == "channel" and (m.scope.skip_shortcuts or m.scope.skip_depthwise),
+        lambda m: m.pattern.group == "coupled" and (m.scope.skip_shortcuts or m.scope.skip_depthwise),
         "pattern=channel with skip_shortcuts={scope.skip_shortcuts}, skip_depthwise={scope.skip_depthwise}: a channel "
         "goes with all its filters, those of shortcuts and depthwise convolutions, too, or not at all; use "
         "pruner/scope=channels",

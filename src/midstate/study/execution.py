@@ -21,6 +21,7 @@ from midstate.study.turns import is_held, turn
 
 LOGS = OUTPUTS / "reproduce"
 SECONDS = 0.5  # that the main thread waits at most before it looks for signals
+UNWATCHED = ("machine.live_figures=false",)  # nobody looks at a run of many
 
 
 @dataclass
@@ -89,7 +90,7 @@ class Sweep:
 
     def _status(self, run: PlannedRun, log: Path) -> int:
         """Begin a run, wait for its end, and return its exit status."""
-        process = self.processes[run.directory] = start_train(run.arguments, log)
+        process = self.processes[run.directory] = start_train([*UNWATCHED, *run.arguments], log)
         if self.stopping.is_set():
             process.terminate()
         status = exit_status(process)

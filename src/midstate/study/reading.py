@@ -35,8 +35,8 @@ class Reading:
         results = results or next(each for each in (Path("results"), Path("../results")) if each.is_dir())
         tables, pilot = Tables.read(results), read_pilot(results)
         found = [(each, deciding(each, verdicts.judge([each], tables.runs, pilot))) for each in _editions(name)]
-        claim, result = next(((each, result) for each, result in found if result and result.measured.seeds), found[0])
-        if not result or not result.measured.seeds:
+        claim, result = next(((each, result) for each, result in found if result and not result.by_pilot), found[0])
+        if not result or result.by_pilot:
             return cls(claim, result, tables.cell("", ()))
         cell = tuple(result.overrides.split())
         seeds = rows_of(claim, result.scale, cell, tables.runs).seed.unique()
@@ -65,7 +65,7 @@ class Reading:
     @property
     def figure(self) -> Figure | None:
         """The report's figure; None: not run."""
-        return figures.draw(self.claim, self.tables) if self.result and self.result.measured.seeds else None
+        return figures.draw(self.claim, self.tables) if self.result and not self.result.by_pilot else None
 
     @property
     def shown(self) -> str:
@@ -73,7 +73,7 @@ class Reading:
         change = f"What it does not show: {self.claim.would_change.strip()}"
         if not self.result:
             return "Not run."
-        if not self.result.measured.seeds:
+        if self.result.by_pilot:
             return f"**{self.result.verdict}**: {meaning(self.claim, self.result)}"
         found, unit = self.result, self.claim.endpoint.unit
         cell = in_words(found.scale, tuple(found.overrides.split()))

@@ -48,7 +48,9 @@ def gates() -> str:
 
 def _expected(claim: Claim) -> str:
     if claim.endpoint.test == "equivalence":
-        return f"within the margin: SESOI, or {claim.endpoint.scaled_by['share']:g} of 4:16 - 2:16 if that is smaller"
+        scale = claim.endpoint.scaled_by
+        of = next(each.endpoint.name for each in claim.gate if each.endpoint.contrast == scale["contrast"])
+        return f"within the margin: SESOI, or {scale['share']:g} of {of} if that is smaller"
     return claim.endpoint.expected
 
 

@@ -42,7 +42,7 @@ def write_report(results: Path, claims: list[Claim] | None = None, wandb: str = 
     judged = verdicts.judge(claims, tables.runs, pilot)
     write_claims(judged, results / "claims.csv")
     decided = {c.key: deciding(c, [each for each in judged if is_of(each, c)]) for c in claims}
-    decided = {key: found for key, found in decided.items() if found and found.measured.seeds}
+    decided = {key: found for key, found in decided.items() if found and not found.by_pilot}
     figures = draw_claims(claims, tables, folder, decided)
     sections = [section(claim, judged, tables, pilot, figures.get(claim.key), folder) for claim in claims]
     schemes = costs.schemes((c for c in claims if c.edition > 1 and c.key in decided), tables.runs) if whole else []

@@ -48,7 +48,7 @@ class Section:
     @property
     def closed(self) -> bool:
         """Tell whether the pilot decided it, so that nothing was run."""
-        return self.headline is not None and not self.headline.measured.seeds
+        return self.headline is not None and self.headline.by_pilot
 
     @property
     def effect(self) -> str:
@@ -125,7 +125,7 @@ def section(
     }
     primary = [result for result in own if result.verdict]
     first = deciding(claim, primary)
-    decided = first and first.measured.seeds  # else the pilot did
+    decided = first and not first.by_pilot
     compared = rows_of(claim, first.scale, tuple(first.overrides.split()), tables.runs) if decided else rows.iloc[:0]
     return Section(
         claim,

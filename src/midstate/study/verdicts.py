@@ -58,6 +58,11 @@ class Result:
     gates: tuple[Judged, ...] = ()
 
     @property
+    def by_pilot(self) -> bool:
+        """Tell whether the pilot decided it, so that there are no runs."""
+        return not self.measured.seeds
+
+    @property
     def row(self) -> dict[str, Any]:
         """The columns of claims.csv."""
         every = {field.name: getattr(self, field.name) for field in fields(self)}
@@ -90,9 +95,10 @@ def judge(claims: Iterable[Claim], runs: pd.DataFrame, pilot: pd.DataFrame | Non
 
 def _closed(claim: Claim, scale: str, cell: tuple[str, ...], rows: pd.DataFrame, pilot: pd.DataFrame) -> Result | None:
     """The verdict of a claim that the pilot's gates decide while not all of its runs are there; None: they do not."""
+    if scale != PLANNED or len(rows) >= len(claim.seeds(scale)) * len(claim.arms_in(cell)):
+        return None
     gates = gates_of(claim, pilot.iloc[:0], pilot)
-    decides = any(each.gate.decided == PILOT and each.state == "not met" for each in gates)
-    if scale != PLANNED or not decides or len(rows) >= len(claim.seeds(scale)) * len(claim.arms_in(cell)):
+    if not any(each.gate.decided == PILOT and each.state == "not met" for each in gates):
         return None
     asked, nothing = claim.endpoint, Measured(nan, nan, nan, 0, nan)
     what, state = (claim.claim, claim.edition, asked.name, "", "", scale), ("not met", NO_POWER)

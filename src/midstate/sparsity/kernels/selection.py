@@ -53,7 +53,7 @@ def keep_largest(score: Tensor, num_keep: int, dim: int, whole: Tensor | None = 
     elif size <= FEW and score.numel() >= SLICES * size**2:
         threshold = nth_largest_of(score.unbind(dim), num_keep).unsqueeze(dim)
     else:
-        threshold = _smallest_kept(score.movedim(dim, -1), num_keep).movedim(-1, dim)
+        threshold = _divided(score.movedim(dim, -1), num_keep)[0].movedim(-1, dim)
     refuse_nan(threshold)
     most = num_keep * threshold.numel()
     if whole is not None:
@@ -87,31 +87,25 @@ def around(rows: Tensor, num_keep: int) -> tuple[Tensor, Tensor]:
         The smallest of the `num_keep` largest of each row, and the largest of the others, (*, 1) each. NaN in a row
         gives NaN.
     """
-    low, high = _divided(rows, num_keep)
-    above = _first_unless_nan(high)
-    return above, low.amax(-1, keepdim=True).masked_fill(above.isnan(), torch.nan)
-
-
-def _smallest_kept(rows: Tensor, num_keep: int) -> Tensor:
-    """The first of `around` alone."""
-    return _first_unless_nan(_divided(rows, num_keep)[1])
-
-
-def _first_unless_nan(high: Tensor) -> Tensor:
-    """The smallest of those selected, which comes first, (*, 1); NaN where there is one among them."""
-    return high[..., :1].masked_fill(high.amax(-1, keepdim=True).isnan(), torch.nan)
+    above, others = _divided(rows, num_keep)
+    return above, others.amax(-1, keepdim=True).masked_fill(above.isnan(), torch.nan)
 
 
 def _divided(rows: Tensor, num_keep: int) -> tuple[Tensor, Tensor]:
-    """Each row's others, and its `num_keep` largest with the smallest of these first; NaN counts as the largest."""
+    """The smallest of each row's `num_keep` largest, (*, 1), NaN where one is in the row; and others, the next among
+    them.
+    """
     if rows.device.type == "cpu":
         known = torch.float32 if rows.dtype == torch.bfloat16 else rows.dtype  # numpy has no bfloat16
         parted = rows.detach().to(known, copy=True, memory_format=torch.contiguous_format)
         num_drop = rows.shape[-1] - num_keep
         parted.numpy().partition(num_drop)  # several times as fast as torch's selections, and without indices beside it
-        return parted.to(rows.dtype).split((num_drop, num_keep), -1)
-    descending = rows.topk(num_keep + 1, -1).values
-    return descending[..., -1:], descending[..., :-1].flip(-1)
+        others, kept = parted.to(rows.dtype).split((num_drop, num_keep), -1)
+        largest, above = kept.amax(-1, keepdim=True), kept[..., :1]
+    else:
+        descending = rows.topk(num_keep + 1, -1).values
+        largest, above, others = (descending.narrow(-1, place, 1) for place in (0, num_keep - 1, num_keep))
+    return above.masked_fill(largest.isnan(), torch.nan), others  # both order NaN as the largest
 
 
 def count_largest(

@@ -1,0 +1,101 @@
+"""OpenVINO: fp32, and int8 linear layers whose zeros are not stored."""
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from benchmarks.loaded import Loaded, linear_sizes, not_installed, onnx_of
+from benchmarks.resident import Pass
+from midstate.formats.onnx import INPUT
+
+MULTIPLE = 64  # of which both sizes of a weight have to be
+RATE = 0.5  # share of zeros from which on they are left out
+
+
+def in_fp32(model: nn.Module, images: Tensor) -> Loaded:
+    """As it is."""
+    content = onnx_of(model, images)
+    return Loaded(lambda batch: _pass(_compiled(content, (batch, *images.shape[1:]))), len(content))
+
+
+def _compiled(content: bytes, shape: tuple[int, ...], **settings: Any) -> Any:
+    """Compile for one latency, in fp32 where the network is, also on processors with bf16."""
+    import openvino
+
+    core = openvino.Core()
+    network = core.read_model(content)
+    network.reshape(list(shape))
+    threads = {"INFERENCE_NUM_THREADS": torch.get_num_threads(), "NUM_STREAMS": 1}
+    precision = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
+    return core.compile_model(network, "CPU", {**threads, **precision, **settings})
+
+
+def _pass(compiled: Any) -> Pass:
+    return lambda images: torch.from_numpy(compiled([images.numpy()], share_inputs=True)[0])
+
+
+def not_decompressed(model: nn.Module) -> str:
+    """Why no weights are decompressed: OpenVINO's conditions, as its page on CPUs lists them."""
+    sizes = linear_sizes(model)
+    if not sizes:
+        return "does not apply: only int8 linear layers are decompressed, and the classifier is the only linear layer"
+    if not any(out % MULTIPLE == 0 and into % MULTIPLE == 0 for out, into in sizes):
+        return f"does not apply: no linear layer has outputs and inputs that are multiples of {MULTIPLE}"
+    if not has_amx():
+        return "does not apply: this processor has no AMX instructions"
+    return not_installed("openvino")
+
+
+def has_amx() -> bool:
+    """Tell whether the processor multiplies tiles of int8."""
+    try:
+        return "amx_int8" in Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return False
+
+
+def in_int8(model: nn.Module, images: Tensor) -> Loaded:
+    """Linear layers in int8, decompressed as they are used where enough weights are zero."""
+    content, shape = quantized(onnx_of(model, images), images), images.shape[1:]
+
+    def compiled(batch: int) -> Any:
+        return _compiled(content, (batch, *shape), CPU_SPARSE_WEIGHTS_DECOMPRESSION_RATE=RATE)
+
+    kinds = [_executed(each) for each in compiled(1).get_runtime_model().get_ops()]
+    linear = [how for what, how in kinds if what == "FullyConnected"]
+    note = f"{sum('sparse' in how for how in linear)} of {len(linear)} linear layers are decompressed"
+    return Loaded(lambda batch: _pass(compiled(batch)), len(content), note)
+
+
+def _executed(operation: Any) -> tuple[str, str]:
+    """What an operation is, and the kernel that runs it."""
+    info = operation.get_rt_info()
+    what, how = (info[key] for key in ("layerType", "primitiveType"))
+    return str(getattr(what, "value", what)), str(getattr(how, "value", how))
+
+
+def quantized(content: bytes, images: Tensor) -> bytes:
+    """The linear layers of an ONNX network in int8, a scale a filter, zeros still zeros; ranges are of these images."""
+    from onnxruntime import quantization
+
+    class Images(quantization.CalibrationDataReader):
+        def __init__(self) -> None:
+            self.left = [{INPUT: images.numpy()}]
+
+        def get_next(self) -> dict[str, Any] | None:
+            return self.left.pop() if self.left else None
+
+    with tempfile.TemporaryDirectory() as place:
+        (source := Path(place, "fp32.onnx")).write_bytes(content)
+        quantization.quantize_static(
+            source,
+            Path(place, "int8.onnx"),
+            Images(),
+            per_channel=True,
+            op_types_to_quantize=["MatMul", "Gemm"],
+            extra_options={"MatMulConstBOnly": True},  # the products of attention have no weights
+        )
+        return Path(place, "int8.onnx").read_bytes()
