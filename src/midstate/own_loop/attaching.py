@@ -112,7 +112,7 @@ def _reordering(
     choice: Choice, model: nn.Module, images: Sample | None, optimizers: Sequence[Optimizer], seed: int
 ) -> Reordering | None:
     """What orders channels before the first mask, where that is asked for."""
-    if not getattr(choice.method.pattern, "permute", False):
+    if not choice.method.permutes:
         return None
     reordering = Reordering(model, tuple(images.images.shape[1:]), choice.method.pattern, seed, same_everywhere)
     reordering.optimizers += optimizers

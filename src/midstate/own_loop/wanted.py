@@ -71,13 +71,12 @@ def _reasons(method: Method) -> list[str]:
     measured = [name for name in method.needs if name in MEASURED]
     norms = "batchnorm_scale" in method.needs or method.estimator.whole_channels
     coupled = method.pattern.group == "coupled"
-    permutes = getattr(method.pattern, "permute", False)
     macs = getattr(method.allocation, "budget", None) not in COUNTED
     return [
         *([f"measures on training images ({', '.join(measured)})"] if measured else []),
         *(["looks for the BatchNorm of each layer with an image"] if norms else []),
         *(["finds coupled channels with an image"] if coupled else []),
-        *(["follows channels through the network with an image (permute)"] if permutes else []),
+        *(["follows channels through the network with an image (permute)"] if method.permutes else []),
         *([f"counts an image's multiply-accumulates (budget={method.allocation.budget!r})"] if macs else []),
     ]
 

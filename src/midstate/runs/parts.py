@@ -96,7 +96,7 @@ def _check_together(method: Method, quantization: Quantization | None, trainer: 
             f"quantizer: pruner/estimator={type(method.estimator).__name__} scales kept weights, so that the finished "
             "ones would not be on the grid; choose pruner/estimator=sr_ste, hard or ste"
         )
-    if getattr(method.pattern, "permute", False):
+    if method.permutes:
         raise ConfigError(
             "quantizer: pruner.permute=true gives filters other places, and what a quantizer keeps of each would stay; "
             "use pruner.permute=false"

@@ -190,7 +190,7 @@ def _make_batches(plan: Plan, data: Images, processes: Processes) -> Batches:
 def _reordering(plan: Plan, model: nn.Module, data: Images, processes: Processes) -> Reordering | None:
     """What orders channels before the first mask, where that is asked for; all processes take rank zero's order."""
     pattern = plan.parts.method.pattern
-    if not getattr(pattern, "permute", False):
+    if not plan.parts.method.permutes:
         return None
 
     def agreed(order: Tensor) -> Tensor:

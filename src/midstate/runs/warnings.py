@@ -67,7 +67,7 @@ def warn_of_start(pruner: Pruner, model: nn.Module, trained: bool) -> None:
             "BatchNorm and ReLU: most of them never come back (as in SFP's released code); schedule.start=1ep prunes "
             "after an epoch of training, as its paper says"
         )
-    if getattr(pruner.method.pattern, "permute", False) and pruner.window.start == 0 and not trained:
+    if pruner.method.permutes and pruner.window.start == 0 and not trained:
         log.warning(
             "warning: pruner.permute=true: channels are ordered by random weights, which is of little use; give "
             "trained ones by model.checkpoint or model.pretrained=true, or train dense first: schedule.start=0.5"

@@ -103,6 +103,11 @@ class Method:
         return not self.dense and self.pattern.unit == "filter"
 
     @property
+    def permutes(self) -> bool:
+        """Tell whether channels are put into another order before the first mask."""
+        return getattr(self.pattern, "permute", False)
+
+    @property
     def num_jumps(self) -> int:
         """Jumps between the dense network and the target, as the path counts them."""
         return 0 if self.dense else self.path.num_jumps(self.pattern)
@@ -158,10 +163,6 @@ def _no_filters(*kinds: type) -> Callable[[Method], bool]:
 
 def _learns(m: Method) -> bool:
     return isinstance(m.estimator, LearnedCombinations) and isinstance(m.path, Combinations)
-
-
-def _permutes(m: Method) -> bool:
-    return getattr(m.pattern, "permute", False)
 
 
 def _levels(m: Method) -> list[int]:
@@ -330,24 +331,24 @@ REFUSED = (
     # The order of channels
     Refused(
         "`permute=true` with a criterion other than `l1`, `l2`",
-        lambda m: _permutes(m) and not isinstance(m.criterion, L1 | L2),
+        lambda m: m.permutes and not isinstance(m.criterion, L1 | L2),
         "permute=true: looks for an order that keeps more magnitude, and this criterion ranks by something else; use "
         "pruner/criterion=l1, or permute=false",
     ),
     Refused(
         "`permute=true` with `estimator=candidates`",
-        lambda m: _permutes(m) and isinstance(m.estimator, LearnedCombinations),
+        lambda m: m.permutes and isinstance(m.estimator, LearnedCombinations),
         "permute=true: estimator=candidates learns which weights stay whatever their magnitude; use permute=false",
     ),
     Refused(
         "`permute=true` with `update=drop_grow`, `initial=random`",
-        lambda m: _permutes(m) and isinstance(m.update, DropGrow) and m.update.initial == "random",
+        lambda m: m.permutes and isinstance(m.update, DropGrow) and m.update.initial == "random",
         "permute=true: initial='random' draws the first masks, whatever the magnitudes; use initial=criterion, or "
         "permute=false",
     ),
     Refused(
         "`permute=true` with a level for each filter",
-        lambda m: _permutes(m) and m.allocation.by_filter,
+        lambda m: m.permutes and m.allocation.by_filter,
         "permute=true: gives filters other places, and per=filter gives each its own N; use per=layer, or "
         "permute=false",
     ),

@@ -88,7 +88,7 @@ class Pruner(Walker):
         self._attached = Attached(method, self.layers)
         self._weights = self._attached.weights
         self._tried: list[LayerView] = []  # as they are when it does
-        self._reordering = reordering if getattr(method.pattern, "permute", False) else None
+        self._reordering = reordering if method.permutes else None
         self.reordered: Mapping[str, float | bool] | None = None  # what that has brought, once it is done
         # A dense run stays as it is now: nothing attached, no refresh, no change.
         self.refresh_steps, self._changes = NEVER, NO_CHANGES
@@ -110,7 +110,7 @@ class Pruner(Walker):
         method = self.method
         if is_extracted(method.allocation) and sizes is None:
             raise ValueError(f"budget={method.allocation.budget!r}: is counted by `sizes`; give them to the pruner")
-        if getattr(method.pattern, "permute", False):
+        if method.permutes:
             if self._reordering is None:
                 raise ValueError("permute=true: channels are ordered by `reordering`; give it to the pruner")
             self._reordering.check(self.layers)
