@@ -36,6 +36,7 @@ def train(model, optimizer, some):
         ("magnitude", {"every": "3it"}),
         ("channel", {"every": "3it", "sparsity": 0.5, "sample": batches(1)[0]}),
         ("domino", {"n": 2, "m": 4, "trained": True}),
+        ("nm", {"n": 2, "m": 4, "permute": True, "sample": batches(1)[0]}),
     ],
 )
 def test_a_loop_that_was_interrupted_gives_the_same_bits(name, settings):
@@ -165,3 +166,21 @@ def test_a_compiled_step_sees_new_masks_without_another_graph():
     again.finalise()
     assert len(graphs) == 1
     assert_same(model, other)
+
+
+def test_channels_are_put_in_order_when_pruning_begins():
+    sample = batches(1)[0]
+    with pytest.raises(ValueError, match="follows channels through the network with an image"):
+        made("nm", n=2, m=4, permute=True)
+    plain, model = network(), network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
+    asp = {"n": 2, "m": 4, "multiples": None, "start": 0.5, "permute": True}
+    pruner = prune(model, optimizer, "asp", total_steps=STEPS, sample=sample, **asp)
+    train(model, optimizer, batches()[:3])
+    assert pruner.pruner.reordered is None
+    train(model, optimizer, batches()[3:])
+    pruner.finalise()
+    reordered = pruner.pruner.reordered
+    assert reordered["after"] > reordered["before"]
+    assert verify_nm(model[2].weight, 2, 4)
+    plain.load_state_dict(model.state_dict())

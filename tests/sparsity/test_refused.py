@@ -101,6 +101,12 @@ def products():
     heads = replace(CHANNELS[0], heads=True)
     for pattern, allocation in itertools.product((CHANNELS[0], heads), EVERY["allocation"]):
         yield CHANNELS[1], pattern, L1(), allocation, Direct(), Update(), Hard()
+    permuted = replace(NM(2, 4), permute=True)
+    for criterion, allocation in itertools.product(EVERY["criterion"], (Uniform(), Budget("random", per="filter"))):
+        yield Scope(), permuted, criterion, allocation, Direct(), Update(), Hard()
+    for update in (DropGrow(grow="random", initial=initial) for initial in ("random", "criterion")):
+        yield Scope(), permuted, L1(), Uniform(), Direct(), update, Hard()
+    yield Scope(), permuted, L1(), Uniform(), Combinations(), Update(), LearnedCombinations()
     for pattern, penalty in itertools.product(EVERY["pattern"], members("penalty")):
         yield Scope(), pattern, L1(), Uniform(), Direct(), Update(), Hard(), penalty
 

@@ -42,6 +42,9 @@ def nm(fields: Fields) -> None:
     """Of N:M."""
     checks.integer("m", fields["m"], 1)
     checks.integer("n", fields["n"], 1, fields["m"])
+    if "permute" in fields:
+        checks.boolean("permute", fields["permute"])
+        checks.number("permute_seconds", fields["permute_seconds"], 0)
 
 
 def share(fields: Fields) -> None:

@@ -42,6 +42,15 @@ def digest(tensor: Tensor) -> Tensor:
     return (words * (odd | 1)).sum()
 
 
+def same_everywhere(value: T) -> T:
+    """The value that the first process has, where several are joined, whoever has joined them."""
+    if not (distributed.is_available() and distributed.is_initialized()):
+        return value
+    values: list[Any] = [None] * distributed.get_world_size()
+    distributed.all_gather_object(values, value)
+    return values[0]
+
+
 @dataclass(frozen=True)
 class Processes:
     """The processes of one run.

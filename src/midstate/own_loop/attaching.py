@@ -8,7 +8,8 @@ from torch.optim import LBFGS, Optimizer
 
 from midstate.common.checks import boolean, integer
 from midstate.common.seeds import seed_for
-from midstate.compaction import coupled_for, sizes_under_masks, weight_uses
+from midstate.compaction import Reordering, coupled_for, sizes_under_masks, weight_uses
+from midstate.distributed.processes import same_everywhere
 from midstate.models import classifier_names
 from midstate.own_loop.handle import OwnLoop
 from midstate.own_loop.presets import Choice, choose, in_python
@@ -67,7 +68,8 @@ def prune(
     seed = seed_for(integer("seed", seed, 0), "pruning")
     images = images_for(choice, model, sample)
     try:
-        pruner = _attach(choice, model, steps_per_epoch or total_steps, total_steps, seed, heads, images)
+        reordering = _reordering(choice, model, images, optimizers, seed)
+        pruner = _attach(choice, model, steps_per_epoch or total_steps, total_steps, seed, heads, images, reordering)
         added = [parameter for parameter in model.parameters() if id(parameter) not in before]
         left = [] if choice.method.dense else pruner.left_dense(model, heads)
         left = [f"{layer.name} ({why})" for layer, why in left]
@@ -94,14 +96,27 @@ def _attach(
     seed: int,
     heads: Collection[str],
     images: Sample | None,
+    reordering: Reordering | None,
 ) -> Pruner:
     uses = None if images is None else weight_uses(model, images.images[:2])
     extracted = is_extracted(choice.method.allocation)
     sizes = sizes_under_masks(model, uses, tuple(images.images.shape[1:])) if extracted else None
     coupled = None if images is None else coupled_for(choice.method.pattern, model, tuple(images.images.shape[1:]))
     return Pruner(
-        model, choice.method, choice.schedule, steps_per_epoch, total_steps, seed, heads, uses, images, sizes, coupled
-    )
+        model, choice.method, choice.schedule, steps_per_epoch, total_steps, seed, heads, uses, images, sizes, coupled,
+        reordering,
+    )  # fmt: skip
+
+
+def _reordering(
+    choice: Choice, model: nn.Module, images: Sample | None, optimizers: Sequence[Optimizer], seed: int
+) -> Reordering | None:
+    """What orders channels before the first mask, where that is asked for."""
+    if not choice.method.permutes:
+        return None
+    reordering = Reordering(model, tuple(images.images.shape[1:]), choice.method.pattern, seed, same_everywhere)
+    reordering.optimizers += optimizers
+    return reordering
 
 
 def _checked(model: nn.Module, optimizer: Optimizer | Sequence[Optimizer]) -> list[Optimizer]:

@@ -12,6 +12,7 @@ from torch.optim import Optimizer
 
 from midstate.own_loop.hooks import StepHooks
 from midstate.sparsity import Pruner
+from midstate.sparsity.tensors import original
 
 log = logging.getLogger(__name__)
 NAMED = 8  # layers that `describe` names at most
@@ -145,12 +146,6 @@ class OwnLoop:
     def _originals(self) -> list[torch.Tensor]:
         """The hidden weights, as the optimizers have them."""
         return [original(layer.module, layer.tensor_name) for layer in self.pruner.layers]
-
-
-def original(module: nn.Module, name: str) -> torch.Tensor:
-    """A tensor as the optimizer has it, under whatever is parametrized."""
-    lists = getattr(module, "parametrizations", {})
-    return lists[name].original if name in lists else getattr(module, name)
 
 
 def _join(optimizers: Sequence[Optimizer], added: Sequence[nn.Parameter], weights: Sequence[torch.Tensor]) -> None:

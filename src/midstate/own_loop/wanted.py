@@ -76,6 +76,7 @@ def _reasons(method: Method) -> list[str]:
         *([f"measures on training images ({', '.join(measured)})"] if measured else []),
         *(["looks for the BatchNorm of each layer with an image"] if norms else []),
         *(["finds coupled channels with an image"] if coupled else []),
+        *(["follows channels through the network with an image (permute)"] if method.permutes else []),
         *([f"counts an image's multiply-accumulates (budget={method.allocation.budget!r})"] if macs else []),
     ]
 

@@ -83,6 +83,7 @@ def finish(recorder: Recorder) -> dict[str, Any]:
             **({} if skipped is None else {"images_skipped": len(skipped)}),
             **({"quantization": _quantization(session)} if quantizer else {}),
             **({"recovery": recovery} if recovery else {}),
+            **({"permuted": dict(pruner.reordered)} if pruner.reordered else {}),
             images_per_second=sum(row["images_per_second"] for row in session.rows) / len(session.rows),
         )
         recorder.track(summary, show(directory.path, summary, recorder.plan.title))

@@ -33,6 +33,8 @@ _ADDED_TO_AXES = {
     "slack": ("allocation", None),
     "worst": ("allocation", False),
     "draw": ("allocation", 0),
+    "permute": ("pattern", False),
+    "permute_seconds": ("pattern", 300),
 }
 NEUTRAL: dict[str, Any] = {
     key: neutral

@@ -96,6 +96,11 @@ def _check_together(method: Method, quantization: Quantization | None, trainer: 
             f"quantizer: pruner/estimator={type(method.estimator).__name__} scales kept weights, so that the finished "
             "ones would not be on the grid; choose pruner/estimator=sr_ste, hard or ste"
         )
+    if method.permutes:
+        raise ConfigError(
+            "quantizer: pruner.permute=true gives filters other places, and what a quantizer keeps of each would stay; "
+            "use pruner.permute=false"
+        )
     learned = (quantization.estimator, *([quantization.activation] if quantization.quantises_inputs else []))
     if trainer.precision == "fp16" and not all(each.scaled_gradients for each in learned):
         raise ConfigError(

@@ -9,7 +9,7 @@ from torch.amp import GradScaler
 
 from midstate.common.errors import ConfigError, user_errors
 from midstate.common.seeds import seed_for
-from midstate.compaction import coupled_for, sizes_under_masks, weight_uses
+from midstate.compaction import Reordering, coupled_for, sizes_under_masks, weight_uses
 from midstate.data import Augmentation, Batches, Images
 from midstate.distributed.machine import keep_freed_memory
 from midstate.distributed.processes import ALONE, Processes
@@ -55,7 +55,8 @@ def build_session(plan: Plan, processes: Processes = ALONE) -> Session:
     torch.manual_seed(seed_for(seed, "dropout", *([processes.rank] if processes.rank else [])))
     batches = _make_batches(plan, data, processes)
     total_steps = settings.epochs * batches.steps_per_epoch
-    pruner = _attach(plan, model, uses, data, batches.steps_per_epoch, total_steps)
+    reordering = _reordering(plan, model, data, processes)
+    pruner = _attach(plan, model, uses, data, batches.steps_per_epoch, total_steps, reordering)
     quantizer = _quantise(plan, model, uses, data, batches.steps_per_epoch, total_steps)
     if quantizer and quantizer.search and pruner.search:
         raise ConfigError(
@@ -69,6 +70,10 @@ def build_session(plan: Plan, processes: Processes = ALONE) -> Session:
     walk = quantizer if pruner.method.dense else pruner
     probing = settings.probes and walk is not None and (walk is quantizer or pruner.method.path.probed)
     forward = processes.parallel(model)
+    ema = _moving_average(model, settings.ema)
+    if reordering:
+        reordering.optimizers.append(optimizer)
+        reordering.averages += [ema.module] if ema else []
     return Session(
         settings=settings,
         data=data,
@@ -83,7 +88,7 @@ def build_session(plan: Plan, processes: Processes = ALONE) -> Session:
         forward=torch.compile(forward) if settings.compile else forward,
         scaler=GradScaler(plan.parts.device.type, enabled=settings.precision == "fp16"),
         mixing=Mixing.of(settings.mixup, settings.cutmix, data.num_classes, seed),
-        ema=_moving_average(model, settings.ema),
+        ema=ema,
         processes=processes,
         quantizer=quantizer,
         recovery=Recovery(model, data.train, data.unused) if settings.recovery else None,
@@ -182,8 +187,27 @@ def _make_batches(plan: Plan, data: Images, processes: Processes) -> Batches:
     return batches
 
 
+def _reordering(plan: Plan, model: nn.Module, data: Images, processes: Processes) -> Reordering | None:
+    """What orders channels before the first mask, where that is asked for; all processes take rank zero's order."""
+    pattern = plan.parts.method.pattern
+    if not plan.parts.method.permutes:
+        return None
+
+    def agreed(order: Tensor) -> Tensor:
+        return processes.gather(order)[0]
+
+    with user_errors("pruner.permute"):
+        return Reordering(model, data.shape, pattern, seed_for(plan.seed, "pruning"), agreed)
+
+
 def _attach(
-    plan: Plan, model: nn.Module, uses: dict[str, int], data: Images, steps_per_epoch: int, total_steps: int
+    plan: Plan,
+    model: nn.Module,
+    uses: dict[str, int],
+    data: Images,
+    steps_per_epoch: int,
+    total_steps: int,
+    reordering: Reordering | None,
 ) -> Pruner:
     extracted = is_extracted(plan.parts.method.allocation)
     with user_errors("pruner and schedule"):
@@ -199,13 +223,14 @@ def _attach(
             _sample(data, method.allocation if "trial" in (method := plan.parts.method).needs else None),
             sizes_under_masks(model, uses, data.shape) if extracted else None,
             coupled_for(plan.parts.method.pattern, model, data.shape),
+            reordering,
         )
     _check_trained(plan, "pruner", pruner)
     warn_of_walk(pruner, "pruner", total_steps)
     warn_of_scope(pruner, model, uses)
     warn_of_end(pruner, total_steps)
     warn_of_long_times(pruner, plan.parts.trainer.checkpoint_every, steps_per_epoch, total_steps)
-    warn_of_start(pruner, model)
+    warn_of_start(pruner, model, _trained(plan))
     return pruner
 
 
@@ -247,13 +272,17 @@ def _sample(data: Images, finetune: Finetune | None) -> Sample:
 
 def _check_trained(plan: Plan, group: str, walk: Pruner | Quantizer) -> None:
     """Refuse to try schemes on a network that nothing has trained: they would all be as good as chance."""
-    trained = plan.checkpoint is not None or getattr(plan.parts.model, "pretrained", False)
-    if walk.search and walk.window.start == 0 and not trained:
+    if walk.search and walk.window.start == 0 and not _trained(plan):
         raise ConfigError(
             f"{group}/allocation={plan.choices.get(f'{group}/allocation')}: tries schemes on trained weights, and "
             "there are none at the first step; give them by model.checkpoint=outputs/dense (a file, or runs of a dense "
             "experiment) or model.pretrained=true, or train dense first in the same run: schedule.start=0.25"
         )
+
+
+def _trained(plan: Plan) -> bool:
+    """Tell whether the run begins with trained weights."""
+    return plan.checkpoint is not None or bool(getattr(plan.parts.model, "pretrained", False))
 
 
 def _moving_average(model: nn.Module, decay: float | None) -> Any:

@@ -54,8 +54,9 @@ def warn_of_walk(walk: Pruner | Quantizer, group: str, total_steps: int) -> None
         log.warning("warning: bits come down until the run's last step, so no step is trained at the target's")
 
 
-def warn_of_start(pruner: Pruner, model: nn.Module) -> None:
-    """Warn where a penalty has no step to act in, or where filters are zeroed that can never come back.
+def warn_of_start(pruner: Pruner, model: nn.Module, trained: bool) -> None:
+    """Warn where a penalty has no step to act in, where filters are zeroed that can never come back, and where
+    channels are ordered by weights that nothing has trained.
 
     Without a penalty, gammas are all alike unless a checkpoint brings them. A filter of zeros under a beta of zero
     gives 0 to the ReLU, whose gradient there is 0: neither its weights nor its BatchNorm ever learn.
@@ -65,6 +66,11 @@ def warn_of_start(pruner: Pruner, model: nn.Module) -> None:
             "warning: filters are zeroed before the first step, and of this new network they get no gradient behind "
             "BatchNorm and ReLU: most of them never come back (as in SFP's released code); schedule.start=1ep prunes "
             "after an epoch of training, as its paper says"
+        )
+    if pruner.method.permutes and pruner.window.start == 0 and not trained:
+        log.warning(
+            "warning: pruner.permute=true: channels are ordered by random weights, which is of little use; give "
+            "trained ones by model.checkpoint or model.pretrained=true, or train dense first: schedule.start=0.5"
         )
     if pruner.method.penalty and pruner.window.start == 0:
         log.warning(

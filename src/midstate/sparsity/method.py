@@ -13,6 +13,8 @@ from midstate.sparsity.allocations.scheme import Scheme
 from midstate.sparsity.criteria.base import Criterion
 from midstate.sparsity.criteria.batchnorm_scale import BatchNormScale
 from midstate.sparsity.criteria.geometric_median import GeometricMedian
+from midstate.sparsity.criteria.l1 import L1
+from midstate.sparsity.criteria.l2 import L2
 from midstate.sparsity.estimators.base import Estimator
 from midstate.sparsity.estimators.candidates import LearnedCombinations
 from midstate.sparsity.estimators.dense_gradient import DenseGradient
@@ -99,6 +101,11 @@ class Method:
     def prunes_filters(self) -> bool:
         """Tell whether whole filters go."""
         return not self.dense and self.pattern.unit == "filter"
+
+    @property
+    def permutes(self) -> bool:
+        """Tell whether channels are put into another order before the first mask."""
+        return getattr(self.pattern, "permute", False)
 
     @property
     def num_jumps(self) -> int:
@@ -320,6 +327,30 @@ REFUSED = (
         "pattern=channel with skip_shortcuts={scope.skip_shortcuts}, skip_depthwise={scope.skip_depthwise}: a channel "
         "goes with all its filters, those of shortcuts and depthwise convolutions, too, or not at all; use "
         "pruner/scope=channels",
+    ),
+    # The order of channels
+    Refused(
+        "`permute=true` with a criterion other than `l1`, `l2`",
+        lambda m: m.permutes and not isinstance(m.criterion, L1 | L2),
+        "permute=true: looks for an order that keeps more magnitude, and this criterion ranks by something else; use "
+        "pruner/criterion=l1, or permute=false",
+    ),
+    Refused(
+        "`permute=true` with `estimator=candidates`",
+        lambda m: m.permutes and isinstance(m.estimator, LearnedCombinations),
+        "permute=true: estimator=candidates learns which weights stay whatever their magnitude; use permute=false",
+    ),
+    Refused(
+        "`permute=true` with `update=drop_grow`, `initial=random`",
+        lambda m: m.permutes and isinstance(m.update, DropGrow) and m.update.initial == "random",
+        "permute=true: initial='random' draws the first masks, whatever the magnitudes; use initial=criterion, or "
+        "permute=false",
+    ),
+    Refused(
+        "`permute=true` with a level for each filter",
+        lambda m: m.permutes and m.allocation.by_filter,
+        "permute=true: gives filters other places, and per=filter gives each its own N; use per=layer, or "
+        "permute=false",
     ),
     # Criterion and allocation
     Refused(

@@ -23,6 +23,7 @@ from midstate.sparsity.network import Network
 from midstate.sparsity.observe import Sample
 from midstate.sparsity.patterns.nm import Level
 from midstate.sparsity.patterns.pattern import verify
+from midstate.sparsity.permutation import Reordering
 from midstate.sparsity.schedules import Schedule
 from midstate.sparsity.tensors import Layer, names_of, weight_layers
 from midstate.sparsity.updates.base import NEVER
@@ -50,6 +51,7 @@ class Pruner(Walker):
         sample: Sample | None = None,
         sizes: Callable[[Mapping[str, Tensor]], Mapping[str, int]] | None = None,
         coupled: Sequence[Coupled] | None = None,
+        reordering: Reordering | None = None,
     ) -> None:
         """Attach masks of ones to every layer in scope.
 
@@ -66,6 +68,7 @@ class Pruner(Walker):
             sizes: parameters and multiply-accumulates of the extracted network under masks, by layer name, such as
                 `midstate.compaction.sizes_under_masks` gives; None: budgets that count them are refused.
             coupled: which filters go together, from `midstate.compaction.coupled_channels`; for pattern=channel.
+            reordering: orders channels before the first mask, such as `midstate.compaction.Reordering`; for `permute`.
 
         Raises:
             ValueError: the scope, window, update or allocation does not fit this model and run.
@@ -85,6 +88,8 @@ class Pruner(Walker):
         self._attached = Attached(method, self.layers)
         self._weights = self._attached.weights
         self._tried: list[LayerView] = []  # as they are when it does
+        self._reordering = reordering if method.permutes else None
+        self.reordered: Mapping[str, float | bool] | None = None  # what that has brought, once it is done
         # A dense run stays as it is now: nothing attached, no refresh, no change.
         self.refresh_steps, self._changes = NEVER, NO_CHANGES
         if not method.dense:
@@ -105,6 +110,10 @@ class Pruner(Walker):
         method = self.method
         if is_extracted(method.allocation) and sizes is None:
             raise ValueError(f"budget={method.allocation.budget!r}: is counted by `sizes`; give them to the pruner")
+        if method.permutes:
+            if self._reordering is None:
+                raise ValueError("permute=true: channels are ordered by `reordering`; give it to the pruner")
+            self._reordering.check(self.layers)
         self.window = method.path.window(self.window)
         method.estimator.check_window(self.window)
         self.refresh_steps = method.update.resolve(self.window, steps_per_epoch, total_steps)
@@ -149,6 +158,7 @@ class Pruner(Walker):
         ):  # at one step the weights are the same
             return
         if self.method.allocation.searches and step >= self.window.start:
+            self._reorder()
             self._search(step)
         progress = self.window.progress(step)
         self.set_masks(self.masks_at(progress, step))
@@ -165,6 +175,7 @@ class Pruner(Walker):
         method = self.method
         if progress == 0:
             return [torch.ones_like(mask) for mask in self.masks]
+        self._reorder()
         layers = self._network.ranked(step)
         if self.levels is None or method.allocation.refresh == "tick":
             self._tried = layers
@@ -177,6 +188,11 @@ class Pruner(Walker):
         if share := method.update.exchanged(self.refresh_steps.elapsed(step)):
             return method.path.masks(method.pattern, self._network.exchanging(layers, masks, share), progress)
         return self._network.swapped(layers, masks) if method.update.forced_swaps else masks
+
+    def _reorder(self) -> None:
+        """Order the network's channels, if that is asked for and not done; what it computes stays the same."""
+        if self._reordering is not None and self.reordered is None:
+            self.reordered = self._reordering.apply(self.layers)
 
     def _allocate(self, layers: Sequence[LayerView]) -> list[Level]:
         """The levels that the allocation decides on now."""
@@ -355,6 +371,7 @@ class Pruner(Walker):
             **({"walks": self._walks, "strengths": self._strengths} if self._walks else {}),
             **({"search": self.search.state_dict()} if self.search else {}),
             **({"uniform_sizes": dict(self._uniform_sizes)} if self._uniform_sizes else {}),
+            **({"reordered": dict(self.reordered)} if self.reordered else {}),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -364,5 +381,6 @@ class Pruner(Walker):
         self._refreshed = state.get("refreshed", -1)
         self._walks, self._strengths = state.get("walks"), state.get("strengths")
         self._uniform_sizes = state.get("uniform_sizes")
+        self.reordered = state.get("reordered")
         if self.search and "search" in state:
             self.search.load_state_dict(state["search"])

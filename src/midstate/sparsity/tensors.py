@@ -85,6 +85,12 @@ def fold(layer: Layer) -> None:
         parametrize.remove_parametrizations(layer.module, layer.tensor_name, leave_parametrized=True)
 
 
+def original(module: nn.Module, name: str) -> Tensor:
+    """A tensor as the optimizer has it, under whatever is parametrized."""
+    lists = getattr(module, "parametrizations", {})
+    return lists[name].original if name in lists else getattr(module, name)
+
+
 def layer_name(tensor_name: str) -> str:
     """Name of the layer whose tensor has this name in a state dict."""
     return tensor_name.removeprefix(".").removesuffix(".weight")

@@ -81,6 +81,12 @@ class NM:
 
     A level is the number of weights kept per group, from 1 to m (dense): one number for the layer, or a
     tensor with one for each filter.
+
+    Args:
+        n: kept per group.
+        m: size of a group.
+        permute: order the network's channels once, before the first mask, so that more magnitude is kept.
+        permute_seconds: after which the search for an order ends with the best so far.
     """
 
     name: ClassVar[str] = "nm"
@@ -90,6 +96,8 @@ class NM:
     budgets: ClassVar[tuple[str, ...]] = ("params", "macs")  # in which what a level costs can be counted
     n: int
     m: int
+    permute: bool = False
+    permute_seconds: float = 300
 
     def __post_init__(self) -> None:
         limits.nm(vars(self))
