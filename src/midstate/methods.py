@@ -65,7 +65,7 @@ def table(rows: list[dict[str, str]], axes: tuple[str, ...] = AXES) -> str:
 
 def refused_table() -> str:
     """Render the products of axes that are refused, with the reasons, as a Markdown table."""
-    from midstate.sparsity.method import REFUSED  # takes as long as importing torch
+    from midstate.sparsity.refused import REFUSED  # takes as long as importing torch
 
     rows = [(each.what, re.sub(r"\{[^}]*\}", "…", each.why)) for each in REFUSED]
     lines = ["| refused | reason, and the way out |", "|---|---|"]

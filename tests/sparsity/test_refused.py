@@ -39,7 +39,8 @@ from midstate.sparsity import (
     Update,
     Weight,
 )
-from midstate.sparsity.method import AXES, REFUSED
+from midstate.sparsity.method import AXES
+from midstate.sparsity.refused import REFUSED
 
 ROOT = Path(__file__).parents[2]
 SCHEME = ROOT / "tests" / "scheme.json"
