@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from benchmarks import channels
+from benchmarks import networks
 from midstate.common.errors import ConfigError
 from midstate.compaction.extracting import extract
 from midstate.runs.finished import read_finished, rebuild
@@ -51,15 +51,15 @@ def as_if_trained(name: str) -> Network:
         import timm
 
         torch.manual_seed(0)
-        return pruned(name, channels.as_if_trained(timm.create_model(name)), SHAPE)
-    return pruned(name, channels.network(name), SHAPE)
+        return pruned(name, networks.as_if_trained(timm.create_model(name)), SHAPE)
+    return pruned(name, networks.from_torchvision(name), SHAPE)
 
 
 def pruned(name: str, dense: nn.Module, shape: tuple[int, ...]) -> Network:
     """Prune half of the coupled channels, heads of attention too, of a copy; and another to 2:4."""
     half, nm = deepcopy(dense), deepcopy(dense)
-    channels.prune_channels(half, shape, 0.5, heads=True)
-    channels.prune(nm, NM(2, 4), Scope())
+    networks.prune_channels(half, shape, 0.5, heads=True)
+    networks.prune(nm, NM(2, 4), Scope())
     return Network(name, shape, dense, {"half of the channels": half, "2:4": nm})
 
 
@@ -80,12 +80,12 @@ def of_run(directory: Path) -> Network:
 @torch.no_grad()
 def forms_of(network: Network, images: Tensor) -> list[Form]:
     """What there is of a network, the dense one first; masks are folded in."""
-    whole = channels.sizes(network.dense, images[:2])[1]
+    whole = networks.sizes(network.dense, images[:2])[1]
     forms = [Form("–", "dense", network.dense, "", 1.0, network.dense(images))]
     for pruning, masked in network.masked.items():
         expected = masked(images)
         small, why = _extracted(masked, network.shape, images, whole)
-        macs = channels.sizes(small or masked, images[:2])[1] / whole
+        macs = networks.sizes(small or masked, images[:2])[1] / whole
         forms += [
             Form(pruning, "masked", masked, "", 1.0, expected),
             Form(pruning, "extracted", small, why, macs, expected),
@@ -99,6 +99,6 @@ def _extracted(masked: nn.Module, shape: tuple[int, ...], images: Tensor, whole:
         small = extract(masked, shape)
     except ValueError as error:
         return None, f"does not apply: {error}"
-    if channels.sizes(small, images[:2])[1] == whole:  # constants of a ViT's token are no channels
+    if networks.sizes(small, images[:2])[1] == whole:  # constants of a ViT's token are no channels
         return None, "does not apply: nothing to remove: zeros within filters stay where they are"
     return small, ""
