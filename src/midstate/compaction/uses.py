@@ -10,6 +10,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
+from midstate.common.uncompiled import uncompiled
 from midstate.sparsity import weight_layers
 from midstate.sparsity.observe import evaluation
 from midstate.sparsity.tensors import layer_name
@@ -164,6 +165,9 @@ class _Products(TorchDispatchMode):
                 self.features.discard(memory)
             if origin is not None:
                 self.origins[memory] = origin
+
+
+uncompiled(_Products, "__torch_dispatch__")
 
 
 def _memory(tensor: Tensor) -> int:
