@@ -110,7 +110,7 @@ def test_pruned_weights_lose_their_momentum_in_any_group():
 
 def test_torch_gets_what_was_set():
     made = sgd().create(nn.Linear(2, 2))
-    assert type(made) is optim.SGD
+    assert isinstance(made, optim.SGD)
     assert {k: made.defaults[k] for k in ("lr", "momentum", "nesterov", "weight_decay")} == {
         "lr": 0.1,
         "momentum": 0.9,
@@ -118,7 +118,7 @@ def test_torch_gets_what_was_set():
         "weight_decay": 5e-4,
     }
     made = adamw().create(nn.Linear(2, 2))
-    assert type(made) is optim.AdamW
+    assert isinstance(made, optim.AdamW)
     assert made.defaults["betas"] == (0.9, 0.99)
 
 

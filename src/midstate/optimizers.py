@@ -3,15 +3,27 @@
 import logging
 import math
 from dataclasses import dataclass, field
+from inspect import unwrap
 from itertools import pairwise
 from typing import Any
 
+import torch
 from torch import nn, optim
 
 from midstate.common import training_limits
 from midstate.common.times import steps_of, warn_if_longer
+from midstate.common.uncompiled import uncompiled
 
 log = logging.getLogger(__name__)
+
+
+def _uncompiled(kind: type[optim.Optimizer]) -> type[optim.Optimizer]:
+    """An optimizer of torch's as it is without torch's compiler; what `trainer.compile` compiles is the network."""
+    own = type(kind.__name__, (kind,), {"step": torch.no_grad()(unwrap(kind.step))})
+    return uncompiled(own, "add_param_group", "zero_grad", "state_dict", "load_state_dict")
+
+
+_SGD, _AdamW = _uncompiled(optim.SGD), _uncompiled(optim.AdamW)
 
 
 @dataclass(frozen=True)
@@ -118,7 +130,7 @@ class SGD(_Optimizer):
 
     def create(self, model: nn.Module) -> optim.Optimizer:
         """Make the optimizer of a model's parameters; the loop sets its learning rate before every step."""
-        return optim.SGD(
+        return _SGD(
             self._groups(model),
             lr=self.lr,
             momentum=self.momentum,
@@ -140,4 +152,4 @@ class AdamW(_Optimizer):
     def create(self, model: nn.Module) -> optim.Optimizer:
         """Make the optimizer of a model's parameters; the loop sets its learning rate before every step."""
         betas = (self.beta1, self.beta2)
-        return optim.AdamW(self._groups(model), lr=self.lr, betas=betas, weight_decay=self.weight_decay)
+        return _AdamW(self._groups(model), lr=self.lr, betas=betas, weight_decay=self.weight_decay)

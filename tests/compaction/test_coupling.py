@@ -130,6 +130,16 @@ def split():
     return Net(together, a=conv(3, 8), b=conv(4, 4), last=nn.Linear(4, 2))
 
 
+def deepened():
+    """A block that torchvision's stochastic depth leaves out at times; it is known by its name alone."""
+
+    def together(net, x):
+        x = net.first(x)
+        return head(x + torchvision.ops.stochastic_depth(net.a(x), 0.1, "row", net.training), net.last)
+
+    return Net(together, first=conv(3, 6), a=conv(6, 6), last=nn.Linear(6, 2))
+
+
 def groups_of(model):
     """Filters by channel, block by block: what `filters` has, without tensors."""
     return [
@@ -153,6 +163,7 @@ def numbered(*counts):
         (padded, [{"first": numbered(4), "b": numbered(2, 6)}, {"b": [0, 1, 6, 7]}]),
         (flattened, [{"a": numbered(4)}, {"b": numbered(6)}]),
         (normalised, [{"a": numbered(4)}]),
+        (deepened, [{"first": numbered(6), "a": numbered(6)}]),
         (split, [{"a": numbered(4), "b": numbered(4)}, {"a": numbered(4, 8)}]),
     ],
 )

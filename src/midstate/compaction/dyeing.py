@@ -11,6 +11,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from midstate.common.uncompiled import uncompiled
 from midstate.compaction.parts import Constants, Spread
 from midstate.sparsity import Layer, weight_layers
 from midstate.sparsity.observe import evaluation
@@ -269,6 +270,9 @@ class _Carrier(TorchDispatchMode):
         if _can_be_dyed(tensor):
             return tensor.isnan()
         return self._beside.get(_memory(tensor), {}).get(_place(tensor))
+
+
+uncompiled(_Carrier, "__torch_dispatch__")
 
 
 def _can_be_dyed(tensor: Tensor) -> bool:

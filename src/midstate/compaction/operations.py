@@ -8,7 +8,6 @@ import torch
 from torch import Tensor, nn
 from torch.fx import Node
 from torch.nn import functional as F
-from torchvision.ops import stochastic_depth
 
 from midstate.compaction.observing import Observed
 
@@ -19,7 +18,7 @@ ELEMENTWISE = (
 ELEMENTWISE_FUNCTIONS = (
     F.relu, torch.relu, F.relu6, F.hardtanh, F.leaky_relu, F.elu, F.selu, F.celu, F.gelu, F.silu, F.mish, F.sigmoid,
     torch.sigmoid, F.tanh, torch.tanh, F.softplus, F.hardsigmoid, F.hardswish, F.dropout, F.dropout2d,
-    stochastic_depth, torch.clamp,
+    torch.clamp, "torchvision.ops.stochastic_depth.stochastic_depth",  # by name: not every run imports torchvision
 )  # fmt: skip
 ELEMENTWISE_METHODS = ("relu", "sigmoid", "tanh", "clamp", "contiguous", "clone", "detach", "float")
 SPATIAL = (
@@ -91,10 +90,16 @@ def flattened(node: Node, seen: Observed) -> Tensor | None:
 
 
 def one_of(node: Node, module: nn.Module | None, kinds: tuple, functions: tuple, methods: tuple) -> bool:
-    """Tell whether a node is a module of one of the kinds, or one of the functions or methods."""
+    """Tell whether a node is a module of one of the kinds, or one of the functions (also by full name) or methods."""
     if node.op == "call_module":
         return type(module) in kinds
-    return node.target in (functions if node.op == "call_function" else methods)
+    if node.op == "call_function":
+        return node.target in functions or _full_name(node.target) in functions
+    return node.target in methods
+
+
+def _full_name(function: Any) -> str:
+    return f"{getattr(function, '__module__', '')}.{getattr(function, '__name__', '')}"
 
 
 def _is_spatial_pad(node: Node) -> bool:

@@ -1,15 +1,17 @@
 """How often an image uses each weight: read off the matrix products and convolutions that the tensors end up in."""
 
+import math
 import re
 from collections.abc import Callable, Collection, Iterator
 from contextlib import ExitStack, contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from torch.utils.flop_counter import flop_registry
 
+from midstate.common.uncompiled import uncompiled
 from midstate.sparsity import weight_layers
 from midstate.sparsity.observe import evaluation
 from midstate.sparsity.tensors import layer_name
@@ -20,6 +22,12 @@ _CONVOLUTIONS = (aten.convolution, aten._convolution, aten.cudnn_convolution, at
 _OPERANDS = {aten.mm: (0, 1), aten.bmm: (0, 1), aten.addmm: (1, 2), aten.baddbmm: (1, 2)} | dict.fromkeys(
     _CONVOLUTIONS, (0, 1)
 )
+# Products of features, one operation each. These and the ones above are what torch.utils.flop_counter counts, which
+# imports Triton.
+_OF_FEATURES = {
+    *("_scaled_mm", "convolution_overrideable", "_flash_attention_forward", "_efficient_attention_forward"),
+    *(f"_scaled_dot_product_{kind}_attention" for kind in ("efficient", "flash", "cudnn")),
+}
 # A tensor that is computed from others (by a parametrization, or as torch.nn.utils' older functions do) is one weight.
 _COMPUTED = re.compile(r"(?:parametrizations\.(\w+)\..*|(\w+)_(?:orig|g|v))$")
 
@@ -110,14 +118,14 @@ class _Products(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Callable, types: tuple, args: tuple = (), kwargs: dict | None = None) -> object:
         kwargs, kind = kwargs or {}, func._overloadpacket
-        if kind not in flop_registry and (made := self._in_parts(func, args, kwargs)) is not NotImplemented:
+        if not _is_product(kind) and (made := self._in_parts(func, args, kwargs)) is not NotImplemented:
             return made
         out = func(*args, **kwargs)
         name = None
         if kind in _OPERANDS:
             name = self._multiplied([args[i] for i in _OPERANDS[kind]], kind in _CONVOLUTIONS)
             if name is not None:
-                self.macs[name] = self.macs.get(name, 0) + flop_registry[kind](*args, **kwargs, out_val=out) // 2
+                self.macs[name] = self.macs.get(name, 0) + _macs(kind, args, out)
         self._mark(out, [each for each in tree_leaves((args, kwargs)) if isinstance(each, Tensor)], kind, name)
         return out
 
@@ -148,10 +156,10 @@ class _Products(TorchDispatchMode):
         found = found & set(self.layers) or found
         return found.pop() if len(found) == 1 else None
 
-    def _mark(self, out: object, inputs: list[Tensor], kind: object, name: str | None) -> None:
+    def _mark(self, out: object, inputs: list[Tensor], kind: Any, name: str | None) -> None:
         before = {_memory(each) for each in inputs}
-        is_feature = kind in flop_registry or bool(before & self.features)
-        origin = name if kind in flop_registry else self._one_of([self._weight(each) for each in inputs])
+        is_feature = _is_product(kind) or bool(before & self.features)
+        origin = name if _is_product(kind) else self._one_of([self._weight(each) for each in inputs])
         for each in tree_leaves(out):
             if not isinstance(each, Tensor) or (memory := _memory(each)) in self.parts:
                 continue
@@ -164,6 +172,21 @@ class _Products(TorchDispatchMode):
                 self.features.discard(memory)
             if origin is not None:
                 self.origins[memory] = origin
+
+
+uncompiled(_Products, "__torch_dispatch__")
+
+
+def _is_product(kind: Any) -> bool:
+    return kind in _OPERANDS or kind.__name__ in _OF_FEATURES
+
+
+def _macs(kind: Any, args: tuple, out: Tensor) -> int:
+    """Multiply-accumulates of a product with a weight."""
+    if kind not in _CONVOLUTIONS:
+        return out.numel() * args[_OPERANDS[kind][0]].shape[-1]
+    transposed = kind in (aten.convolution, aten._convolution) and args[6]
+    return len(args[0]) * math.prod((args[0] if transposed else out).shape[2:]) * args[1].numel()
 
 
 def _memory(tensor: Tensor) -> int:

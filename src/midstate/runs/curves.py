@@ -8,7 +8,8 @@ import pandas as pd
 from matplotlib import pyplot as plt
 from matplotlib.ticker import MaxNLocator
 
-from midstate.runs.drawing import COLOURS, STYLE, band, save
+from midstate.runs.bands import band
+from midstate.runs.drawing import COLOURS, STYLE, save
 from midstate.runs.groups import Group
 
 LINES = ("-", "--", ":")

@@ -5,8 +5,6 @@ import shlex
 from pathlib import Path
 from typing import Any
 
-import jinja2
-
 from midstate.common.files import write_atomically
 from midstate.runs.report import result_lines
 
@@ -21,6 +19,8 @@ CAPTIONS = {
 
 def write_page(directory: Path, summary: dict[str, Any], title: str) -> None:
     """Write report.html of a finished run from its summary, figures and configuration."""
+    import jinja2  # not needed before
+
     loader = jinja2.FileSystemLoader(Path(__file__).parent / "templates")
     environment = jinja2.Environment(
         loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined

@@ -8,7 +8,8 @@ from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from midstate.runs.drawing import COLOURS, GREY, band
+from midstate.runs.bands import band
+from midstate.runs.drawing import COLOURS, GREY
 from midstate.study import curves, drawing, panels
 from midstate.study.claims import Claim, in_words, read_claims
 from midstate.study.drawing import PAGE, SMALL, STYLE, Tables, save

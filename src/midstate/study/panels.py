@@ -5,7 +5,8 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
-from midstate.runs.drawing import BLUE, COLOURS, GREY, SKY, band
+from midstate.runs.bands import band
+from midstate.runs.drawing import BLUE, COLOURS, GREY, SKY
 from midstate.study import drawing
 from midstate.study.claims import Claim
 from midstate.study.costs import COSTS, DIVERGED, ratio
