@@ -71,22 +71,34 @@ def axis_scale(weight: Tensor, n: int, m: int, tau: float = 1e-2) -> Tensor:
     scale = torch.ones_like(magnitude)
     if n == m:
         return scale
-    scale += _soft(magnitude.flatten(1), n, m, tau).view_as(magnitude)
+    _add_soft(scale, magnitude, magnitude.flatten(1), n, m, tau)
     if magnitude[0, 0].numel() > 1:
-        positions = magnitude.flatten(2).permute(2, 0, 1)  # (K, O, C)
-        soft = _soft(positions.flatten(1), n, m, tau).view_as(positions)
-        scale += soft.permute(1, 2, 0).reshape(magnitude.shape)
+        _add_soft(scale, magnitude, magnitude.flatten(2).permute(2, 0, 1).flatten(1), n, m, tau, positions=True)
     return scale
 
 
-def _soft(rows: Tensor, n: int, m: int, tau: float) -> Tensor:
-    """s of every row: 0 for the k smallest, sigmoid((|w| - thr) / tau) above, thr between the k-th and the next."""
+def _add_soft(
+    scale: Tensor, magnitude: Tensor, rows: Tensor, n: int, m: int, tau: float, positions: bool = False
+) -> None:
+    """Add s of every row: 0 for the k smallest, sigmoid((|w| - thr) / tau) above, thr between the k-th and the next.
+
+    Rows are filters or, transposed, kernel positions; all else is computed as the weights lie, in place.
+    """
     length = rows.shape[1]
     k = (m - n) * length // m
     if k in (0, length):  # a row shorter than a block, and one that is emptied
-        return torch.zeros_like(rows)
+        return
     above, below = around(rows, length - k)
     refuse_nan(above)
     tied = bool((above == below).any())  # across the threshold: the lower index stays
-    stay = keep_largest(rows, length - k, 1) if tied else rows >= above
-    return torch.sigmoid((rows - (below + above) / 2) / tau) * stay.view(torch.uint8)
+    shape = (1, 1, *magnitude.shape[2:]) if positions else (-1, *[1] * (magnitude.dim() - 1))
+    middle, above = ((below + above) / 2).view(shape), above.view(shape)
+    if positions:  # beside a row of positions as long as can be
+        middle, above = (each.expand(1, *magnitude.shape[1:]).contiguous() for each in (middle, above))
+    soft = (magnitude - middle).div_(tau).sigmoid_()
+    if not tied:
+        scale.add_(soft.mul_(torch.ge(magnitude, above, out=torch.empty_like(soft))))
+        return
+    stay = keep_largest(rows, length - k, 1)
+    stay = stay.t().reshape(magnitude.shape) if positions else stay.view(magnitude.shape)
+    scale.add_(soft.mul_(stay.view(torch.uint8)))

@@ -18,6 +18,9 @@ MARGIN = 1024
 FEW = 64
 # where there are as many slices for each of them: every comparison is a call.
 SLICES = 100
+# Weights of which masks are made at once on a CPU, so that what one pass leaves is in the cache for the next. In a
+# smaller chunk the calls cost more than that saves.
+CHUNK = 2**22
 NAN = "weights contain NaN: they cannot be ranked"
 
 
@@ -44,6 +47,12 @@ def keep_largest(score: Tensor, num_keep: int, dim: int, whole: Tensor | None = 
         Unrankable: score contains NaN.
     """
     size = score.shape[dim]
+    if dim and score.device.type == "cpu" and score.numel() > CHUNK and len(score) > 1:
+        rows = max(1, CHUNK * len(score) // score.numel())
+        wholes = [None] * len(score) if whole is None else whole.split(rows)
+        return torch.cat(
+            [keep_largest(part, num_keep, dim, each) for part, each in zip(score.split(rows), wholes, strict=False)]
+        )
     if num_keep in (0, size):
         refuse_nan(score)
         keep = torch.full_like(score, num_keep > 0, dtype=torch.bool)
@@ -59,13 +68,21 @@ def keep_largest(score: Tensor, num_keep: int, dim: int, whole: Tensor | None = 
     if whole is not None:
         threshold = threshold.masked_fill(whole, -torch.inf)
         most += (size - num_keep) * int(whole.count_nonzero())
-    keep = score >= threshold
+    keep = at_least(score, threshold)
     # Every slice keeps enough, so none keeps too many where the sum is right.
     if int(keep.count_nonzero()) > most:
         over = keep.sum(dim, keepdim=True) > num_keep
         over = over if whole is None else over & ~whole
         _repair(*(each.movedim(dim, -1) for each in (keep, score, threshold)), over.movedim(dim, -1)[..., 0], num_keep)
     return keep
+
+
+def at_least(score: Tensor, threshold: Tensor) -> Tensor:
+    """score >= threshold, bools."""
+    if score.device.type != "cpu":
+        return score >= threshold
+    # Vector instructions compare to the same type, and make that bools; to bools at once, processors do it one by one.
+    return torch.ge(score, threshold, out=torch.empty_like(score)).bool()
 
 
 def _repair(keep: Tensor, rows: Tensor, threshold: Tensor, over: Tensor, num_keep: int) -> None:
