@@ -32,6 +32,7 @@ COMMANDS = {
     "ranking": 5,
     "refresh": 30,
     "scaling": 7,
+    "shares": 1,
     "startup": 7,
     "step": 25,
     "sweep": 1,

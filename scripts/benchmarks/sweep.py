@@ -1,4 +1,6 @@
-"""sweep: how many runs of the default job an hour has: Hydra's basic launcher, its joblib pool, and forked runs."""
+"""sweep: how many runs of the default job an hour has: Hydra's basic launcher, its joblib pool, and forked runs, one at
+a time and two.
+"""
 
 import sys
 from pathlib import Path
@@ -9,6 +11,7 @@ from benchmarks.common import run_all, timed_process
 from midstate.common.project import ROOT
 
 RUNS = 20
+ALONE = "forked, as scripts/reproduce.py --jobs 1 does"
 JOB = ("pruner=nm_block", "schedule=cubic", "logger=none")
 
 
@@ -19,22 +22,24 @@ def measure(repeats: int) -> list[dict[str, Any]]:
         "joblib pool (-m launcher=pool)": [
             str(ROOT / "train.py"), "-m", "launcher=pool", *JOB, f"seed=range(0,{RUNS})",
         ],
-        "forked, as scripts/reproduce.py --jobs 2 does": ["-m", "benchmarks.sweep"],
+        ALONE: ["-m", "benchmarks.sweep", "1"],
+        "forked, as scripts/reproduce.py --jobs 2 does": ["-m", "benchmarks.sweep", "2"],
     }  # fmt: skip
     seconds: dict[str, list[float]] = {way: [] for way in ways}
     for _ in range(repeats):
         for way, arguments in ways.items():
             seconds[way].append(timed_process(arguments)["seconds"])
-    basic = median(next(iter(seconds.values())))
+    basic, alone = (median(seconds[way]) for way in (next(iter(ways)), ALONE))
     return [
         {
             "way": way,
             "runs an hour": round(3600 * RUNS / median(taken)),
             "times the basic launcher": round(basic / median(taken), 2),
+            "times one forked at a time": round(alone / median(taken), 2),
         }
         for way, taken in seconds.items()
     ]
 
 
 if __name__ == "__main__":
-    sys.exit(run_all([([*JOB, f"seed={seed}"], Path(f"{seed}.log")) for seed in range(RUNS)]))
+    sys.exit(run_all([([*JOB, f"seed={seed}"], Path(f"{seed}.log")) for seed in range(RUNS)], int(sys.argv[1])))

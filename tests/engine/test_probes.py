@@ -69,6 +69,15 @@ def test_the_gap_is_the_accuracy_lost_between_two_masks_of_the_same_weights():
     assert all(mask.all() for mask in pruner.masks)  # put back as they were
 
 
+def test_a_network_without_batchnorm_sees_the_images_once_in_each_state():
+    model, pruner = pruned(StepN(), Schedule("linear", 0, 1.0))
+    seen = []
+    model.register_forward_hook(lambda module, inputs, output: seen.append(len(output)))
+    row = GapProbe(model, pruner, split(), split(40)).before_refresh(100)
+    assert seen == [40, 40]
+    assert row["gap_bn"] == row["gap"]
+
+
 def test_batchnorm_is_estimated_on_the_batches_and_restored():
     model = nn.Sequential(nn.BatchNorm2d(3), nn.Dropout(0.5), nn.Flatten(), nn.Linear(3, 10))
     model.eval()

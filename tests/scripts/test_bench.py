@@ -3,13 +3,14 @@
 import json
 import subprocess
 import sys
+import time
 
 import pytest
 import torch
 from conftest import TINY, composed
 
-from benchmarks import gate, mask, refresh, startup, step
-from benchmarks.common import rendered
+from benchmarks import gate, mask, refresh, shares, startup, step
+from benchmarks.common import ENVIRONMENT, rendered
 from midstate.common.project import ROOT
 from midstate.runs.plan import Plan
 from midstate.sparsity import NM, SRSTE, nm_mask
@@ -99,3 +100,28 @@ def test_a_run_that_is_timed_to_its_first_step_ends_there(tmp_path):
     assert (tmp_path / "run" / "config.yaml").is_file()
     assert not (tmp_path / "run" / "summary.json").exists()
     assert "run_dir: " not in done.stdout
+
+
+def test_shares_count_each_second_once():
+    counted = shares.Shares()
+    burn = counted.wrap(lambda: [hash(i) for i in range(1_000_000)], "inner")
+    started = time.process_time()
+    counted.wrap(lambda: (burn(), burn()), "outer")()
+    assert counted.seconds.total() <= time.process_time() - started
+    assert counted.seconds["outer"] < counted.seconds["inner"]
+
+
+def test_every_part_of_a_run_is_found(tmp_path):
+    """A part that has moved would stand in the table with no time at all."""
+    place, settings = tmp_path / "shares.json", [*TINY, "trainer.probes=true", "pruner=nm_block", "schedule=cubic"]
+    command = [sys.executable, "-m", "benchmarks.shares", str(place), *settings, *shares.PINNED, "data=digits"]
+    subprocess.run(
+        [each for each in command if "placements" not in each],
+        cwd=tmp_path,
+        check=True,
+        env=ENVIRONMENT,
+        stdout=subprocess.DEVNULL,
+    )
+    seconds = json.loads(place.read_text())
+    assert set(seconds) == {*shares.PARTS.values(), shares.REST}
+    assert min(seconds.values()) > 0
