@@ -14,8 +14,8 @@ from midstate.config.overrides import check_command_line
     [
         ("optimizer.learning_rate=1", "known in optimizer: lr, momentum, nesterov"),
         ("schedule.end=1", "known in schedule: curve, start, stop"),
-        ("pruner.ordr=inverse", "did you mean pruner.order?\nknown in pruner: n, m, order"),
-        ("pruner.path.foo=1", "known in pruner: n, m, order"),
+        ("pruner.ordr=inverse", "did you mean pruner.order?\nknown in pruner: n, m, permute"),
+        ("pruner.path.foo=1", "known in pruner: n, m, permute"),
         ("machine.device=1", "known in machine: device_index, workers, prefetch"),
         ("pruner/order=inverse", "did you mean pruner.order?\nknown groups: pruner/allocation, pruner/criterion"),
         ("pruner/pth=blocks", "known groups: pruner/allocation, pruner/criterion"),

@@ -80,6 +80,16 @@ def test_sampling_changes_nothing(monkeypatch, ties, share):
     assert count(scores, [1, 1, 1], budget) == slow_counts(scores, [1, 1, 1], budget)
 
 
+@pytest.mark.parametrize("shape", [(64, 3, 7), (5, 40), (1, 16, 40)])
+@pytest.mark.parametrize("marked", [False, True])
+def test_selections_in_chunks_are_the_same(monkeypatch, shape, marked):
+    scores = torch.randint(0, 5, shape, generator=torch.Generator().manual_seed(0)).float()
+    whole = scores.sum(1, keepdim=True) > scores.sum(1).mean() if marked else None
+    at_once = keep_largest(scores, 2, 1, whole)
+    monkeypatch.setattr(selection, "CHUNK", 100)
+    assert torch.equal(keep_largest(scores, 2, 1, whole), at_once)
+
+
 def test_a_misleading_sample_is_noticed(monkeypatch):
     monkeypatch.setattr(selection, "SAMPLE", 4096)
     score = torch.ones(60_000)
