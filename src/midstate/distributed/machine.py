@@ -45,7 +45,7 @@ def enough_memory() -> Iterator[None]:
     """
     try:
         yield
-    except (MemoryError, RuntimeError) as error:
+    except (MemoryError, RuntimeError, ImportError) as error:
         if is_memory(error):
             raise RunFailed(
                 f"out of memory ({first_line(error)}); a smaller trainer.batch_size, network or image may help"
@@ -60,5 +60,5 @@ def enough_memory() -> Iterator[None]:
 
 def is_memory(error: BaseException) -> bool:
     """Tell whether an error says that memory has run out; torch has a kind of its own for GPUs only."""
-    said = ("can't allocate memory", "Storage size calculation overflowed")
+    said = ("can't allocate memory", "Storage size calculation overflowed", "failed to map segment")  # a late import
     return isinstance(error, MemoryError | torch.OutOfMemoryError) or any(each in str(error) for each in said)
