@@ -7,9 +7,10 @@ import torchvision
 from torch import nn
 from torch.nn import functional as F
 from torch.nn.utils import parametrizations as normed
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.flop_counter import FlopCounterMode, flop_registry
 
 from midstate.compaction import count, weight_uses
+from midstate.compaction.uses import _is_product
 from midstate.sparsity import weight_layers
 
 VIT = {"img_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 2, "num_heads": 2}
@@ -46,6 +47,12 @@ def of_weights(model, images, batched_products=False):
     names = [str(key) for key in flops]
     left_out = () if batched_products else ("bmm", "attention")
     return sum(flop for name, flop in zip(names, flops.values(), strict=True) if not any(x in name for x in left_out))
+
+
+def test_products_are_those_that_torch_counts():
+    names = {kind.__name__: _is_product(kind) for kind in flop_registry}
+    left_out = {name for name, is_product in names.items() if not is_product}
+    assert left_out == {name for name in names if "backward" in name or name == "flex_attention"}
 
 
 @pytest.mark.parametrize("name", [*FAMILIES, *CLASSES])

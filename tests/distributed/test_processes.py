@@ -102,6 +102,17 @@ def test_a_stopped_run_goes_on_to_the_same_bits(tmp_path):
 
 
 @pytest.mark.slow
+def test_channels_are_put_in_one_order(tmp_path):
+    """Masks that differ would end the run."""
+    words = ("pruner=nm", "pruner.n=2", "pruner.m=4", "pruner.permute=true")
+    alone = begin(tmp_path, *TINY, *words, "run_dir=alone")
+    finished(torchrun(tmp_path, *words, "run_dir=run"))
+    finished(alone)
+    one, two = (json.loads((tmp_path / each / "summary.json").read_text()) for each in ("alone", "run"))
+    assert two["permuted"]["after"] == one["permuted"]["after"] > one["permuted"]["before"]
+
+
+@pytest.mark.slow
 def test_recovery_is_measured_by_each_process_and_told_once(tmp_path):
     write_mnist(tmp_path / "sets")
     data = ("data=fashion_mnist", "data.root=../sets", "data.download=false", "data.size=14", "data.num_train=60")

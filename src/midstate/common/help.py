@@ -10,6 +10,8 @@ import sys
 from pathlib import Path
 from textwrap import dedent, fill
 
+from midstate.common.secrets import flush_output, say
+
 FOLDERS = ("conf", "local/conf")
 WIDTH = 100
 _ASKS = ("-h", "--help", "--hel", "--he")  # as argparse, too, takes abbreviations; --h may be --hydra-help
@@ -28,12 +30,10 @@ def asked(arguments: list[str]) -> bool:
 def show(root: Path) -> int:
     """Print the help of the project at `root`; return the exit status."""
     text = help_text(root)
-    try:
-        if hasattr(sys.stdout, "reconfigure"):
-            sys.stdout.reconfigure(errors="backslashreplace")  # file names that the terminal has no letters for
-        print(text, flush=True)
-    except OSError:  # nobody reads on, or a full disk
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(errors="backslashreplace")  # file names that the terminal has no letters for
+    say(text)
+    flush_output()
     return 0
 
 

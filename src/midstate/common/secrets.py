@@ -36,7 +36,7 @@ def say(text: str, file: TextIO | None = None, end: str = "\n") -> None:
 
 def flush_output() -> None:
     """Write out what was printed before a process ends; where nobody reads it, or the disk is full, it is dropped."""
-    for stream in (sys.stdout, sys.stderr):
+    for stream in filter(None, (sys.stdout, sys.stderr)):  # a closed one is None
         try:
             stream.flush()
         except OSError:  # else Python tries again at its end, and the status is another

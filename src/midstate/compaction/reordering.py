@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from copy import deepcopy
 
 import torch
@@ -14,6 +14,7 @@ from tqdm import tqdm
 from midstate.common.seeds import seed_for
 from midstate.compaction.exchangeable import Exchangeable, exchangeable_channels
 from midstate.distributed.environment import local_rank
+from midstate.distributed.processes import same_everywhere
 from midstate.sparsity import NM, Layer
 from midstate.sparsity.observe import evaluation
 from midstate.sparsity.permutation import WINDOW, search_order
@@ -25,7 +26,7 @@ CLOSE = 1e-8  # relative, in double precision
 
 
 class Reordering:
-    """Orders the channels of one network, once.
+    """Orders the channels of one network, once; of several processes all take the first one's order.
 
     `optimizers` and `averages` (moving averages of the network) are reordered with it, and may be added until then.
     """
@@ -36,7 +37,6 @@ class Reordering:
         shape: tuple[int, ...],
         pattern: NM,
         seed: int = 0,
-        agree: Callable[[Tensor], Tensor] = lambda order: order,
     ) -> None:
         """Find what may change places.
 
@@ -45,13 +45,12 @@ class Reordering:
             shape: of one image (C, H, W).
             pattern: N:M, and how long the search may take.
             seed: of its random swaps.
-            agree: makes one order of those that several processes have found.
 
         Raises:
             ValueError: torch.fx cannot trace the model, or it has channels that depend on their places in a way
                 that was not seen.
         """
-        self._model, self._pattern, self._seed, self._agree = model, pattern, seed, agree
+        self._model, self._pattern, self._seed = model, pattern, seed
         try:
             self.groups = exchangeable_channels(model, shape)
         except ValueError as error:
@@ -93,7 +92,7 @@ class Reordering:
             share = max(work[i] / sum(work[i:]), 1 / (len(work) - i))
             order, done = search_order(reads, self._pattern.n, self._pattern.m, generator, left * share)
             complete = complete and done
-            self._fold(group, self._agree(order.cpu()))
+            self._fold(group, same_everywhere(order.cpu()))
         report = {
             "before": before,
             "after": self._kept(layers),

@@ -9,7 +9,6 @@ from torch.optim import LBFGS, Optimizer
 from midstate.common.checks import boolean, integer
 from midstate.common.seeds import seed_for
 from midstate.compaction import Reordering, coupled_for, sizes_under_masks, weight_uses
-from midstate.distributed.processes import same_everywhere
 from midstate.models import classifier_names
 from midstate.own_loop.handle import OwnLoop
 from midstate.own_loop.presets import Choice, choose, in_python
@@ -114,7 +113,7 @@ def _reordering(
     """What orders channels before the first mask, where that is asked for."""
     if not choice.method.permutes:
         return None
-    reordering = Reordering(model, tuple(images.images.shape[1:]), choice.method.pattern, seed, same_everywhere)
+    reordering = Reordering(model, tuple(images.images.shape[1:]), choice.method.pattern, seed)
     reordering.optimizers += optimizers
     return reordering
 

@@ -55,7 +55,7 @@ def build_session(plan: Plan, processes: Processes = ALONE) -> Session:
     torch.manual_seed(seed_for(seed, "dropout", *([processes.rank] if processes.rank else [])))
     batches = _make_batches(plan, data, processes)
     total_steps = settings.epochs * batches.steps_per_epoch
-    reordering = _reordering(plan, model, data, processes)
+    reordering = _reordering(plan, model, data)
     pruner = _attach(plan, model, uses, data, batches.steps_per_epoch, total_steps, reordering)
     quantizer = _quantise(plan, model, uses, data, batches.steps_per_epoch, total_steps)
     if quantizer and quantizer.search and pruner.search:
@@ -187,17 +187,12 @@ def _make_batches(plan: Plan, data: Images, processes: Processes) -> Batches:
     return batches
 
 
-def _reordering(plan: Plan, model: nn.Module, data: Images, processes: Processes) -> Reordering | None:
-    """What orders channels before the first mask, where that is asked for; all processes take rank zero's order."""
-    pattern = plan.parts.method.pattern
+def _reordering(plan: Plan, model: nn.Module, data: Images) -> Reordering | None:
+    """What orders channels before the first mask, where that is asked for."""
     if not plan.parts.method.permutes:
         return None
-
-    def agreed(order: Tensor) -> Tensor:
-        return processes.gather(order)[0]
-
     with user_errors("pruner.permute"):
-        return Reordering(model, data.shape, pattern, seed_for(plan.seed, "pruning"), agreed)
+        return Reordering(model, data.shape, plan.parts.method.pattern, seed_for(plan.seed, "pruning"))
 
 
 def _attach(

@@ -47,7 +47,7 @@ def keep_largest(score: Tensor, num_keep: int, dim: int, whole: Tensor | None = 
         Unrankable: score contains NaN.
     """
     size = score.shape[dim]
-    if dim and score.device.type == "cpu" and score.numel() > CHUNK and len(score) > 1:
+    if dim > 0 and score.device.type == "cpu" and score.numel() > CHUNK and len(score) > 1:
         rows = max(1, CHUNK * len(score) // score.numel())
         wholes = [None] * len(score) if whole is None else whole.split(rows)
         return torch.cat(
