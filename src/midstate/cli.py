@@ -30,7 +30,7 @@ from midstate.common.errors import (
     first_line,
 )
 from midstate.common.secrets import flush_output, say, show_any_letter
-from midstate.config.compose import register_local_members
+from midstate.config.compose import register_local_members, run_composed_once
 from midstate.config.explain import _frames, explain, is_users
 from midstate.config.overrides import check_command_line
 from midstate.config.texts import as_typed
@@ -134,7 +134,7 @@ def _status(main: Callable[[], None]) -> int:
         check_command_line(sys.argv[1:])
         register_local_members()
         with _redacted_output() if resolved else nullcontext():
-            main()
+            run_composed_once(main, sys.argv[1:])
     except _Ended as ended:
         return _tell(ended.__cause__)
     except KeyboardInterrupt:  # the second; the first lets the step finish

@@ -1,6 +1,6 @@
 """Composing a configuration as the command line does."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from hydra import compose, initialize_config_dir
@@ -35,6 +35,33 @@ class LocalMembers(SearchPathPlugin):
 def register_local_members() -> None:
     """Let Hydra find the members in local/conf, from now on and in this process."""
     Plugins.instance().register(LocalMembers)
+
+
+def run_composed_once(main: Callable[[], None], typed: Sequence[str]) -> None:
+    """Call a `hydra.main` function for a command line, a single run with one composition in place of two.
+
+    Hydra's own way composes first only to see whether `hydra.mode` asks for a sweep. Here that is refused by Hydra's
+    `run` before anything is done, and goes its own way then, as a command line with flags does.
+
+    Args:
+        main: decorated; its configuration is conf/train.yaml.
+        typed: the command line.
+    """
+    begun = []
+
+    def job(config: DictConfig) -> object:
+        begun.append(True)
+        return main.__wrapped__(config)  # type: ignore[attr-defined]
+
+    if not any(each.startswith("-") for each in typed):
+        try:
+            with initialize_config_dir(str(CONF), "train", version_base="1.3"):
+                GlobalHydra.instance().hydra.run("train", job, list(typed))
+            return
+        except AssertionError:  # of `hydra.mode`
+            if begun:
+                raise
+    main()
 
 
 def composed(*overrides: str) -> DictConfig:
