@@ -50,7 +50,7 @@ def top1_of_file(directory, *overrides):
     ],
 )
 def test_the_file_alone_answers_as_the_summary_says(tmp_path, dense, overrides):
-    summary = tiny(tmp_path, dense, *SHORT, *overrides)
+    summary = tiny(tmp_path, dense, *SHORT, *overrides, "machine.figures=true")
     assert "since a mask zeroed them" not in (tmp_path / "report.html").read_text()
     assert summary["quantization"]["verified"]
     assert summary["pruner"] == "dense"

@@ -30,7 +30,9 @@ def without_clock(rows):
 @pytest.fixture(scope="module")
 def block_run(tmp_path_factory):
     directory = tmp_path_factory.mktemp("block")
-    return directory, tiny(directory, "pruner=nm_block", "schedule=linear", "trainer.probes=true")
+    return directory, tiny(
+        directory, "pruner=nm_block", "schedule=linear", "trainer.probes=true", "machine.figures=true"
+    )
 
 
 def test_summary_has_every_field_of_the_contract(block_run):

@@ -10,7 +10,7 @@ from midstate.common.errors import ConfigError
 from midstate.runs.plan import Plan
 from midstate.runs.run import run
 
-QUICK = (*TINY[:2], "trainer.epochs=1", "trainer.max_steps_per_epoch=3", "trainer.probes=false", "logger=none")
+QUICK = (*TINY, "trainer.epochs=1", "trainer.max_steps_per_epoch=3")
 BITS = ("--weight-bits", "2", "8", "--input-bits", "2", "8")
 QUANTIZER = ("quantizer=uniform", "quantizer/allocation=budget", "quantizer.score=weight_error",
              "quantizer.levels=[2,8]", "quantizer.budget=latency", "quantizer.target=0.8")  # fmt: skip

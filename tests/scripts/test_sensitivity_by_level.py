@@ -12,7 +12,7 @@ from midstate.runs.plan import Plan
 from midstate.runs.run import run
 from sensitivity import main
 
-QUICK = (*TINY[:2], "trainer.epochs=1", "trainer.max_steps_per_epoch=3", "trainer.probes=false", "logger=none")
+QUICK = (*TINY, "trainer.epochs=1", "trainer.max_steps_per_epoch=3")
 
 
 @pytest.fixture(scope="module")

@@ -16,6 +16,7 @@ from midstate.runs.checkpoint import checkpoints
 from midstate.runs.run import run
 
 FILES = [argument for argument in TINY if argument != "logger=none"]
+DRAWN = "machine.figures=true"
 
 
 def run_dir_of(done, tmp_path):
@@ -47,7 +48,7 @@ def wandb_text(directory):
 
 
 def test_the_readme_command_at_a_reduced_size(start, tmp_path):
-    done = start(*readme_command(), *FILES)
+    done = start(*readme_command(), *FILES, DRAWN)
     directory = run_dir_of(done, tmp_path)
     assert directory.relative_to(tmp_path).parts[:2] == ("outputs", "nm_block")
     assert "1:16 on 100 % of blocks" in done.stdout
@@ -71,14 +72,14 @@ def test_the_readme_command_at_a_reduced_size(start, tmp_path):
     assert all(kind in wandb_text(directory) for kind in ("weights-", "results-", "final.pt", "scheme.json"))
     config = records["run"][0]["config"]["update"]
     assert config["choices"]["pruner"] == "nm_block"
-    assert config["overrides"] == [*readme_command(), *FILES]
+    assert config["overrides"] == [*readme_command(), *FILES, DRAWN]
     assert config["pruner"]["path"]["order"] == "default"
     assert records["run"][0]["run_group"] == "nm_block"
     final = {k: v for record in records["summary"] for k, v in record["update"].items() if k.startswith("final/")}
     assert final["final/top1"] == summary["top1"]
     assert records["exit"] == [{"exit_code": 0, "runtime": records["exit"][0]["runtime"]}]
 
-    again = start(*readme_command(), *FILES)
+    again = start(*readme_command(), *FILES, DRAWN)
     assert "finished before" in again.stdout
     assert again.stdout.splitlines()[-1] == done.stdout.splitlines()[-1]
     assert "epoch 1" not in again.stdout

@@ -135,13 +135,13 @@ def test_a_disk_that_becomes_read_only(disk, start, whole_run):
 
 def test_figures_without_room_are_drawn_by_the_same_command_later(disk, start, tmp_path):
     figures = disk("run/figures", 64)  # the first picture alone takes more
-    done = start(*JOB, "run_dir=run")
+    done = start(*JOB, "machine.figures=true", "run_dir=run")
     assert done.returncode == 0, done.stderr
     assert "figures cannot be written (No space left on device); the run goes on" in done.stdout
     assert not list(figures.iterdir())
     assert json.loads((tmp_path / "run" / "summary.json").read_text())["status"] == "finished"
     assert mount("-o", "remount,size=4m", str(figures))
-    again = start(*JOB, "run_dir=run")
+    again = start(*JOB, "machine.figures=true", "run_dir=run")
     assert "finished before" in again.stdout
     assert {path.suffix for path in figures.iterdir()} == {".png", ".svg"}
     assert len(list(figures.iterdir())) == 6

@@ -27,6 +27,7 @@ class Machine:
     device_index: int = 0
     workers: int | None = None
     prefetch: int = 2
+    figures: bool = True
     live_figures: bool = True
 
 

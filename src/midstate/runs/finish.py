@@ -14,6 +14,7 @@ from midstate.engine.session import Session
 from midstate.models import classifier_names
 from midstate.quantization import without_input_quantisers
 from midstate.quantization.report import size_in_bytes, stored_and_index
+from midstate.runs.plan import Plan
 from midstate.runs.recorder import Recorder
 from midstate.sparsity import Pruner
 from midstate.sparsity.allocations.extracted import LEAST, is_extracted
@@ -86,7 +87,7 @@ def finish(recorder: Recorder) -> dict[str, Any]:
             **({"permuted": dict(pruner.reordered)} if pruner.reordered else {}),
             images_per_second=sum(row["images_per_second"] for row in session.rows) / len(session.rows),
         )
-        recorder.track(summary, show(directory.path, summary, recorder.plan.title))
+        recorder.track(summary, show(directory.path, summary, recorder.plan))
         return summary
 
     return processes.on_rank_zero(report)
@@ -121,20 +122,22 @@ def _quantization(session: Session) -> dict[str, Any]:
     return {**quantizer.report(), "bytes": size_in_bytes(session.model, quantizer.layers, stored)}
 
 
-def show(directory: Path, summary: dict[str, Any], title: str) -> list[Path]:
-    """Draw a run's figures and write its report.html; where that is impossible, warn and return none.
+def show(directory: Path, summary: dict[str, Any], plan: Plan) -> list[Path]:
+    """Draw a run's figures and write its report.html, if asked; where that is impossible, warn and return none.
 
     Args:
         directory: the run's, with its tables and configuration.
         summary: of the finished run.
-        title: what it is, in a line.
+        plan: its title, and whether figures are asked for.
     """
+    if not plan.config["machine"]["figures"]:
+        return []
     from midstate.runs.figures import draw_run  # matplotlib takes a second to import
     from midstate.runs.page import write_page
 
     try:
-        figures = draw_run(directory, summary["layers"], summary["states"], title)
-        write_page(directory, summary, title)
+        figures = draw_run(directory, summary["layers"], summary["states"], plan.title)
+        write_page(directory, summary, plan.title)
         return figures
     except OSError as error:
         log.warning(

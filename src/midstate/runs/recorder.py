@@ -137,7 +137,8 @@ class Recorder:
 
     def _draw(self) -> None:
         """Redraw figures/accuracy.png, at most so often that it takes a small share of the time."""
-        if not self.plan.config["machine"]["live_figures"] or (begun := time.perf_counter()) < self.next_picture:
+        machine = self.plan.config["machine"]
+        if not (machine["figures"] and machine["live_figures"]) or (begun := time.perf_counter()) < self.next_picture:
             return
         from midstate.runs.figures import draw_progress  # matplotlib takes a second to import
 

@@ -91,7 +91,7 @@ def _run(plan: Plan, processes: Processes, stop_requested: Callable[[], bool]) -
                 return _report(directory, _train(plan, session, directory, stop_requested))
     log.info("finished before; rerun=true starts over")
     if processes.is_rank_zero and "states" in summary and not (directory.path / PAGE).exists():
-        show(directory.path, summary, plan.title)  # that file is the last to be written
+        show(directory.path, summary, plan)  # that file is the last to be written
     return _report(directory, summary)
 
 

@@ -22,7 +22,7 @@ from midstate.study.turns import is_held, turn
 
 LOGS = OUTPUTS / "reproduce"
 SECONDS = 0.5  # that the main thread waits at most before it looks for signals
-UNWATCHED = ("machine.live_figures=false",)  # nobody looks at a run of many
+UNWATCHED = ("machine.figures=false",)  # nobody looks at a run of many
 
 
 @dataclass
