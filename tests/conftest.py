@@ -1,6 +1,5 @@
 """Helpers: a run in this process, and a run as a user starts it."""
 
-import copy
 import csv
 import gzip
 import json
@@ -12,18 +11,16 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import hydra_cache
 import numpy as np
 import pytest
 import torch
-from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig
 from PIL import Image
 
-from midstate.config import compose
+from midstate.config.compose import composed
 from midstate.runs.checkpoint import checkpoints, digest
 
 __all__ = [
@@ -42,16 +39,18 @@ __all__ = [
 ]
 
 ROOT = Path(__file__).parents[1]
+hydra_cache.install()
 os.environ.setdefault("MATPLOTLIBRC", str(ROOT / "tests" / "matplotlibrc"))  # of the processes, too
 
-# A real run of about two seconds: real digits, four epochs of six steps. Probes take longer than all else: who looks at
-# them asks for trainer.probes=true.
+# A real run of about a second: real digits, four epochs of six steps. Probes and figures take longer than all else: who
+# looks at them asks for trainer.probes=true, machine.figures=true.
 TINY = (
     "data.train_placements=1",
     "data.eval_placements=1",
     "trainer.epochs=4",
     "trainer.max_steps_per_epoch=6",
     "trainer.probes=false",
+    "machine.figures=false",
     "logger=none",
 )
 
@@ -60,13 +59,6 @@ FRESH = {"PATH", "PYTHONPATH", "PYTHONIOENCODING", "LC_ALL", "PYTHONUTF8"}
 
 # What a preset is to be given to run by itself, where no trained weights lie about.
 ALONE = {"asp": ("trainer.mode=train", "schedule.start=0.5"), "domino": ("trainer.mode=train",)}
-
-
-def composed(*overrides: str) -> DictConfig:
-    """Compose a configuration as `python train.py OVERRIDES` does; the same one again is a copy."""
-    config, own_of_hydra = _composed(overrides)
-    HydraConfig.instance().cfg = own_of_hydra
-    return copy.deepcopy(config)
 
 
 def tiny(directory: Path, *overrides: str) -> dict[str, Any]:
@@ -81,11 +73,6 @@ def table(path: Path) -> list[dict[str, str]]:
     """The rows of a table."""
     with path.open(newline="") as file:
         return list(csv.DictReader(file))
-
-
-@lru_cache(maxsize=64)
-def _composed(overrides: tuple[str, ...]) -> tuple[DictConfig, DictConfig]:
-    return compose.composed(*overrides), HydraConfig.instance().cfg
 
 
 @contextmanager

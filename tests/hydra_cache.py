@@ -1,0 +1,44 @@
+"""Hydra merges the same files once in a process, which was a quarter of all tests' time.
+
+What the files and the choices of members make is kept; typed values are set on a copy, by Hydra itself.
+"""
+
+import copy
+from dataclasses import replace
+from typing import Any
+
+from hydra._internal import config_loader_impl as hydra
+from hydra._internal.defaults_list import Overrides
+from omegaconf import DictConfig
+
+from midstate.common.project import CONF
+
+KEPT = 64  # sets of choices
+
+
+def install() -> None:
+    """Keep what is merged from now on in this process; with files outside conf/, which tests change, nothing is."""
+    lists: dict[tuple, Any] = {}
+    configs: dict[int, DictConfig] = {}
+    list_defaults, merge = hydra.create_defaults_list, hydra.ConfigLoaderImpl._compose_config_from_defaults_list
+
+    def defaults(repo: Any, config_name: Any, overrides_list: Any, **how: Any) -> Any:
+        if [source.path for source in repo.get_sources() if source.scheme() == "file"] != [str(CONF)]:
+            return list_defaults(repo, config_name, overrides_list, **how)
+        values = Overrides(repo, overrides_list).config_overrides
+        choices = [each for each in overrides_list if each not in values]
+        key = (config_name, *(each.input_line for each in choices), *how.items())
+        if key not in lists:
+            if len(lists) == KEPT:
+                configs.pop(id(lists.pop(next(iter(lists))).defaults), None)
+            lists[key] = list_defaults(repo, config_name, choices, **how)
+        return replace(lists[key], config_overrides=values)
+
+    def compose(loader: Any, defaults: Any, repo: Any) -> DictConfig:
+        if not any(defaults is each.defaults for each in lists.values()):
+            return merge(loader, defaults, repo)
+        if id(defaults) not in configs:
+            configs[id(defaults)] = merge(loader, defaults, repo)
+        return copy.deepcopy(configs[id(defaults)])
+
+    hydra.create_defaults_list, hydra.ConfigLoaderImpl._compose_config_from_defaults_list = defaults, compose
