@@ -113,6 +113,7 @@ def test_other_options_are_answered_by_hydra(arguments, ours):
     assert asked(arguments.split()) == ours
 
 
+@pytest.mark.slow
 def test_members_of_a_further_folder_are_shown_by_hydra(start, tmp_path):
     (tmp_path / "mine" / "pruner").mkdir(parents=True)
     (tmp_path / "mine" / "pruner" / "of_mine.yaml").touch()

@@ -299,6 +299,7 @@ def test_other_axes_are_those_of_filters(axes):
     assert sum(each.numel() for each in extract(model, SHAPE).parameters()) < sum(p.numel() for p in model.parameters())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "params"),
     # what Torch-Pruning 1.6 leaves at a ratio of 0.3, the classifier's outputs kept

@@ -332,6 +332,7 @@ def finished(tmp_path_factory):
     return directory
 
 
+@pytest.mark.slow
 def test_a_finished_run_is_extracted_as_it_was_reported(finished):
     script = [sys.executable, str(ROOT / "scripts" / "extract.py"), str(finished), "--batch-size=7"]
     done = subprocess.run(script, capture_output=True, text=True, timeout=180)

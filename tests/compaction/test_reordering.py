@@ -52,6 +52,7 @@ def conv(inputs, outputs, **options):
     return nn.Conv2d(inputs, outputs, 3, padding=1, **options)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shortcut", ["pad", "conv", "none"])
 def test_a_resnet_computes_the_same_and_keeps_more(shortcut):
     model = cifar(shortcut, blocks=3)
@@ -145,6 +146,7 @@ def test_layers_that_share_a_weight_and_computed_weights_stay():
     assert not exchangeable_channels(model, SHAPE)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "optimizer", [lambda p: torch.optim.SGD(p, 0.05, momentum=0.9), lambda p: torch.optim.Adam(p, 1e-3)]
 )

@@ -326,6 +326,7 @@ def test_parts_that_do_not_fit_each_other_are_refused(overrides, message):
     assert message in str(refused.value)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [

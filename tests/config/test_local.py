@@ -70,6 +70,7 @@ def test_members_of_ones_own_run_in_a_pool_as_shipped_ones_do(tree):
     assert runs["my.Mine"]["loss"] == runs["midstate.sparsity.L1"]["loss"]  # twice |w| ranks as |w|
 
 
+@pytest.mark.slow
 def test_an_edited_formula_is_another_run_and_no_shipped_one_changes(tree):
     shipped, mine = "pruner=magnitude", "experiment=mine pruner=magnitude"
     tree.write(MEMBERS)
@@ -115,6 +116,7 @@ REFUSED = {  # by member: its target or its YAML, its module, and what is said
 }
 
 
+@pytest.mark.slow
 def test_what_cannot_work_is_refused_in_a_line_that_names_the_file(tree):
     for name, (target, module, _) in REFUSED.items():
         tree.write({f"conf/pruner/criterion/{name}.yaml": target if ":" in target else own(target)})
@@ -150,6 +152,7 @@ PACKAGES = {
 }
 
 
+@pytest.mark.slow
 def test_a_member_in_the_wrong_place_is_named(tree):
     for group, (content, _) in PACKAGES.items():
         tree.write({f"conf/{group}/misplaced.yaml": content})

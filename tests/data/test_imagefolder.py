@@ -24,6 +24,7 @@ def load(folder, **settings):
     return ImageFolder(augmentation=Crops(), root=str(folder), **{"num_validation": 6, **settings}).load()
 
 
+@pytest.mark.slow
 def test_a_run_learns_and_skips_what_is_damaged(folder, start, tmp_path):
     truncate(folder / "val/green/03.jpg")
     run = (*RUN, "trainer.epochs=5", "trainer.probes=false", "pruner=nm", "pruner.n=4", "run_dir=run")

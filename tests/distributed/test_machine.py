@@ -19,6 +19,7 @@ print(kept, resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="glibc's own")
 def test_memory_that_was_freed_is_not_paged_in_again():
     kept, faults = _run(keep=True)

@@ -126,6 +126,7 @@ def test_a_dense_run_is_measured_before_its_first_step(root, tmp_path):
     assert by_hand(session.model, session.data) == summary["recovery"]["just_pruned"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kept", [0, 1])
 def test_it_survives_a_stop_before_and_after(root, tmp_path, kept):
     overrides = ("trainer.recovery=true", "trainer.checkpoint_every=5it", "schedule.stop=0.9")
@@ -141,6 +142,7 @@ def test_it_survives_a_stop_before_and_after(root, tmp_path, kept):
     assert finished(tmp_path / "run", root, *overrides)["recovery"] == whole["recovery"]
 
 
+@pytest.mark.slow
 def test_quantised_and_averaged_networks_are_measured_too(root, tmp_path):
     bits = (
         "pruner=dense",

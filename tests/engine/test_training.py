@@ -122,6 +122,7 @@ def test_the_moving_average_by_hand():
     assert torch.allclose(again.pruner._weights[2], mean, atol=1e-7)
 
 
+@pytest.mark.slow
 def test_what_is_saved_is_the_average_and_obeys_the_pattern(start, tmp_path):
     import json
 

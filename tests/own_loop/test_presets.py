@@ -203,6 +203,7 @@ main()
 """
 
 
+@pytest.mark.slow
 def test_somebodys_own_program_of_hydra_is_left_alone(tmp_path):
     (tmp_path / "app.py").write_text(APP)
     environment = {**os.environ, "PYTHONPATH": str(ROOT / "src")}

@@ -12,6 +12,7 @@ from midstate.runs.plan import Plan
 SHORT = ("data=clutter", "pruner=channel", "model=resnet20", "trainer.epochs=1", "trainer.max_steps_per_epoch=2")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("overrides", [(), ("pruner/allocation=global", "pruner.combine=sum", "schedule=linear")])
 def test_a_run_of_two_steps(tmp_path, overrides, capsys):
     summary = tiny(tmp_path / "run", *SHORT, "pruner.sparsity=0.5", "pruner/path=direct", *overrides)

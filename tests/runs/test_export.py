@@ -128,6 +128,7 @@ def test_weights_load_into_the_unmodified_network(filters, tmp_path, monkeypatch
     assert recipe["image"] == [3, 32, 32]
 
 
+@pytest.mark.slow
 def test_the_network_without_its_dead_channels(filters, tmp_path, capsys):
     export(filters, "small", tmp_path)
     program, weights = torch.export.load(tmp_path / "small.pt2"), load_file(tmp_path / "small.safetensors")
@@ -187,6 +188,7 @@ def test_packing_any_shape():
     assert all(value.equal(back[name]) for name, value in state.items())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("extracted", [False, True])
 def test_onnx_computes_the_same(filters, tmp_path, capsys, extracted):
     for name in onnx.NEEDED:
@@ -204,6 +206,7 @@ def test_onnx_computes_the_same(filters, tmp_path, capsys, extracted):
     assert (torch.from_numpy(found) - expected).abs().max() <= 1e-4 * max(1, expected.abs().max())
 
 
+@pytest.mark.slow
 def test_onnx_of_attention(vit, tmp_path):
     for name in onnx.NEEDED:
         pytest.importorskip(name)

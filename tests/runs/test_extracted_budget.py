@@ -51,6 +51,7 @@ def test_a_nominal_budget_misses_it_and_reports_as_before(tmp_path, uniform):
     assert abs(summary["macs_sparse"] / uniform["resnet8"]["macs_sparse"] - 1) > 0.05
 
 
+@pytest.mark.slow
 def test_a_network_whose_filters_changed_afterwards_is_told(tmp_path, caplog):
     gradual = ("pruner/path=density", "pruner.regrow=free", "pruner.forced_swaps=0.5", "trainer.epochs=4")
     with caplog.at_level(logging.WARNING):

@@ -19,6 +19,7 @@ SHORT = ("model.widths=[16,16,32]", "trainer.epochs=2", "trainer.max_steps_per_e
 ASP = ("pruner=asp", "pruner.multiples=null", "trainer.mode=train", "schedule.start=0.5", "trainer.ema=0.9")
 
 
+@pytest.mark.slow
 def test_a_trained_network_is_cut_in_a_better_order_and_verified(tmp_path, caplog):
     caplog.set_level(logging.INFO, "midstate")
     without = tiny(tmp_path / "without", *SHORT, *ASP)
@@ -35,6 +36,7 @@ def test_a_trained_network_is_cut_in_a_better_order_and_verified(tmp_path, caplo
     assert first[8] == again[8]  # the dense half's losses
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_goes_on_to_the_same_bits_and_orders_once(tmp_path, caplog):
     words = (*SHORT, *ASP, "pruner.permute=true")
     whole = tiny(tmp_path / "whole", *words)

@@ -32,6 +32,7 @@ def top1_of_file(directory, *overrides):
     return evaluate(session.model, session.data.test)["top1"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "overrides",
     [
@@ -80,6 +81,7 @@ def test_pruned_and_quantised(tmp_path, dense):
     assert other["quantization"]["layers"] == summary["quantization"]["layers"]
 
 
+@pytest.mark.slow
 def test_bits_step_down_and_gaps_are_probed(tmp_path, dense):
     words = (
         "quantizer=lsq",

@@ -169,6 +169,7 @@ def same(a, b):
     return a == b or a is b is None
 
 
+@pytest.mark.slow
 def test_the_same_command_gives_the_same_bits(block_run, tmp_path):
     directory, _ = block_run
     tiny(tmp_path, "pruner=nm_block", "schedule=linear", "trainer.probes=true")
@@ -188,6 +189,7 @@ def test_probes_do_not_touch_training(block_run, tmp_path):
 PRESETS = sorted({path.stem for path in (ROOT / "conf" / "pruner").glob("*.yaml")} - {"dense", "dense_small"})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pruner", PRESETS)
 def test_every_preset_ends_at_its_target(tmp_path, pruner):
     summary = tiny(tmp_path, f"pruner={pruner}", *ALONE.get(pruner, ()), "trainer.probes=false")
@@ -201,6 +203,7 @@ def test_every_preset_ends_at_its_target(tmp_path, pruner):
     assert summary["macs_sparse"] < summary["macs_dense"]
 
 
+@pytest.mark.slow
 def test_a_found_scheme_is_used_again_by_any_path_and_its_content_is_part_of_the_identity(tmp_path):
     found = tiny(tmp_path / "search", "pruner=nm_mixed", "trainer.probes=false")
     assert found["allocation"]["moved"] > 0
@@ -353,6 +356,7 @@ def test_weights_that_are_no_numbers_never_reach_a_checkpoint(tmp_path):
     assert json.loads((tmp_path / "summary.json").read_text())["status"] == "failed"
 
 
+@pytest.mark.slow
 def test_losses_that_are_measured_and_are_no_numbers_are_divergence(tmp_path):
     with pytest.raises(RunFailed, match="diverged: measured losses are not finite numbers"):
         tiny(tmp_path, "pruner=nm_mixed", "schedule.start=2it", "optimizer.lr=1e6", "optimizer.warmup=0")

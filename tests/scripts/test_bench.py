@@ -111,6 +111,7 @@ def test_shares_count_each_second_once():
     assert counted.seconds["outer"] < counted.seconds["inner"]
 
 
+@pytest.mark.slow
 def test_every_part_of_a_run_is_found(tmp_path):
     """A part that has moved would stand in the table with no time at all."""
     place = tmp_path / "shares.json"

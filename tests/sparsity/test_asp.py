@@ -117,6 +117,7 @@ def test_multiples_count_outputs_and_inputs():
             Scope(multiples=multiples)
 
 
+@pytest.mark.slow
 def test_without_weights_it_is_refused_and_nothing_is_written(start, tmp_path):
     done = start("pruner=asp")
     assert done.returncode == 2

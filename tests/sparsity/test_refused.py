@@ -112,6 +112,7 @@ def products():
         yield Scope(), pattern, L1(), Uniform(), Direct(), Update(), Hard(), penalty
 
 
+@pytest.mark.slow
 def test_every_product_is_built_or_refused_with_a_reason_of_the_table():
     messages = {message for product in products() if (message := built(*product))}
     assert any(built(*product) is None for product in products())

@@ -49,6 +49,7 @@ def test_layers_that_are_all_the_same_have_no_order():
     assert with_depth([[4, 4, 4]], range(3), [(1, 1)] * 3).p == 1  # nothing to be found
 
 
+@pytest.mark.slow
 def test_permuted_agrees_with_scipy():
     draws = np.random.default_rng(1)
     for _ in range(5):

@@ -42,6 +42,7 @@ def test_experiments_that_have_runs_are_looked_up_once(tmp_path, monkeypatch):
     assert remembered.read() == {}
 
 
+@pytest.mark.slow
 def test_a_dry_run_says_what_missing_would_do_and_composes_nothing(tmp_path):
     (tmp_path / "results").symlink_to(ROOT / "results")
     command = [

@@ -91,6 +91,7 @@ def test_every_base_is_one_that_arms_or_other_bases_name():
     assert bases <= {each if "/" in each else f"base/{each}" for each in named}
 
 
+@pytest.mark.slow
 def test_parents_come_before_the_runs_that_begin_with_their_weights():
     seen, runs = set(), planned("C4")
     for run in runs:
@@ -107,6 +108,7 @@ def test_what_begins_with_missing_weights_brings_their_run_along(tmp_path, monke
     assert with_parents([child, child.parent]) == [child.parent, child]
 
 
+@pytest.mark.slow
 def test_a_run_with_the_scheme_of_another_brings_that_one_along_and_its_parent(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     runs = planned("C1")
@@ -138,6 +140,7 @@ def test_identities_are_those_of_train(experiment, monkeypatch):
     assert other == Plan.of(composed(f"experiment={experiment}", "trainer.epochs=15", "data=digits")).hash
 
 
+@pytest.mark.slow
 def test_a_cell_moves_the_parent_with_the_data_but_not_with_the_recipe():
     (claim,) = read_claims(["C3"], edition=1)
     assert ("model=resnet20",) in claim.cells("full")
@@ -165,6 +168,7 @@ def test_a_scale_that_a_claim_does_not_have_is_refused_by_name(tmp_path, monkeyp
     assert capsys.readouterr().err == "configuration error: scale='paper': C2 has only pilot, quick, full\n"
 
 
+@pytest.mark.slow
 def test_a_damaged_summary_counts_as_unfinished(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     run = planned("C10")[0]
@@ -221,6 +225,7 @@ def test_a_name_of_no_arm_is_refused_with_those_there_are():
         plan_runs(read_claims(["C2"]), "quick", arms="c2_bit")
 
 
+@pytest.mark.slow
 def test_data_that_are_missing_are_told_before_anything_is_run(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     settings = ("data=mnist", "data.root=nowhere", "data.download=false")

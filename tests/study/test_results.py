@@ -36,6 +36,7 @@ def test_verdicts_and_report_recompute_identically(again, name):
     assert (again / name).read_text() == (RESULTS / name).read_text()
 
 
+@pytest.mark.slow
 def test_every_figure_is_there_and_small(again):
     drawn = sorted(path.name for path in (again / "figures").iterdir())
     assert drawn == sorted(path.name for path in (RESULTS / "figures").iterdir())

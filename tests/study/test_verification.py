@@ -38,6 +38,7 @@ def test_the_committed_verdicts_follow_from_the_committed_rows():
     assert done.stdout.splitlines()[-1] == "all agrees"
 
 
+@pytest.mark.slow
 def test_what_was_touched_is_named(results):
     done = verified("--only", "C2", "--results", str(results))
     assert done.returncode == 0, done.stdout + done.stderr
@@ -91,6 +92,7 @@ def test_the_commit_that_decides_is_found_through_a_change_of_place_and_of_prose
     assert not history.is_whole(clone)
 
 
+@pytest.mark.slow
 def test_without_history_the_order_is_called_not_checked(tmp_path, results):
     place = tmp_path / "download"  # without .git
     for name in ("conf", "scripts", "src"):

@@ -161,6 +161,7 @@ def test_a_multirun_gives_each_job_its_own_run_and_outlives_a_failing_one(start,
         assert records["exit"][0].get("exit_code", 0) == (0 if summary["status"] == "finished" else 3)
 
 
+@pytest.mark.slow
 def test_logger_none_does_not_import_wandb(start, tmp_path):
     (tmp_path / "wandb.py").write_text("raise ImportError('wandb must not be imported')")
     done = start(*TINY, "trainer.epochs=1", "trainer.max_steps_per_epoch=1", PYTHONPATH=str(tmp_path))

@@ -63,6 +63,7 @@ def test_processes_that_others_begin_find_the_members_too(tmp_path, command):
     )
 
 
+@pytest.mark.slow
 def test_a_wrong_setting_is_refused_as_the_page_says(tmp_path):
     tree = Tree(tmp_path)
     tree.write(FILES)

@@ -3,6 +3,8 @@
 import subprocess
 import sys
 
+import pytest
+
 from midstate.common.project import ROOT
 
 
@@ -30,6 +32,7 @@ def test_the_package_brings_prune_along_only_when_it_is_asked_for():
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
+@pytest.mark.slow
 def test_a_run_imports_nothing_that_it_does_not_need(tmp_path):
     code = (
         "import atexit, runpy, sys; atexit.register(lambda: print(*sys.modules)); "

@@ -217,6 +217,7 @@ def test_what_is_built_is_what_was_published_and_trains(name):
     session.check_finite()
 
 
+@pytest.mark.slow
 def test_runs_of_a_recipe_lie_below_its_name_and_are_found_again(start, tmp_path):
     """With W&B's own records beside them; a second time nothing is trained."""
     small = (

@@ -227,6 +227,7 @@ def test_code_beside_the_weights_is_not_run(tmp_path):
     assert layers(tmp_path / "b.pt")["a.weight"].pattern == (2, 4)
 
 
+@pytest.mark.slow
 def test_memory_is_bounded_and_nothing_else_is_imported(tmp_path):
     """200 MB are checked within 100 MB more than torch takes by itself."""
     save_file({f"{i}.weight": pruned(2, 4, 2500, 4000) for i in range(5)}, tmp_path / "a.safetensors")

@@ -361,6 +361,7 @@ def test_outliers_of_grouped_convolutions_are_found_in_every_group():
     assert _outliers(dataclasses.replace(layer, measure={"input_norm": lambda: norms})) == 4 / 32
 
 
+@pytest.mark.slow
 def test_a_hundred_levels_a_layer_end_in_a_choice_near_the_best():
     """Exactness there could take hours; losses are smooth, so a choice by slopes bounds what could be better."""
     draws = Generator().manual_seed(0)

@@ -30,6 +30,7 @@ def schemes(per: str, draws: range) -> list[tuple]:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("per", "fewest"), [("layer", 3), ("filter", 8)])
 def test_draws_of_one_seed_differ_and_each_is_the_same_at_every_call(per, fewest):
     found = schemes(per, range(8))

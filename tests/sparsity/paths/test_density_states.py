@@ -98,6 +98,7 @@ def test_without_states_gaps_are_probed_at_sixteen_places():
     assert (len(free.states()), len(few.states())) == (17, 16)
 
 
+@pytest.mark.slow
 def test_runs_of_both_have_their_probes_at_the_same_steps(tmp_path):
     found = []
     alike = ("schedule=linear", "pruner.every=1it", "pruner/scope=default", "pruner.regrow=free")
