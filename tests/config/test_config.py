@@ -387,6 +387,7 @@ def test_times_longer_than_the_run_are_warned_of(caplog):
         build_session(Plan.of(composed("trainer.epochs=2", "schedule.stop=3ep")))
 
 
+@pytest.mark.slow
 def test_a_component_whose_file_builds_nothing_is_refused(tmp_path, start):
     """Hydra takes `# @package` from the very first line only."""
     folder = tmp_path / "conf" / "pruner" / "path"

@@ -162,6 +162,7 @@ def test_a_member_in_the_wrong_place_is_named(tree):
         assert message in line
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("content", "message"),
     [(b"x: 1\n", "conf/pruner/criterion/l1.yaml comes first and would hide it"), (b"\xff", "cannot be read as UTF-8")],

@@ -100,6 +100,7 @@ def test_nothing_else_of_a_run_changes(root):
     assert "just_pruned" not in plain.state_dict()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stop", ["0", "0.5", "0.75", "1.0"])
 def test_the_summary_has_both(root, tmp_path, stop):
     summary = finished(tmp_path, root, f"schedule.stop={stop}", "trainer.recovery=true")

@@ -133,6 +133,7 @@ def test_dense_prunes_nothing(tmp_path):
     assert summary["macs_sparse"] == summary["macs_dense"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pruner", ["nm_block", "magnitude"])
 def test_torchvisions_attention_is_pruned_with_the_same_presets(pruner):
     """Twelve layers of 768 are too large to train here: from the configuration to finished, verified weights."""

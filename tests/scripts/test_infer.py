@@ -61,6 +61,7 @@ def test_half_of_the_channels_and_2_4_are_pruned(network):
     assert not any((layer.weight == 0).any() for layer in weight_layers(network.dense))
 
 
+@pytest.mark.slow
 def test_all_ways_of_a_network_compute_the_same(rows):
     compared = [row for row in rows if row["largest difference of outputs"] != infer.NOTHING]
     assert len(compared) >= 4  # torch's, in any case

@@ -112,6 +112,7 @@ def test_the_figure_says_what_was_not_run(c2):
     assert labels == [*(f"HAQ, {order} first" for order in ("deepest", "shallowest", "dearest")), "the same for all"]
 
 
+@pytest.mark.slow
 def test_figure_and_correlations_come_into_the_report(c2, tmp_path):
     rows = made_up(c2.levels[0], ["c2_bits_ddq"])
     rows.loc[rows.arm == "c2_bits_nm_domino", "level"] = 2

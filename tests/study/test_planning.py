@@ -100,6 +100,7 @@ def test_parents_come_before_the_runs_that_begin_with_their_weights():
     assert any(run.parent for run in runs)
 
 
+@pytest.mark.slow
 def test_what_begins_with_missing_weights_brings_their_run_along(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)  # nothing is finished here
     runs = planned("C4")
