@@ -133,6 +133,7 @@ def stop_after(place, steps, *overrides):
     def counting(session):
         counted.append(1)
         if len(counted) == steps:
+            assert callable(signal.getsignal(signal.SIGTERM)), "it would end the tests' own process"
             os.kill(os.getpid(), signal.SIGTERM)
         real(session)
 
