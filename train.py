@@ -17,11 +17,9 @@ from midstate.cli import command_line, past_hydra
 @hydra.main(version_base="1.3", config_path="conf", config_name="train")
 def main(config: DictConfig) -> float:
     """Do one run; a multirun comes here once a job."""
-    from midstate.runs.run import (
-        run,  # heavy imports come after composition, so that a refusal and --cfg answer at once
-    )
-
     with past_hydra():
+        from midstate.runs.run import run  # heavy, and after composition: a refusal and --cfg answer at once
+
         return run(config)
 
 

@@ -1,6 +1,7 @@
 """Errors of the command line: each becomes a message and an exit status."""
 
 import logging
+import multiprocessing
 import os
 import shutil
 import sys
@@ -37,7 +38,13 @@ from midstate.config.texts import as_typed
 from midstate.config.values import check_jobs, check_values
 from midstate.distributed.environment import local_rank
 from midstate.distributed.launchers import wait_for_submitted
-from midstate.distributed.signals import asked_within, is_first, is_stopping, stop_workers_on_signal
+from midstate.distributed.signals import (
+    asked_within,
+    is_first,
+    is_stopping,
+    listen_between_runs,
+    stop_workers_on_signal,
+)
 
 PATIENCE = 10  # seconds
 
@@ -116,7 +123,11 @@ def past_hydra() -> Iterator[None]:
     """Let errors reach `command_line` as they are, but in a sweep, where Hydra goes on past them.
 
     A search would do so with a configuration that cannot run, too, over and over; where it is in this process, it ends.
+    A process of a pool listens for a request to stop from here on: what a run imports takes it seconds.
     """
+    in_sweep = HydraConfig.get().mode == RunMode.MULTIRUN and not is_first()
+    if in_sweep and multiprocessing.current_process().name != "MainProcess":  # joblib's: others have own handlers
+        listen_between_runs()
     try:
         yield
     except (ConfigError, RunFailed) as error:

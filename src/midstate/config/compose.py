@@ -9,7 +9,9 @@ from hydra._internal.config_search_path_impl import ConfigSearchPathImpl
 from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.plugins import Plugins
+from hydra.errors import HydraException
 from hydra.plugins.search_path_plugin import SearchPathPlugin
 from hydra.types import RunMode
 from hydra.version import VersionBase
@@ -41,7 +43,7 @@ def run_composed_once(main: Callable[[], None], typed: Sequence[str]) -> None:
     """Call a `hydra.main` function for a command line, a single run with one composition in place of two.
 
     Hydra's own way composes first only to see whether `hydra.mode` asks for a sweep. Here that is refused by Hydra's
-    `run` before anything is done, and goes its own way then, as a command line with flags does.
+    `run` before anything is done, and goes its own way then, as a command line with flags or several values does.
 
     Args:
         main: decorated; its configuration is conf/train.yaml.
@@ -53,7 +55,7 @@ def run_composed_once(main: Callable[[], None], typed: Sequence[str]) -> None:
         begun.append(True)
         return main.__wrapped__(config)  # type: ignore[attr-defined]
 
-    if not any(each.startswith("-") for each in typed):
+    if _is_single(typed):
         try:
             with initialize_config_dir(str(CONF), "train", version_base="1.3"):
                 GlobalHydra.instance().hydra.run("train", job, list(typed))
@@ -62,6 +64,16 @@ def run_composed_once(main: Callable[[], None], typed: Sequence[str]) -> None:
             if begun:
                 raise
     main()
+
+
+def _is_single(typed: Sequence[str]) -> bool:
+    """Tell whether a command line has neither flags nor several values of one setting."""
+    if any(each.startswith("-") for each in typed):
+        return False
+    try:
+        return not any(each.is_sweep_override() for each in OverridesParser.create().parse_overrides(list(typed)))
+    except HydraException:  # Hydra's own way says what is wrong
+        return False
 
 
 def composed(*overrides: str) -> DictConfig:

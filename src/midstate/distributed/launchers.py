@@ -138,8 +138,9 @@ def _cancel_submitted() -> None:
         for job in list(_submitted):
             if isinstance(job, LocalJob):
                 # Its own `cancel` leaves a second to save. More than once: a process that only begins may miss it.
-                if not job.done():
-                    os.kill(int(job.job_id), signal.SIGTERM)
+                with suppress(ProcessLookupError):  # it may end in between
+                    if not job.done():
+                        os.kill(int(job.job_id), signal.SIGTERM)
             elif job.job_id not in cancelled:
                 cancelled.add(job.job_id)
                 job.cancel(check=False)

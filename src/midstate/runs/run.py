@@ -1,7 +1,6 @@
 """One run, from its configuration to its directory: plan, open the directory, train, finish."""
 
 import logging
-import multiprocessing
 import sys
 import time
 import traceback
@@ -28,7 +27,7 @@ from midstate.distributed.environment import local_rank
 from midstate.distributed.launchers import queue_again
 from midstate.distributed.machine import enough_memory
 from midstate.distributed.processes import Processes, joined, others_at_work
-from midstate.distributed.signals import is_first, listen_between_runs, stop_on_signal, stop_what_follows
+from midstate.distributed.signals import is_first, stop_on_signal, stop_what_follows
 from midstate.engine.loop import train
 from midstate.engine.session import Session
 from midstate.runs.directory import RunDirectory
@@ -54,8 +53,6 @@ def run(config: DictConfig) -> float:
         SystemExit: stopped on request (status 75); the same command goes on from there.
         RunStopped: the same, in a process of its own that a sweep has for its jobs.
     """
-    if _is_worker() and multiprocessing.current_process().name != "MainProcess":  # joblib's: others have own handlers
-        listen_between_runs()
     show_any_letter()  # also in a process that a launcher has begun
     try:
         with stop_on_signal() as stop_requested:
