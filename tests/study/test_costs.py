@@ -4,9 +4,10 @@ from math import nan
 
 import pandas as pd
 import pytest
+from made_up import SEEDS, row
 
 from midstate.study.claims import read_claims
-from midstate.study.costs import Scheme, described, diverged, hours_left, in_words, ratio
+from midstate.study.costs import Scheme, described, diverged, hours_left, in_words, ratio, schemes
 from midstate.study.endpoints import Endpoint
 from midstate.study.measuring import Measured
 
@@ -70,3 +71,11 @@ def test_what_is_left_to_run_is_told_in_hours_where_an_arm_is_known():
     assert hours_left(claim, empty, pilot) == pytest.approx(every)
     row = {"arm": "fashion/nm_1of16", "overrides": " ".join(claim.cells("full")[0]), "seed": 1, "wall_seconds": 90}
     assert hours_left(claim, pd.DataFrame([row]), pilot) == pytest.approx(every - 90 / 3600)
+
+
+def test_dense_networks_alone_make_no_figure_of_the_answer():
+    claims = {claim.claim: claim for claim in read_claims(edition=2)}
+    runs = pd.DataFrame([row(arm, seed) for arm in claims["C3"].all_arms + claims["C1"].all_arms for seed in SEEDS])
+    runs = runs.drop_duplicates(["arm", "seed"])
+    assert schemes([claims["C3"]], runs) == []
+    assert "dense" in [each.label for each in schemes([claims["C3"], claims["C1"]], runs)]

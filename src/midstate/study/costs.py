@@ -50,7 +50,8 @@ def schemes(finished: Iterable[Claim], runs: pd.DataFrame) -> list[Scheme]:
             if gain:
                 ratios = {cost: _mean({arm: 1}, rows, c) / _mean({reference: 1}, rows, c) for cost, c in COSTS.items()}
                 found.append(Scheme(label, group["pattern"], group["rate"], group["holds"], ratios, gain))
-    return found
+    # Dense networks stand beside schemes for scale; alone they answer nothing.
+    return found if any(each.holds != "nothing" for each in found) else []
 
 
 def ratio(endpoint: Endpoint, rows: pd.DataFrame, cost: str) -> tuple[float, float] | None:
