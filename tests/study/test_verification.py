@@ -43,7 +43,7 @@ def test_what_was_touched_is_named(results):
     done = verified("--only", "C2", "--results", str(results))
     assert done.returncode == 0, done.stdout + done.stderr
     claims = (results / "claims.csv").read_text().splitlines(keepends=True)
-    at = next(index for index, line in enumerate(claims) if line.startswith("C2,"))
+    at = next(index for index, line in enumerate(claims) if line.startswith("C2,1,"))
     before = claims[at]
     claims[at] = before.replace(",no power,", ",supported,").replace(",supported,", ",refuted,")
     assert claims[at] != before
