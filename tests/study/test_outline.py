@@ -10,7 +10,7 @@ from conftest import ROOT
 from midstate.study import planning, remembered
 from midstate.study.claims import read_claims
 from midstate.study.command import main
-from midstate.study.outline import UNKNOWN, outline
+from midstate.study.outline import UNKNOWN, _has_runs, outline
 
 
 @pytest.mark.slow
@@ -28,6 +28,7 @@ def test_it_names_the_runs_of_the_plan_and_in_its_order(scale, arms, tmp_path, m
 
 def test_experiments_that_have_runs_are_looked_up_once(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    _has_runs.cache_clear()  # what another test found in its own folder
     (claim,) = read_claims(["C2"], edition=1)
     identity = planning.identity("c2_resnet20", ())[0]
     directory = tmp_path / "outputs" / "c2_resnet20" / identity / "seed0"
