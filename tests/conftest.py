@@ -62,7 +62,7 @@ ALONE = {"asp": ("trainer.mode=train", "schedule.start=0.5"), "domino": ("traine
 
 
 def tiny(directory: Path, *overrides: str) -> dict[str, Any]:
-    """Do a run of about two seconds in this process, and return its summary."""
+    """Do a run of about a second in this process, and return its summary."""
     from midstate.runs.run import run  # not every test imports a whole run
 
     run(composed(*TINY, f"run_dir={directory}", *overrides))

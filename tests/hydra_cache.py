@@ -19,7 +19,7 @@ KEPT = 64  # sets of choices
 def install() -> None:
     """Keep what is merged from now on in this process; with files outside conf/, which tests change, nothing is."""
     lists: dict[tuple, Any] = {}
-    configs: dict[int, DictConfig] = {}
+    configs: dict[int, DictConfig | None] = {}  # by the identity of the list that is kept; None: not merged yet
     list_defaults, merge = hydra.create_defaults_list, hydra.ConfigLoaderImpl._compose_config_from_defaults_list
 
     def defaults(repo: Any, config_name: Any, overrides_list: Any, **how: Any) -> Any:
@@ -30,14 +30,15 @@ def install() -> None:
         key = (config_name, *(each.input_line for each in choices), *how.items())
         if key not in lists:
             if len(lists) == KEPT:
-                configs.pop(id(lists.pop(next(iter(lists))).defaults), None)
+                del configs[id(lists.pop(next(iter(lists))).defaults)]
             lists[key] = list_defaults(repo, config_name, choices, **how)
+            configs[id(lists[key].defaults)] = None
         return replace(lists[key], config_overrides=values)
 
     def compose(loader: Any, defaults: Any, repo: Any) -> DictConfig:
-        if not any(defaults is each.defaults for each in lists.values()):
-            return merge(loader, defaults, repo)
         if id(defaults) not in configs:
+            return merge(loader, defaults, repo)
+        if configs[id(defaults)] is None:
             configs[id(defaults)] = merge(loader, defaults, repo)
         return copy.deepcopy(configs[id(defaults)])
 

@@ -37,7 +37,7 @@ from midstate.config.overrides import check_command_line
 from midstate.config.texts import as_typed
 from midstate.config.values import check_jobs, check_values
 from midstate.distributed.environment import local_rank
-from midstate.distributed.launchers import wait_for_submitted
+from midstate.distributed.launchers import is_job, wait_for_submitted
 from midstate.distributed.signals import (
     asked_within,
     is_first,
@@ -125,8 +125,8 @@ def past_hydra() -> Iterator[None]:
     A search would do so with a configuration that cannot run, too, over and over; where it is in this process, it ends.
     A process of a pool listens for a request to stop from here on: what a run imports takes it seconds.
     """
-    in_sweep = HydraConfig.get().mode == RunMode.MULTIRUN and not is_first()
-    if in_sweep and multiprocessing.current_process().name != "MainProcess":  # joblib's: others have own handlers
+    in_pool = multiprocessing.current_process().name != "MainProcess"  # joblib's: others have own handlers
+    if in_pool and is_job(HydraConfig.get().mode):
         listen_between_runs()
     try:
         yield

@@ -11,7 +11,6 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.plugins import Plugins
-from hydra.errors import HydraException
 from hydra.plugins.search_path_plugin import SearchPathPlugin
 from hydra.types import RunMode
 from hydra.version import VersionBase
@@ -47,7 +46,7 @@ def run_composed_once(main: Callable[[], None], typed: Sequence[str]) -> None:
 
     Args:
         main: decorated; its configuration is conf/train.yaml.
-        typed: the command line.
+        typed: the command line; `check_command_line` could read it.
     """
     begun = []
 
@@ -70,10 +69,7 @@ def _is_single(typed: Sequence[str]) -> bool:
     """Tell whether a command line has neither flags nor several values of one setting."""
     if any(each.startswith("-") for each in typed):
         return False
-    try:
-        return not any(each.is_sweep_override() for each in OverridesParser.create().parse_overrides(list(typed)))
-    except HydraException:  # Hydra's own way says what is wrong
-        return False
+    return not any(each.is_sweep_override() for each in OverridesParser.create().parse_overrides(list(typed)))
 
 
 def composed(*overrides: str) -> DictConfig:

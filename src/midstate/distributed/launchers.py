@@ -55,7 +55,7 @@ class SubmititJobs(Callback):
 
     def on_job_start(self, config: DictConfig, **kwargs: Any) -> None:
         """In a job: remember a SIGTERM that comes before the run; submitit would ignore it."""
-        if _is_job(config):
+        if is_job(config.hydra.mode):
             listen_between_runs([signal.SIGTERM])
 
 
@@ -70,7 +70,7 @@ class RayJobs(Callback):
 
     def on_job_start(self, config: DictConfig, **kwargs: Any) -> None:
         """In a job: listen for a request to stop."""
-        if _is_job(config):
+        if is_job(config.hydra.mode):
             threading.Thread(target=_wait_for_request, daemon=True).start()
 
 
@@ -110,8 +110,9 @@ def wait_for_submitted() -> None:
         time.sleep(SECONDS)
 
 
-def _is_job(config: DictConfig) -> bool:
-    return config.hydra.mode == RunMode.MULTIRUN and not is_first()
+def is_job(mode: RunMode) -> bool:
+    """Tell whether this is one of the processes that a sweep has for its jobs; `mode` is Hydra's."""
+    return mode == RunMode.MULTIRUN and not is_first()
 
 
 def _remember_jobs() -> None:

@@ -24,10 +24,10 @@ from midstate.common.errors import (
 from midstate.common.secrets import say, show_any_letter
 from midstate.config.overrides import typed_overrides
 from midstate.distributed.environment import local_rank
-from midstate.distributed.launchers import queue_again
+from midstate.distributed.launchers import is_job, queue_again
 from midstate.distributed.machine import enough_memory
 from midstate.distributed.processes import Processes, joined, others_at_work
-from midstate.distributed.signals import is_first, stop_on_signal, stop_what_follows
+from midstate.distributed.signals import stop_on_signal, stop_what_follows
 from midstate.engine.loop import train
 from midstate.engine.session import Session
 from midstate.runs.directory import RunDirectory
@@ -164,14 +164,9 @@ def _tell_in_a_sweep(error: Exception) -> None:
     say(f"job {hydra.job.num} ({' '.join(typed_overrides())}) failed: {error}", sys.stderr)
 
 
-def _is_worker() -> bool:
-    """Tell whether this is one of the processes that a sweep keeps for its jobs."""
-    return HydraConfig.get().mode == RunMode.MULTIRUN and not is_first()
-
-
 def _exit_stopped() -> NoReturn:
     # A pool that a SystemExit came back to would kill its other workers before they have saved.
-    if _is_worker():
+    if is_job(HydraConfig.get().mode):
         stop_what_follows()
         raise RunStopped("stopped on request")
     raise SystemExit(EXIT_STOPPED)
