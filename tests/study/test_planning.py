@@ -26,33 +26,34 @@ def on_one_thread(claim):
     return replace(claim, scales={"quick": {**claim.scales["quick"], "cells": cells}})
 
 
-@pytest.fixture(scope="module")
-def quick():
-    return plan_runs(map(on_one_thread, read_claims(edition=1)), "quick")
-
-
 def planned(claim):
     return plan_runs(map(on_one_thread, read_claims([claim], edition=1)), "quick", num_seeds=1)
 
 
 @pytest.mark.slow
-def test_quick_is_as_small_as_it_has_to_be(quick):
-    assert len(quick) <= QUICK
-    assert len({run.directory for run in quick}) == len(quick)
+def test_the_plan_of_the_first_edition():
+    """One test, since it is composed once in a process, which takes a minute."""
+    claims = read_claims(edition=1)
+    runs = plan_runs(map(on_one_thread, claims), "quick")
+    assert_as_small_as_it_has_to_be(runs)
+    assert_every_arm_has_its_seeds(runs, claims)
+    assert_identities_are_those_on_record({run.experiment: run.config_hash for run in runs})
+    assert_committed_rows_are_of_the_code_as_it_is()
 
 
-@pytest.mark.slow
-def test_every_arm_of_every_claim_has_its_seeds(quick):
-    for claim in read_claims(edition=1):
+def assert_as_small_as_it_has_to_be(runs):
+    assert len(runs) <= QUICK
+    assert len({run.directory for run in runs}) == len(runs)
+
+
+def assert_every_arm_has_its_seeds(runs, claims):
+    for claim in claims:
         for arm in claim.all_arms:
-            seeds = {run.seed for run in quick if run.experiment == arm}
-            assert seeds >= set(claim.seeds("quick"))
+            assert {run.seed for run in runs if run.experiment == arm} >= set(claim.seeds("quick"))
 
 
-@pytest.mark.slow
-def test_identities_are_those_on_record(quick):
+def assert_identities_are_those_on_record(found):
     """Where an experiment becomes another run, its results are no longer its own; see tests/runs/test_identities.py."""
-    found = {run.experiment: run.config_hash for run in quick}
     folder = ROOT / "conf" / "experiment"
     names = {path.relative_to(folder).with_suffix("").as_posix() for path in folder.glob("**/*.yaml")}
     papers = [name for name in names - {*found} if "base" not in name.split("/")]
@@ -62,8 +63,7 @@ def test_identities_are_those_on_record(quick):
     assert {name: pair for name, pair in different.items() if len(set(pair)) > 1} == {}
 
 
-@pytest.mark.slow
-def test_committed_rows_are_of_the_code_as_it_is(quick):
+def assert_committed_rows_are_of_the_code_as_it_is():
     """Where numerics or experiments change, runs are made again rather than kept."""
     rows = read_runs(ROOT / "results")
     assert set(rows.numerics) == {NUMERICS}
@@ -71,7 +71,7 @@ def test_committed_rows_are_of_the_code_as_it_is(quick):
     cells = rows.groupby(["arm", "overrides", "device", "threads"]).config_hash.unique()
     for (arm, overrides, device, threads), hashes in cells.items():
         place = (f"trainer.device={device}", f"trainer.threads={threads}")
-        assert list(hashes) == [identity(arm, (*overrides.split(), *place))[0]], arm  # mostly known from `quick`
+        assert list(hashes) == [identity(arm, (*overrides.split(), *place))[0]], arm  # mostly composed before
 
 
 def test_every_experiment_is_an_arm_of_some_claim_or_was_tried_by_the_pilot():

@@ -22,7 +22,7 @@ PROGRAM = (
 )
 SMALL = {
     each.partition("=")[0]: each
-    for each in (*TINY, "trainer.epochs=2", "trainer.max_steps_per_epoch=3", "trainer.probes=false")
+    for each in (*TINY, "trainer.epochs=2", "trainer.max_steps_per_epoch=3", "trainer.probe_images=60")
 }
 TRIED = {"episodes": 2, "trial_steps": 1, "trial_images": 64, "held_out": 64}
 TRYING = {  # by the groups whose members try schemes

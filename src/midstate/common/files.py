@@ -9,6 +9,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 PARTIAL = ".partial"
 
 
@@ -37,6 +39,11 @@ def write_together(contents: dict[Path, bytes]) -> None:
         raise
     for folder in {path.parent for path in contents}:
         _sync(folder)
+
+
+def read_yaml(path: Path) -> Any:
+    """Read a YAML file; PyYAML's parser in C, where it has it, takes a tenth of the time."""
+    return yaml.load(path.read_bytes(), getattr(yaml, "CSafeLoader", yaml.SafeLoader))
 
 
 def remove_partial(directory: Path) -> None:

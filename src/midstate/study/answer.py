@@ -5,8 +5,7 @@ from functools import cache
 from types import SimpleNamespace
 from typing import Any
 
-import yaml
-
+from midstate.common.files import read_yaml
 from midstate.common.project import CONF
 from midstate.study.beside import interval
 from midstate.study.claims import PLANNED, Claim, read_claims
@@ -20,7 +19,7 @@ Row = Mapping[str, Any]  # of claims.csv
 @cache
 def words() -> dict[str, Any]:
     """The question, what verdicts say to it, and the schemes of its figure."""
-    return yaml.safe_load(WORDS.read_text())
+    return read_yaml(WORDS)
 
 
 def headline(claim: Claim, results: Iterable[Row]) -> Row | None:

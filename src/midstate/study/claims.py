@@ -7,9 +7,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from midstate.common import checks
+from midstate.common.files import read_yaml
 from midstate.common.project import CONF
 from midstate.study.endpoints import Endpoint, Gate
 from midstate.study.figure_plan import Drawing, LevelFigure
@@ -55,7 +54,7 @@ class Claim:
     @classmethod
     def read(cls, path: Path) -> "Claim":
         """Read a claim's file."""
-        content = yaml.safe_load(path.read_text())
+        content = read_yaml(path)
         decides = {key: value for key, value in content.items() if key not in PROSE}
         digest = hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()[:8]
         for key in ("endpoint", "control"):

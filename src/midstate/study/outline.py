@@ -10,15 +10,14 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import yaml
 from tqdm import tqdm
 
+from midstate.common.files import read_yaml
 from midstate.common.project import member_folders
 from midstate.study import planning, remembered
 from midstate.study.claims import Claim
 from midstate.study.planning import OUTPUTS, PlannedRun
 
-_Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 UNKNOWN = "?"
 Cell = tuple[str, tuple[str, ...]]  # an experiment and the overrides of a cell
 
@@ -85,7 +84,7 @@ def _named(base: str, experiment: str) -> str:
 
 def _content(experiment: str) -> dict[str, Any]:
     files = [folder / "experiment" / f"{experiment}.yaml" for folder in member_folders()]
-    return next((yaml.load(file.read_bytes(), _Loader) for file in files if file.is_file()), None) or {}
+    return next((read_yaml(file) for file in files if file.is_file()), None) or {}
 
 
 def _identities(cells: Iterable[Cell]) -> dict[Cell, str]:

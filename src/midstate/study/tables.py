@@ -11,9 +11,8 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import yaml
 
-from midstate.common.files import write_together
+from midstate.common.files import read_yaml, write_together
 from midstate.study import columns
 from midstate.study.claims import Claim, read_all
 from midstate.study.levels import levels_of
@@ -143,7 +142,7 @@ def _levels(finished: Iterable[PlannedRun], claims: Sequence[Claim]) -> list[dic
 def _row(run: PlannedRun) -> dict[str, Any]:
     """One run in one row."""
     summary = json.loads((run.directory / "summary.json").read_text())
-    config = yaml.safe_load((run.directory / "config.yaml").read_text())
+    config = read_yaml(run.directory / "config.yaml")
     epochs = pd.read_csv(run.directory / "metrics.csv")
     # The claims for which it was run, with the digest that their files had then.
     tags = [tag for tag in config["logger"].get("tags", []) if "-" in tag]
