@@ -23,6 +23,7 @@ KINDS = tuple((method, precision) for method in METHODS for precision in ("fp32"
 JOB = (
     *("data=digits", "data.augmentation.crop_padding=1", "model=resnet8", "logger=none"),
     *("trainer.epochs=8", "trainer.max_steps_per_epoch=8", "trainer.checkpoint_every=3it"),
+    *("trainer.probe_images=100", "machine.figures=false"),  # drawn when all is saved
 )
 KILLS = 3  # of one run at most: then it is left to finish
 

@@ -214,3 +214,16 @@ def test_above_a_floor_the_shape_that_made_the_points_fits_them_best(name, param
     fits = shapes.fit_shapes(rates, truth + np.random.default_rng(0).normal(0, 0.5, rates.shape), 10.0)
     assert min(fits.values(), key=lambda fit: fit.aicc).name == name
     assert fits[name].residual_sum / len(rates) == pytest.approx(0.25, rel=0.5)
+
+
+@pytest.mark.parametrize("name", ["exponential", "power", "logistic"])
+@pytest.mark.parametrize("values", ["falls", "rises"])  # what rises wants the linear parameter below its bound
+def test_the_grid_is_searched_as_one_by_one(name, values):
+    values = noisy("exponential", 1)[0][:: 1 if values == "falls" else -1]
+    shape = shapes.SHAPES[name]
+
+    def left(bends):
+        return ((shapes._project(shape, RATES, values, bends)[1] - values) ** 2).sum()
+
+    least = min(left(bends) for bends in product(*shape.grid))
+    assert left(shapes._start(shape, RATES, values)) == pytest.approx(least, rel=1e-9)
