@@ -113,6 +113,17 @@ def test_hard_holds_pruned_weights_through_momentum_and_decay(make):
             assert (optimizer.state[weight][key][~MASK] == 0).all()
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+def test_hard_puts_the_very_bits_back(dtype):
+    after = torch.tensor([-0.0, 0.0, 3.0, torch.inf, -0.0, torch.nan]).to(dtype)
+    before = torch.tensor([1.0, -0.0, -0.0, 2.0, 7.0, -0.0]).to(dtype)
+    mask = torch.tensor([True, False, True, False, True, False])
+    expected = torch.where(mask, after, before)
+    weight = nn.Parameter(after.clone())
+    Hard().after_step(weight, mask, before.clone(), torch.optim.SGD([weight], 0.1))
+    assert weight.detach().view(torch.uint8).equal(expected.view(torch.uint8))
+
+
 def test_ste_moves_pruned_weights_and_lets_them_come_back():
     model, pruner, _ = pruned_linear(STE())
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)

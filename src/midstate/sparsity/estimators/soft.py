@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
+import torch
 from torch import Tensor
 
 from midstate.common import checks
@@ -33,9 +34,9 @@ class Soft(Estimator):
 
     def refreshed(self, weight: Tensor, mask: Tensor, memory: Memory, progress: float) -> None:
         """Zero what is pruned, once."""
-        weight.detach().mul_(mask)
+        weight.detach().mul_(mask.view(torch.uint8))  # several times sooner than by bools
 
     def before_step(self, weight: Tensor, mask: Tensor, memory: Memory) -> None:
         """Mask the gradient, if asked."""
         if self.mask_gradient and weight.grad is not None:
-            weight.grad.mul_(mask)
+            weight.grad.mul_(mask.view(torch.uint8))
