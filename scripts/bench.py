@@ -35,6 +35,7 @@ COMMANDS = {
     "shares": 1,
     "startup": 7,
     "step": 25,
+    "step_bf16": 25,
     "sweep": 1,
 }
 # Whose tables do not stand in docs/speed.md.

@@ -33,7 +33,7 @@ DATA: Limits = {
 STARTUP: Limits = {"--help (imports of torch)": (lambda rows: _of(rows, what="train.py --help")["ratio"], 0.5)}
 LIMITS: dict[str, tuple[Callable[[int], Rows], Limits]] = {
     "mask": (mask.measure, MASK),
-    "step": (lambda repeats: step.measure(repeats, methods=("nm_block", "maxq"), settings=("fp32",)), STEP),
+    "step": (lambda repeats: step.measure(repeats, methods=("nm_block", "maxq")), STEP),
     "data": (data.measure, DATA),
     "startup": (startup.measure, STARTUP),
 }
