@@ -217,7 +217,7 @@ def _children(pid: int) -> list[tuple[int, str]]:
 
 def test_an_arm_that_shows_levels_brings_its_dense_run_along_and_leaves_table_and_figure(tmp_path):
     arms = ["--edition", "second", "--only", "C2", "--arms", "c2_bits_exact"]
-    arguments = [*arms, "--seeds", "1", "--wandb", "off", *SMALL, "logger=none"]
+    arguments = [*arms, "--seeds", "1", "--wandb", "off", *SMALL, "logger=none", "quantizer.score=weight_error"]
     done = reproduce(tmp_path, *arguments)
     assert done.returncode == 0, done.stderr + done.stdout
     assert "quick: 2 runs, 0 done, 2 to do" in done.stdout

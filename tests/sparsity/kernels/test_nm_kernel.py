@@ -12,11 +12,12 @@ pytestmark = pytest.mark.slow  # the interpreter is
 MASKS = """
 import torch
 from midstate.sparsity import NM
-from midstate.sparsity.kernels.triton_nm import fits, keep_largest_of_groups
+from midstate.sparsity.kernels.triton_nm import TILE, fits, keep_largest_of_groups
 
 torch.manual_seed(0)
 for m in (2, 4, 6, 16, 32):
-    shapes = ((8, 3 * m, 3, 3), (5, m), (300, 4 * m, 1, 1), (3, 2 * m, 5))
+    several = TILE // (4 * m) + 5  # filters of more groups than one program takes
+    shapes = ((8, 3 * m, 3, 3), (5, m), (several, 4 * m, 1, 1), (3, 2 * m, 5))
     for turn, ties in enumerate((False, True, False, True, False)):
         scores = [torch.randn(shape).abs() for shape in shapes]
         scores.append(torch.randn(4, 2 * m, 3, 3).abs().to(memory_format=torch.channels_last))
