@@ -51,9 +51,8 @@ def epochs_to_recover(
         How many seeds recovered, of how many, and the median number of epochs, those that did not recover being
         censored at their last epoch (inf: fewer than half recovered); None without two seeds.
     """
-    curves = {
-        name: rows.pivot(index="seed", columns="epoch", values="val/top1") for name, rows in epochs.groupby("arm")
-    }
+    both = epochs[epochs.arm.isin((arm, reference))].groupby("arm")
+    curves = {name: rows.pivot(index="seed", columns="epoch", values="val/top1") for name, rows in both}
     if arm not in curves or reference not in curves:
         return None
     seeds = curves[arm].index.intersection(curves[reference].index)
