@@ -108,7 +108,8 @@ def _merged(path: Path, new: pd.DataFrame) -> bytes:
             cell = ["arm", "overrides", "device"]
             stale |= _among(old, new, cell) & ~_among(old, new, [*cell, "config_hash"])
         new = pd.concat([old[~stale], new])
-    new = new.sort_values(KEY, kind="stable")
+    # A column in which the new rows have nothing holds objects by now, and their numbers would be written otherwise.
+    new = new.infer_objects().sort_values(KEY, kind="stable")
     content = new.to_csv(index=False, float_format="%.6g").encode()
     # Without a time in its header a packed table is the same bytes whenever it is written.
     return gzip.compress(content, mtime=0) if path.suffix == ".gz" else content
