@@ -105,6 +105,17 @@ def test_new_rows_replace_those_of_the_same_run_and_leave_the_others(run, tmp_pa
     assert (tmp_path / "results" / "runs.csv").read_bytes() == before
 
 
+def test_rows_stay_as_they_are_written_where_new_ones_lack_a_column(tmp_path):
+    path, row = tmp_path / "runs.csv", {"arm": "a", "overrides": "", "config_hash": "1", "device": "cpu"}
+    path.write_bytes(
+        tables._merged(path, pd.DataFrame([{**row, "seed": 0, "slack": 0.0}, {**row, "seed": 1, "slack": 1 / 3}]))
+    )
+    before = path.read_text().splitlines()
+    path.write_bytes(tables._merged(path, pd.DataFrame([{**row, "seed": 2, "slack": None}])))
+    assert path.read_text().splitlines()[:3] == before
+    assert before[1:] == ["a,,1,cpu,0,0", "a,,1,cpu,1,0.333333"]
+
+
 def test_unfinished_runs_give_no_row(run, tmp_path):
     tables.collect([run(status="stopped")], tmp_path / "results")
     assert tables.read_runs(tmp_path / "results").empty
