@@ -152,8 +152,7 @@ def _start(shape: Shape, rates: np.ndarray, values: np.ndarray) -> tuple[float, 
     """The bends of the grid that leave the smallest residuals, of all at once: one by one they take seconds."""
     grid = list(product(*shape.grid))
     design = np.stack([np.column_stack(shape.columns(rates, *bends)) for bends in grid])
-    size = np.maximum(abs(design).max(axis=1, keepdims=True), np.finfo(np.float64).tiny)
-    basis, triangle = np.linalg.qr(design / size)
+    basis, triangle = np.linalg.qr(design)  # whatever the size of a column
     along = values @ basis
     if shape.grid:  # of their linear parameters the last alone is bounded, by 0, which is best where it would be below
         along[along[:, -1] * triangle[:, -1, -1] < shape.lowest[-1], -1] = 0
