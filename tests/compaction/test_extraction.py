@@ -317,6 +317,15 @@ def test_what_cannot_be_extracted_is_refused_by_name(model, message):
     assert "\n" not in str(error.value)
 
 
+def test_where_nothing_but_zeros_within_filters_could_go_it_is_refused():
+    """The class token is the same for all images, and yet no layer gets smaller."""
+    model = timm.create_model("vit_tiny_patch16_224", img_size=32, patch_size=16, depth=1, embed_dim=48, num_heads=3)
+    for layer in weight_layers(model):
+        layer.weight.data[:, 1::2] = 0
+    with pytest.raises(ValueError, match="nothing to remove: every channel depends on the image"):
+        extract(model.eval(), (3, 32, 32))
+
+
 def test_attached_masks_are_refused():
     model = nn.Sequential(nn.Conv2d(1, 2, 1))
     parametrize.register_parametrization(model[0], "weight", nn.Identity())

@@ -43,20 +43,23 @@ def extract(model: nn.Module, shape: tuple[int, ...]) -> fx.GraphModule:
         raise ValueError("masks are still attached to the model; finalise the pruner first")
     name, dtype = type(model).__name__, next(model.parameters()).dtype
     whole = deepcopy(model).double()
-    fewer_heads = remove_dead_heads(whole)
+    remove_dead_heads(whole)
     graph = traced(whole)
     try:
         seen = Observed(graph, shape)
     except Exception as error:  # what model code raises where images do not fit
         raise ValueError(f"{name} cannot be run on images of {tuple(shape)}: {first_line(error)}") from error
-    kept = [(node, seen.kept(node)) for node in graph.graph.nodes]
-    if not fewer_heads and all(index is None or len(index) == seen.size(node) for node, index in kept):
+    network = Rewriter(seen).rewrite()
+    if _num_parameters(network) == _num_parameters(model):
         raise ValueError(
             "nothing to remove: every channel depends on the image; zeros within filters stay where they are"
         )
-    network = Rewriter(seen).rewrite()
     _compare(name, network, deepcopy(model).double(), shape)
     return network.to(dtype).eval()
+
+
+def _num_parameters(model: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in model.parameters())
 
 
 def _compare(name: str, network: nn.Module, model: nn.Module, shape: tuple[int, ...]) -> None:

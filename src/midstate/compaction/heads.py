@@ -7,18 +7,16 @@ from midstate.compaction.cutting import cut_layer
 
 
 @torch.no_grad()
-def remove_dead_heads(model: nn.Module) -> bool:
-    """Take dead heads out of every attention of timm's common kind, in place; tell whether there were any.
+def remove_dead_heads(model: nn.Module) -> None:
+    """Take dead heads out of every attention of timm's common kind, in place.
 
     Queries, keys and values of a dead head have no weight that is not zero: what attention makes of them is the values'
     bias, whatever the image. The output projection's bias takes that over. Where it has none, or no head lives, all
     stays as it is.
     """
-    found = False
     for module in model.modules():
         if _is_known(module):
-            found = _remove(module) or found
-    return found
+            _remove(module)
 
 
 def _is_known(module: nn.Module) -> bool:
@@ -31,15 +29,15 @@ def _is_known(module: nn.Module) -> bool:
     return type(module.qkv) is nn.Linear and type(module.proj) is nn.Linear
 
 
-def _remove(attention: nn.Module) -> bool:
+def _remove(attention: nn.Module) -> None:
     by_head = attention.qkv.weight.unflatten(0, (3, attention.num_heads, attention.head_dim))
     living = by_head.movedim(1, 0).flatten(1).any(1)
     if living.all() or not living.any():
-        return False
+        return
     added = _constants(attention, living)
     if added is not None:
         if attention.proj.bias is None:
-            return False
+            return
         attention.proj.bias += added
     kept = living.repeat_interleave(attention.head_dim).nonzero().flatten()
     whole, every = torch.arange(attention.qkv.in_features), torch.arange(attention.proj.out_features)
@@ -48,7 +46,6 @@ def _remove(attention: nn.Module) -> bool:
     attention.proj = cut_layer(attention.proj, kept, every.to(rows.device)).module
     attention.num_heads = int(living.sum())
     attention.attn_dim = attention.num_heads * attention.head_dim
-    return True
 
 
 def _constants(attention: nn.Module, living: Tensor) -> Tensor | None:
