@@ -78,6 +78,18 @@ def test_a_network_without_batchnorm_sees_the_images_once_in_each_state():
     assert row["gap_bn"] == row["gap"]
 
 
+def test_two_states_with_the_same_masks_are_measured_once():
+    """Of ten blocks two are under 1:16 at the second of 15 states, and at the third."""
+    model, pruner = pruned(Blocks(), Schedule("linear", 0, 1.0))
+    probe, seen = GapProbe(model, pruner, split(), split(40)), []
+    model.register_forward_hook(lambda module, inputs, output: seen.append(len(output)))
+    assert probe.before_refresh(14)["to"] == 2
+    assert seen == [40, 40]
+    row = probe.before_refresh(20)
+    assert (row["to"], row["gap"], row["gap_bn"]) == (3, 0, 0)
+    assert seen == [40] * 3
+
+
 def test_batchnorm_is_estimated_on_the_batches_and_restored():
     model = nn.Sequential(nn.BatchNorm2d(3), nn.Dropout(0.5), nn.Flatten(), nn.Linear(3, 10))
     model.eval()
