@@ -102,8 +102,10 @@ def machine() -> dict[str, Any]:
     """Where and with what a benchmark ran."""
     import torch
 
+    from midstate.distributed.machine import processor_name
+
     return {
-        "processor": f"{_processor()}, {torch.backends.cpu.get_cpu_capability()}",  # a name alone tells little
+        "processor": f"{processor_name()}, {torch.backends.cpu.get_cpu_capability()}",  # a name alone tells little
         "cores": os.cpu_count(),
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
         "python": platform.python_version(),
@@ -111,14 +113,6 @@ def machine() -> dict[str, Any]:
         "git": git_commit(),
         "date": datetime.now(UTC).date().isoformat(),
     }
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()
 
 
 def rendered(benchmark: str, result: dict[str, Any]) -> str:

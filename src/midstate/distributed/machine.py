@@ -1,9 +1,11 @@
-"""Hardware support and memory: bfloat16, out-of-memory errors, and keeping freed memory in the process."""
+"""Hardware and memory: the processor, bfloat16, out-of-memory errors, keeping freed memory in the process."""
 
 import ctypes
+import platform
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import torch
 
@@ -34,6 +36,15 @@ def fast_at_bfloat16(device: torch.device) -> bool:
         return torch.cuda.get_device_capability(device) >= (8, 0)  # Ampere
     offered = torch.cpu.get_capabilities()
     return bool(offered.get("amx_bf16") or offered.get("avx512_bf16"))
+
+
+def processor_name() -> str:
+    """The processor's name as Linux tells it; elsewhere, or where that cannot be read, as Python knows it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
 
 
 @contextmanager

@@ -1,8 +1,6 @@
 """A table of latencies for the layers of a network: made on this machine, read by quantizer.budget=latency."""
 
 import json
-import os
-import platform
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -19,7 +17,7 @@ from midstate.config.building import build
 from midstate.config.compose import composed
 from midstate.config.explain import explain, is_users
 from midstate.config.overrides import check_command_line
-from midstate.distributed.machine import keep_freed_memory
+from midstate.distributed.machine import keep_freed_memory, processor_name
 from midstate.engine.latency import KERNELS, latencies
 from midstate.quantization.bits import REFERENCE_BITS
 from midstate.runs.finished import read_finished, rebuild
@@ -111,17 +109,10 @@ def _facts(kernel: str, name: str, image: Tensor) -> dict[str, Any]:
         "batch_size": len(image),
         "threads": 1,
         "device": "cpu",
-        "processor": _processor(),
+        "processor": processor_name(),
         "torch": torch.__version__,
         "numpy": np.__version__,
     }
-
-
-def _processor() -> str:
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if os.access(info, os.R_OK) else []
-    named = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return named[0] if named else platform.processor() or platform.machine()
 
 
 def _as_text(content: dict[str, Any]) -> str:
