@@ -14,6 +14,7 @@ from typing import Any
 from benchmarks.common import machine, rendered
 from benchmarks.quoted import RECORDS, quoted
 from midstate.common import files
+from midstate.common.arguments import positive
 from midstate.common.errors import EXIT_BAD_CONFIG, ConfigError
 from midstate.common.project import ROOT
 from midstate.common.secrets import say
@@ -47,7 +48,7 @@ def main(given: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("command", choices=COMMANDS)
     parser.add_argument("runs", nargs="*", type=Path, metavar="RUN", help="infer: of these finished runs' networks")
-    parser.add_argument("--repeats", type=int, default=None, help="how often; default: " + str(COMMANDS))
+    parser.add_argument("--repeats", type=positive, help="how often; default: " + str(COMMANDS))
     parser.add_argument("--json", type=Path, default=None, help="file for rows and machine")
     parser.add_argument("--docs", action="store_true", help="put the table into docs/speed.md or docs/scale.md")
     arguments = parser.parse_intermixed_args(given)

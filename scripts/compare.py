@@ -24,8 +24,9 @@ def main(arguments: list[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description="Compare finished runs, those of an interrupted sweep, too: mean and 95 % t interval over seeds "
-        "of top-1 on test data, parameters, multiply-accumulates, gap and time, one row a configuration, named by what "
-        "differs; curves of validation accuracy; CSV. Runs that are not finished are named and left out.",
+        "of top-1 (on test data, unless runs end on validation data), parameters, multiply-accumulates, gap and time, "
+        "one row a configuration, named by what differs; curves of validation accuracy; CSV. Runs that are not "
+        "finished are named and left out.",
         epilog="Exit status: 0 compared, 2 no finished run there, or a setting that no run has.",
     )
     parser.add_argument("runs", type=Path, nargs="+", help="runs, or directories that hold some: outputs, outputs/nm")

@@ -4,6 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from midstate.common.arguments import positive
 from midstate.common.errors import EXIT_BAD_CONFIG, EXIT_FAILED, EXIT_FINISHED, ConfigError, RunFailed
 from midstate.common.secrets import say
 
@@ -38,14 +39,10 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("run", type=Path, help="its directory, such as outputs/filter/1a2b3c4d5e6f/seed0")
     parser.add_argument("--output", type=Path, metavar="FILE", help=f"default: {FILE} in the run's directory")
-    parser.add_argument("--batch-size", type=_size, default=64, metavar="N", help="images a timed pass (default: 64)")
+    parser.add_argument(
+        "--batch-size", type=positive, default=64, metavar="N", help="images a timed pass (default: %(default)s)"
+    )
     return parser
-
-
-def _size(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text}: must be a whole number, 1 or more")
-    return int(text)
 
 
 if __name__ == "__main__":

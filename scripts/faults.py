@@ -9,6 +9,7 @@ import sys
 
 from benchmarks.common import machine, table
 from midstate.common import files
+from midstate.common.arguments import positive
 from midstate.common.project import ROOT
 
 # With the usual number of times.
@@ -19,7 +20,7 @@ def main() -> None:
     """Cause one kind of fault."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("command", choices=COMMANDS)
-    parser.add_argument("--times", type=int, default=None, help="how often; default: " + str(COMMANDS))
+    parser.add_argument("--times", type=positive, help="how often; default: " + str(COMMANDS))
     parser.add_argument("--seed", type=int, default=0, help="of what is random")
     parser.add_argument("--docs", action="store_true", help="put the table into docs/reliability.md")
     arguments = parser.parse_args()

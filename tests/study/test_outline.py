@@ -9,7 +9,6 @@ from conftest import ROOT
 
 from midstate.study import planning, remembered
 from midstate.study.claims import read_claims
-from midstate.study.command import main
 from midstate.study.outline import UNKNOWN, _has_runs, outline
 
 
@@ -63,11 +62,3 @@ def test_a_dry_run_says_what_missing_would_do_and_composes_nothing(tmp_path):
     assert f"; {len(runs) - counted} to do" in second
     assert counted > 500
     assert [path.name for path in tmp_path.iterdir()] == ["results"]
-
-
-def test_verdicts_of_ones_own_runs_do_not_go_into_the_readme(tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
-    assert main(["--only", "C2", "--readme"]) == 2
-    assert "add --report" in capsys.readouterr().err
-    assert main(["--verify", "--results", "elsewhere"]) == 2
-    assert "elsewhere/claims.csv is not there" in capsys.readouterr().err

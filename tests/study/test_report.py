@@ -130,7 +130,7 @@ def test_a_gate_that_the_pilot_does_not_meet_decides_without_runs(tmp_path):
     assert "| C5 | 2:16 to 1:16 loses more than 2:16 to 4:16 gains | no power | – |" in readme_table(tmp_path)
     reading = Reading.of("C5", tmp_path)
     assert reading.figure is None
-    assert reading.shown.startswith("**no power**: A gate is not met")
+    assert reading.shown.startswith("**no power**: A condition for the test, a gate, is not met")
 
 
 def test_a_claim_that_lacks_seeds_is_not_run_and_shows_no_number(tmp_path):

@@ -1,5 +1,6 @@
 """Verdicts on runs that are made up, so that every rule is seen to fire."""
 
+import re
 from dataclasses import replace
 from math import nan
 
@@ -250,6 +251,46 @@ def test_gates_are_decided_by_the_first_cell_of_the_pilot_and_seeds_by_the_file(
     assert (result.verdict, result.control, result.measured.seeds) == ("no power", "not met", 4)
     (result,) = judge([claim], runs, other)
     assert (result.verdict, result.control) == ("not run", "not run")
+
+
+def test_nothing_is_judged_before_all_seeds_are_there(tmp_path):
+    claim = _gated(tmp_path, at_least=2)
+    runs = _rows("", range(1, 4), x=71.0, y=70.0)
+    pilot = _rows("a=1", (100, 101), y=70.0, z=72.5)
+    assert judge([claim], runs, pilot) == []
+    assert [each.verdict for each in judge([replace(claim, edition=1)], runs, pilot)] == ["supported"]
+
+
+@pytest.mark.parametrize(
+    ("seeds", "state"), [((100,), "not run"), ((100, 101), "not met"), (range(100, 109), "not met")]
+)
+def test_gates_are_decided_by_the_seeds_of_the_pilot_that_were_set_down(tmp_path, seeds, state):
+    claim = _gated(tmp_path, at_least=2)
+    pilot = pd.concat([_rows("a=1", (each,), y=70.0, z=71.0 if each < 102 else 90.0) for each in seeds])
+    (gate,) = verdicts.gates_of(claim, pilot.iloc[:0], pilot)
+    assert gate.state == state
+    assert gate.seeds <= 2
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("expected: positive", "expect: positive", "expect of endpoint 'a': not known; must be of name, value"),
+        ("  expected: positive\n", "", "expected of 'a': must be positive or negative"),
+        ("  sesoi: 0.5\n", "", "sesoi of 'a': must be the smallest effect that matters, in points"),
+        ("  unit: points\n  value: top1\n", "  value: top1\n", "unit of endpoint 'a': missing"),
+        ("claim: C1", "claim: mine", "claim='mine': must be C and a number"),
+        ("title: a\n", "titel: a\n", "titel of the claim: not known"),
+    ],
+)
+def test_a_claim_that_could_not_be_judged_is_refused_by_file_and_field(tmp_path, old, new, message):
+    _gated(tmp_path, at_least=2)
+    path = tmp_path / "c1.yaml"
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new, 1))
+    with pytest.raises(ValueError, match=rf"^c1\.yaml: {re.escape(message)}"):
+        Claim.read(path)
 
 
 def test_a_gate_needs_a_bound_and_a_place_where_it_is_decided(tmp_path):

@@ -53,7 +53,13 @@ def _time(seconds: float) -> str:
 
 def _notes(groups: Sequence[Group]) -> list[str]:
     """Meaning of the numbers, and groups whose interval is not over seeds."""
-    notes = ["top-1: test data, last epoch; parameters: not zero; MACs: an image; gap: top-1 lost at the last jump"]
+    measured = sorted({str(run.summary.get("final_images", "test")) for group in groups for run in group.runs})
+    notes = [
+        f"top-1: {' or '.join(measured)} data, last epoch; parameters: not zero; MACs: an image; "
+        "gap: top-1 lost at the last jump"
+    ]
+    if len(measured) > 1:
+        notes.append("some runs end on validation data, others on test data: these are not to be compared")
     if mixed := [each.label for each in groups if each.num_configurations > 1]:
         notes.append(
             f"several configurations are in {', '.join(mixed)}: its interval is over these runs, not over seeds"

@@ -5,6 +5,7 @@ import json
 import logging
 import os
 import socket
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
@@ -14,6 +15,7 @@ from midstate.common.errors import ConfigError
 
 log = logging.getLogger(__name__)
 FILE = ".lock"
+LOOKS, SECONDS = 5, 0.01  # before a directory counts as held, and between two
 
 
 @contextmanager
@@ -32,7 +34,7 @@ def locked(directory: Path) -> Iterator[None]:
         raise ConfigError(f"run_dir={directory}: cannot be written ({error.strerror})") from error
     try:
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _lock(handle)
         except BlockingIOError:
             raise ConfigError(f"run_dir={directory}: in use by {_holder(handle)}; wait for it, or stop it") from None
         except OSError as error:  # some network file systems have no locks
@@ -44,6 +46,15 @@ def locked(directory: Path) -> Iterator[None]:
         yield
     finally:
         os.close(handle)
+
+
+def _lock(handle: int) -> None:
+    """Lock a file; a sweep that looks whether it is locked holds it for a moment, and that is waited for."""
+    for _ in range(LOOKS):
+        with suppress(BlockingIOError):
+            return fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        time.sleep(SECONDS)
+    return fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def _holder(handle: int) -> str:

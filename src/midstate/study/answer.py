@@ -23,20 +23,13 @@ def words() -> dict[str, Any]:
 
 
 def headline(claim: Claim, results: Iterable[Row]) -> Row | None:
-    """What decides a claim: in the second edition its planned cell with all its seeds, in the first its first cell."""
+    """What decides a claim: in the second edition its planned cell, in the first its first cell."""
     own = [row for row in results if (row["claim"], row["edition"]) == (claim.claim, claim.edition)]
     own = [row for row in own if isinstance(row["verdict"], str) and row["verdict"]]  # NaN: a secondary one, in a file
     if claim.edition > 1:
         scale = PLANNED if PLANNED in claim.scales else next(iter(claim.scales))  # a user's own has one
-        own = [row for row in own if row["scale"] == scale and has_all_seeds(claim, row)]
+        own = [row for row in own if row["scale"] == scale]
     return next(iter(own), None)
-
-
-def has_all_seeds(claim: Claim, row: Row) -> bool:
-    """Tell whether a result has all the seeds that were set down, or none because the pilot decided it; the first
-    edition set down none.
-    """
-    return claim.edition == 1 or not row["seeds"] or row["seeds"] >= len(claim.seeds(row["scale"]))
 
 
 def answer(results: Iterable[Row], brief: bool = False) -> str:
@@ -80,16 +73,16 @@ def _denied(name: str, verdicts: Mapping[str, str]) -> str:
 
 def _lead(verdicts: Mapping[str, str]) -> str:
     """No, where any verdict speaks against "always"; else what is known."""
-    affirmed = words()["affirmed"]
-    reasons = [why for name in words()["denied"] if (why := _denied(name, verdicts))]
+    text = words()
+    affirmed = text["affirmed"]
+    reasons = [why for name in text["denied"] if (why := _denied(name, verdicts))]
     if reasons:
         return f"**No, not always:** {'; '.join(reasons)}."
     deciding = [verdicts[name] for name in affirmed]
     if all(verdicts[name] in wanted for name, wanted in affirmed.items()):
         return "**Yes, in all that was tested here;** no test can show “always”."
     if all(each in (NOT_RUN, NO_POWER) for each in deciding):
-        nothing = "**No answer:** there is nothing to gain at this size."
-        return "**Not answered yet.**" if NOT_RUN in deciding else nothing
+        return "**Not answered yet.**" if NOT_RUN in deciding else text["no_power"].strip()
     return "**Open:** no verdict speaks against it, and not all that would speak for it is decided."
 
 

@@ -3,10 +3,11 @@
 import argparse
 from pathlib import Path
 
-from midstate.study.claims import PILOT, SCALES
+from midstate.common.arguments import positive
+from midstate.study.claims import COMMITTED, PILOT, SCALES
 
 EDITIONS = {"first": 1, "second": 2}
-COMMITTED, OWN = Path("results"), Path("outputs/reproduce")
+OWN = Path("outputs/reproduce")
 
 
 def parser() -> argparse.ArgumentParser:
@@ -32,8 +33,8 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument(
         "--arms", metavar="PATTERN", help="of these claims the arms of this name alone, such as 'c2_bits_*'"
     )
-    made.add_argument("--seeds", type=_positive, metavar="N", help="instead of each claim's own number")
-    made.add_argument("--jobs", type=_positive, default=2, metavar="N", help="runs at a time (default: 2)")
+    made.add_argument("--seeds", type=positive, metavar="N", help="instead of each claim's own number")
+    made.add_argument("--jobs", type=positive, default=2, metavar="N", help="runs at a time (default: 2)")
     made.add_argument(
         "--results",
         type=Path,
@@ -41,13 +42,14 @@ def parser() -> argparse.ArgumentParser:
         help=f"for tables, figures and report; default: {OWN}, and {COMMITTED} (the committed ones) with --report and "
         "--verify",
     )
-    made.add_argument("--list", action="store_true", help="print the claims and their arms")
-    made.add_argument("--dry-run", action="store_true", help="print the runs, the time they take and what is done")
+    instead = made.add_mutually_exclusive_group()
+    instead.add_argument("--list", action="store_true", help="print the claims and their arms")
+    instead.add_argument("--dry-run", action="store_true", help="print the runs, the time they take and what is done")
     made.add_argument(
         "--missing", action="store_true", help=f"count runs with a row in {COMMITTED}/runs.csv (or DIR's) as done"
     )
-    made.add_argument("--report", action="store_true", help="run nothing; build the report from DIR/runs.csv")
-    made.add_argument(
+    instead.add_argument("--report", action="store_true", help="run nothing; build the report from DIR/runs.csv")
+    instead.add_argument(
         "--verify",
         action="store_true",
         help="run nothing; judge DIR's tables again, compare with DIR/claims.csv, and compare the order of commits",
@@ -63,10 +65,3 @@ def parser() -> argparse.ArgumentParser:
     )
     made.add_argument("--wandb", choices=("offline", "online", "off"), default="offline", help="default: offline")
     return made
-
-
-def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{text}: must be 1 or more")
-    return number

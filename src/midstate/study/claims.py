@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -10,12 +11,13 @@ from typing import Any
 from midstate.common import checks
 from midstate.common.files import read_yaml
 from midstate.common.project import CONF
-from midstate.study.endpoints import Endpoint, Gate
+from midstate.study.endpoints import Endpoint, Gate, check_fields
 from midstate.study.figure_plan import Drawing, LevelFigure
 
 CLAIMS = CONF / "claim"
 EDITIONS = {1: CLAIMS / "first", 2: CLAIMS}  # exploratory, on toy data; confirmatory, preregistered
 SCALES = ("quick", "full", "paper")
+COMMITTED = Path("results")  # the tables of the study
 PLANNED = "full"  # the scale that the second edition's verdicts rest on
 PILOT = "pilot"  # the scale that chooses cells and decides gates; judged nowhere
 # Fields that explain or show a claim and change no number; not part of its digest.
@@ -53,25 +55,46 @@ class Claim:
 
     @classmethod
     def read(cls, path: Path) -> "Claim":
-        """Read a claim's file."""
-        content = read_yaml(path)
+        """Read a claim's file.
+
+        Raises:
+            ValueError: it lacks a field, has one that is not known, or says nothing that could be judged.
+        """
+        try:
+            return cls._made(read_yaml(path))
+        except (ValueError, TypeError, KeyError, AttributeError) as error:  # what is no claim at all, too
+            raise ValueError(f"{path.name}: {error}") from error
+
+    @classmethod
+    def _made(cls, content: dict[str, Any]) -> "Claim":
         decides = {key: value for key, value in content.items() if key not in PROSE}
         digest = hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()[:8]
-        for key in ("endpoint", "control"):
-            if key in content:
-                content[key] = Endpoint(**content[key])
-        content["gate"] = tuple(Gate.read(each) for each in content.get("gate", ()))
-        content["secondary"] = tuple(Endpoint(**each) for each in content["secondary"])
-        for key in ("arms", "notes", "changes"):
-            content[key] = tuple(content[key])
+        content = {**dict.fromkeys(("secondary", "arms", "notes", "changes"), ()), "leave_out": {}, **content}
+        made = {key: Endpoint.read(content[key]) for key in ("endpoint", "control") if key in content}
+        made["gate"] = tuple(Gate.read(each) for each in content.get("gate", ()))
+        made["secondary"] = tuple(Endpoint.read(each) for each in content["secondary"])
+        made |= {key: tuple(content[key]) for key in ("arms", "notes", "changes")}
+        made["levels"] = tuple(LevelFigure.read(each) for each in content.get("levels", ()))
         if content.get("figure"):
-            content["figure"] = Drawing.read(content["figure"])
-        content["levels"] = tuple(LevelFigure.read(each) for each in content.get("levels", ()))
-        claim = cls(**{"leave_out": {}, **content}, digest=digest)
-        checks.boolean("keep_losses", claim.keep_losses)
-        if claim.figure and (unknown := claim.figure.arms - set(claim.all_arms)):
-            raise ValueError(f"figure of {claim.claim}: {', '.join(sorted(unknown))}: must be of its arms")
+            made["figure"] = Drawing.read(content["figure"])
+        content |= {**made, "digest": digest}
+        check_fields(cls, content, "the claim")
+        claim = cls(**content)
+        claim._check()
         return claim
+
+    def _check(self) -> None:
+        """Refuse what could not be judged or drawn."""
+        checks.boolean("keep_losses", self.keep_losses)
+        if not re.fullmatch(r"C\d+", self.claim):
+            raise ValueError(f"claim={self.claim!r}: must be C and a number, such as C16")
+        asked = self.endpoint
+        if asked.sesoi is None:
+            raise ValueError(f"sesoi of {asked.name!r}: must be the smallest effect that matters, in {asked.unit}")
+        if asked.expected is None and asked.test != "equivalence":
+            raise ValueError(f"expected of {asked.name!r}: must be positive or negative")
+        if self.figure and (unknown := self.figure.arms - set(self.all_arms)):
+            raise ValueError(f"figure of {self.claim}: {', '.join(sorted(unknown))}: must be of its arms")
 
     @cached_property
     def all_arms(self) -> list[str]:

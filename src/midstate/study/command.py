@@ -11,8 +11,8 @@ from midstate.common.errors import EXIT_BAD_CONFIG, EXIT_FAILED, EXIT_FINISHED, 
 from midstate.common.project import CONF
 from midstate.common.secrets import flush_output, say
 from midstate.config.explain import explain, is_users
-from midstate.study.arguments import COMMITTED, EDITIONS, OWN, parser
-from midstate.study.claims import PILOT, Claim, read_all, read_claims
+from midstate.study.arguments import EDITIONS, OWN, parser
+from midstate.study.claims import COMMITTED, PILOT, Claim, read_all, read_claims
 
 if TYPE_CHECKING:
     from midstate.study.execution import Sweep
@@ -55,11 +55,36 @@ def _main(arguments: list[str] | None) -> int:
     return _reproduce(claims, planned, options)
 
 
-def _with_overrides(claim: Claim, scale: str, overrides: list[str]) -> Claim:
-    """A claim whose only cell is the user's."""
+def _with_overrides(claim: Claim, scale: str, overrides: list[str], num_seeds: int | None) -> Claim:
+    """A claim whose only cell is the user's; its gates are those of a pilot in that cell."""
     if scale not in claim.scales:
         raise ValueError(f"scale={scale!r}: {claim.claim} has only {', '.join(claim.scales)}")
-    return replace(claim, scales={scale: {**claim.scales[scale], "cells": [overrides], "typed": True}})
+    seeds = max(num_seeds or 0, len(claim.seeds(scale)))
+    scales = {scale: {**claim.scales[scale], "cells": [overrides], "seeds": seeds, "typed": True}}
+    if PILOT in claim.scales:  # on validation images, as its first cell says
+        cell = [*claim.cells(PILOT)[0], *overrides]
+        scales[PILOT] = {**claim.scales[PILOT], "cells": [cell], "seeds": len(claim.seeds(PILOT))}
+    return replace(claim, scales=scales)
+
+
+def _check_seeds(claims: list[Claim], options: argparse.Namespace) -> None:
+    """Refuse seeds that nothing would look at."""
+    if options.arms or not options.seeds:
+        return
+    for claim in claims:
+        planned = max(len(claim.seeds(options.scale)), claim.scales.get(options.scale, {}).get("max_seeds", 0))
+        if claim.edition > 1 and 0 < planned < options.seeds:
+            raise ValueError(
+                f"--seeds={options.seeds}: {claim.claim} has {planned} at scale {options.scale}, set down in advance; "
+                "a cell of one's own (KEY=VALUE) may have more"
+            )
+
+
+def _check_report(options: argparse.Namespace) -> None:
+    """Refuse what `--report` does not look at: it is of all claims and rows, or of the cell that is typed."""
+    ignored = ("arms", "seeds", "missing", *(() if options.overrides else ("only", "edition")))
+    if typed := [f"--{name}" for name in ignored if options.report and getattr(options, name)]:
+        raise ValueError(f"{', '.join(typed)}: not with --report, which shows all that is in {options.results}")
 
 
 def _print_list(claims: list[Claim]) -> None:
@@ -91,12 +116,16 @@ def _plan(options: argparse.Namespace) -> tuple[list[Claim], list]:
     claims = _claims(options)
     if options.readme and options.results == OWN:
         raise ValueError("--readme: shows the committed verdicts, not those of one's own runs; add --report")
+    _check_report(options)
+    if options.results.exists() and not options.results.is_dir():
+        raise ValueError(f"--results={options.results}: must be a folder")
     if options.verify and not (options.results / "claims.csv").is_file():
         raise ValueError(f"--verify: {options.results / 'claims.csv'} is not there")
     if options.overrides:  # instead of the scale's own cells, and away from the committed results
-        claims = [_with_overrides(claim, options.scale, options.overrides) for claim in claims]
+        claims = [_with_overrides(claim, options.scale, options.overrides, options.seeds) for claim in claims]
     if options.list or options.report or options.verify:
         return claims, []
+    _check_seeds(claims, options)
     from midstate.study import outline, planning, remembered  # torch and the like come when they are needed
 
     asked = (claims, options.scale, options.seeds, options.arms)

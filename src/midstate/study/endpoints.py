@@ -1,7 +1,7 @@
 """What claims ask of runs: one number a seed, what is expected of it, and what must be true for it to mean anything."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import MISSING, dataclass, fields
 from typing import Any
 
 TESTS = (
@@ -9,6 +9,19 @@ TESTS = (
     "half_damage", "span",
 )  # fmt: skip
 DECIDED_IN = ("pilot", "study")
+
+
+def check_fields(kind: type, content: Mapping[str, Any], where: str) -> None:
+    """Refuse content that a dataclass cannot be made of.
+
+    Raises:
+        ValueError: it has a field that is not known, or lacks one.
+    """
+    known = {field.name: field.default is MISSING and field.default_factory is MISSING for field in fields(kind)}
+    if unknown := [name for name in content if name not in known]:
+        raise ValueError(f"{', '.join(unknown)} of {where}: not known; must be of {', '.join(known)}")
+    if missing := [name for name, needed in known.items() if needed and name not in content]:
+        raise ValueError(f"{', '.join(missing)} of {where}: missing")
 
 
 @dataclass(frozen=True)
@@ -40,6 +53,16 @@ class Endpoint:
     against: str | None = None  # column: its log2, as a ratio to the reference's, or plus `offset`
     offset: float = 0.0
     floor: float | None = None  # of curves: no shape goes below, such as chance
+
+    @classmethod
+    def read(cls, content: Mapping[str, Any]) -> "Endpoint":
+        """Make it from what a claim's file says.
+
+        Raises:
+            ValueError: a field is not known, missing, or has a value that it cannot have.
+        """
+        check_fields(cls, content, f"endpoint {content.get('name')!r}")
+        return cls(**content)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "of", tuple(self.of))
@@ -90,14 +113,14 @@ class Gate:
         Raises:
             ValueError: no bound, or decided in neither.
         """
-        fields = dict(content)
-        bounds = [fields.pop(name, None) for name in ("at_least", "at_most")]
-        decided = fields.pop("decided", "pilot")
+        asked = dict(content)
+        bounds = [asked.pop(name, None) for name in ("at_least", "at_most")]
+        decided = asked.pop("decided", "pilot")
         if bounds == [None, None]:
-            raise ValueError(f"gate {fields.get('name')!r}: must have at_least or at_most")
+            raise ValueError(f"gate {asked.get('name')!r}: must have at_least or at_most")
         if decided not in DECIDED_IN:
-            raise ValueError(f"decided={decided!r} of {fields.get('name')!r}: must be one of {', '.join(DECIDED_IN)}")
-        return cls(Endpoint(**fields), *bounds, decided)
+            raise ValueError(f"decided={decided!r} of {asked.get('name')!r}: must be one of {', '.join(DECIDED_IN)}")
+        return cls(Endpoint.read(asked), *bounds, decided)
 
     def met(self, value: float) -> bool:
         """Tell whether a measured value lies within the bounds; NaN does not."""

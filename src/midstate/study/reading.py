@@ -86,4 +86,5 @@ class Reading:
 
 def _editions(name: str) -> list[Claim]:
     """The claims of a name, the newer edition first."""
-    return [each for edition in (2, 1) for each in read_claims(edition=edition) if each.claim == name]
+    asked = read_claims([name])  # the second edition has all names
+    return [*asked, *(each for each in read_claims(edition=1) if each.claim == asked[0].claim)]

@@ -42,6 +42,7 @@ def write_report(results: Path, claims: list[Claim] | None = None, wandb: str = 
     judged = verdicts.judge(claims, tables.runs, pilot)
     write_claims(judged, results / "claims.csv")
     decided = {c.key: deciding(c, [each for each in judged if is_of(each, c)]) for c in claims}
+    undecided = {c.key for c in claims if c.edition > 1 and not decided[c.key]}
     decided = {key: found for key, found in decided.items() if found and not found.by_pilot}
     figures = draw_claims(claims, tables, folder, decided)
     sections = [section(claim, judged, tables, pilot, figures.get(claim.key), folder) for claim in claims]
@@ -58,7 +59,7 @@ def write_report(results: Path, claims: list[Claim] | None = None, wandb: str = 
         "first": [each for each in sections if each.claim.edition == 1],
         "article": figures.get("article"),
         "runs": tables.runs,
-        "ran": _what_ran(claims, tables.runs),
+        "ran": _what_ran(claims, tables.runs, undecided),
         "published": [row for row in methods.methods() if row["Reported"][:3] not in ("-", "see")],
         "stray": stray([*read_all(), *claims], tables),
         "draws": f"{DRAWS:,}",
@@ -81,11 +82,12 @@ def write_claims(judged: Iterable[Result], path: Path) -> None:
     write_atomically(path, table.to_csv(index=False, float_format="%.6g").encode())
 
 
-def _what_ran(claims: list[Claim], runs: pd.DataFrame) -> list[dict[str, Any]]:
-    """One row an arm and cell: seeds, results, sizes."""
+def _what_ran(claims: list[Claim], runs: pd.DataFrame, undecided: set[str]) -> list[dict[str, Any]]:
+    """One row an arm and cell: seeds, results, sizes; no top-1 before a claim that it is an arm of is decided."""
     rows = []
     for (arm, overrides), group in runs.groupby(["arm", "overrides"], sort=True):
         of = [claim for claim in claims if arm in (*claim.all_arms, *claim.level_arms)]
+        hidden = bool(of) and all(claim.key in undecided for claim in of)
         rows.append(
             {
                 "arm": arm,
@@ -94,6 +96,7 @@ def _what_ran(claims: list[Claim], runs: pd.DataFrame) -> list[dict[str, Any]]:
                 "claims": " ".join(dict.fromkeys(claim.claim for claim in of)),
                 "git": " ".join(sorted(group.git.dropna().unique())),
                 **{name: group[name].mean() for name in ("top1", "sparsity", "params_sparse", "macs", "wall_seconds")},
+                **({"top1": math.nan} if hidden else {}),
             }
         )
     return rows

@@ -9,7 +9,7 @@ import pandas as pd
 
 from midstate.study import costs
 from midstate.study.analogy import Levels, levels_of_claim
-from midstate.study.answer import has_all_seeds, headline, words
+from midstate.study.answer import headline, words
 from midstate.study.beside import Beside, beside, interval
 from midstate.study.caveats import incomplete, mixed_origins
 from midstate.study.claims import PLANNED, Claim
@@ -55,6 +55,8 @@ class Section:
         """What it came to, with its interval; else what there is to run."""
         if self.closed:
             return "not run: a gate is not met in the pilot"
+        if self.headline and self.verdict == NOT_RUN:
+            return "a gate is not run"
         if self.headline:
             return f"{interval(self.headline.measured)} {self.claim.endpoint.unit}"
         return f"about {self.hours:.1f} h to run" if self.hours else "–"
@@ -115,7 +117,7 @@ def section(
         figure: of the headline.
         folder: for the figures of what layers are left.
     """
-    own = [result for result in judged if is_of(result, claim) and has_all_seeds(claim, result.row)]
+    own = [result for result in judged if is_of(result, claim)]
     rows = tables.runs[tables.runs.arm.isin(claim.all_arms)]
     digests = {
         tag.partition("-")[2]

@@ -14,7 +14,7 @@ import pandas as pd
 
 from midstate.common.files import read_yaml, write_together
 from midstate.study import columns
-from midstate.study.claims import Claim, read_all
+from midstate.study.claims import COMMITTED, Claim, read_all
 from midstate.study.levels import levels_of
 from midstate.study.planning import PlannedRun
 
@@ -41,13 +41,14 @@ def read_table(path: Path, columns: Iterable[str] = tuple(KEY)) -> pd.DataFrame:
     if not path.is_file():
         return pd.DataFrame(columns=list(columns))
     # A hash of digits and an e would be read as a number.
-    table = pd.read_csv(path, dtype={"config_hash": str, "git": str, "overrides": str})
+    table = pd.read_csv(path, dtype=dict.fromkeys(("config_hash", "git", "overrides", "claims"), str))
     return table.fillna({"overrides": "", "claims": ""})
 
 
 def read_pilot(results: Path) -> pd.DataFrame:
-    """Read pilot.csv; an empty table where there is none."""
-    return read_table(results / PILOT_TABLE, [*KEY, "config_hash", "wall_seconds"])
+    """Read pilot.csv; where a folder has none, the study's, whose gates hold for whoever runs it again."""
+    found = [path for folder in (results, COMMITTED) if (path := folder / PILOT_TABLE).is_file()]
+    return read_table(next(iter(found), results / PILOT_TABLE), [*KEY, "config_hash", "wall_seconds"])
 
 
 def collect_pilot(planned: Iterable[PlannedRun], results: Path) -> None:

@@ -41,16 +41,16 @@ def turn(log: Path, directory: Path, stopping: threading.Event) -> Iterator[bool
 def is_held(directory: Path) -> bool:
     """Tell whether a process holds a run's directory."""
     try:
-        with (directory / FILE).open() as file:
-            return not _taken(file)
+        with (directory / FILE).open() as file:  # shared: others may look at the same time
+            return not _taken(file, fcntl.LOCK_SH)
     except OSError:  # no run has begun there
         return False
 
 
-def _taken(file: IO[str]) -> bool:
+def _taken(file: IO[str], kind: int = fcntl.LOCK_EX) -> bool:
     """Lock a file until it is closed; False where another process has locked it."""
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(file, kind | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
     except OSError:  # some network file systems have no locks

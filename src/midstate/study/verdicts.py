@@ -29,11 +29,12 @@ class Judged:
     gate: Gate
     value: float  # NaN: not run
     seeds: int
+    planned: int = 1  # seeds that it needs
 
     @property
     def state(self) -> str:
         """Met, not met, or not run."""
-        return NOT_RUN if not self.seeds else "met" if self.gate.met(self.value) else "not met"
+        return NOT_RUN if self.seeds < self.planned else "met" if self.gate.met(self.value) else "not met"
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,8 @@ class Result:
 def judge(claims: Iterable[Claim], runs: pd.DataFrame, pilot: pd.DataFrame | None = None) -> list[Result]:
     """Judge every claim in every cell of which there are runs: the primary endpoint first, then the others.
 
-    A claim of which the pilot does not meet a gate is judged without runs, too: nothing needs to be run for it.
+    Of the second edition nothing is said of an endpoint before all seeds that were set down are there. A claim of which
+    the pilot does not meet a gate is judged without runs, too: nothing needs to be run for it.
 
     Args:
         claims: of any edition.
@@ -89,8 +91,14 @@ def judge(claims: Iterable[Claim], runs: pd.DataFrame, pilot: pd.DataFrame | Non
                 if closed := _closed(claim, scale, cell, rows, pilot):
                     results.append(closed)
                 elif not rows.empty:
-                    results += _judge_cell(claim, scale, " ".join(cell), rows, pilot)
+                    judged = _judge_cell(claim, scale, " ".join(cell), rows, pilot)
+                    results += [each for each in judged if _has_all_seeds(claim, each)]
     return results
+
+
+def _has_all_seeds(claim: Claim, result: Result) -> bool:
+    """Tell whether a result has all the seeds that were set down; the first edition set down none."""
+    return claim.edition == 1 or result.measured.seeds >= len(claim.seeds(result.scale))
 
 
 def _closed(claim: Claim, scale: str, cell: tuple[str, ...], rows: pd.DataFrame, pilot: pd.DataFrame) -> Result | None:
@@ -112,13 +120,15 @@ def rows_of(claim: Claim, scale: str, cell: tuple[str, ...], runs: pd.DataFrame)
 
 
 def gates_of(claim: Claim, rows: pd.DataFrame, pilot: pd.DataFrame) -> tuple[Judged, ...]:
-    """What came of a claim's gates: the mean over seeds decides, of a pilot those of its first cell."""
+    """What came of a claim's gates: the mean over seeds decides, of a pilot those of its first cell and no others."""
+    planned = claim.seeds(PILOT)
     if cells := claim.cells(PILOT):  # further ones are tried on the way to the first, and shown
-        pilot = pilot[pilot.overrides == " ".join(cells[0])]
+        pilot = pilot[(pilot.overrides == " ".join(cells[0])) & pilot.seed.isin(planned)]
     found = []
     for gate in claim.gate:
-        value, seeds = mean_of(gate.endpoint, pilot if gate.decided == "pilot" else rows)
-        found.append(Judged(gate, value, seeds))
+        by_pilot = gate.decided == PILOT
+        value, seeds = mean_of(gate.endpoint, pilot if by_pilot else rows)
+        found.append(Judged(gate, value, seeds, len(planned) if by_pilot and cells else 1))
     return tuple(found)
 
 

@@ -102,6 +102,8 @@ def _rows_of(claim: Claim, runs: pd.DataFrame) -> pd.DataFrame:
     """The rows that a claim compares anywhere, each with the digest that the claim's file had then, or none."""
     cells = [verdicts.rows_of(claim, scale, cell, runs) for scale in claim.scales for cell in claim.cells(scale)]
     rows = runs.loc[sorted({index for cell in cells for index in cell.index})]
+    if rows.empty:  # of a folder without tables, without columns too
+        return rows
     return rows.assign(digest=rows.claims.str.extract(rf"\b{claim.claim}-([0-9a-f]+)", expand=False).fillna(""))
 
 
