@@ -214,3 +214,17 @@ def test_of_weights_the_correction_is_added_once_a_step():
     estimator.before_step(x, Kind(2), memory)
     assert memory["levels"].grad[1].item() == pytest.approx(2 * 0.5 * (0.2 - 0.3) * math.sqrt(2), rel=1e-5)
     assert x.grad is None or not x.grad.any()
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+@pytest.mark.parametrize("number", [-1e-3, 0.0, 2e-8, 5e-6])
+@pytest.mark.parametrize("estimator", [PACT(), LSQ()])
+def test_a_step_that_half_precision_cannot_hold_gives_numbers(estimator, number, dtype):
+    x, kind = torch.tensor([0.0, 0.003, 0.01], dtype=dtype), Kind(8, signed=False, weights=False)
+    memory = estimator.memory(x, kind)
+    for tensor in memory.values():
+        tensor.data.fill_(number)
+    assert estimator.apply(x, kind, memory).isfinite().all()
+    assert estimator.fixed(kind, memory)(x).isfinite().all()
+    estimator.start(torch.zeros_like(x), kind, memory)
+    assert estimator.apply(x, kind, memory).isfinite().all()

@@ -1,6 +1,7 @@
 """The quantizer in a loop of one's own: bits, masks, folding, state."""
 
 import copy
+import json
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from midstate.quantization import (
     LSQ,
     PACT,
     STE,
+    BitScheme,
     Gates,
     Jump,
     KMeans,
@@ -23,6 +25,7 @@ from midstate.quantization import (
     Uniform,
     load_input_quantisers,
 )
+from midstate.quantization.report import stored_and_index
 from midstate.sparsity import (
     L1,
     NM,
@@ -291,6 +294,29 @@ def test_pairs_are_chosen_where_inputs_cost():
     assert {bits for name in "36" for bits in report["layers"][name]} <= {2, 4, 8}
 
 
+def test_bits_of_a_file_that_inputs_cannot_have_are_refused(tmp_path):
+    file = tmp_path / "scheme.json"
+    file.write_text(json.dumps({"bits": {"3": [4, 8], "6": [4, 4]}}))
+    inputs = DDQ(max_bits=4)
+    quantizer = attached(network(), method(allocation=BitScheme(str(file))))
+    quantizer.tick(0)
+    assert quantizer.levels is not None
+    with pytest.raises(ValueError, match="scheme bits of 3's inputs=8: must be a whole number from 2 to 4"):
+        attached(network(), method(allocation=BitScheme(str(file)), activation=inputs)).tick(0)
+
+
+def test_what_was_never_quantised_cannot_be_finished():
+    quantizer = attached(network(), method())
+    with pytest.raises(ValueError, match=r"finalise: nothing was ever quantised; call quantizer\.tick"):
+        quantizer.finalise()
+
+
+def test_layers_that_stay_dense_need_no_indices():
+    pattern = NM(2, 16)
+    assert stored_and_index(pattern, torch.Size((4, 32, 3, 3)), 2) == (144, 144 * 4)
+    assert stored_and_index(pattern, torch.Size((4, 32, 3, 3)), 16) == (1152, 0)
+
+
 def test_decay_and_rate_of_what_is_learned():
     model = network()
     gates = Gates(gate_lr=3.0)
@@ -322,6 +348,12 @@ def test_decay_and_rate_of_what_is_learned():
         ("needs a table", {"allocation": RandomShares("latency"), "budget": "latency"}),
         ("levels=9", {"levels": (2, 9)}),
         ("every='0it'", {"every": "0it"}),
+        ("path_bits=8: activation=DDQ has 4 bits at most", {"activation": DDQ(max_bits=4), "path": StepBits(8)}),
+        ("activation_bits=5", {"activation": DDQ(max_bits=4), "activation_bits": 5}),
+        (
+            "score='weight_error': is of weights, and budget='bitops' chooses bits of inputs, too",
+            {"allocation": Budget("weight_error", budget="bitops"), "budget": "bitops"},
+        ),
     ],
 )
 def test_refused_products(message, options):

@@ -50,7 +50,7 @@ class BitScheme(Allocation):
         weight = checks.integer(f"scheme bits of {name}", both[0], low, high)
         if pattern.activation is None or both[1] is None:
             return weight
-        return weight, checks.integer(f"scheme bits of {name}'s inputs", both[1], 2, 8)
+        return weight, checks.integer(f"scheme bits of {name}'s inputs", both[1], *pattern.input_bits)
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,7 @@ class Bits:
         choices_of: bits to choose from, ascending.
         pairs: whether the allocation chooses both.
         limits: by budget, what the layers that are chosen for may cost; none: as much as the uniform allocation.
+        input_bits: the fewest and the most that inputs can have.
     """
 
     weight: int
@@ -32,6 +33,7 @@ class Bits:
     choices_of: tuple[int, ...] = tuple(range(2, 9))
     pairs: bool = False
     limits: Mapping[str, int] = field(default_factory=dict)
+    input_bits: tuple[int, int] = (2, 8)
     name: ClassVar[str] = "bits"
     unit: ClassVar[str] = "bit"
     group: ClassVar[str] = "layer"

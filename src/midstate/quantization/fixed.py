@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from midstate.quantization.grids.levels import nearest
+from midstate.quantization.grids.uniform import positive
 
 
 class FixedSteps(nn.Module):
@@ -16,7 +17,7 @@ class FixedSteps(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the nearest multiple of the step."""
-        step = self.step.to(x.dtype)
+        step = positive(self.step.to(x.dtype))
         return (x / step).round().clamp(self.low, self.high) * step
 
 

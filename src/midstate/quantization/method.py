@@ -19,6 +19,7 @@ PROTOCOLS = {  # what a member of each axis has
     "allocation": ("allocate", "check_layers", "uniform", "needs", "refresh"),
     "path": ("window", "num_jumps", "bits_at"),
 }
+OF_INPUTS = ("sensitivity", "file")  # scores that also see what bits of inputs do
 FITTED = ("bits", "memory", "fit", "quantise", "values")  # what a grid has that is fitted to weights
 
 
@@ -66,6 +67,8 @@ class Quantization:
         self._check_grid()
         low, high = self.estimator.bits
         checks.integer("weight_bits", self.weight_bits, low, high)
+        if isinstance(self.path, StepBits):
+            checks.integer("path_bits", self.path.max_bits, low, max(high, low))
         if self.activation_bits is not None:
             self._check_activation()
         self._check_fixed_bits()
@@ -123,6 +126,12 @@ class Quantization:
         if not self.activation.inputs:
             raise ValueError(f"activation={type(self.activation).__name__}: is for weights; inputs have pact, lsq, ddq")
         checks.integer("activation_bits", self.activation_bits, *self.activation.bits)
+        most = self.activation.bits[1]
+        if isinstance(self.path, StepBits) and self.path.max_bits > most:
+            raise ValueError(
+                f"path_bits={self.path.max_bits}: activation={type(self.activation).__name__} has {most} bits at most; "
+                f"quantizer.path_bits={most}"
+            )
 
     def _check_fixed_bits(self) -> None:
         """Refuse bits of the first and the last layer that weights, or inputs, cannot have."""
@@ -149,6 +158,12 @@ class Quantization:
             )
         if by_gates and self.budget != "size":
             raise ValueError(f"budget={self.budget!r}: allocation=Gates counts the bits of weights; budget=size")
+        score = getattr(self.allocation, "score", None)
+        if self.pairs and score not in (None, *OF_INPUTS):
+            raise ValueError(
+                f"score={score!r}: is of weights, and budget={self.budget!r} chooses bits of inputs, too; "
+                f"quantizer.score={' or '.join(OF_INPUTS)}, or quantizer.activation_bits=null"
+            )
         if learns and isinstance(self.path, StepBits):
             raise ValueError("path=bits: gates close when training closes them; quantizer/path=direct")
 

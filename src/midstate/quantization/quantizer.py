@@ -101,7 +101,8 @@ class Quantizer(Walker):
         limits = {}
         if method.target is not None:
             limits[method.budget] = self.costs.left_for(free, own, method.budget, method.target)
-        return Bits(method.weight_bits, method.activation_bits, method.choices, method.pairs, limits)
+        inputs = method.activation.bits if method.quantises_inputs else Bits.input_bits
+        return Bits(method.weight_bits, method.activation_bits, method.choices, method.pairs, limits, inputs)
 
     @property
     def measures(self) -> bool:
@@ -209,7 +210,15 @@ class Quantizer(Walker):
         """Leave plain quantised weights, and finished quantisers before the layers.
 
         Call it before a pruner's, which folds the weights that it has masks on.
+
+        Raises:
+            ValueError: no bits were ever put in force, so that the network would be left as it is.
         """
+        if self.layers and self._refreshed < 0:
+            raise ValueError(
+                "finalise: nothing was ever quantised; call quantizer.tick(step) before the forward pass of each step, "
+                "and quantizer.refresh(total_steps) before this"
+            )
         for each in self.layers:
             each.finish()
 

@@ -44,6 +44,8 @@ def stored_and_index(pattern: Pattern, shape: torch.Size, level: Level) -> tuple
     Under N:M a place in its group for each; of filters a bit each; else a bit for each weight of the layer.
     """
     stored = pattern.kept(shape, level)
+    if stored == shape.numel():  # left dense
+        return stored, 0
     if pattern.group == "neighbours":
         return stored, stored * math.ceil(math.log2(pattern.m))
     return stored, shape[0] if pattern.unit == "filter" else shape.numel()

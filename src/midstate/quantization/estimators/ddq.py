@@ -26,7 +26,7 @@ class Gate(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, numbers: Tensor) -> Tensor:
-        """The quantised tensor."""
+        """1 where a gate is open, else 0."""
         ctx.save_for_backward(numbers)
         return (numbers >= 0).to(numbers.dtype)
 

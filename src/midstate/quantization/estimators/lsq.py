@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from midstate.quantization.estimators.base import Estimator, Kind, Memory
 from midstate.quantization.fixed import FixedSteps
-from midstate.quantization.grids.uniform import Uniform, multiples
+from midstate.quantization.grids.uniform import Uniform, multiples, positive
 
 LEAST_STEP = 1e-8  # below, or negative, a learned step is taken as this
 
@@ -73,7 +73,7 @@ class LSQ(Estimator):
         """The nearest multiple of the step."""
         step = memory["step"]
         scale = 1 / math.sqrt(x.numel() / step.numel() * kind.high)
-        return _Learned.apply(x, step.clamp_min(LEAST_STEP).to(x.dtype), kind.low, kind.high, scale)
+        return _Learned.apply(x, positive(step.clamp_min(LEAST_STEP).to(x.dtype)), kind.low, kind.high, scale)
 
     def values(self, kind: Kind, memory: Memory) -> Tensor:
         """All multiples, (rows, 2^b)."""

@@ -52,7 +52,7 @@ def lloyd(x: Tensor, num: int, iterations: int) -> Tensor:
 
     Args:
         x: numbers, (n,), one at least.
-        num: of centres; where there are fewer different numbers, centres repeat.
+        num: of centres; where there are fewer different numbers, some centres have none.
         iterations: at most.
     """
     ordered = x.double().sort().values

@@ -24,6 +24,12 @@ def multiples(x: Tensor, step: Tensor, low: int, high: int) -> Tensor:
     return x.div(step).round_().clamp_(low, high).mul_(step)
 
 
+def positive(step: Tensor) -> Tensor:
+    """A step that half precision has not rounded to 0, by which nothing can be divided."""
+    kind = torch.finfo(step.dtype)
+    return step.clamp_min(kind.tiny * kind.eps)
+
+
 @dataclass(frozen=True)
 class Uniform:
     """Multiples of a step, symmetric around 0: step = T / (2^(b-1) - 1), with a clip T of the layer or of each filter.
