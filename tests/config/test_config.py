@@ -226,6 +226,8 @@ def test_runs_keep_the_identity_they_had(pruner):
         ("pruner=nm_block schedule=one_shot schedule.stop=0.5", "schedule.stop=0.5 has no effect: one_shot goes the"),
         ("pruner=nm schedule=cubic", "schedule=cubic has no effect: this pruner has no intermediate states"),
         ("pruner=nm_mixed pruner.spread=0.1", "pruner.spread=0.1 has no effect: only pruner.score=owl reads it"),
+        ("pruner=nm_mixed pruner.vectors=3", "pruner.vectors=3 has no effect: only pruner.score=hessian reads it"),
+        ("pruner=nm pruner.permute_seconds=3", "pruner.permute_seconds=3 has no effect: pruner.permute=false"),
         ("pruner=lbc pruner/criterion=random", "pruner/criterion=random has no effect: estimator=candidates ranks"),
         ("pruner.order=random pruner.rerank=sticky", "pruner.rerank=sticky has no effect: a fixed random order"),
     ],

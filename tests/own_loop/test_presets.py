@@ -85,6 +85,8 @@ def test_settings_axes_and_times_are_keywords():
         (("nm",), {"criterion": "taylor"}, r"sample=None: nm measures on training images \(gradient\)"),
         (("network_slimming",), {}, "sample=None: network_slimming looks for the BatchNorm"),
         (("magnitude",), {"allocation": "erk", "budget": "macs"}, "sample=None: .* multiply-accumulates"),
+        (("domino",), {"trained": True}, "sample=None: domino counts an image's multiply-accumulates"),
+        (("nm_block",), {"window": 0.25}, "window=0.25: must be a name, of early, first_half"),
         (("wanda",), {"sample": IMAGES}, r"sample: must be \(images, labels\)"),
         (("wanda",), {"sample": (IMAGES, LABELS[1:])}, r"sample: must be \(images, labels\)"),
         (("magnitude",), {"allocation": "haq", "sample": (IMAGES, LABELS)}, "trained=False: magnitude begins with"),
@@ -93,6 +95,21 @@ def test_settings_axes_and_times_are_keywords():
 def test_what_cannot_work_is_told_in_one_line(arguments, settings, said):
     with pytest.raises(ValueError, match=said):
         put_on(*arguments, **settings)
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "said"),
+    [
+        ("nm", {"stop": 0.5}, "stop has no effect: this pruner has no intermediate states"),
+        ("nm_block", {"schedule": "one_shot", "stop": 0.5}, "stop has no effect: one_shot goes the whole way at start"),
+        ("nm_block", {"order": "random", "rerank": "sticky"}, "rerank has no effect: a fixed random order"),
+        ("nm_block", {"stop": 0.5}, None),
+    ],
+)
+def test_arguments_without_effect_are_named(name, settings, said, caplog):
+    schedule, stop = (settings.pop(each, None) for each in ("schedule", "stop"))
+    choose(name, settings, schedule, None, stop)
+    assert (said in caplog.text) if said else ("has no effect" not in caplog.text)
 
 
 def test_what_is_not_a_plain_model_and_its_own_optimizer_is_refused():

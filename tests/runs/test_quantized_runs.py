@@ -241,6 +241,11 @@ def test_a_moving_average_begins_with_what_is_learned(tmp_path, dense, words):
         (("quantizer=uniform", "quantizer.levels=[2,4]"), "quantizer.levels=[2,4] has no effect"),
         (("quantizer=uniform", "quantizer.budget=bitops"), "quantizer.budget=bitops has no effect"),
         (("quantizer=lsq", "quantizer/path=bits"), "quantizer/path=bits has no effect"),
+        (("quantizer=lsq", "quantizer.clip=max"), "quantizer.clip=max has no effect: this estimator learns"),
+        (
+            ("quantizer=uniform", "quantizer/allocation=random", "quantizer.target=0.1", "quantizer.weight_bits=2"),
+            "quantizer.weight_bits=2 has no effect: quantizer.target is what the bits may cost",
+        ),
         (("quantizer=lsq", "schedule=linear"), "schedule=linear has no effect: this quantizer"),
         (("quantizer=lsq", "schedule.stop=0.5"), "schedule.stop=0.5 has no effect"),
         (("quantizer=lsq", "quantizer/path=bits", "schedule=linear"), None),

@@ -176,3 +176,9 @@ def test_what_stays_dense_is_listed_with_the_reason():
     }
     padded = Scope(indivisible="pad", include=("rnn.*",)).left_dense(model, "head", NM(2, 4))
     assert [layer.name for layer, _ in padded] == ["stem", "deep", "head"]
+
+
+def test_what_is_included_can_be_excluded_by_name():
+    model = nn.ModuleDict({"rnn": nn.LSTM(8, 8), "f": nn.Linear(8, 8), "c": nn.Linear(8, 8)})
+    scope = Scope(skip_first=False, skip_classifier=False, include=("rnn.weight_*",), exclude=("rnn.weight_hh*",))
+    assert {layer.name for layer in scope.resolve(model, None, NM(2, 4))} == {"rnn.weight_ih_l0", "f", "c"}

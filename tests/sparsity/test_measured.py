@@ -37,6 +37,7 @@ from midstate.sparsity import (
     Uniform,
     Update,
     Weight,
+    weight_layers,
 )
 from midstate.sparsity.observe import fishers, gradients
 
@@ -107,6 +108,15 @@ def test_gradient_is_the_slope_of_the_loss_under_the_masks_in_force(estimator):
             assert (losses[0] - losses[1]) / 2e-5 == pytest.approx(gradient[i].item(), abs=1e-6)
         # What is pruned has a gradient, too: that of the loss if it came back.
         assert gradient[~layer.mask.flatten()].any()
+
+
+@pytest.mark.parametrize("criterion", [Taylor(), OBD()])
+def test_frozen_layers_are_told_by_name(criterion):
+    model = network()
+    weight_layers(model)[1].weight.requires_grad_(False)
+    name = weight_layers(model)[1].name
+    with pytest.raises(ValueError, match=rf"\['{name}'\]: are frozen, and gradients are measured; leave them out"):
+        attached(model, criterion, Weight(0.5))
 
 
 def test_measuring_leaves_the_network_as_it_was():

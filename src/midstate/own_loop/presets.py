@@ -1,5 +1,6 @@
 """From a preset's name and its settings as keywords to a method and a schedule."""
 
+import logging
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -16,7 +17,9 @@ from midstate.config import build
 from midstate.config.compose import compose_aside
 from midstate.config.schema import check_root
 from midstate.sparsity import Method, Schedule
+from midstate.sparsity.idle import idle
 
+log = logging.getLogger(__name__)
 AXES = tuple(field.name for field in fields(Method))
 
 
@@ -61,11 +64,26 @@ def choose(
         planned = schedule if isinstance(schedule, Schedule) else build(config, "schedule")
         if isinstance(method, Method):
             return Choice("method", method, planned)
-        return Choice(name, _method(name, config, settings), planned, config.trainer.mode == "finetune")
+        made = _method(name, config, settings)
+        _warn_without_effect(made, planned, [*settings, *_given(schedule=schedule, stop=stop)])
+        return Choice(name, made, planned, config.trainer.mode == "finetune")
     except (HydraException, OmegaConfBaseException) as error:
         raise ValueError(in_python(first_line(error))) from error
     except (ConfigError, ValueError) as error:
         raise ValueError(in_python(str(error))) from error
+
+
+def _given(**arguments: Any) -> list[str]:
+    return [name for name, value in arguments.items() if value is not None]
+
+
+def _warn_without_effect(method: Method, schedule: Schedule, given: list[str]) -> None:
+    """Warn of arguments that change nothing."""
+    for applies, typed, why in idle(method, schedule.curve):
+        names = [re.split(r"[./]", each.removesuffix("="))[-1] for each in typed]
+        for name in given if applies else ():
+            if name in names:
+                log.warning(f"warning: {name} has no effect: {in_python(why)}")
 
 
 def in_python(message: str) -> str:
@@ -91,6 +109,8 @@ def _composed(
         if axis in groups and isinstance(member, str):
             chosen = one_of(axis, member, _members(f"pruner/{axis}"))
             words.append(f"{'' if _brings(name, axis) else '+'}pruner/{axis}={chosen}")
+        elif axis in groups and axis not in AXES:
+            raise ValueError(f"{axis}={member!r}: must be a name, of {', '.join(_members(f'pruner/{axis}'))}")
     config, choices = compose_aside(words)
     given = {key: value for key, value in settings.items() if key not in groups}
     for key, value in given.items():

@@ -71,7 +71,8 @@ def _reasons(method: Method) -> list[str]:
     measured = [name for name in method.needs if name in MEASURED]
     norms = "batchnorm_scale" in method.needs or method.estimator.whole_channels
     coupled = method.pattern.group == "coupled"
-    macs = getattr(method.allocation, "budget", None) not in COUNTED
+    searches = method.allocation.searches  # its penalty counts them, whatever the budget
+    macs = searches or getattr(method.allocation, "budget", None) not in COUNTED
     return [
         *([f"measures on training images ({', '.join(measured)})"] if measured else []),
         *(["looks for the BatchNorm of each layer with an image"] if norms else []),

@@ -7,9 +7,10 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from midstate.common.times import steps_of, warn_if_longer
 from midstate.models import classifier_names
-from midstate.quantization import PACT, BitScheme, Estimator, Gates, Jump, Quantization, Quantizer
+from midstate.quantization import LSQ, PACT, BitScheme, Estimator, Gates, Jump, Quantization, Quantizer
 from midstate.runs.parts import Parts
-from midstate.sparsity import HAQ, Blocks, Budget, Direct, DropGrow, LearnedCombinations, Pruner, Soft, weight_layers
+from midstate.sparsity import HAQ, Budget, DropGrow, Pruner, Soft, weight_layers
+from midstate.sparsity.idle import idle
 
 log = logging.getLogger(__name__)
 SMALL_SCOPE = 0.1
@@ -158,6 +159,13 @@ def _of_quantizer(quantization: Quantization, one_shot: bool, alone: bool) -> li
             ("quantizer.every=",),
             "values are learned in every step, and no grid is fitted to the weights again",
         ),
+        (isinstance(quantization.estimator, LSQ), ("quantizer.clip=",), "this estimator learns its steps"),
+        (not isinstance(allocation, Gates), ("quantizer.activation_gate=",), "no gates learn here"),
+        (
+            not own_bits and quantization.target is not None,
+            ("quantizer.weight_bits=",),
+            "quantizer.target is what the bits may cost; quantizer.target=null: as much as these bits",
+        ),
         (own_bits, ("quantizer.levels=", "quantizer.budget="), "this allocation chooses nothing under a budget"),
         (
             isinstance(allocation, Budget) and allocation.score != "hessian",
@@ -183,27 +191,7 @@ def warn_without_effect(overrides: list[str], parts: Parts) -> None:
     one_shot = parts.schedule.curve == "one_shot"
     cases = [
         (method.dense and quantization is None, ("schedule",), "a dense run has no path to walk"),
-        (
-            isinstance(method.path, Direct) and (quantization is None or isinstance(quantization.path, Jump)),
-            ("schedule=", "schedule.stop=", "schedule.curve="),
-            "this pruner has no intermediate states and jumps at schedule.start",
-        ),
-        (not method.dense and one_shot, ("schedule.stop=",), "one_shot goes the whole way at schedule.start"),
-        (
-            isinstance(method.allocation, Budget) and method.allocation.score != "owl",
-            ("pruner.spread=",),
-            "only pruner.score=owl reads it",
-        ),
-        (
-            isinstance(method.path, Blocks) and method.path.order == "random",
-            ("pruner.rerank=",),
-            "a fixed random order is never ranked again",
-        ),
-        (
-            isinstance(method.estimator, LearnedCombinations),
-            ("pruner/criterion=",),
-            "estimator=candidates ranks combinations by what it has learnt",
-        ),
+        *idle(method, parts.schedule.curve, quantization is None or isinstance(quantization.path, Jump)),
         *(_of_quantizer(quantization, one_shot, method.dense) if quantization else ()),
     ]
     warned = set()

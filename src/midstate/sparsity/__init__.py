@@ -13,7 +13,7 @@
 | penalty    | what gradients gain before pruning begins   | `penalty`            |
 
 All of them see a layer as `LayerView`; what is measured for it is in `observe`.
-Only `Pruner` has state. This package imports torch, scipy where it solves, and nothing of the rest of midstate.
+Only `Pruner` has state. This package imports torch, scipy where it solves, and of the rest of midstate `common` alone.
 """
 
 from midstate.common.seeds import seed_for

@@ -152,7 +152,7 @@ def hessian_traces(
         with evaluation(model), torch.enable_grad(), reproducible(), parametrize.cached(), sdpa_kernel(SDPBackend.MATH):
             used = [layer.weight for layer in layers]  # fused attention has no second derivative
             loss = F.cross_entropy(model(images), labels, reduction="sum")
-            slopes = _found(torch.autograd.grad(loss, used, create_graph=True, allow_unused=True), layers)
+            slopes = _slopes(loss, used, layers, create_graph=True)
             for _ in range(num_vectors):
                 signs = [_signs(weight, generator) for weight, generator in zip(used, generators, strict=True)]
                 products = torch.autograd.grad(slopes, used, signs, retain_graph=True, materialize_grads=True)
@@ -182,15 +182,20 @@ def _gradients(model: nn.Module, layers: Sequence[Layer], images: Tensor, labels
     with evaluation(model), torch.enable_grad(), reproducible(), parametrize.cached():
         used = [layer.weight for layer in layers]  # cached: what the pass reads is these very tensors
         loss = F.cross_entropy(model(images), labels, reduction="sum")
-        return _found(torch.autograd.grad(loss, used, allow_unused=True), layers)
+        return _slopes(loss, used, layers)
 
 
-def _found(found: tuple[Tensor | None, ...], layers: Sequence[Layer]) -> tuple[Tensor, ...]:
-    """Gradients, one a layer.
+def _slopes(
+    loss: Tensor, used: Sequence[Tensor], layers: Sequence[Layer], create_graph: bool = False
+) -> tuple[Tensor, ...]:
+    """Gradients of a loss by the weights that layers use.
 
     Raises:
-        ValueError: some layer has none.
+        ValueError: some layer has none, or is frozen.
     """
+    if frozen := [layer.name for layer, weight in zip(layers, used, strict=True) if not weight.requires_grad]:
+        raise ValueError(f"{frozen}: are frozen, and gradients are measured; leave them out with pruner.exclude")
+    found = torch.autograd.grad(loss, used, create_graph=create_graph, allow_unused=True)
     if missing := [layer.name for layer, each in zip(layers, found, strict=True) if each is None]:
         raise ValueError(f"the loss has no gradient by {missing}; leave them out with pruner.exclude")
     return found

@@ -78,7 +78,7 @@ class Scope:
                 `indivisible=error`, or a tensor that cannot be pruned (tied, computed or weight-standardised).
         """
         layers, others = weight_layers(model), other_tensors(model)
-        _check_patterns("exclude", self.exclude, layers)
+        _check_patterns("exclude", self.exclude, [*layers, *others] if self.include else layers)
         _check_patterns("include", self.include or (), [*layers, *others])
         heads = names_of(classifier)
         if self.skip_classifier:

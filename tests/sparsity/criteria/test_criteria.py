@@ -6,6 +6,7 @@ from midstate.sparsity import (
     L1,
     L2,
     NM,
+    OBD,
     Direct,
     Filter,
     GeometricMedian,
@@ -16,6 +17,7 @@ from midstate.sparsity import (
     Random,
     Sample,
     Scope,
+    Taylor,
     Uniform,
     Update,
     Wanda,
@@ -75,6 +77,17 @@ def test_the_mix_takes_the_smallest_norms_first_and_measures_among_those_that_re
         False,
         True,
     ]
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_ranks_as_fp32_does(dtype):
+    weight = torch.tensor([1e-5, 1e-4, 2e-5, 3e-5]).view(1, 4, 1, 1).to(dtype)
+    for criterion, measured in (
+        (L2(), {}), (Taylor(), {"gradient": torch.full_like(weight, 0.1)}), (OBD(), {"fisher": torch.ones_like(weight)})
+    ):  # fmt: skip
+        assert criterion.score(layer(weight, **measured), Weight(0.5)).flatten().argsort().tolist() == [0, 2, 3, 1]
+    filters = torch.tensor([[1.0], [2.0], [4.0]]).view(3, 1, 1, 1).to(dtype)
+    assert GeometricMedian().score(layer(filters, 2), Filter(0.5)).tolist() == [4, 3, 5]
 
 
 def test_zeroed_filters_are_chosen_again():

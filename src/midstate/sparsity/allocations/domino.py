@@ -39,7 +39,7 @@ class Domino(Allocation):
         decide_every: steps between decisions; one each, and layer, at most.
         press_every: steps between penalties.
         strength: of the penalty; strength * factor * w is added to the gradients of weights in use, factor from 0 to 1.
-        double_from: share of the schedule's window after which the strength doubles,
+        double_from: share of the schedule's progress after which the strength doubles,
         double_every: and again after each such share, MOST_DOUBLINGS times at most.
         erk_share: of the factor, what the distance from ERK's density decides; the rest is by multiply-accumulates.
     """

@@ -38,8 +38,8 @@ class _Trying(Finetune, Allocation):
     Args:
         episodes: schemes that are tried.
         repair: whose levels come down first where a scheme exceeds the budget: those of the `deepest` layers (as in
-            HAQ's released code), of the `shallowest`, or by `cost` those of the dearest. Sweeps are of all layers, but
-            for the last one.
+            HAQ's released code), of the `shallowest`, or by `cost` those of the dearest. Every sweep goes over
+            all layers; the last one stops as soon as the budget is met.
         levels: levels to choose from, see `Budget`.
         budget: `params` or `macs`; of a quantizer `size`, `bitops` or `latency`.
     """

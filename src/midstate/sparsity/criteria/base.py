@@ -20,6 +20,11 @@ class Criterion:
     patterns: ClassVar[tuple[str, ...]] = ()  # names of those it makes sense for; none: all
 
 
+def widened(x: Tensor) -> Tensor:
+    """Half precision as fp32, where squares of small numbers are not 0; any other as it is."""
+    return x.float() if x.element_size() < 4 else x
+
+
 def of_inputs(weight: Tensor, by_channel: Tensor) -> Tensor:
     """Spread one value for each input channel to the weights (O, C, *K) that read it, as (O, C, 1, ...)."""
     channels = weight.shape[1]

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from midstate.common import checks
 from midstate.common.numbers import floor
-from midstate.sparsity.criteria.base import Criterion
+from midstate.sparsity.criteria.base import Criterion, widened
 from midstate.sparsity.kernels.selection import keep_largest
 from midstate.sparsity.layers import LayerView
 from midstate.sparsity.patterns.pattern import Pattern
@@ -29,7 +29,7 @@ class GeometricMedian(Criterion):
 
     def score(self, layer: LayerView, pattern: Pattern) -> Tensor:
         """Scores (O,): sums of distances; filters that go by their norm score 0."""
-        filters = layer.weight.flatten(1)
+        filters = widened(layer.weight).flatten(1)
         stay = torch.ones(len(filters), dtype=torch.bool, device=filters.device)
         if self.norm_share:
             num_by_norm = floor(self.norm_share * (len(filters) - layer.level))

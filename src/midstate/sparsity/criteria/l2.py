@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from midstate.sparsity.criteria.base import Criterion
+from midstate.sparsity.criteria.base import Criterion, widened
 from midstate.sparsity.layers import LayerView
 from midstate.sparsity.patterns.pattern import Pattern
 
@@ -15,4 +15,4 @@ class L2(Criterion):
 
     def score(self, layer: LayerView, pattern: Pattern) -> Tensor:
         """Scores of the pattern's units: weight's shape, or (O,) for filters."""
-        return pattern.pool(layer.weight.square()).sqrt()
+        return pattern.pool(widened(layer.weight).square()).sqrt()

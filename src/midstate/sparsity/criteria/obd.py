@@ -5,7 +5,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from midstate.sparsity.criteria.base import Criterion
+from midstate.sparsity.criteria.base import Criterion, widened
 from midstate.sparsity.layers import LayerView
 from midstate.sparsity.patterns.pattern import Pattern
 
@@ -22,4 +22,4 @@ class OBD(Criterion):
 
     def score(self, layer: LayerView, pattern: Pattern) -> Tensor:
         """Scores of the pattern's units: weight's shape, or (O,) for filters."""
-        return pattern.pool(layer.weight.square() * layer.fisher)
+        return pattern.pool(widened(layer.weight).square() * layer.fisher)

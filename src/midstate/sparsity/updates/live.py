@@ -14,7 +14,8 @@ class Update(Timed):
     """Masks follow the live scores, and each evaluation refreshes them as well.
 
     Args:
-        regrow: `free`, the scores are always live and what was pruned may come back; `never`, it may not.
+        regrow: `free`, the scores are always live and what was pruned may come back; `never`, it may
+            not, but by `forced_swaps`.
         hysteresis: a unit in use counts (1 + hysteresis) times its score, so that near ties do not flip.
         forced_swaps: share of each layer's units in use that every refresh exchanges for pruned ones, at random:
             a control, to see what flipping alone does.

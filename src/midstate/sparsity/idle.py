@@ -1,0 +1,46 @@
+"""Settings of a pruner that change nothing beside others, and why."""
+
+from midstate.sparsity.allocations.budget import Budget
+from midstate.sparsity.estimators.candidates import LearnedCombinations
+from midstate.sparsity.method import Method
+from midstate.sparsity.paths.blocks import Blocks
+from midstate.sparsity.paths.direct import Direct
+
+Idle = tuple[bool, tuple[str, ...], str]  # whether it applies, how the settings begin on the command line, why
+
+
+def idle(method: Method, curve: str, alone: bool = True) -> list[Idle]:
+    """When settings change nothing.
+
+    Args:
+        method: the axes.
+        curve: of the schedule.
+        alone: whether nothing but the pruner walks the schedule.
+    """
+    one_shot = not method.dense and curve == "one_shot"
+    budget = method.allocation if isinstance(method.allocation, Budget) else None
+    return [
+        (
+            isinstance(method.path, Direct) and alone,
+            ("schedule=", "schedule.stop=", "schedule.curve="),
+            "this pruner has no intermediate states and jumps at schedule.start",
+        ),
+        (one_shot, ("schedule.stop=",), "one_shot goes the whole way at schedule.start"),
+        (budget is not None and budget.score != "owl", ("pruner.spread=",), "only pruner.score=owl reads it"),
+        (budget is not None and budget.score != "hessian", ("pruner.vectors=",), "only pruner.score=hessian reads it"),
+        (
+            isinstance(method.path, Blocks) and method.path.order == "random",
+            ("pruner.rerank=",),
+            "a fixed random order is never ranked again",
+        ),
+        (
+            isinstance(method.estimator, LearnedCombinations),
+            ("pruner/criterion=",),
+            "estimator=candidates ranks combinations by what it has learnt",
+        ),
+        (
+            not method.permutes,
+            ("pruner.permute_seconds=",),
+            "pruner.permute=false: channels stay in their order",
+        ),
+    ]
