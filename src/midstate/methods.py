@@ -127,7 +127,7 @@ def _read_member(path: Path) -> Member:
     lines = [line for line in path.read_text().splitlines() if not line.startswith("# @package")]
     head = [line[2:] for line in lines if line.startswith("# ")]
     source = [line.removeprefix("Source: ") for line in head if line.startswith("Source: ")]
-    what = " ".join(line for line in head if not line.startswith("Source: "))
+    what = " ".join(line.strip() for line in head if not line.startswith("Source: "))
     return Member(path.stem, what.rstrip("."), *(source or ["-"]), _settings(lines))
 
 

@@ -1,4 +1,4 @@
-"""Configuration: its schema, and building objects from it.
+"""Checks of single values: each returns the value, or raises a ValueError that names field, value and what is allowed.
 
 Imports nothing heavy: `train.py --help` and a refused override must answer at once.
 """

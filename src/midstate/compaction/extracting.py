@@ -32,7 +32,7 @@ def extract(model: nn.Module, shape: tuple[int, ...]) -> fx.GraphModule:
             extracted network takes images of this size alone, and says so with a ValueError.
 
     Returns:
-        A module in evaluation mode, of ordinary layers and the modules of `extraction.parts`. To train it on is to
+        A module in evaluation mode, of ordinary layers and the modules of `compaction.parts`. To train it on is to
         train another network: BatchNorm would then measure its statistics without the constants.
 
     Raises:
