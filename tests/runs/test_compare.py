@@ -12,6 +12,7 @@ from conftest import ROOT, TINY
 from scipy import stats
 
 import compare  # scripts/compare.py
+from midstate.runs.compare_table import table
 from midstate.runs.figures import kept_points
 from midstate.runs.groups import find_runs, group
 from midstate.runs.labels import FinishedRun, labels
@@ -104,6 +105,18 @@ def run(hash, typed, **settings):
     config = {key: value for key, value in settings.items() if key != "pruner"}
     summary = {"config_hash": hash, "pruner": settings.get("pruner", "nm"), "overrides": typed}
     return FinishedRun(Path(hash), config, summary)
+
+
+def test_the_table_says_of_which_images_top1_is():
+    def one(name, **more):
+        each = run(name, [f"seed={name}"], pruner="nm", seed=0)
+        each.summary.update(top1=80.0, params_nonzero=1, macs_sparse=1, wall_seconds=1.0, data="fake", seed=0, **more)
+        return each
+
+    assert "top-1: test data, last epoch" in table(group([one("a"), one("b")]))
+    mixed = table(group([one("a"), one("b", final_images="validation")]))
+    assert "top-1: test or validation data, last epoch" in mixed
+    assert "these are not to be compared" in mixed
 
 
 def test_labels_are_what_differs_as_typed():
