@@ -35,7 +35,7 @@ def train(model, optimizer, some):
         ("rigl", {"every": "2it"}),
         ("magnitude", {"every": "3it"}),
         ("channel", {"every": "3it", "sparsity": 0.5, "sample": batches(1)[0]}),
-        ("domino", {"n": 2, "m": 4, "trained": True}),
+        ("domino", {"n": 2, "m": 4, "trained": True, "sample": batches(1)[0]}),
         ("nm", {"n": 2, "m": 4, "permute": True, "sample": batches(1)[0]}),
     ],
 )

@@ -12,7 +12,7 @@ from midstate.runs.run import run
 
 QUICK = (*TINY, "trainer.epochs=1", "trainer.max_steps_per_epoch=3")
 BITS = ("--weight-bits", "2", "8", "--input-bits", "2", "8")
-QUANTIZER = ("quantizer=uniform", "quantizer/allocation=budget", "quantizer.score=weight_error",
+QUANTIZER = ("quantizer=uniform", "quantizer/allocation=budget", "quantizer.score=sensitivity",
              "quantizer.levels=[2,8]", "quantizer.budget=latency", "quantizer.target=0.8")  # fmt: skip
 
 

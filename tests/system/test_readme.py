@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections import OrderedDict
 
 import pytest
 from conftest import ROOT, TINY, Tree
@@ -80,10 +81,12 @@ def test_the_loop_of_ones_own_prunes(code):
 
     torch.manual_seed(0)
     nn = torch.nn
+    layers = nn.Conv2d(1, 16, 3), nn.ReLU(), nn.Conv2d(16, 32, 6), nn.Flatten(), nn.Linear(32, 4)
+    names = "conv1", "relu", "conv2", "flat", "fc"
     scope = {
         "torch": torch,
         "cross_entropy": cross_entropy,
-        "model": nn.Sequential(nn.Conv2d(1, 16, 3), nn.ReLU(), nn.Conv2d(16, 32, 6), nn.Flatten(), nn.Linear(32, 4)),
+        "model": nn.Sequential(OrderedDict(zip(names, layers, strict=True))),
         "loader": [(torch.randn(8, 1, 8, 8), torch.arange(8) % 4) for _ in range(4)],
         "epochs": 2,
     }
