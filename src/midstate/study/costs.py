@@ -6,7 +6,7 @@ from functools import cache
 
 import pandas as pd
 
-from midstate.common.project import CONF
+from midstate.common.project import member_folders
 from midstate.study.answer import words
 from midstate.study.claims import PILOT, PLANNED, Claim
 from midstate.study.endpoints import Endpoint
@@ -93,7 +93,8 @@ def _mean(weights: dict[str, float], rows: pd.DataFrame, column: str) -> float:
 @cache
 def described(arm: str) -> str:
     """An arm in words: the first comment of its file."""
-    lines = (CONF / "experiment" / f"{arm}.yaml").read_text().splitlines()
+    files = [folder / "experiment" / f"{arm}.yaml" for folder in member_folders()]
+    lines = next(file for file in files if file.is_file()).read_text().splitlines()
     comments = [line[1:].strip() for line in lines if line.startswith("#") and "@package" not in line]
     return comments[0].rstrip(".") if comments else arm
 
