@@ -68,7 +68,7 @@ class Quantization:
         low, high = self.estimator.bits
         checks.integer("weight_bits", self.weight_bits, low, high)
         if isinstance(self.path, StepBits):
-            checks.integer("path_bits", self.path.max_bits, low, max(high, low))
+            checks.integer("path_bits", self.path.max_bits, low, high)
         if self.activation_bits is not None:
             self._check_activation()
         self._check_fixed_bits()
