@@ -143,6 +143,7 @@ def test_a_claim_that_lacks_seeds_is_not_run_and_shows_no_number(tmp_path):
     assert "Nothing is known yet." in text
     assert "99 of 100 runs are done, 1 is not" in text
     assert "+2.5" not in text
+    assert "| `fashion/nm_2of16` | – | C5 | 20 | – |" in text
     assert not (tmp_path / "figures" / "c5.png").exists()
 
 

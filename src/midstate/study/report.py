@@ -3,7 +3,7 @@
 import base64
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Set
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +59,7 @@ def write_report(results: Path, claims: list[Claim] | None = None, wandb: str = 
         "first": [each for each in sections if each.claim.edition == 1],
         "article": figures.get("article"),
         "runs": tables.runs,
-        "ran": _what_ran(claims, tables.runs, undecided),
+        "ran": _what_ran(claims, tables.runs, decided.keys(), undecided),
         "published": [row for row in methods.methods() if row["Reported"][:3] not in ("-", "see")],
         "stray": stray([*read_all(), *claims], tables),
         "draws": f"{DRAWS:,}",
@@ -82,12 +82,16 @@ def write_claims(judged: Iterable[Result], path: Path) -> None:
     write_atomically(path, table.to_csv(index=False, float_format="%.6g").encode())
 
 
-def _what_ran(claims: list[Claim], runs: pd.DataFrame, undecided: set[str]) -> list[dict[str, Any]]:
-    """One row an arm and cell: seeds, results, sizes; no top-1 before a claim that it is an arm of is decided."""
+def _what_ran(claims: list[Claim], runs: pd.DataFrame, decided: Set[str], undecided: Set[str]) -> list[dict[str, Any]]:
+    """One row an arm and cell: seeds, results, sizes.
+
+    An arm of an undecided claim has no top-1, unless another of its claims is decided by rows.
+    """
     rows = []
     for (arm, overrides), group in runs.groupby(["arm", "overrides"], sort=True):
         of = [claim for claim in claims if arm in (*claim.all_arms, *claim.level_arms)]
-        hidden = bool(of) and all(claim.key in undecided for claim in of)
+        keys = {claim.key for claim in of}
+        hidden = bool(keys & undecided) and not keys & decided
         rows.append(
             {
                 "arm": arm,
