@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from midstate.quantization.estimators.base import Estimator, Kind, Memory
 from midstate.quantization.fixed import FixedSteps
-from midstate.quantization.grids.uniform import multiples, positive
+from midstate.quantization.grids.uniform import multiples
 
 NUM_TRIED = 64  # clips between 0 and the largest input, of which the one of least squared error is taken
 LEAST_CLIP = 1e-8  # below, or negative, a learned clip is taken as this
@@ -26,7 +26,7 @@ class _Clipped(torch.autograd.Function):
         """The quantised tensor."""
         ctx.save_for_backward(x, clip)
         ctx.signed = low < 0
-        return multiples(x, positive(clip / high), low, high)
+        return multiples(x, clip / high, low, high)
 
     @staticmethod
     def backward(ctx, gradient: Tensor) -> tuple[Tensor, Tensor, None, None]:
@@ -62,7 +62,7 @@ class PACT(Estimator):
         low, high = _range(kind)
         largest = x.abs().amax().float()
         clips = largest * torch.arange(1, NUM_TRIED + 1, device=x.device) / NUM_TRIED
-        errors = [(multiples(x, positive((clip / high).to(x.dtype)), low, high) - x).square_().mean() for clip in clips]
+        errors = [(multiples(x, (clip / high).to(x.dtype), low, high) - x).square_().mean() for clip in clips]
         memory["clip"].copy_(clips[int(torch.stack(errors).argmin())].clamp_min(LEAST_CLIP))
 
     def apply(self, x: Tensor, kind: Kind, memory: Memory) -> Tensor:

@@ -19,15 +19,16 @@ def symmetric_limit(bits: int) -> int:
     return 2 ** (bits - 1) - 1
 
 
-def multiples(x: Tensor, step: Tensor, low: int, high: int) -> Tensor:
-    """The nearest multiple of `step` between `low` and `high` times it; ties to the even multiple."""
-    return x.div(step).round_().clamp_(low, high).mul_(step)
-
-
 def positive(step: Tensor) -> Tensor:
     """A step that half precision has not rounded to 0, by which nothing can be divided."""
     kind = torch.finfo(step.dtype)
     return step.clamp_min(kind.tiny * kind.eps)
+
+
+def multiples(x: Tensor, step: Tensor, low: int, high: int) -> Tensor:
+    """The nearest multiple of `step` between `low` and `high` times it; ties to the even multiple."""
+    step = positive(step)
+    return x.div(step).round_().clamp_(low, high).mul_(step)
 
 
 @dataclass(frozen=True)
