@@ -1,4 +1,4 @@
-"""A run: planned, prepared, trained, and written to its directory. The story reads from `run.py`."""
+"""A run: planned, prepared, trained, and written to its directory. Start reading at `run.py`."""
 
 from midstate.runs.identity import NEUTRAL, NUMERICS, config_hash
 from midstate.runs.tracking import Wandb

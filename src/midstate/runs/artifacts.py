@@ -14,16 +14,16 @@ FILES = (
     *("bits.csv", "scheme.json"),
 )
 STAGING = "WANDB_DATA_DIR"
-ROWS = 10_000  # that W&B shows of a table; of more every k-th is sent, and the file is whole
+ROWS = 10_000  # W&B shows no more rows; of longer tables every k-th row is logged, and the CSV file is sent whole
 
 
 def send(run: Any, directory: Path, weights_mb: float) -> None:
     """Send tables and files of a finished run to W&B.
 
     Args:
-        run: wandb's.
+        run: wandb's run.
         directory: of the finished run.
-        weights_mb: the final weights go along where their file is no larger than this.
+        weights_mb: final.pt is sent if it has at most so many megabytes (10^6 bytes).
     """
     with _staged(directory / "wandb"):
         _send(run, directory, weights_mb)
@@ -42,7 +42,7 @@ def _send(run: Any, directory: Path, weights_mb: float) -> None:
 
 @contextmanager
 def _staged(folder: Path) -> Iterator[None]:
-    """Let W&B keep what it is to send beside the run, unless told where: a home may not be there to be written."""
+    """Let W&B stage uploads in `folder` unless WANDB_DATA_DIR is set: the home directory may not be writable."""
     before = os.environ.get(STAGING)
     os.environ[STAGING] = before or str(folder.absolute())
     try:
@@ -53,7 +53,7 @@ def _staged(folder: Path) -> Iterator[None]:
 
 
 def _tables(directory: Path) -> dict[str, pd.DataFrame]:
-    """The tables that have rows, thinned to what W&B shows."""
+    """The tables that have rows, thinned to at most ROWS rows."""
     files = {name: directory / f"{name}.csv" for name in TABLES}
     found = {name: pd.read_csv(path) for name, path in files.items() if path.is_file()}
     return {name: table.iloc[:: 1 + (len(table) - 1) // ROWS] for name, table in found.items() if len(table)}
@@ -64,5 +64,5 @@ def _artifact(name: str, kind: str, files: list[Path]) -> Any:
 
     artifact = wandb.Artifact(name, type=kind)
     for path in files:
-        artifact.add_file(str(path), policy="immutable")  # read where it lies, not copied first
+        artifact.add_file(str(path), policy="immutable")  # read in place, without a staged copy
     return artifact

@@ -1,4 +1,4 @@
-"""Lines with a band over seeds. They need pandas, and one run's own pictures do not."""
+"""Lines with a band over seeds. A module of its own: it needs pandas, and the figures of one run do not."""
 
 import pandas as pd
 from matplotlib.axes import Axes
@@ -10,7 +10,7 @@ from midstate.runs.drawing import COLOURS, MARKERS
 def band(
     axes: Axes, table: pd.DataFrame, x: str, y: str, label: str, index: int, line: str = "-", shaded: bool = True
 ) -> None:
-    """A line of means over seeds, its interval shaded."""
+    """Draw the mean of column `y` at each `x` as a line; `shaded` adds the 95 % t interval."""
     groups = [(at, mean_interval(rows[y])) for at, rows in table.groupby(x)]
     at = [each for each, _ in groups]
     mean, low, high = zip(*(interval for _, interval in groups), strict=True)

@@ -1,4 +1,4 @@
-"""Checkpoints: written whole or not at all, the last two kept, read without unpickling code."""
+"""Checkpoints: written atomically, the last two kept, read without unpickling code."""
 
 import hashlib
 import logging
@@ -21,13 +21,13 @@ KEEP = 2
 
 
 def save(directory: Path, step: int, state: dict[str, Any]) -> None:
-    """Save `state` as the newest checkpoint, its digest inside, and drop all but the last two."""
+    """Save `state` with its digest as the checkpoint of `step`; keep it and the one before, remove all others."""
     state = {"step": step, **state}
     path = directory / f"step-{step:09d}.pt"
     _write(path, {"digest": digest(state), **state})
     found = checkpoints(directory)
     place = found.index(path) + 1
-    # Checkpoints of later steps were broken: otherwise the run would have resumed from them.
+    # Checkpoints of later steps must be broken: otherwise the run would have resumed from them.
     for other in found[: max(0, place - KEEP)] + found[place:]:
         other.unlink(missing_ok=True)
 
@@ -57,10 +57,10 @@ def checkpoints(directory: Path) -> list[Path]:
 
 
 def load_latest(directory: Path, device: torch.device) -> dict[str, Any] | None:
-    """Load the newest checkpoint that is whole; None where there is none at all.
+    """Load the newest checkpoint that is not damaged; None if there are no checkpoints.
 
     Raises:
-        ConfigError: there are some, and all are broken or of a later format; the files are left alone.
+        ConfigError: all are damaged, or the newest undamaged one is of a later format; the files are left alone.
         OSError: the directory cannot be read.
     """
     found = checkpoints(directory)
@@ -80,13 +80,13 @@ def load_latest(directory: Path, device: torch.device) -> dict[str, Any] | None:
 
 
 class _Broken(Exception):
-    """A checkpoint is not what was written."""
+    """A checkpoint file is damaged, or is no checkpoint."""
 
 
 def _read(path: Path, device: torch.device) -> dict[str, Any]:
     try:
         state = torch.load(BytesIO(path.read_bytes()), map_location=device, weights_only=True)
-    except Exception as error:  # whatever damaged bytes lead to; code in it is refused and not run
+    except Exception as error:  # damaged bytes raise many kinds; code in the file is refused, not run
         if is_memory(error) or "CUDA" in str(error):
             raise  # not the file's fault
         raise _Broken(first_line(error)) from error
@@ -94,7 +94,7 @@ def _read(path: Path, device: torch.device) -> dict[str, Any]:
         raise _Broken("it is no checkpoint")
     if (written_as := state.pop("format")) > FORMAT:
         raise ConfigError(f"{path}: is of format {written_as}, and {FORMAT} is the last that is known here")
-    written = state.pop("digest", None)  # the first ones had none
+    written = state.pop("digest", None)  # the oldest checkpoints have none
     if written is not None and written != digest(state):
         raise _Broken("its content does not match its digest")
     return state

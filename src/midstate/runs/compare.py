@@ -25,7 +25,7 @@ def compare(places: Sequence[Path], by: Sequence[str], folder: Path) -> str:
 
     Args:
         places: directories of runs, or directories that hold them, at any depth.
-        by: settings to group by; none: one group a configuration.
+        by: settings to group by; empty: one group per configuration.
         folder: where curves.png, curves.svg, groups.csv and runs.csv are written.
 
     Raises:

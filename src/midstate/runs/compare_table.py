@@ -10,7 +10,7 @@ COLUMNS = ("n", "top-1 %", "95 % interval", "parameters", "MACs", "gap", "time")
 
 
 def table(groups: Sequence[Group]) -> str:
-    """Means of each group, the best first, its label before them or, where that is too long, above them."""
+    """One row of means per group, in the given order; labels stand before the rows, or above if lines get too long."""
     rows = [_cells(group) for group in groups]
     widths = [max(map(len, column)) for column in zip(COLUMNS, *rows, strict=True)]
     lines = ["  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in (COLUMNS, *rows)]

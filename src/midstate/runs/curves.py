@@ -13,12 +13,12 @@ from midstate.runs.drawing import COLOURS, STYLE, save
 from midstate.runs.groups import Group
 
 LINES = ("-", "--", ":")
-SHADED = 3  # runs from which on the interval is shown: of two it is 13 times their spread, and would hide all else
-LARGEST = len(LINES) * len(COLOURS)  # curves that can be told apart
+SHADED = 3  # fewest runs with a shaded interval: of two runs it is 13 times as wide as their difference
+LARGEST = len(LINES) * len(COLOURS)  # most curves that can be told apart
 
 
 def draw(groups: Sequence[Group], folder: Path) -> None:
-    """Draw curves.png and .svg: means over runs and their 95 % intervals, the best where there are many."""
+    """Draw curves.png and .svg: means over runs and their 95 % intervals, of the first LARGEST groups."""
     shown = groups[:LARGEST]
     curves = [pd.concat([_curve(run.path, index) for index, run in enumerate(group.runs)]) for group in shown]
     texts = [fill(f"{group.label} (n={len(group.runs)})", 64, break_long_words=False) for group in shown]

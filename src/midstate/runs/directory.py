@@ -1,4 +1,4 @@
-"""A run's directory: whose it is, its lock, and all that is written there."""
+"""A run's directory: which run owns it, its lock, and all that is written there."""
 
 import logging
 import shutil
@@ -34,7 +34,7 @@ FIGURES = tuple(
 
 
 class RunDirectory:
-    """The directory of one run: finished, resumable or fresh. The only object that checks its owner.
+    """The directory of one run: finished, resumable or fresh. Only this class checks which run owns it.
 
     With several processes, rank zero alone reads and writes; the others get its result or its error. All processes
     call `finished`, `held`, `last_checkpoint` and `write`.
@@ -45,20 +45,20 @@ class RunDirectory:
         self.checkpoints = self.path / "checkpoints"
 
     def finished(self) -> dict[str, Any] | None:
-        """The summary of the run where it is finished and not to be done again.
+        """Return the summary if the run is finished and rerun=false, else None.
 
         Raises:
-            ConfigError: the directory holds a run of another configuration or seed, or something damaged.
+            ConfigError: the directory holds a run of another configuration or seed, or a damaged file.
         """
         return self.processes.on_rank_zero(self._finished)
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """Hold the directory; with rerun=true it is emptied.
+        """Lock the directory for the time of the context; rerun=true removes the files of the earlier run.
 
         Raises:
             ConfigError: another process holds it, or it cannot be made.
-            RunFailed: something cannot be removed.
+            RunFailed: a file cannot be removed.
         """
         with ExitStack() as stack:
             self.processes.on_rank_zero(lambda: stack.enter_context(locked(self.path)))
@@ -67,18 +67,18 @@ class RunDirectory:
             yield
 
     def last_checkpoint(self) -> dict[str, Any] | None:
-        """Load the last whole checkpoint, None if there is none; partial files are removed.
+        """Load the last undamaged checkpoint, None if there are none; remove partial files.
 
         Raises:
-            ConfigError: there are some, and none can be used, or they are another run's.
+            ConfigError: no checkpoint can be used, or the last one belongs to another run.
         """
         return self.processes.on_rank_zero(self._last_checkpoint)
 
     def check_widths(self, narrowed: dict[str, Any] | None) -> None:
-        """Refuse to resume with other widths than the run began with, after the run that it is like has changed.
+        """Refuse to resume with other widths than the run began with: the run `pruner.like` may have changed since.
 
         Raises:
-            ConfigError: it says which.
+            ConfigError: the widths differ; the message names both.
         """
         begun = None if narrowed is None or self.plan.rerun else read_config(self.path)
         if begun and begun["model"].get("narrowed", narrowed) != narrowed:
@@ -106,7 +106,7 @@ class RunDirectory:
 
     @contextmanager
     def writing(self, what: str) -> Iterator[None]:
-        """Turn an OSError into RunFailed that says how to go on; files are written whole or not at all."""
+        """Turn an OSError into a RunFailed that says how to go on."""
         try:
             yield
         except OSError as error:
@@ -132,7 +132,7 @@ class RunDirectory:
 
     @property
     def again(self) -> str:
-        """How to go on with this run."""
+        """The command that goes on with this run, in words."""
         return "the same command without rerun=true" if self.plan.rerun else "the same command"
 
     def _finished(self) -> dict[str, Any] | None:
@@ -159,7 +159,7 @@ class RunDirectory:
         device = self.plan.parts.device if self.processes.size == 1 else torch.device("cpu")
         with user_errors("checkpoints", OSError):
             saved = checkpoint.load_latest(self.checkpoints, device)
-        # Only a file that was moved here can be another run's.
+        # Another run's checkpoint can only be here if somebody has moved it here.
         if saved is not None and (saved["config_hash"], saved["seed"]) != (self.plan.hash, self.plan.seed):
             if "config" in saved:
                 self._check_same(saved["config"])
@@ -170,7 +170,7 @@ class RunDirectory:
         return saved
 
     def _check_same(self, stored: dict[str, Any]) -> None:
-        """Refuse a configuration or seed that is not this run's; name what differs."""
+        """Refuse a stored configuration or seed that differs from this run's; the message names the differences."""
         config = redact(self.plan.config)
         if config_hash(stored) == config_hash(config) and stored["seed"] == config["seed"]:
             return
@@ -194,7 +194,7 @@ def clear(directory: Path) -> None:
     """Remove the files of an earlier run, summary.json first and config.yaml last; other files are left alone.
 
     Raises:
-        RunFailed: something cannot be removed.
+        RunFailed: a file cannot be removed.
     """
     checkpoints = directory / "checkpoints"
     saved = (*checkpoints.glob("step-*.pt"), checkpoints / "final.pt", checkpoints / "extracted.pt2")

@@ -25,11 +25,11 @@ STYLE = {
     "figure.constrained_layout.use": True,
     "svg.hashsalt": "midstate",
 }
-matplotlib.use("Agg")  # before pyplot: no display is needed
+matplotlib.use("Agg")  # no display is needed
 
 
 def save(figure: Figure, folder: Path, name: str, kinds: tuple[str, ...] = ("png", "svg")) -> Path:
-    """Write a figure whole, without a date, so that the same figure is the same file; return the first file."""
+    """Write and close a figure, without a date, so that equal figures give equal files; return the first path."""
     for kind in kinds:
         content = BytesIO()
         figure.savefig(content, format=kind, **({"dpi": 150} if kind == "png" else {"metadata": {"Date": None}}))

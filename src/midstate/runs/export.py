@@ -1,4 +1,4 @@
-"""Export of a finished run: read, turned into a format, read back, written whole or not at all."""
+"""Export of a finished run: read it, convert it to a format, write all files or none."""
 
 from importlib.metadata import version
 from pathlib import Path
@@ -16,7 +16,7 @@ from midstate.runs.export_formats import FORMATS, Finished
 from midstate.runs.files import EXPORT
 from midstate.runs.finished import read_finished, rebuild, set_threads
 
-COMPARED = 16  # test images
+COMPARED = 16  # test images on which outputs are compared
 RESULTS = ("top1", "sparsity", "pattern_verified", "params_total", "params_nonzero", "config_hash", "seed")
 NOT_OF_THE_NETWORK = ("machine", "logger", "launcher")  # nodes of the configuration
 
@@ -27,14 +27,14 @@ def export_run(directory: Path, kind: str, folder: Path | None = None, **options
     Args:
         directory: the run's.
         kind: one of FORMATS.
-        folder: to write into; None: `export` in the run's directory.
+        folder: for the files; None: `export` in the run's directory.
         **options: `dtype` of semi_structured, `extracted` of onnx.
 
     Returns:
-        What is to be told; its last line names the file.
+        Text to print; its last line names the file.
 
     Raises:
-        ConfigError: there is no finished run, it has not what is asked for, or the format cannot hold its network.
+        ConfigError: there is no finished run, a needed library is missing, or the format cannot hold the network.
         RunFailed: the files cannot be written, or memory has run out.
     """
     folder = folder or directory / EXPORT

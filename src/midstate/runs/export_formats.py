@@ -1,4 +1,4 @@
-"""What each format of an export holds of a finished run's network, as bytes."""
+"""The formats of an export: each turns a finished run's network into files, as bytes."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,15 +21,15 @@ NOT_FASTER = (
 
 @dataclass(frozen=True)
 class Finished:
-    """A finished run's network, what it was made for, and how it was made.
+    """A finished run's network, some test images, and how the network was made.
 
     Args:
         directory: the run's.
-        model: plain, in evaluation mode.
+        model: a plain module in evaluation mode.
         images: some test images (N, C, H, W).
-        call: makes the network that the weights load into.
-        of_library: that is an unmodified one of torchvision or timm.
-        recipe: goes into the files' metadata.
+        call: Python expression that creates the network for these weights.
+        of_library: whether that network is an unmodified one of torchvision or timm.
+        recipe: written into the files' metadata.
     """
 
     directory: Path
@@ -47,7 +47,7 @@ class Finished:
 
 @dataclass(frozen=True)
 class Exported:
-    """Files by name, of which the last is what was asked for, and what is to be told of them."""
+    """Content of the files by name (the last is the requested format), and lines to print about them."""
 
     files: dict[str, bytes]
     told: list[str]
@@ -57,7 +57,7 @@ def _plain_state(run: Finished) -> dict[str, Tensor]:
     """The weights alone.
 
     Raises:
-        ValueError: the network is more than weights: its layers round their inputs.
+        ValueError: layers round their inputs, so that the weights alone are not the network.
     """
     state = run.model.state_dict()
     with without_input_quantisers(run.model):

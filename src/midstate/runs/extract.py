@@ -1,4 +1,4 @@
-"""Extraction of a finished run: read, cut, compared with what the run reported, written."""
+"""Extraction of a finished run: read it, compare it with its summary, cut the network, write it."""
 
 import time
 import warnings
@@ -17,9 +17,9 @@ from midstate.distributed.machine import enough_memory, keep_freed_memory
 from midstate.runs.finished import read_finished, rebuild, set_threads
 from midstate.sparsity import weight_layers
 
-REPEATS = 15  # of a timed pass
-MOST_SECONDS = 20  # for all of them; one of each is made in any case
-SUFFIX = ".pt2"  # as torch.export wants it
+REPEATS = 15  # timed passes of each network, at most
+MOST_SECONDS = 20  # for all timed passes; each network gets at least one
+SUFFIX = ".pt2"  # expected by torch.export
 COUNTED = ("params_sparse", "macs_sparse")
 
 
@@ -28,19 +28,19 @@ def extract_run(directory: Path, file: Path, batch_size: int = 64) -> str:
 
     Args:
         directory: the run's.
-        file: to write, a program of torch.export for batches of any number of images.
-        batch_size: images a timed pass.
+        file: to write: a program of torch.export for batches of any size.
+        batch_size: test images in a timed pass, at most.
 
     Returns:
-        What is to be told: a table, and where the network lies.
+        Text to print: a table, the measurements and the path of the file.
 
     Raises:
-        ConfigError: there is no finished run, nothing dead in it, or a network that cannot be extracted; or `file` is
-            something else than an extracted network.
+        ConfigError: there is no finished run, its network has nothing to remove or cannot be extracted, its weights do
+            not match its summary, or `file` is no regular file whose name ends in `.pt2`.
         RunFailed: the file cannot be written, or memory has run out.
     """
     summary, config = _read(directory)
-    if file.suffix != SUFFIX or (file.exists() and not file.is_file()):  # it would replace a result, or a device
+    if file.suffix != SUFFIX or (file.exists() and not file.is_file()):  # never overwrite a result or a device
         raise ConfigError(f"--output={file}: must be a file whose name ends in {SUFFIX}")
     set_threads(directory, config)
     keep_freed_memory()
@@ -75,7 +75,7 @@ def _counted(model: nn.Module, shape: tuple[int, ...]) -> dict[str, int | float]
 
 
 def _check_reported(directory: Path, summary: dict[str, Any], found: dict[str, int | float]) -> None:
-    """Refuse weights that the summary does not speak of; runs made before these were counted do not have them."""
+    """Refuse weights that do not match the summary; older summaries lack these fields and are not checked."""
     for name in COUNTED:
         if name in summary and summary[name] != found[name]:
             raise ConfigError(
@@ -85,16 +85,16 @@ def _check_reported(directory: Path, summary: dict[str, Any], found: dict[str, i
 
 
 def exported(directory: Path, network: nn.Module, images: Tensor) -> bytes:
-    """The network as a file's content, which was read back and found to compute the same."""
+    """Return the content of a torch.export file, after reading it back and comparing its outputs on `images`."""
     buffer = BytesIO()
     with torch.no_grad(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of torch's own deprecations
+        warnings.simplefilter("ignore")  # torch's own deprecations
         try:
-            two = images[:2] if len(images) > 1 else images.expand(2, -1, -1, -1)  # of one, torch would fix the number
+            two = images[:2] if len(images) > 1 else images.expand(2, -1, -1, -1)  # a batch of 1 would be fixed
             program = torch.export.export(network, (two,), dynamic_shapes=({0: torch.export.Dim.DYNAMIC},))
             torch.export.save(program, buffer)
             found = torch.export.load(BytesIO(buffer.getvalue())).module()(images)
-        except Exception as error:  # whatever the compiler cannot take
+        except Exception as error:  # torch.export raises many kinds
             raise ConfigError(f"{directory}: torch.export cannot take this network ({first_line(error)})") from error
         torch.testing.assert_close(found, network(images))
     return buffer.getvalue()
@@ -119,7 +119,7 @@ def _table(summary: dict[str, Any], masked: dict[str, Any], small: dict[str, Any
 
 @torch.no_grad()
 def _measured(model: nn.Module, network: nn.Module, images: Tensor) -> list[str]:
-    """How far outputs differ, and how long a pass takes; both networks in turn, so that they meet the same machine."""
+    """Lines on output difference and time of a pass; passes alternate, so that both networks see the same load."""
     seconds: tuple[list[float], list[float]] = ([], [])
     expected, found = model(images), network(images)
     begun = time.perf_counter()
@@ -128,7 +128,7 @@ def _measured(model: nn.Module, network: nn.Module, images: Tensor) -> list[str]
             started = time.perf_counter()
             each(images)
             times.append(time.perf_counter() - started)
-    masked, small = map(min, seconds)  # what other processes take is no network's
+    masked, small = map(min, seconds)  # the minimum: least disturbed by other processes
     return [
         f"largest output difference: {float((expected - found).abs().max()):.2g}, where outputs reach "
         f"{float(expected.abs().max()):.3g} ({len(images)} test images)",

@@ -1,4 +1,4 @@
-"""Pictures of one run, drawn from what it has written."""
+"""Figures of one run, drawn from its tables and its summary."""
 
 import csv
 from math import prod
@@ -13,8 +13,8 @@ from matplotlib.ticker import MaxNLocator
 
 from midstate.runs.drawing import BLUE, GREEN, GREY, ORANGE, STYLE, save
 
-WIDTH = 5.2  # inches: of a size that a telephone can show without making it unreadable
-UNIFORM = 0.005  # kept shares that differ by no more are those of a uniform run; rounding to whole units moves them
+WIDTH = 5.2  # inches: still readable on a telephone
+UNIFORM = 0.005  # largest spread of kept shares that counts as uniform; rounding to whole units causes some
 NAMED = 40  # layers that an axis names at most
 
 
@@ -30,7 +30,7 @@ def draw_run(directory: Path, layers: list[dict[str, Any]], states: list[str], t
     Args:
         directory: of the run, with metrics.csv and probes.csv.
         layers: as the summary lists them.
-        states: names of the states that probes.csv numbers.
+        states: names of the states; `from` and `to` of probes.csv are indices into it.
         title: what the run is, in a line.
 
     Returns:
@@ -47,7 +47,7 @@ def draw_run(directory: Path, layers: list[dict[str, Any]], states: list[str], t
 
 
 def draw_progress(directory: Path, states: list[str], title: str) -> None:
-    """Draw figures/accuracy.png of a run that goes on, from the epochs that it has done."""
+    """Draw figures/accuracy.png of an unfinished run, from the epochs done so far."""
     rows, probes = read_table(directory / "metrics.csv"), read_table(directory / "probes.csv")
     with plt.rc_context(STYLE):
         save(accuracy(rows, probes, states, title), directory / "figures", "accuracy", ("png",))
@@ -77,7 +77,7 @@ def accuracy(rows: list[dict], probes: list[dict], states: list[str], title: str
     bottom.set_ylabel("kept share")
     bottom.set_ylim(0, 1.05)
     bottom.set_xlabel("epoch")
-    bottom.set_xlim(0, 1.03 * epochs[-1])  # also of a single epoch
+    bottom.set_xlim(0, 1.03 * epochs[-1])  # a valid range even for one epoch
     bottom.xaxis.set_major_locator(MaxNLocator(integer=True))
     low, high = top.get_ylim()
     top.set_ylim(low, high + 0.18 * (high - low))  # room for the legend above the lines
@@ -86,7 +86,7 @@ def accuracy(rows: list[dict], probes: list[dict], states: list[str], title: str
 
 
 def kept_points(rows: list[dict], probes: list[dict]) -> list[tuple[float, float]]:
-    """Epochs and the share of prunable weights in use: at each epoch's end, and before the first step where known."""
+    """Pairs of epoch and kept share: at each epoch's end, and at epoch 0 where that share is known."""
     first, jump = rows[0], next(iter(probes), None)
     started = {row["progress"] for row in rows if row["progress"] > 0}
     begun = jump["progress"] if jump and jump["step"] == 0 else 0 if jump or not started else None
@@ -97,7 +97,7 @@ def kept_points(rows: list[dict], probes: list[dict]) -> list[tuple[float, float
 
 
 def _gaps(axis: Axes, at: list[float], probes: list[dict], states: list[str]) -> None:
-    """Accuracy lost at each jump; the largest and the last in words."""
+    """Draw the accuracy lost at each jump; the title names the largest and the last jump."""
     gaps = [probe["gap_bn"] for probe in probes]
     axis.vlines(at, 0, gaps, color=GREEN, lw=2)
     axis.plot(at, gaps, "o", color=GREEN, ms=4, label="BatchNorm re-estimated")
@@ -113,7 +113,7 @@ def _jump(probe: dict, states: list[str]) -> str:
 
 
 def _name_states(axis: Axes, at: list[float], probes: list[dict], states: list[str]) -> None:
-    """Write above the axis which state each jump leads to; names too long to stand there become progress."""
+    """Write above the axis the state after each jump; for names over 6 letters, the progress in percent."""
     shown, room = [], (at[-1] - at[0]) / 20
     for x, probe in reversed(list(zip(at, probes, strict=True))):  # the last jumps matter most
         if not shown or shown[-1][0] - x > room:
@@ -124,9 +124,9 @@ def _name_states(axis: Axes, at: list[float], probes: list[dict], states: list[s
 
 
 def kept_by_depth(layers: list[dict[str, Any]], title: str = "") -> Figure:
-    """Weights of every prunable layer and how many are kept, in the order of depth; above them the shares that differ.
+    """Weights and kept weights of every layer in scope, by depth; above them the kept shares, where these differ.
 
-    Where all layers keep the same share, their bars would say nothing: it is told in words.
+    If all layers keep the same share, the upper panel is left out and the title names the share.
     """
     shares = [layer["kept"] for layer in layers]
     uniform = max(shares) - min(shares) <= UNIFORM
@@ -151,7 +151,7 @@ def kept_by_depth(layers: list[dict[str, Any]], title: str = "") -> Figure:
 
 
 def _weights(axis: Axes, layers: list[dict[str, Any]]) -> None:
-    """How many weights each layer has and keeps, so that it is seen where they are; layers differ by powers of ten."""
+    """Draw each layer's weights and kept weights as bars, on a log scale: layers differ by powers of ten."""
     places, sizes = range(len(layers)), [prod(layer["shape"]) for layer in layers]
     kept = [size * layer["kept"] for size, layer in zip(sizes, layers, strict=True)]
     axis.bar(places, sizes, color=GREY, alpha=0.4, label="dense")
@@ -168,7 +168,7 @@ def _weights(axis: Axes, layers: list[dict[str, Any]]) -> None:
 
 
 def schedule(rows: list[dict], probes: list[dict], title: str = "") -> Figure:
-    """Progress along the path and the kept share it led to."""
+    """Progress along the path, and the kept share, over epochs."""
     points = sorted(
         {(row["epoch"], row["progress"]) for row in rows}
         | set(zip(_epochs_of(rows, probes), [probe["progress"] for probe in probes], strict=True))
@@ -188,12 +188,12 @@ def schedule(rows: list[dict], probes: list[dict], title: str = "") -> Figure:
 
 
 def _title(figure: Figure, title: str, shows: str) -> None:
-    """The run above, what is shown below."""
+    """Title a figure: first the run, below it what the figure shows."""
     lines = [*wrap(title, int(14 * figure.get_figwidth())), *wrap(shows, int(14 * figure.get_figwidth()))]
     figure.suptitle("\n".join(lines), fontsize=8, x=0.02, ha="left")
 
 
 def _epochs_of(rows: list[dict], probes: list[dict]) -> list[float]:
-    """Positions of the probes on an axis of epochs."""
+    """Epoch of each probe, as a fraction."""
     steps_per_epoch = rows[0]["step"] / rows[0]["epoch"]
     return [probe["step"] / steps_per_epoch for probe in probes]

@@ -1,4 +1,4 @@
-"""summary.json and config.yaml of any run: read, and written whole."""
+"""Read summary.json and config.yaml of a run, and write them atomically."""
 
 import json
 from collections.abc import Iterator
@@ -14,7 +14,7 @@ from midstate.common.files import write_atomically
 from midstate.common.secrets import redact
 
 FORMAT = 1
-EXPORT = "export"  # the folder of what scripts/export.py writes, and its files
+EXPORT = "export"  # folder that scripts/export.py writes to; EXPORTED: the files in it
 EXPORTED = ("model.pt", "model.safetensors", "small.pt2", "small.safetensors", "model.onnx", "small.onnx")
 EXPORTED += ("semi_structured.safetensors", "packed.safetensors")
 
@@ -23,7 +23,7 @@ def read_summary(directory: Path) -> dict[str, Any] | None:
     """Read summary.json; None where there is none.
 
     Raises:
-        ConfigError: it is damaged, or written by a later version, whose fields may mean something else.
+        ConfigError: it is damaged, not readable, or of a later format, whose fields may mean something else.
     """
     path = directory / "summary.json"
     if not path.is_file():
@@ -41,7 +41,7 @@ def read_config(directory: Path) -> dict[str, Any] | None:
     """Read config.yaml; None where there is none.
 
     Raises:
-        ConfigError: it is damaged.
+        ConfigError: it is damaged or not readable.
     """
     path = directory / "config.yaml"
     if not path.is_file():
@@ -54,13 +54,13 @@ def read_config(directory: Path) -> dict[str, Any] | None:
 
 
 def is_run(config: dict[str, Any]) -> bool:
-    """Tell whether a configuration is one of a run, and not of something else."""
+    """Tell whether a configuration is that of a run."""
     return all(isinstance(config.get(group), dict) for group in ("model", "data", "pruner")) and "seed" in config
 
 
 @contextmanager
 def _readable(path: Path) -> Iterator[None]:
-    """Say that a file which is always written whole has been damaged since, or may not be read."""
+    """Turn errors while reading a file into a ConfigError: it was damaged after it was written, or is not readable."""
     try:
         yield
     except (ValueError, OSError, yaml.YAMLError) as error:

@@ -1,4 +1,4 @@
-"""Files of other runs that a setting stands for."""
+"""Find files of other runs that a setting names."""
 
 import hashlib
 from pathlib import Path
@@ -11,17 +11,17 @@ from midstate.runs.identity import FIXED, counts, without_places
 
 
 def find_file(setting: str, place: str, file: str, config: dict[str, Any]) -> Path:
-    """Return the file that a setting stands for: a file, or what the finished run of the same seed has left.
+    """Return the file that a setting names, or `file` of the finished run with the same seed.
 
     Args:
         setting: its name, for messages.
-        place: a file, or the directory of an experiment's runs (outputs/NAME) or of those of one of its
-            configurations: then the run of the same seed, network and data counts.
-        file: within the run's directory.
-        config: the resolved configuration of the run that is to use it.
+        place: a file; or the directory of an experiment's runs (outputs/NAME) or of one configuration's runs: there,
+            the finished run with the same seed, network and data is used.
+        file: path within that run's directory.
+        config: the resolved configuration of the run that uses the file.
 
     Raises:
-        ValueError: there is none, or several.
+        ValueError: there is no such file or run, or several runs.
     """
     path, seed = Path(place), config["seed"]
     if path.is_file():
@@ -36,7 +36,7 @@ def find_file(setting: str, place: str, file: str, config: dict[str, Any]) -> Pa
         and _same_network_and_data(read_config(run), config)
     ]
     if len(found) != 1:
-        # The configuration, not the run: all seeds are then one.
+        # Suggest the directory of a configuration, not of a run: it is valid for every seed.
         others = ", ".join(str(run.parent) for run in found)
         raise ValueError(
             f"{setting}={place!r}: holds {len(found) or 'no'} finished runs of seed {seed} with this network and data, "
@@ -48,7 +48,7 @@ def find_file(setting: str, place: str, file: str, config: dict[str, Any]) -> Pa
 def _same_network_and_data(one: dict[str, Any] | None, other: dict[str, Any]) -> bool:
     if one is None or not is_run(one):
         return False
-    own, pair = ("checkpoint", "checkpoint_of", "pretrained"), (one, other)  # where weights come from
+    own, pair = ("checkpoint", "checkpoint_of", "pretrained"), (one, other)  # settings of initial weights only
     models = [
         {key: value for key, value in flatten(_as_built(each)) if key not in own and counts(f"model.{key}", value)}
         for each in pair
@@ -61,19 +61,19 @@ def _same_network_and_data(one: dict[str, Any] | None, other: dict[str, Any]) ->
 
 
 def _as_built(config: dict[str, Any]) -> dict[str, Any]:
-    """A configuration's network; of a narrower one the widths that were found."""
+    """Return a configuration's model settings, with the widths that narrowing has found."""
     model = config["model"]
     found = model.get("narrowed") or {}
     return {**{key: value for key, value in model.items() if key != "narrowed"}, **found}
 
 
 def find_checkpoint(checkpoint: str, config: dict[str, Any]) -> Path:
-    """Return the file that a recipe's `checkpoint` stands for, see `runs.find_file`."""
+    """Return the file that a recipe's `checkpoint` names, see `find_file`."""
     return find_file("checkpoint", checkpoint, "checkpoints/final.pt", config)
 
 
 def checkpoint_identity(path: Path, seed: int) -> str:
-    """Say which weights a file holds: the run that made them, the same on every machine, or a digest of the file."""
+    """Identify the weights in a file: by the run that made them, on every machine alike, else by the file's digest."""
     summary = read_summary(path.parent.parent) if path.name == "final.pt" else None
     if summary is None:
         return hashlib.sha256(path.read_bytes()).hexdigest()[:12]
@@ -81,23 +81,23 @@ def checkpoint_identity(path: Path, seed: int) -> str:
 
 
 def made_by(summary: dict[str, Any], seed: int) -> str:
-    """Say which run a summary is of, as seen by a run of a seed: alike for all seeds that use the one of their own."""
+    """Identify the run of a summary: its config hash, and its seed only where that differs from `seed`."""
     same_seed = summary["seed"] == seed
     return summary["config_hash"] + ("" if same_seed else f"-seed{summary['seed']}")
 
 
 def find_like(narrow: Narrow, config: dict[str, Any]) -> tuple[int, str]:
-    """Find the run that a narrower network is to be as small as.
+    """Find the run whose size is the budget of a narrower network.
 
     Args:
-        narrow: names it.
-        config: the resolved configuration of the run that is to be as small.
+        narrow: `like` names the run, `match` what is counted.
+        config: the resolved configuration of the run with the narrower network.
 
     Returns:
-        How many parameters or multiply-accumulates it has, and its identity, the same on every machine.
+        The found run's parameters or multiply-accumulates, and its identity, the same on every machine.
 
     Raises:
-        ValueError: there is none, several, or it is not finished.
+        ValueError: there is no such finished run, or there are several.
     """
     own = Path(narrow.like, "summary.json")
     path = own if own.is_file() else find_file("like", narrow.like, "summary.json", config)

@@ -1,4 +1,4 @@
-"""The end of a run: finalise, verify, measure once on test images, or as asked, draw, summarise."""
+"""The end of a run: finalise, verify, evaluate once, draw, summarise."""
 
 import logging
 from pathlib import Path
@@ -24,10 +24,10 @@ NAMED = 100  # images that a message names at most
 
 
 def finish(recorder: Recorder) -> dict[str, Any]:
-    """Finalise the model, measure it once on test images, or on those asked for, draw, and write the summary.
+    """Finalise the model, evaluate it once on `trainer.final_images`, draw, and write the summary.
 
     Raises:
-        RunFailed: the weights are not what was promised, or something cannot be written.
+        RunFailed: the finished weights do not obey the pattern or their bits, or a file cannot be written.
     """
     session, directory = recorder.session, recorder.directory
     pruner, model, processes = session.pruner, session.model, session.processes
@@ -40,7 +40,7 @@ def finish(recorder: Recorder) -> dict[str, Any]:
                 f"warning: too many gates are open at the end of training: of their budgets, bits take of {over}; "
                 "a larger quantizer.gate_lr, optimizer.lr or more steps close more of them"
             )
-        quantizer.finalise()  # before the pruner, which folds what it has masks on
+        quantizer.finalise()  # before the pruner, which folds the masked weights
     pruner.finalise()
     verified = pruner.verify()
     if verified is False:
@@ -60,7 +60,7 @@ def finish(recorder: Recorder) -> dict[str, Any]:
     allocation = pruner.allocation_report(counted)
     _warn_of_budget(pruner, allocation)
     skipped = session.skipped()
-    if skipped and processes.size > 1:  # of the others' nobody has heard yet
+    if skipped and processes.size > 1:  # each process has logged only its own
         log.warning(f"warning: skipped {len(skipped)} images in all: {', '.join(sorted(skipped)[:NAMED])}")
 
     def report() -> dict[str, Any]:
@@ -94,14 +94,14 @@ def finish(recorder: Recorder) -> dict[str, Any]:
 
 
 def _counted(session: Session, nominal: list[float]) -> dict[str, int | float]:
-    """Parameters and MACs; quantised inputs depend on the image wherever inputs do."""
+    """Count parameters and MACs, input quantisers left out: a rounded input depends on the image if the input does."""
     pruner = session.pruner
     with without_input_quantisers(session.model):
         return count(session.model, pruner.layers, nominal, pruner.prunes_filters, session.uses, session.data.shape)
 
 
 def _warn_of_budget(pruner: Pruner, allocation: dict[str, float] | None) -> None:
-    """Warn where the finished network is not as large, extracted, as its levels were chosen for."""
+    """Warn if the finished network, extracted, exceeds the allocation's budget or is more than 1 % below it."""
     slack = (allocation or {}).get(f"{(budget := getattr(pruner.method.allocation, 'budget', None))}_slack")
     if is_extracted(pruner.method.allocation) and not 0 <= slack <= 1 - LEAST + EPSILON:
         log.warning(
@@ -112,7 +112,7 @@ def _warn_of_budget(pruner: Pruner, allocation: dict[str, float] | None) -> None
 
 
 def _quantization(session: Session) -> dict[str, Any]:
-    """What the bits come to, and the bytes of the packed network."""
+    """The quantizer's report, and the bytes of the packed network."""
     pruner, quantizer = session.pruner, session.quantizer
     pattern, levels = pruner.method.pattern, pruner.layer_levels or []
     stored = {
@@ -123,12 +123,12 @@ def _quantization(session: Session) -> dict[str, Any]:
 
 
 def show(directory: Path, summary: dict[str, Any], plan: Plan) -> list[Path]:
-    """Draw a run's figures and write its report.html, if asked; where that is impossible, warn and return none.
+    """Draw the figures and write report.html if asked, and return the PNG files; after an OSError warn, return none.
 
     Args:
         directory: the run's, with its tables and configuration.
         summary: of the finished run.
-        plan: its title, and whether figures are asked for.
+        plan: of the run; gives the title and `machine.figures`.
     """
     if not plan.config["machine"]["figures"]:
         return []
@@ -148,7 +148,7 @@ def show(directory: Path, summary: dict[str, Any], plan: Plan) -> list[Path]:
 
 
 def _left_dense(session: Session) -> list[dict[str, Any]] | None:
-    """The layers that nothing was pruned of, and why, see `Pruner.left_dense`; None in a dense run."""
+    """The layers left dense and the reasons, see `Pruner.left_dense`; None in a dense run."""
     if session.pruner.method.dense:
         return None
     left = session.pruner.left_dense(session.model, classifier_names(session.model))
@@ -156,7 +156,7 @@ def _left_dense(session: Session) -> list[dict[str, Any]] | None:
 
 
 def _what_is_wrong(pruner: Pruner) -> str:
-    """Why finished weights are not what was promised."""
+    """Message for finished weights that do not obey the pattern."""
     if dead := [layer.name for layer in pruner.layers if not layer.weight.any()]:
         return (
             f"collapsed: training has driven every weight of {', '.join(dead)} to zero; a smaller "

@@ -1,4 +1,4 @@
-"""A finished run as a script finds it again: its summary, its configuration, its network, its data."""
+"""Read a finished run: its summary, its configuration, its network, its data."""
 
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ def read_finished(directory: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     """Summary and configuration of a finished run.
 
     Raises:
-        ConfigError: there is none; runs below the directory are named.
+        ConfigError: the directory holds no finished run; the message names runs below it.
     """
     summary, config = read_summary(directory), read_config(directory)
     if summary is None or config is None or not is_run(config):
@@ -40,23 +40,23 @@ def set_threads(directory: Path, config: dict[str, Any]) -> None:
 
 
 def rebuild(directory: Path, config: dict[str, Any]) -> tuple[nn.Module, Images]:
-    """The finished network, zeros and quantisers of inputs in place, and the data it was trained for.
+    """Rebuild the finished network in evaluation mode, with zeros and input quantisers in place, and load its data.
 
     Raises:
-        ConfigError: the weights are gone, or something in its configuration cannot be built here.
+        ConfigError: final.pt is missing, or a part of the configuration cannot be built here.
     """
     file = directory / "checkpoints" / "final.pt"
     if not file.is_file():
         raise ConfigError(f"{file}: is not there; rerun=true makes it anew")
     model = {key: value for key, value in config["model"].items() if key not in ("checkpoint_of", "narrowed")}
-    narrowed = config["model"].get("narrowed") or {}  # said by the run, not to it
+    narrowed = config["model"].get("narrowed") or {}  # written by the run, not set by the user
     if not set(narrowed) <= {"widths"}:
         raise ConfigError(f"{directory}: its network was narrowed to {narrowed}, which cannot be built from a file")
     composed = OmegaConf.create({**config, "model": {**model, **narrowed}})
     recipe, source = build(composed, "model"), build(composed, "data")
     with user_errors("data"):
         data = source.load()
-    with user_errors(str(directory), Exception):  # what other libraries raise for their own arguments
+    with user_errors(str(directory), Exception):  # other libraries raise many kinds for bad arguments
         model = recipe.create(data.shape[0], data.num_classes)
         load_weights(model, file, fresh_classifier=False)
     return model.eval(), data

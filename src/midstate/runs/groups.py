@@ -25,12 +25,12 @@ class Group:
 
     @property
     def num_configurations(self) -> int:
-        """How many configurations are in it: with one, the runs differ in their seeds alone."""
+        """Number of configurations in the group; with 1, its runs differ only in their seeds."""
         return len({run.summary["config_hash"] for run in self.runs})
 
 
 def find_runs(places: Sequence[Path]) -> tuple[list[FinishedRun], list[str]]:
-    """Every finished run in some directories, each once; and of every other run its path and why it is left out."""
+    """Return the finished runs below some directories, each once, and a note (path, reason) on every other run."""
     runs: dict[tuple[str, int], FinishedRun] = {}
     left_out = []
     for path in dict.fromkeys(path for place in places for path in _directories(place)):
@@ -52,7 +52,7 @@ def find_runs(places: Sequence[Path]) -> tuple[list[FinishedRun], list[str]]:
 
 
 def group(runs: Sequence[FinishedRun], by: Sequence[str] = ()) -> list[Group]:
-    """Put runs of one configuration together, or those with the same values of some settings.
+    """Group runs by configuration or, with `by`, by their values of those settings.
 
     Raises:
         ConfigError: a setting that no run has.
@@ -71,7 +71,7 @@ def group(runs: Sequence[FinishedRun], by: Sequence[str] = ()) -> list[Group]:
 
 
 def _directories(place: Path) -> Iterator[Path]:
-    """A run's directory, or those below a place."""
+    """Directories with a config.yaml: the place itself, and all below it."""
     if not place.is_dir():
         raise ConfigError(f"{place}: no such directory")
     yield from sorted(path.parent for path in place.rglob("config.yaml"))

@@ -13,8 +13,8 @@ from midstate.config.schema import flatten
 
 # Raise whenever losses change for an unchanged configuration: it is part of every run's identity.
 NUMERICS = 1
-# Fields added later, with the value that stands for how it was before them: a run with that value keeps
-# the identity it had. {"trainer.field": value}
+# Fields added later, with their neutral value: the behaviour before the field existed. A run with that value keeps
+# its old identity. Here {field: (axis, value)}; in NEUTRAL {"trainer.field": value}.
 _ADDED_TO_AXES = {
     "skip_shortcuts": ("scope", False),
     "skip_linear": ("scope", False),
@@ -60,7 +60,7 @@ NEUTRAL: dict[str, Any] = {
     "optimizer.every": "1it",
     "optimizer.weight_decay_1d": True,
     "model.pretrained": False,
-    "model.arguments": None,  # as {}, of which nothing is left
+    "model.arguments": None,  # the same as {}, which has no leaf to hash
     "data.source": "digits",
     "quantizer": None,
 }
@@ -73,15 +73,15 @@ IRRELEVANT = (
     "launcher",
     "machine",
     "trainer.checkpoint_every",
-    "trainer.mode",  # it asks for weights to begin with, and those count
-    "data.workers",  # of machine, as those who read files take them
+    "trainer.mode",  # `finetune` only demands initial weights, and those are hashed
+    "data.workers",  # machine.workers, as data sets in files take it
     "data.prefetch",
-    "data.on_error",  # where `fail` finishes, `skip` has skipped nothing
-    "model.checkpoint",  # what it holds counts, see Plan
-    "model.narrowed",  # what the pruner's settings have led to
-    "pruner.like",  # which run counts, see Plan
+    "data.on_error",  # a run that finishes under `fail` has no image to skip
+    "model.checkpoint",  # its content counts, see Plan
+    "model.narrowed",  # a result of the pruner's settings
+    "pruner.like",  # the identity of that run counts, see Plan
     "pruner.narrow.like",
-    "pruner.scheme",  # of files what they hold counts, see Plan
+    "pruner.scheme",  # the content of the files counts, see Plan
     "pruner.allocation.scheme",
     "pruner.scores",
     "pruner.allocation.scores",
@@ -91,14 +91,14 @@ IRRELEVANT = (
         for name in ("scheme", "scores", "latency")
     ),
 )
-# Settings that change no result but were hashed from the start: hashed with the one value that old results have.
+# Settings that change no result but were hashed from the start: always hashed with this value, that of old results.
 FIXED: dict[str, Any] = {"data.download": True}
-# Settings of a class that only say where the files of a published set lie.
+# By class: settings that only say where the files of a published data set lie.
 PLACES: dict[str, tuple[str, ...]] = {"midstate.data.MNIST": ("root",)}
 
 
 def local_sources(config: dict[str, Any]) -> dict[str, str]:
-    """Digests of the files in local/ whose classes a resolved configuration names, where they change results."""
+    """Digests, by path, of the files in local/ behind each `_target_`; settings that change no result are left out."""
     targets = [target for key, node in config.items() if counts(key, node) for target in _targets(node)]
     files = {file for target in targets if local.has_module(target) for file in local.sources(target)}
     return {file.relative_to(LOCAL).as_posix(): _digest(file) for file in sorted(files)}
@@ -113,19 +113,19 @@ def config_hash(config: dict[str, Any]) -> str:
 
 
 def without_places(data: Any) -> Any:
-    """The settings of a set without those that only say where its files lie."""
+    """The settings of a data set without those in PLACES."""
     left_out = PLACES.get(data["_target_"], ()) if isinstance(data, dict) and "_target_" in data else ()
     return {key: value for key, value in data.items() if key not in left_out} if left_out else data
 
 
 @cache
 def _digest(file: Path) -> str:
-    """Taken once a process: what is imported stays what it is."""
+    """Digest of a file, cached by path: an imported module does not change within a process."""
     return hashlib.sha256(file.read_bytes()).hexdigest()[:12]
 
 
 def _targets(node: Any) -> Iterator[str]:
-    """Every `_target_` in a tree, in lists, too."""
+    """Every `_target_` in a tree of dicts and lists."""
     if isinstance(node, dict):
         yield from (node["_target_"],) if "_target_" in node else ()
     for value in node.values() if isinstance(node, dict) else node if isinstance(node, list) else ():
@@ -133,6 +133,6 @@ def _targets(node: Any) -> Iterator[str]:
 
 
 def counts(key: str, value: Any) -> bool:
-    """Tell whether a setting is part of what a run is."""
+    """Tell whether a setting is part of a run's identity."""
     irrelevant = any(key == name or key.startswith(f"{name}.") for name in IRRELEVANT)
     return not irrelevant and not (key in NEUTRAL and NEUTRAL[key] == value)

@@ -10,12 +10,12 @@ from midstate.config.schema import flatten
 from midstate.runs.identity import IRRELEVANT
 
 GROUPS = ("model", "model_name", "data", "pruner", "schedule")
-NAMED = 4  # settings of a label that nobody typed
+NAMED = 4  # settings in a label that nobody typed, at most
 
 
 @dataclass(frozen=True)
 class FinishedRun:
-    """A finished run as its files tell it."""
+    """A finished run as read from its files."""
 
     path: Path
     config: dict[str, Any]
@@ -28,18 +28,18 @@ class FinishedRun:
 
     @cached_property
     def typed(self) -> dict[str, str]:
-        """Key and value of every override; runs made before they were kept have none."""
+        """Key and value of every override; empty for older runs, which did not record them."""
         pairs = [word.lstrip("+~").partition("=") for word in self.summary.get("overrides", ())]
         return {key: value for key, _, value in pairs}
 
     def value(self, key: str) -> Any:
-        """The value of a setting, or the chosen member of a group; None where there is none."""
+        """The value of a setting, or the chosen member of a group; None if the run has neither."""
         if key in self.settings:
             return self.settings[key]
         return self.summary.get("choices", {}).get(key, self.summary.get(key) if key in GROUPS else None)
 
     def word(self, key: str) -> str:
-        """`key=value` as it was typed, or would be."""
+        """`key=value` as it was typed or could be typed; empty if the run has no such setting."""
         value = self.value(key)
         if value is None and key not in self.settings:
             return ""
@@ -48,7 +48,7 @@ class FinishedRun:
 
 
 def labels(runs: Sequence[FinishedRun]) -> list[str]:
-    """Name runs of different configurations by what differs: by typed settings, else by others, else by the hash."""
+    """Label runs by the settings that differ: typed ones, then groups, then others, and last the config hash."""
     typed = [key for run in runs for key in run.typed]
     others = sorted({key for run in runs for key in run.settings} - set(typed))
     keys, words = [], [""] * len(runs)
@@ -62,7 +62,7 @@ def labels(runs: Sequence[FinishedRun]) -> list[str]:
 
 
 def _whole(run: FinishedRun) -> str:
-    """A run that stands alone, or has nothing that the others have."""
+    """Label of a run without differing settings: network, data, pruner, schedule."""
     return " ".join(str(run.value(key)) for key in ("model_name", "data", "pruner", "schedule") if run.value(key))
 
 

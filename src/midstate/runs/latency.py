@@ -1,4 +1,4 @@
-"""A table of latencies for the layers of a network: made on this machine, read by quantizer.budget=latency."""
+"""A table of the latencies of a network's layers, measured on this machine; quantizer.budget=latency reads it."""
 
 import json
 from collections.abc import Sequence
@@ -40,14 +40,14 @@ def make_table(
         typed: overrides that choose network and data as `train.py` takes them, or the directory of a finished run.
         file: to write.
         kernel: see `engine.latency`.
-        weight_bits: of weights, in all pairs with those of the inputs.
-        input_bits: of inputs.
+        weight_bits: bits of weights, 1 to 8, timed in all pairs with `input_bits`.
+        input_bits: bits of inputs, 2 to 8.
 
     Returns:
-        What is to be told.
+        Text to print.
 
     Raises:
-        ConfigError: there is no such network, or it cannot be timed.
+        ConfigError: the kernel or bits are not allowed, there is no such network, or it cannot be timed.
         RunFailed: the file cannot be written.
     """
     with user_errors("latency"):
@@ -75,7 +75,7 @@ def make_table(
 
 
 def _network(typed: Sequence[str]) -> tuple[nn.Module, Tensor, str]:
-    """A network on the CPU, an image for it, and its name."""
+    """Return a network on the CPU in evaluation mode, one validation image (1, C, H, W), and the network's name."""
     if len(typed) == 1 and "=" not in typed[0]:
         directory = Path(typed[0])
         summary, config = read_finished(directory)
@@ -91,7 +91,7 @@ def _network(typed: Sequence[str]) -> tuple[nn.Module, Tensor, str]:
     recipe, source = build(config, "model"), build(config, "data")
     with user_errors("data"):
         data = source.load()
-    with user_errors("model", Exception):  # what other libraries raise for their own arguments
+    with user_errors("model", Exception):  # other libraries raise many kinds for bad arguments
         model = recipe.create(data.shape[0], data.num_classes)
     return (
         model.eval(),
@@ -101,7 +101,7 @@ def _network(typed: Sequence[str]) -> tuple[nn.Module, Tensor, str]:
 
 
 def _facts(kernel: str, name: str, image: Tensor) -> dict[str, Any]:
-    """What the times depend on."""
+    """Facts that the times depend on."""
     return {
         "kernel": kernel,
         "model": name,
@@ -116,14 +116,14 @@ def _facts(kernel: str, name: str, image: Tensor) -> dict[str, Any]:
 
 
 def _as_text(content: dict[str, Any]) -> str:
-    """JSON with a line a layer, for people."""
+    """JSON with one line per layer, easy to read."""
     facts = [f"  {json.dumps(key)}: {json.dumps(value)}" for key, value in content.items() if key != "layers"]
     layers = [f"    {json.dumps(name)}: {json.dumps(layer)}" for name, layer in content["layers"].items()]
     return "{\n" + ",\n".join(facts) + ',\n  "layers": {\n' + ",\n".join(layers) + "\n  }\n}"
 
 
 def _told(layers: dict[str, dict[str, Any]], pairs: Sequence[tuple[int, int]]) -> list[str]:
-    """The whole network at a few pairs, and its slowest layer."""
+    """Lines to print: time of the whole network at a few pairs of bits, and the slowest layer."""
     shown = [pair for pair in (pairs[0], (4, 4), (4, 8), (8, 8)) if pair in pairs]
     totals = {f"{w},{a}": sum(layer["us"][f"{w},{a}"] for layer in layers.values()) for w, a in [*shown, (32, 32)]}
     slowest = max(layers, key=lambda name: layers[name]["us"]["8,8"])

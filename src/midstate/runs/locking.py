@@ -1,4 +1,4 @@
-"""One process a run directory: a lock of the operating system's, which is gone when its holder is."""
+"""One process per run directory: a lock of the operating system, released when its holder ends."""
 
 import fcntl
 import json
@@ -15,17 +15,17 @@ from midstate.common.errors import ConfigError
 
 log = logging.getLogger(__name__)
 FILE = ".lock"
-LOOKS, SECONDS = 5, 0.01  # before a directory counts as held, and between two
+LOOKS, SECONDS = 5, 0.01  # failed attempts before the last one, and the pause after each
 
 
 @contextmanager
 def locked(directory: Path) -> Iterator[None]:
-    """Hold a run directory; it is made where it is missing.
+    """Lock a run directory for the time of the context; the directory is made if it is missing.
 
-    The file stays when nobody holds it any more: to remove it would let two processes lock two files of one name.
+    The lock file is never removed: otherwise two processes could lock two files of the same name.
 
     Raises:
-        ConfigError: another process holds it, and which; or it cannot be made.
+        ConfigError: another process holds it (the message names the process), or it cannot be written.
     """
     try:
         directory.mkdir(parents=True, exist_ok=True)
@@ -49,7 +49,7 @@ def locked(directory: Path) -> Iterator[None]:
 
 
 def _lock(handle: int) -> None:
-    """Lock a file; a sweep that looks whether it is locked holds it for a moment, and that is waited for."""
+    """Lock a file, with a few retries: a sweep that only tests the lock holds it for a moment."""
     for _ in range(LOOKS):
         with suppress(BlockingIOError):
             return fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -61,5 +61,5 @@ def _holder(handle: int) -> str:
     try:
         held = json.loads(os.read(handle, 1000))
         return f"process {held['pid']} on {held['host']} since {held['since'][:19]} UTC"
-    except (ValueError, KeyError, TypeError):  # it is just being written, or could not be
+    except (ValueError, KeyError, TypeError):  # the holder is still writing its name, or could not
         return "another process"

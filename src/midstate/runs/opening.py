@@ -13,7 +13,7 @@ NAMED = 4  # dense layers that the line names at most
 
 
 def opening(plan: Plan, session: Session) -> str:
-    """A few lines for the start of a run, once all of it is built and nothing is trained."""
+    """The lines that a run prints before training: aligned names and values."""
     data, settings, batches = session.data, session.settings, session.batches
     network = plan.choices["model"] + (f" ({plan.model_name})" if plan.model_name != plan.choices["model"] else "")
     counts = ", ".join(

@@ -19,7 +19,7 @@ CAPTIONS = {
 
 def write_page(directory: Path, summary: dict[str, Any], title: str) -> None:
     """Write report.html of a finished run from its summary, figures and configuration."""
-    import jinja2  # not needed before
+    import jinja2  # imported only when a page is written
 
     loader = jinja2.FileSystemLoader(Path(__file__).parent / "templates")
     environment = jinja2.Environment(
@@ -28,7 +28,7 @@ def write_page(directory: Path, summary: dict[str, Any], title: str) -> None:
     typed = summary.get("overrides")
     page = environment.get_template("run.html.j2").render(
         title=title,
-        facts=[line for line in result_lines(summary) if line[0] != "typed"],  # is the command, below
+        facts=[line for line in result_lines(summary) if line[0] != "typed"],  # shown as `command` instead
         command=None if typed is None else shlex.join(["python", "train.py", *typed]),
         figures=[
             (name, caption, _embedded(directory / "figures" / f"{name}.svg")) for name, caption in CAPTIONS.items()
@@ -36,7 +36,7 @@ def write_page(directory: Path, summary: dict[str, Any], title: str) -> None:
         layers=summary["layers"],
         config=(directory / "config.yaml").read_text(),
     )
-    write_atomically(directory / NAME, page.encode(errors="surrogateescape"))  # letters of paths as they are
+    write_atomically(directory / NAME, page.encode(errors="surrogateescape"))  # keeps undecodable bytes of paths
 
 
 def _embedded(path: Path) -> str:

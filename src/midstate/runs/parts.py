@@ -17,7 +17,7 @@ from midstate.quantization import Quantization
 from midstate.runs.tracking import Wandb
 from midstate.sparsity import Method, Schedule
 
-# What each part must have, wherever it comes from: first what tells its kind.
+# Attributes that each part must have, whatever its class; the first one identifies its kind.
 KINDS = {
     "model": ("create", "checkpoint"),
     "data": ("load", "embedded", "augmentation"),
@@ -45,7 +45,7 @@ class Parts:
     data: Any  # loads images: `load`, `embedded`
     schedule: Schedule
     method: Method
-    narrow: Narrow | None  # how much narrower the network is to be
+    narrow: Narrow | None  # budget of a narrower network; None: full width
     optimizer: Any  # makes an optimizer: `create`, `rate`
     trainer: Trainer  # without any `auto`
     logger: Wandb | None
@@ -54,10 +54,10 @@ class Parts:
 
 
 def build_parts(config: DictConfig) -> Parts:
-    """Build what the groups name, and the method from the pruner's axes.
+    """Build the object of each configuration group, and the method from the pruner's axes.
 
     Raises:
-        ConfigError: what a constructor refuses, or what this machine has not got.
+        ConfigError: a constructor refuses its settings, parts do not fit together, or this machine lacks the device.
     """
     groups = ("model", "data", "schedule", "pruner", "optimizer", "trainer", "logger")
     built = {group: build(config, group) for group in groups}
@@ -80,7 +80,7 @@ def build_parts(config: DictConfig) -> Parts:
 
 
 def _method_of(quantizer: dict[str, Any]) -> Quantization:
-    """The method that a quantizer's file builds from its axes."""
+    """Return the method that a quantizer's configuration file builds from its axes."""
     method = quantizer.get("method") if isinstance(quantizer, dict) else None
     if not isinstance(method, Quantization):
         raise ConfigError("quantizer: builds no method; its file needs `method: default` among its defaults")
@@ -88,7 +88,7 @@ def _method_of(quantizer: dict[str, Any]) -> Quantization:
 
 
 def _check_together(method: Method, quantization: Quantization | None, trainer: Trainer) -> None:
-    """Refuse a quantizer beside a pruner, or a precision, that would take its weights off the grid or its gradients."""
+    """Refuse a pruner that moves quantised weights off the grid or permutes them, and fp16 with unscaled gradients."""
     if quantization is None:
         return
     if not method.dense and method.estimator.scales:
@@ -110,7 +110,7 @@ def _check_together(method: Method, quantization: Quantization | None, trainer: 
 
 
 def _check_kinds(built: dict[str, Any]) -> None:
-    """Refuse what a file or an override builds nothing of, or something of another kind."""
+    """Refuse a group or an axis whose configuration builds no object, or an object of another kind."""
     for name, needed in KINDS.items():
         if isinstance(built[name], dict | None):
             raise ConfigError(f"{name}: builds no {name}; it needs a `_target_` of that kind")
@@ -148,7 +148,7 @@ def _decided(trainer: Trainer, embedded: bool, device_index: int) -> tuple[Train
 
 
 def _check_device(trainer: Trainer, cuda: bool, device_index: int) -> None:
-    """Refuse devices that this machine has not got."""
+    """Refuse devices that this machine does not have."""
     num_devices = torch.cuda.device_count() if cuda else 0
     if cuda and started_by_torchrun() and local_size() > num_devices:
         raise ConfigError(

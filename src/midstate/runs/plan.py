@@ -1,4 +1,4 @@
-"""From a composed configuration to a plan: what can be refused is refused here, with nothing written."""
+"""From a composed configuration to a plan: bad configurations are refused here, before anything is written."""
 
 import os
 from dataclasses import dataclass
@@ -27,7 +27,7 @@ from midstate.sparsity import Allocation, Scheme
 
 @dataclass(frozen=True)
 class Plan:
-    """A configuration, checked and resolved, with the objects it names. It does not change any more."""
+    """A configuration, checked and resolved, with the objects that it names; never changed afterwards."""
 
     config: dict[str, Any]  # resolved, every `auto` replaced
     parts: Parts
@@ -37,14 +37,14 @@ class Plan:
     directory: Path
     hash: str
     checkpoint: Path | None  # the weights to begin with
-    allowed: int | None  # parameters or multiply-accumulates of the run that a narrower network is to be like
+    allowed: int | None  # budget of a narrower network: parameters or multiply-accumulates of the run `pruner.like`
 
     @classmethod
     def of(cls, config: DictConfig) -> "Plan":
         """Check a configuration and build its parts.
 
         Raises:
-            ConfigError: anything in it that cannot work.
+            ConfigError: something in the configuration cannot work.
         """
         typed = typed_overrides()
         check_root(config, typed, HydraConfig.get().runtime.choices)
@@ -77,7 +77,7 @@ class Plan:
 
     @property
     def title(self) -> str:
-        """The run in one line: network, data, pruner, and what else was typed."""
+        """The run in one line: network, data, name, schedule, seed, and the other overrides as typed."""
         told = ("model=", "model.name=", "data=", "pruner=", "schedule=", "experiment=", "seed=")
         silent = ("run_dir=", "rerun=", "logger", "launcher=", "machine.", "hydra")
         more = [word for word in self.typed if not word.lstrip("+~").startswith((*told, *silent))]
@@ -85,12 +85,12 @@ class Plan:
         return redact(" ".join(words))
 
     def made_from(self) -> dict[str, Any]:
-        """Name of the network, chosen members, and overrides as typed."""
+        """Name of the network, chosen members, and overrides as typed; secrets are replaced."""
         members = {group: name for group, name in self.choices.items() if not group.startswith("hydra/")}
         return redact({"model_name": self.model_name, "choices": members, "overrides": self.typed})
 
     def facts(self) -> dict[str, Any]:
-        """Fields of the summary that do not depend on how the run ends."""
+        """Fields of the summary that are known before training."""
         trainer = self.parts.trainer
         return {
             "format": FORMAT,
@@ -108,12 +108,12 @@ class Plan:
 
 
 def resolve(config: DictConfig, parts: Parts, scheme_of: str | None = None) -> dict[str, Any]:
-    """The configuration with every reference and `auto` replaced by what it stands for.
+    """Return the configuration with every reference and `auto` replaced by its value.
 
     Args:
         config: composed.
         parts: built from it.
-        scheme_of: identity of the runs that the scheme is taken from.
+        scheme_of: config hash of the runs that the scheme is taken from; None: of no runs.
     """
     resolved, trainer = OmegaConf.to_container(config, resolve=True), parts.trainer
     resolved["trainer"] |= {name: getattr(trainer, name) for name in ("device", "threads", "precision")}
@@ -127,7 +127,7 @@ def resolve(config: DictConfig, parts: Parts, scheme_of: str | None = None) -> d
             latency = parts.quantization.latencies()
             resolved["quantizer"] |= _digests(parts.quantization.allocation)
         resolved["quantizer"] |= {} if latency is None else {"latency_digest": latency.digest()}
-    # Losses of one member that have changed, NUMERICS being of all: its revision counts where it is above 1.
+    # A member's `revision` is raised when only its losses change (NUMERICS: those of many); it counts above 1.
     for group, method in (("pruner", parts.method), ("quantizer", parts.quantization)):
         members = method.members.items() if method else ()
         if revisions := {axis: member.revision for axis, member in members if getattr(member, "revision", 1) > 1}:
@@ -138,7 +138,7 @@ def resolve(config: DictConfig, parts: Parts, scheme_of: str | None = None) -> d
 
 
 def _digests(allocation: Allocation) -> dict[str, str]:
-    """What identifies the content of an allocation's file; its place does not count, see `identity.IRRELEVANT`."""
+    """Digest of the file that an allocation reads; the file's path does not count, see `identity.IRRELEVANT`."""
     if isinstance(allocation, Scheme | BitScheme):
         return {"scheme_digest": allocation.digest()}
     table = getattr(allocation, "table", None)
@@ -146,14 +146,14 @@ def _digests(allocation: Allocation) -> dict[str, str]:
 
 
 def runs_with_schemes(config: DictConfig) -> str | None:
-    """The directory of an experiment's runs whose schemes are to be used, each by the run of the same seed."""
+    """Return `pruner.scheme` if it names a directory of runs, and neither a file nor a path in .json; else None."""
     place = config.pruner.get("scheme")
     is_runs = isinstance(place, str) and place and Path(place).suffix != ".json" and not Path(place).is_file()
     return place if is_runs else None
 
 
 def _with_scheme_of_runs(config: DictConfig) -> tuple[DictConfig, str | None]:
-    """A configuration that names the very file where it named runs, and the identity of those runs."""
+    """Replace a directory of runs in `pruner.scheme` by the scheme's file; also return those runs' config hash."""
     place = runs_with_schemes(config)
     if not place:
         return config, None
@@ -164,7 +164,7 @@ def _with_scheme_of_runs(config: DictConfig) -> tuple[DictConfig, str | None]:
 
 
 def _from_other_runs(parts: Parts, resolved: dict[str, Any]) -> tuple[int | None, Path | None]:
-    """A size and weights that are taken from other runs; which runs is written into the configuration."""
+    """Find the budget and the checkpoint taken from other runs; write those runs' identities into `resolved`."""
     allowed = checkpoint = None
     if parts.narrow is not None:
         with user_errors("pruner"):
@@ -190,7 +190,7 @@ def _check_trained(parts: Parts) -> None:
 
 
 def _name(choices: dict[str, str], parts: Parts) -> str:
-    """What a run is called that is no experiment's: outputs/dense holds nothing but runs at 32 bits."""
+    """Name a run without an experiment by pruner and quantizer; outputs/dense holds only runs at 32 bits."""
     pruner, quantizer = choices["pruner"], choices.get("quantizer")
     if parts.quantization is None or quantizer is None:
         return pruner
@@ -212,7 +212,7 @@ def _directory(config: DictConfig, name: str, identity: str) -> Path:
 
 
 def _check_writable(directory: Path) -> None:
-    """Refuse a directory that could not be made or written."""
+    """Refuse a directory that cannot be made or written, or whose name contains a secret."""
     if redact(str(directory)) != str(directory):
         raise ConfigError(f"run_dir={redact(str(directory))}: must not tell a secret")
     existing = next(path for path in (directory, *directory.parents, Path.cwd()) if path.exists())

@@ -36,14 +36,14 @@ log = logging.getLogger(__name__)
 
 
 def build_session(plan: Plan, processes: Processes = ALONE) -> Session:
-    """Load the data, make and attach everything.
+    """Load the data, build the network, and attach pruner, quantizer and optimizer.
 
     Args:
         plan: checked and resolved.
-        processes: that do the run together; each makes its own, and all are the same.
+        processes: of the run; each builds its own session, equal to the others.
 
     Raises:
-        ConfigError: the parts do not fit each other.
+        ConfigError: a part cannot be built, or parts do not fit each other.
     """
     settings, seed = plan.parts.trainer, plan.seed
     with user_errors("trainer.threads", ValueError, RuntimeError):
@@ -112,7 +112,7 @@ def _load(plan: Plan, processes: Processes) -> Images:
 def _make_model(
     plan: Plan, data: Images, processes: Processes
 ) -> tuple[nn.Module, dict[str, int], dict[str, Any] | None]:
-    """The network with its first weights, how often an image uses each of them, and what it was narrowed to."""
+    """The network with its initial weights, how often an image uses each weight, and the widths that were found."""
     recipe, device, settings, found = plan.parts.model, plan.parts.device, plan.parts.trainer, None
     pair = data.train.first(2)
     if plan.parts.narrow is not None:
@@ -120,7 +120,7 @@ def _make_model(
 
     def create() -> nn.Module:
         torch.manual_seed(seed_for(plan.seed, "initialisation"))
-        with user_errors("model", Exception):  # what other libraries raise for their own arguments
+        with user_errors("model", Exception):  # other libraries raise many kinds for bad arguments
             return recipe.create(data.shape[0], data.num_classes).to(device)
 
     model = processes.rank_zero_first(create) if getattr(recipe, "pretrained", False) else create()
@@ -134,7 +134,7 @@ def _make_model(
         try_training(model, pair.images, data.num_classes)
         if settings.channels_last:
             model.register_forward_pre_hook(_channels_last)
-            # A CPU's convolutions lay out weights anew anyhow, and groups of N:M are cut sooner as they are.
+            # On a CPU, convolutions reorder weights anyway, and N:M groups are faster to take in the default layout.
             if device.type == "cuda":
                 model = model.to(memory_format=torch.channels_last)
         if settings.sync_batchnorm and processes.distributed:
@@ -144,7 +144,7 @@ def _make_model(
 
 
 def _channels_last(model: nn.Module, inputs: tuple[Tensor]) -> Tensor:
-    """Images stored channels last; `contiguous` would leave those of one channel, and all that follows, as they are."""
+    """Convert images to channels last; `contiguous` leaves one-channel images, and then all features, unconverted."""
     return inputs[0].to(memory_format=torch.channels_last)
 
 
@@ -188,7 +188,7 @@ def _make_batches(plan: Plan, data: Images, processes: Processes) -> Batches:
 
 
 def _reordering(plan: Plan, model: nn.Module, data: Images) -> Reordering | None:
-    """What orders channels before the first mask, where that is asked for."""
+    """The object that reorders channels before the first mask; None without `pruner.permute`."""
     if not plan.parts.method.permutes:
         return None
     with user_errors("pruner.permute"):
@@ -253,10 +253,10 @@ def _quantise(
 
 
 def _sample(data: Images, finetune: Finetune | None) -> Sample:
-    """The first training images, to measure on; where schemes are tried, with images to finetune on and to hold out.
+    """The first training images, for measurements; `finetune` adds images to finetune on and held-out images.
 
     Raises:
-        ValueError: there are not so many.
+        ValueError: there are too few training images.
     """
     first = data.train.first(NUM_IMAGES)
     if finetune is None:

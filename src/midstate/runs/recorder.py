@@ -18,9 +18,9 @@ from midstate.runs.report import epoch_line
 from midstate.runs.tracking import BITS, LOSSES, METRICS, PROBES, SEARCH, Tracker
 
 log = logging.getLogger(__name__)
-NAME = 128  # letters that W&B allows
-FIRST_PICTURE = 10.0  # seconds until a run that goes on is drawn
-PAUSE = 30  # times as long as drawing takes, until it is drawn again: a share of 3 % of the time at most
+NAME = 128  # letters that W&B allows in a name
+FIRST_PICTURE = 10.0  # seconds until an unfinished run is drawn
+PAUSE = 30  # pause between two drawings, in units of the drawing time: drawing takes about 3 % of the time
 
 
 @dataclass
@@ -31,24 +31,24 @@ class Recorder:
     session: Session
     directory: RunDirectory
     tracker: Tracker
-    started: float  # on the clock of time.perf_counter, moved back by the time of earlier attempts
-    episodes: int = 0  # of a search, logged so far
-    next_picture: float = field(default_factory=lambda: time.perf_counter() + FIRST_PICTURE)  # on the same clock
+    started: float  # time.perf_counter at the start, minus the seconds of earlier attempts
+    episodes: int = 0  # episodes of a search logged so far
+    next_picture: float = field(default_factory=lambda: time.perf_counter() + FIRST_PICTURE)  # by time.perf_counter
 
     @property
     def config(self) -> dict[str, Any]:
-        """The configuration as it is written: with the widths that were found."""
+        """The configuration as it is written: with the widths that narrowing has found."""
         narrowed, config = self.session.narrowed, self.plan.config
         return {**config, "model": {**config["model"], "narrowed": narrowed}} if narrowed else config
 
     def start(self) -> None:
-        """Write the configuration, begin W&B's side.
+        """Write the configuration and start the W&B run.
 
         Raises:
-            RunFailed: it cannot be written.
+            RunFailed: config.yaml cannot be written.
         """
         self.directory.write("config.yaml", lambda: self.directory.write_config(self.config))
-        self.episodes = len(search.rows) if (search := self.session.search) else 0  # what was logged before
+        self.episodes = len(search.rows) if (search := self.session.search) else 0  # logged before resuming
         if self.session.processes.is_rank_zero:
             self.tracker.start(self._start_wandb)
 
@@ -56,7 +56,7 @@ class Recorder:
         """Save a checkpoint.
 
         Raises:
-            RunFailed: the weights are not finite, or it cannot be written; those before stay as they are.
+            RunFailed: a weight is not finite, or the file cannot be written; earlier checkpoints stay.
         """
         self.session.synchronise()
         self.session.check_finite()
@@ -88,11 +88,11 @@ class Recorder:
         log.info(epoch_line(row, session.settings.epochs, session.describe()))
 
     def summary(self, status: str, **more: Any) -> dict[str, Any]:
-        """Write summary.json and return it."""
+        """Write summary.json on rank zero; every process returns it."""
         return self.session.processes.on_rank_zero(lambda: self.write_summary(status, **more))
 
     def write_summary(self, status: str, **more: Any) -> dict[str, Any]:
-        """Write summary.json and return it, without asking the other processes."""
+        """Write summary.json and return it, without a collective call; rank zero only."""
         summary = {"status": status, **self.plan.facts(), **more, "wall_seconds": self.wall_seconds()}
         self.directory.write_summary(summary)
         return summary
@@ -103,7 +103,7 @@ class Recorder:
             self.tracker.summarise(summary, figures, self.plan.parts.logger.weights_mb)
 
     def tables(self) -> None:
-        """Write metrics.csv, probes.csv and losses.csv as they are now."""
+        """Write metrics.csv, probes.csv, losses.csv and, where there are any, bits.csv and search.csv."""
         session, path = self.session, self.directory.path
 
         def write() -> None:
@@ -118,11 +118,11 @@ class Recorder:
         self.directory.write("tables", write)
 
     def end_of_episode(self) -> None:
-        """Write search.csv and log what is new in it."""
+        """Write search.csv and log its new rows."""
         self.directory.write("search.csv", self._write_search)
 
     def _write_search(self) -> None:
-        """Write search.csv as it is now, where schemes are tried, and log what is new; rank zero only."""
+        """Write search.csv, if schemes are tried, and log its new rows; rank zero only."""
         if (search := self.session.search) is None:
             return
         rows = [{**row, "levels": json.dumps(row["levels"])} for row in search.rows]
@@ -136,7 +136,7 @@ class Recorder:
         return time.perf_counter() - self.started
 
     def _draw(self) -> None:
-        """Redraw figures/accuracy.png, at most so often that it takes a small share of the time."""
+        """Redraw figures/accuracy.png, unless the pause after the last drawing still lasts, see PAUSE."""
         machine = self.plan.config["machine"]
         if not (machine["figures"] and machine["live_figures"]) or (begun := time.perf_counter()) < self.next_picture:
             return

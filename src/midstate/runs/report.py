@@ -4,7 +4,7 @@ from collections import Counter
 from math import prod
 from typing import Any
 
-LEAST_OTHER = 5e-5  # share of weights that is shown in the last digit
+LEAST_OTHER = 5e-5  # the smallest share of weights that is shown: 0.01 % after rounding
 
 
 def epoch_line(row: dict[str, Any], epochs: int, state: str) -> str:
@@ -52,7 +52,7 @@ def result_lines(summary: dict[str, Any]) -> list[tuple[str, str]]:
             + (f"; nominally {summary['macs_nominal']:,}" if "macs_nominal" in summary else ""),
         ),
         *_quantization(summary.get("quantization")),
-        *_allocation(summary.get("allocation")),  # runs made before these were counted do not have them
+        *_allocation(summary.get("allocation")),  # absent from older summaries
         (
             "last jump",
             "none probed"
@@ -65,7 +65,7 @@ def result_lines(summary: dict[str, Any]) -> list[tuple[str, str]]:
 
 
 def _other_zeros(summary: dict[str, Any]) -> list[tuple[str, str]]:
-    """Why the sparsity is more than the masks have taken, where it is."""
+    """Zeros beyond those of the masks, with their likely cause; empty below LEAST_OTHER."""
     kept = sum(layer["kept"] * prod(layer["shape"]) for layer in summary["layers"]) / summary["params_prunable"]
     other = summary["sparsity"] - (1 - kept)
     if other < LEAST_OTHER:
@@ -78,7 +78,7 @@ def _other_zeros(summary: dict[str, Any]) -> list[tuple[str, str]]:
 
 
 def _left_dense(summary: dict[str, Any]) -> list[tuple[str, str]]:
-    """How much of the network is not in scope, and why; runs made before this was said do not have it."""
+    """Layers left dense, their share and the reasons; empty for dense runs and older summaries."""
     left = summary.get("layers_left_dense")
     if not left:
         return []
@@ -89,7 +89,7 @@ def _left_dense(summary: dict[str, Any]) -> list[tuple[str, str]]:
 
 
 def _quantization(found: dict[str, Any] | None) -> list[tuple[str, str]]:
-    """Bits and size of a quantised network; nothing to say of others."""
+    """Bits and size of a quantised network; empty for others."""
     if found is None:
         return []
     inputs = "" if found["activation_bits"] is None else f", of inputs {found['activation_bits']:.2f}"
@@ -107,7 +107,7 @@ def _quantization(found: dict[str, Any] | None) -> list[tuple[str, str]]:
 
 
 def _recovery(found: dict[str, Any] | None) -> list[tuple[str, str]]:
-    """What was known when just pruned, and in the end, where that was asked for."""
+    """Top-1 on unused training images just after pruning and at the end; empty if not measured."""
     if found is None:
         return []
     text = (
@@ -118,7 +118,7 @@ def _recovery(found: dict[str, Any] | None) -> list[tuple[str, str]]:
 
 
 def _allocation(report: dict[str, float] | None) -> list[tuple[str, str]]:
-    """How a non-uniform allocation compares with the uniform one; nothing to say of others."""
+    """How a non-uniform allocation compares with the uniform one; empty for others."""
     if report is None or not report["moved"]:
         return []
     # Adding 0.0 turns a rounded -0.0 into 0.0.

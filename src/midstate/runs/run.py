@@ -48,17 +48,17 @@ def run(config: DictConfig) -> float:
     """Train, evaluate, write the run directory; return the last validation top-1 (for sweepers).
 
     Raises:
-        ConfigError: nothing is written.
+        ConfigError: the configuration cannot run; no result is written.
         RunFailed: training diverged or collapsed, or the disk or the memory is full; the last checkpoint is kept.
         SystemExit: stopped on request (status 75); the same command goes on from there.
-        RunStopped: the same, in a process of its own that a sweep has for its jobs.
+        RunStopped: stopped on request, in a worker process of a sweep.
     """
-    show_any_letter()  # also in a process that a launcher has begun
+    show_any_letter()  # also in a launcher's worker
     try:
         with stop_on_signal() as stop_requested:
             if stop_requested():
                 _exit_stopped()
-            if local_rank():  # the first process of each machine speaks for all
+            if local_rank():  # only the first process of each machine logs
                 logging.getLogger("midstate").setLevel(logging.ERROR)
             with user_errors("this cannot be read here", OSError):
                 plan = Plan.of(config)
@@ -88,12 +88,12 @@ def _run(plan: Plan, processes: Processes, stop_requested: Callable[[], bool]) -
                 return _report(directory, _train(plan, session, directory, stop_requested))
     log.info("finished before; rerun=true starts over")
     if processes.is_rank_zero and "states" in summary and not (directory.path / PAGE).exists():
-        show(directory.path, summary, plan)  # that file is the last to be written
+        show(directory.path, summary, plan)  # report.html is written last: drawing was interrupted
     return _report(directory, summary)
 
 
 def _train(plan: Plan, session: Session, directory: RunDirectory, stop_requested: Callable[[], bool]) -> dict[str, Any]:
-    """Go on from the last checkpoint, or begin; train, finish, and return the summary."""
+    """Resume from the last checkpoint, if any; train, finish, and return the summary."""
     with enough_memory():
         started = time.perf_counter() - _resume(session, directory)
     recorder = Recorder(plan, session, directory, Tracker(directory.path), started)
@@ -115,7 +115,7 @@ def _train(plan: Plan, session: Session, directory: RunDirectory, stop_requested
         exit_code = EXIT_FINISHED
         return summary
     except RunFailed as error:
-        if session.processes.is_rank_zero:  # the others may be anywhere
+        if session.processes.is_rank_zero:  # no collective call: the others may be at any step
             with suppress(RunFailed):  # the disk may be what failed
                 recorder.write_summary("failed", reason=str(error))
         raise
@@ -125,7 +125,7 @@ def _train(plan: Plan, session: Session, directory: RunDirectory, stop_requested
 
 
 def _resume(session: Session, directory: RunDirectory) -> float:
-    """Take back the last checkpoint, if there is one; the seconds spent until then."""
+    """Restore the last checkpoint, if any; return the seconds of training before it."""
     saved = directory.last_checkpoint()
     if saved is None:
         return 0.0
@@ -145,7 +145,7 @@ def _report(directory: RunDirectory, summary: dict[str, Any]) -> float:
 
 
 def _check_same_plan(plan: Plan, processes: Processes) -> None:
-    """Refuse processes that would do different runs, or not the same steps of one."""
+    """Refuse processes that differ in configuration, seed, rerun or the interval of checkpoints."""
     own = (plan.hash, plan.seed, plan.rerun, plan.parts.trainer.checkpoint_every)
     if len(set(processes.gather(own))) > 1:
         raise ConfigError(
@@ -155,7 +155,7 @@ def _check_same_plan(plan: Plan, processes: Processes) -> None:
 
 
 def _tell_in_a_sweep(error: Exception) -> None:
-    """Say at once what has failed: Hydra speaks of the first failing job only, at the end."""
+    """In a sweep, report a failed job at once: Hydra reports only the first one, at the end."""
     hydra = HydraConfig.get()
     if hydra.mode != RunMode.MULTIRUN:
         return
@@ -165,7 +165,7 @@ def _tell_in_a_sweep(error: Exception) -> None:
 
 
 def _exit_stopped() -> NoReturn:
-    # A pool that a SystemExit came back to would kill its other workers before they have saved.
+    # A pool that receives SystemExit from a worker kills the other workers before they have saved.
     if is_job(HydraConfig.get().mode):
         stop_what_follows()
         raise RunStopped("stopped on request")

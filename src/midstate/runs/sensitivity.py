@@ -1,4 +1,4 @@
-"""Sensitivity of a finished run by layer and level: a table, a figure, and what they say in a few lines."""
+"""Sensitivity of a finished run by layer and level: a table, a figure, and a few lines that sum them up."""
 
 import math
 import re
@@ -23,10 +23,10 @@ from midstate.runs.finished import read_finished, rebuild, set_threads
 from midstate.sparsity import Layer, weight_layers
 
 NAME = "sensitivity_by_level"
-SHARES = (0.25, 0.5, 0.75, 0.9, 1.0)  # of weights in use that go; of filters all but the last
+SHARES = (0.25, 0.5, 0.75, 0.9, 1.0)  # of non-zero weights removed; without 1.0, of filters
 BITS = (2, 3, 4, 8)
-M = 8  # of N:M, where the run has none of its own
-NUM_IMAGES = 1000  # of validation
+M = 8  # of N:M, if the run has no M
+NUM_IMAGES = 1000  # validation images, at most
 
 
 def measure_run(
@@ -36,16 +36,16 @@ def measure_run(
 
     Args:
         directory: of the run.
-        kinds: what is measured; empty: everything.
-        typed: levels in the place of the default ones, such as `weights=0.5,0.9`, `nm=2:8` and `bits=2,4`.
-        num_images: at most.
+        kinds: names from `KINDS` and `ORDERS` to measure; empty: all.
+        typed: levels that replace the defaults, such as `weights=0.5,0.9`, `nm=2:8` and `bits=2,4`.
+        num_images: validation images to measure on, at most.
         out: directory for the table and figures/; None: the run's.
 
     Returns:
-        What is to be told.
+        Text to print.
 
     Raises:
-        ConfigError: there is no finished run, or levels that there are not.
+        ConfigError: there is no finished run, or a kind, a level or `num_images` is not allowed.
         RunFailed: a table cannot be written, or memory has run out.
     """
     with user_errors("--kinds"):
@@ -72,10 +72,10 @@ def measure_run(
 
 
 def levels_of(typed: Sequence[str]) -> dict[str, list[Any]]:
-    """Levels by kind, as they were typed.
+    """Parse typed levels, by kind.
 
     Raises:
-        ConfigError: one of them is none of its kind.
+        ConfigError: a kind is unknown, or a value is no level of its kind.
     """
     found = {}
     for each in typed:
@@ -103,7 +103,7 @@ def _level(kind: str, text: str) -> Any:
 
 
 def default_levels(kind: str, config: Mapping[str, Any]) -> list[Any]:
-    """Levels of a kind; of N:M the powers of two below the run's own M."""
+    """Default levels of a kind; for N:M, N is each power of two below the run's M."""
     if kind == "nm":
         m = config["pruner"].get("m") or M
         return [(2**k, m) for k in range(max(1, math.ceil(math.log2(m))))]
@@ -118,7 +118,7 @@ def _on_device(model: nn.Module, data: Images) -> tuple[nn.Module, Images]:
 def _measured(
     model: nn.Module, data: Images, asked: Mapping[str, Any], kinds: Sequence[str], num_images: int, seed: int
 ) -> list[dict[str, Any]]:
-    """Rows of the table; of nothing but orders, one a layer."""
+    """Rows of the table; one row per layer if only `ORDERS` are measured."""
     split, layers = data.validation.first(num_images), weight_layers(model)
     macs = _macs(model, layers, split)
     total = sum(len(levels) * has_kind(layer, kind) for layer in layers for kind, levels in asked.items())
@@ -137,7 +137,7 @@ def _macs(model: nn.Module, layers: Sequence[Layer], split: Split) -> dict[str, 
 
 
 def told(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """A line for each kind, and for each order: the layers at both ends, and how sensitivity goes with depth."""
+    """A line for each kind and each order: the most and least sensitive layer, and the correlation with depth."""
     lines = []
     for kind in KINDS:
         if layers := means(rows, kind):
@@ -147,7 +147,7 @@ def told(rows: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def means(rows: Sequence[Mapping[str, Any]], kind: str) -> list[dict[str, Any]]:
-    """One row a layer: its mean `loss_rise` over the levels of a kind that take something, and leave something."""
+    """One row per layer: its mean `loss_rise` over those levels of a kind that remove something but not everything."""
     layers: dict[str, list[Mapping[str, Any]]] = {}
     for row in rows:
         if row["kind"] == kind and row["level"] > 0 and (row["removed"] > 0 or "bits" in kind):
@@ -156,7 +156,7 @@ def means(rows: Sequence[Mapping[str, Any]], kind: str) -> list[dict[str, Any]]:
 
 
 def _in_words(layers: Sequence[Mapping[str, Any]], name: str, unit: str = "") -> str:
-    """The layers at both ends, and rank correlations with depth; of two layers there are none."""
+    """The most and least sensitive layer, and rank correlations with depth if there are three layers or more."""
     most, least = (pick(layers, key=lambda row: row[name]) for pick in (max, min))
     ends = f"most sensitive {most['layer']} ({most[name]:.4g}{unit}), least {least['layer']} ({least[name]:.4g}{unit})"
     values, depth = [row[name] for row in layers], [row["depth"] for row in layers]

@@ -1,4 +1,4 @@
-"""The picture of sensitivity by depth: a panel a kind, its levels as lines, and what the layers are below."""
+"""The figure of sensitivity by depth: one panel per kind, one line per level, the layers' sizes at the bottom."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,16 +17,16 @@ UNITS = {
     "input_bits": "bits of inputs",
 }
 NAMED = 40  # layers that the axis names at most
-LINEAR = 0.01  # nats: within, the axis of losses is linear; beyond, logarithmic
+LINEAR = 0.01  # nats: the loss axis is linear below this absolute value, logarithmic above
 
 
 def draw(rows: Sequence[Mapping[str, Any]], folder: Path, name: str, title: str) -> Path:
-    """Write the figure, PNG and SVG; returns the PNG.
+    """Write the figure as PNG and SVG; return the path of the PNG.
 
     Args:
-        rows: of the table.
+        rows: of sensitivity_by_level.csv.
         folder: for the files.
-        name: of the files, without their ends.
+        name: of the files, without suffix.
         title: what the network is, in a line.
     """
     layers = {row["layer"]: row for row in rows}
@@ -47,7 +47,7 @@ def draw(rows: Sequence[Mapping[str, Any]], folder: Path, name: str, title: str)
 
 
 def _levels(axis: Axes, rows: Sequence[Mapping[str, Any]], places: Mapping[str, int], kind: str) -> None:
-    """A line a level, of what was asked for: the n-th of each layer is the same share, N:M, or bits."""
+    """Draw one line per requested level: the k-th row of each layer has the same share, N:M or bits."""
     by_layer: dict[str, list[Mapping[str, Any]]] = {}
     for row in rows:
         by_layer.setdefault(row["layer"], []).append(row)
@@ -71,7 +71,7 @@ def _level(rows: Sequence[Mapping[str, Any]]) -> str:
     if first["kind"] == "nm":
         return f"{first['level']}:{first['full']}"
     if first["kind"] in ("weights", "filters"):
-        gone = max(1 - row["level"] / max(1, row["full"]) for row in rows)  # of small layers less, rounded
+        gone = max(1 - row["level"] / max(1, row["full"]) for row in rows)  # rounding removes less of small layers
         return f"{100 * gone:.3g} %"
     return str(first["level"])
 

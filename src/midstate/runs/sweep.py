@@ -1,4 +1,4 @@
-"""Which runs a sweep has made: each notes its directory, and the sweep's own process reads that in the end."""
+"""The runs of a sweep: each job writes a note of its run's directory, and the main process reads all at the end."""
 
 from contextlib import suppress
 from pathlib import Path
@@ -10,7 +10,7 @@ from midstate.common.files import write_atomically
 
 
 def note(directory: Path) -> None:
-    """In a job of a sweep: note the directory of its run, wherever the job is at work."""
+    """In a job of a sweep, write a note of the run's directory into the sweep's folder; else do nothing."""
     hydra = HydraConfig.get()
     identity = hydra.callbacks.get("sweep", {}).get("identity") if hydra.mode == RunMode.MULTIRUN else None
     if identity:

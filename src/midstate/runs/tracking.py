@@ -1,4 +1,4 @@
-"""Weights & Biases beside the tables, which are the truth; columns of the tables."""
+"""Weights & Biases as a copy of the tables; the tables' columns."""
 
 import logging
 from collections.abc import Callable, Iterator
@@ -32,9 +32,9 @@ METRICS = (
 LOSSES = ("step", "loss")
 BITS = ("epoch", "layer", "weight_bits", "activation_bits")
 PROBES = ("step", "progress", "from", "to", "gap", "gap_bn")
-SEARCH = COLUMNS  # of a search for levels, one row an episode
+SEARCH = COLUMNS  # search.csv of a search for levels, one row per episode
 MODES = ("offline", "online")
-# Limits of W&B. `wandb.init` checks the first two; its server alone checks a long group, and then loses the run.
+# Limits of W&B. `wandb.init` checks project and tags; a long group is refused by its server only: the run is lost.
 LONGEST_NAME, LONGEST_TAG, NOT_IN_PROJECTS = 128, 64, "/\\#?%:"
 
 
@@ -60,7 +60,7 @@ class Wandb:
             _fits("tags", tag, LONGEST_TAG)
 
     def start(self, directory: Path, config: dict[str, Any], identity: str, group: str, name: str) -> Any:
-        """Begin a W&B run that writes below `directory`; returns wandb's run, an offline one where online fails."""
+        """Start a W&B run that writes below `directory` and return it; if online fails, an offline one."""
         try:
             return self._start(self.mode, directory, config, identity, group, name)
         except Exception as error:
@@ -68,7 +68,7 @@ class Wandb:
                 raise
             import wandb
 
-            wandb.teardown()  # else the name of the run stays taken
+            wandb.teardown()  # otherwise the run's name stays taken
             log.warning(
                 f"warning: W&B cannot be reached ({first_line(error)}); the run is recorded offline. "
                 f"Later: wandb sync {directory}/wandb/offline-run-*"
@@ -89,10 +89,10 @@ class Wandb:
             dir=str(directory),
             mode=mode,
             config=config,
-            # One run a job also where several jobs share a process; and our own output stays ours.
+            # One W&B run per job, even if several jobs share a process; W&B does not capture the output.
             settings=wandb.Settings(reinit="finish_previous", console="off", silent=True),
         )
-        # Steps start at 0 again when an offline run resumes, so rows carry their own.
+        # W&B's steps restart at 0 when an offline run resumes, so rows carry their epoch or episode.
         run.define_metric("epoch")
         run.define_metric("*", step_metric="epoch")
         for name in SEARCH:
@@ -106,18 +106,18 @@ def _fits(name: str, text: str, longest: int) -> None:
 
 
 class Tracker:
-    """Sends what a run has to say to W&B, where that is on."""
+    """Sends the rows and results of a run to W&B, if W&B is on."""
 
     def __init__(self, directory: Path) -> None:
         self.directory, self.wandb_run = directory, None
 
     def start(self, begin: Callable[[], Any]) -> None:
-        """Begin W&B's side, if there is one: `begin` returns its run, or None."""
+        """Start the W&B run: `begin` returns wandb's run, or None if W&B is off."""
         with self._nothing_lost():
             self.wandb_run = begin()
 
     def log(self, row: dict[str, Any]) -> None:
-        """Log one epoch's row to W&B."""
+        """Log one row, of an epoch or of an episode, to W&B; None values are left out."""
         if self.wandb_run:
             with self._nothing_lost():
                 self.wandb_run.log({key: value for key, value in row.items() if value is not None})
@@ -137,19 +137,19 @@ class Tracker:
             send(self.wandb_run, self.directory, weights_mb)
 
     def finish(self, exit_code: int) -> None:
-        """Close W&B's side; `exit_code` tells it how the run ended."""
+        """Close the W&B run; `exit_code` tells how our run ended."""
         if self.wandb_run:
             with self._nothing_lost():
                 self.wandb_run.finish(exit_code=exit_code)
 
     @contextmanager
     def _nothing_lost(self) -> Iterator[None]:
-        """Go on without W&B where it fails, whatever the reason: the tables hold everything."""
+        """Go on without W&B after any error of it: the tables hold everything."""
         try:
             yield
         except Exception as error:
             self.wandb_run = None
-            with suppress(Exception):  # here rather than when the process ends, with a traceback
+            with suppress(Exception):  # at the end of the process it would print a traceback
                 import wandb
 
                 wandb.teardown()

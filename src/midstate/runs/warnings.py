@@ -1,4 +1,4 @@
-"""Warnings of settings and schedules that change nothing, or less than they seem to."""
+"""Warnings about settings and schedules that change nothing, or less than they seem to."""
 
 import logging
 
@@ -18,7 +18,7 @@ NAMED = 8  # layers that a message names at most
 
 
 def warn_of_end(pruner: Pruner, total_steps: int) -> None:
-    """Warn where the target is reached too late to train at it; soft methods mean to end so."""
+    """Warn if no step is trained at the target (soft methods end so by design), or if drop-and-grow never acts."""
     method = pruner.method
     if not method.dense and not method.estimator.trains_dense and pruner.window.stop == total_steps:
         log.warning("warning: the schedule stops at the run's last step, so no step is trained at the target")
@@ -30,10 +30,10 @@ def warn_of_end(pruner: Pruner, total_steps: int) -> None:
 
 
 def warn_of_long_times(pruner: Pruner, checkpoint_every: str, steps_per_epoch: int, total_steps: int) -> None:
-    """Warn of intervals of masks and checkpoints that are longer than the run; the optimizer speaks of its own."""
+    """Warn of times of masks and checkpoints that are longer than the run; the optimizer checks its own."""
     times = [("trainer.checkpoint_every", checkpoint_every, "only the end of the run is saved")]
     update = pruner.method.update
-    if not pruner.method.dense and not isinstance(update, DropGrow):  # `warn_of_end` speaks of those
+    if not pruner.method.dense and not isinstance(update, DropGrow):  # `warn_of_end` covers drop-and-grow
         rest = " and for evaluations" if update.live else " only"
         times.append(("pruner.every", update.every, f"masks are refreshed at the schedule's start and stop{rest}"))
     if not pruner.method.dense:
@@ -44,7 +44,7 @@ def warn_of_long_times(pruner: Pruner, checkpoint_every: str, steps_per_epoch: i
 
 
 def warn_of_walk(walk: Pruner | Quantizer, group: str, total_steps: int) -> None:
-    """Warn where a search has no episode to learn from, and where a quantizer's bits are reached too late to train."""
+    """Warn if a search has no episode after its warm-up, or if a quantizer reaches its bits at the last step only."""
     allocation = walk.method.allocation
     if isinstance(allocation, HAQ) and allocation.warmup >= allocation.episodes:
         log.warning(
@@ -56,11 +56,11 @@ def warn_of_walk(walk: Pruner | Quantizer, group: str, total_steps: int) -> None
 
 
 def warn_of_start(pruner: Pruner, model: nn.Module, trained: bool) -> None:
-    """Warn where a penalty has no step to act in, where filters are zeroed that can never come back, and where
-    channels are ordered by weights that nothing has trained.
+    """Warn of filters zeroed for ever, of channels ordered by untrained weights, and of a penalty without steps.
 
-    Without a penalty, gammas are all alike unless a checkpoint brings them. A filter of zeros under a beta of zero
-    gives 0 to the ReLU, whose gradient there is 0: neither its weights nor its BatchNorm ever learn.
+    A filter of zeros whose BatchNorm has beta = 0 gives 0 to the ReLU, whose gradient at 0 is 0: neither the filter's
+    weights nor its BatchNorm ever learn. A penalty that cannot act leaves all gammas equal, unless a checkpoint
+    brings others.
     """
     if _zeroes_for_ever(pruner, model):
         log.warning(
@@ -80,7 +80,7 @@ def warn_of_start(pruner: Pruner, model: nn.Module, trained: bool) -> None:
 
 
 def _zeroes_for_ever(pruner: Pruner, model: nn.Module) -> bool:
-    """Tell whether filters that are meant to come back go before the first step of a network whose betas are all 0."""
+    """Tell whether a soft method zeroes filters before the first step while all betas of BatchNorm are 0."""
     method = pruner.method
     if not method.prunes_filters or not isinstance(method.estimator, Soft) or method.estimator.mask_gradient:
         return False
@@ -89,7 +89,7 @@ def _zeroes_for_ever(pruner: Pruner, model: nn.Module) -> bool:
 
 
 def warn_of_pretrained(parts: Parts, num_classes: int) -> None:
-    """Warn where a library's weights have read images of another normalisation, or know other classes."""
+    """Warn if pretrained weights were trained with another normalisation, or for another number of classes."""
     model, data = parts.model, parts.data
     trained = model.trained() if getattr(model, "pretrained", False) else None
     if trained is None:
@@ -109,7 +109,7 @@ def warn_of_pretrained(parts: Parts, num_classes: int) -> None:
 
 
 def warn_of_scope(pruner: Pruner, model: nn.Module, uses: dict[str, int]) -> None:
-    """Warn where little is pruned, where its cost is unknown, or where an allocation has no room."""
+    """Warn if few weights are in scope, if MACs are unknown, if groups do not fit, or if no level is left to choose."""
     if unseen := [layer.name for layer in pruner.layers if layer.name not in uses]:
         log.warning(f"warning: no pass through {', '.join(unseen)} was seen; their MACs are not counted")
     prunable = sum(layer.weight.numel() for layer in pruner.layers)
@@ -128,7 +128,7 @@ def warn_of_scope(pruner: Pruner, model: nn.Module, uses: dict[str, int]) -> Non
 
 
 def _warn_of_indivisible(pruner: Pruner, model: nn.Module) -> None:
-    """Warn of layers that are left dense because groups do not fit them, and say how much of the network that is."""
+    """Warn of layers left dense because M does not divide their channels, and name their share of all parameters."""
     scope, pattern = pruner.method.scope, pruner.method.pattern
     left = scope.left_dense(model, classifier_names(model), pattern)
     if not (layers := [layer for layer, why in left if why == "indivisible"]):
@@ -144,7 +144,7 @@ def _warn_of_indivisible(pruner: Pruner, model: nn.Module) -> None:
 
 
 def _of_quantizer(quantization: Quantization, one_shot: bool, alone: bool) -> list[tuple[bool, tuple[str, ...], str]]:
-    """When settings of a quantizer change nothing, their beginnings, and why."""
+    """Cases in which quantizer settings change nothing: whether it applies, prefixes of the overrides, reason."""
     allocation, jumps = quantization.allocation, isinstance(quantization.path, Jump)
     no_inputs, clipped = not quantization.quantises_inputs, isinstance(quantization.activation, PACT)
     follows = type(quantization.estimator).refit is not Estimator.refit
