@@ -1,7 +1,7 @@
 """Parameters and multiply-accumulates (MACs), of the dense and of the pruned network.
 
-Counted exactly: what is left when every weight that is zero, and every weight that reads a channel which no
-longer depends on the image, is cut out. Counted nominally, as papers do: densities times dense figures.
+The exact count leaves out every weight that is zero or reads a channel that no longer depends on the image.
+The nominal count, as in papers, is densities times dense figures.
 """
 
 from collections.abc import Callable, Mapping
@@ -33,8 +33,8 @@ def count(
     Args:
         model: a plain model, masks folded in.
         layers: its prunable layers.
-        densities: the share of its weights that each of them was to keep, for the nominal figure.
-        prunes_filters: whether whole filters went, so that papers credit the next layer with fewer inputs.
+        densities: target density of each of `layers`, for the nominal count.
+        prunes_filters: whether whole filters were pruned; papers then count fewer inputs of the next layer.
         uses: from `weight_uses`.
         shape: of one image (C, H, W).
 
@@ -44,9 +44,9 @@ def count(
         parameters of dead channels), `sparsity` (zeros among the prunable), `sparsity_total` (the same
         zeros among all parameters); and MACs per image of convolutions, linear layers, attention projections
         and whatever else is multiplied with features, 1 MAC = one multiply and one add: `macs_dense`,
-        `macs_sparse` (of the weights counted in `params_sparse`), `macs_nominal` (densities times
-        `macs_dense`, a layer that reads one pruned layer alone counted with that layer's density again, as
-        the papers on filters do).
+        `macs_sparse` (of the weights counted in `params_sparse`), `macs_nominal` (each layer's dense MACs
+        times its density; with `prunes_filters`, times the density of the source, too, where a layer reads
+        one pruned layer alone).
     """
     every = _counted_layers(model, uses)
     prunable = sum(layer.weight.numel() for layer in layers)
@@ -68,7 +68,7 @@ def count(
 
 
 def count_extracted(model: nn.Module, uses: dict[str, int], alive: dict[str, Tensor]) -> dict[str, int]:
-    """Count what is left when dead channels are cut out: `params`, and `macs` of an image.
+    """Count the non-zero weights that are left without dead channels: `params`, and `macs` per image.
 
     Args:
         model: a plain model, masks folded in.
@@ -87,15 +87,16 @@ def count_extracted(model: nn.Module, uses: dict[str, int], alive: dict[str, Ten
 def sizes_under_masks(
     model: nn.Module, uses: dict[str, int], shape: tuple[int, ...]
 ) -> Callable[[Mapping[str, Tensor]], dict[str, int]]:
-    """Prepare to count a model under masks, as `count` will count it when it is trained and they are folded in.
+    """Prepare to count a model under masks, as `count` will after training, with the masks folded in.
 
     Args:
-        model: a plain model, of which a copy is kept. What is zero in it now counts: training changes it.
+        model: a plain model; a copy is kept. Its zeros count as non-zero, since training changes them.
         uses: from `weight_uses`.
         shape: of one image (C, H, W).
 
     Returns:
-        A function from masks, by name of their layer, to what `count_extracted` says; other layers are whole.
+        A function from masks, by name of their layer, to the result of `count_extracted`. A layer without a mask
+        keeps that of the last call, or is whole.
     """
     copied = deepcopy(model)
     with torch.no_grad():
@@ -143,7 +144,7 @@ def _dead_vectors(model: nn.Module, alive: dict[str, Tensor]) -> int:
 
 
 def _nominal(dense: dict[str, int], layers: list[Layer], densities: list[float], sources: dict[str, str]) -> int:
-    """MACs by densities alone."""
+    """MACs by densities alone; `sources` as from `fed_by`."""
     density = dict(zip([layer.name for layer in layers], densities, strict=True))
     return round(
         sum(macs * density.get(name, 1.0) * density.get(sources.get(name, ""), 1.0) for name, macs in dense.items())

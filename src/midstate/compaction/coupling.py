@@ -1,4 +1,4 @@
-"""Coupled channels of a network: which filters, of which layers, have to go together for a channel to be gone."""
+"""Coupled channels of a network: which filters, of which layers, must be removed together to remove a channel."""
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,33 +14,33 @@ from midstate.sparsity import Channel, Coupled, Pattern, weight_layers
 from midstate.sparsity.observe import evaluation
 
 Unit = dict[str, list[int]]  # filters of a channel, by name of their layer
-Labels = tuple[int, ...]  # the groups it lies in, one a grouped convolution's inputs or outputs
+Labels = tuple[int, ...]  # a channel's group in the inputs or outputs of each grouped convolution
 
 
 def coupled_for(pattern: Pattern | None, model: nn.Module, shape: tuple[int, ...]) -> list[Coupled] | None:
-    """What a pattern of coupled channels ranks, see `coupled_channels`; None for all other patterns."""
+    """Coupled channels that a `Channel` pattern ranks, see `coupled_channels`; None for all other patterns."""
     return coupled_channels(model, shape, pattern.heads) if isinstance(pattern, Channel) else None
 
 
 @torch.no_grad()
 def coupled_channels(model: nn.Module, shape: tuple[int, ...], heads: bool = False) -> list[Coupled]:
-    """Find all channels that can go, and which filters each takes with it.
+    """Find all channels that can be removed, and the filters that go with each.
 
     Filters are joined where their outputs are added or multiplied, by depthwise convolutions, and where a layer reads
-    both as one channel. What an operation does not treat channel by channel (a norm over channels, attention), and
-    what is an output, stays: it is in no group. In a grouped convolution's inputs and outputs, as many channels of
-    each of its groups go.
+    both as one channel. Channels of the model's input and output, and channels that an operation does not treat one by
+    one (a norm over channels, attention), stay: they are in no group. Each group of a grouped convolution loses the
+    same number of channels.
 
     Args:
         model: a plain model; it is left as it was.
         shape: of one image (C, H, W).
-        heads: whether heads of attention are channels, too; else attention's inputs and outputs stay.
+        heads: whether each head of attention is a channel, too; else attention's inputs and outputs stay.
 
     Returns:
-        Groups of channels of which the same layers have filters, by the first of these layers.
+        Groups of channels; channels of a group have filters in the same layers. Sorted by the first of these layers.
 
     Raises:
-        ValueError: torch.fx cannot trace the model, or it does not take such images.
+        ValueError: torch.fx cannot trace the model, or the model does not take such images.
     """
     order = {layer.name: i for i, layer in enumerate(weight_layers(model))}
     joined = _followed(model, shape, heads)
@@ -60,7 +60,7 @@ def coupled_channels(model: nn.Module, shape: tuple[int, ...], heads: bool = Fal
 
 
 def _followed(model: nn.Module, shape: tuple[int, ...], heads: bool) -> Joined:
-    """All marks, after one image has gone through a copy of the model."""
+    """Marks that one forward pass of a copy of the model has joined."""
     name, first = type(model).__name__, next(model.parameters())
     graph = traced(deepcopy(model))
     joined = Joined()
@@ -73,7 +73,7 @@ def _followed(model: nn.Module, shape: tuple[int, ...], heads: bool) -> Joined:
 
 
 def _units(joined: Joined, order: Mapping[str, int]) -> dict[int, Unit]:
-    """The channels that can go, by their mark."""
+    """The channels that can be removed, by their mark."""
     units: dict[int, Unit] = defaultdict(lambda: defaultdict(list))
     for name in sorted(joined.filters, key=order.__getitem__):
         for i, mark in enumerate(joined.found(joined.filters[name]).tolist()):
@@ -83,9 +83,9 @@ def _units(joined: Joined, order: Mapping[str, int]) -> dict[int, Unit]:
 
 
 def _labels(joined: Joined, units: Iterable[int]) -> dict[int, dict[int, tuple[int, int]]]:
-    """In which of a grouped convolution's groups a channel lies, and how often: by channel and place in `grouped`.
+    """Labels of each channel: {index in `grouped`: (group that the channel lies in, number of its places there)}.
 
-    A channel that lies in all groups alike needs no label; one that lies in some of them, and not alike, is left out.
+    A channel with equally many places in all groups needs no label; any other channel of several groups is left out.
     """
     labels: dict[int, dict[int, tuple[int, int]]] = {root: {} for root in units}
     for place, (marks, num_groups) in enumerate(joined.grouped):
@@ -104,7 +104,7 @@ def _labels(joined: Joined, units: Iterable[int]) -> dict[int, dict[int, tuple[i
 
 
 def _group(units: Sequence[Unit], labels: Sequence[Mapping[int, tuple[int, int]]], joined: Joined) -> Coupled | None:
-    """Channels that are alike, in blocks; None where of a grouped convolution's groups some would lose more."""
+    """Channels that are alike, in blocks; None where the groups of a convolution have unequal numbers of them."""
     blocks: dict[Labels, list[Unit]] = defaultdict(list)
     for unit, each in zip(units, labels, strict=True):
         blocks[tuple(block for block, _ in each.values())].append(unit)

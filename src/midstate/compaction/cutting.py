@@ -1,4 +1,4 @@
-"""Smaller layers: the weights of filters and of inputs that are left, and what the constants that went had added."""
+"""Smaller layers without the dead channels, and the contribution of the constants that these channels held."""
 
 from copy import deepcopy
 from dataclasses import dataclass
@@ -13,12 +13,12 @@ from midstate.compaction.parts import BorderShift, Shift
 
 @dataclass(frozen=True)
 class Cut:
-    """A layer that is left of a larger one.
+    """A layer cut out of a larger one.
 
     Args:
-        module: it.
-        inputs: (I,) which channels it reads, as the larger one counts them.
-        outputs: (O,) which channels it makes, as the larger one counts them; -1: one of zeros, to be dropped.
+        module: the smaller layer.
+        inputs: (I,) channels that it reads, by their index in the larger layer.
+        outputs: (O,) channels that it makes, by their index in the larger layer; -1: a channel of zeros, to be dropped.
     """
 
     module: nn.Module
@@ -33,7 +33,7 @@ def cut_layer(module: nn.Module, inputs: Tensor, outputs: Tensor) -> Cut:
 
     Args:
         module: nn.Conv1d, nn.Conv2d, nn.Conv3d or nn.Linear.
-        inputs: (I,) channels that are left to read, ascending.
+        inputs: (I,) input channels that are left, ascending.
         outputs: (O,) filters that are left, one at least, ascending; each has a weight for one of `inputs`.
     """
     weight, groups = module.weight, getattr(module, "groups", 1)
@@ -66,9 +66,9 @@ def cut_norm(norm: _BatchNorm, channels: Tensor, shift: Tensor | None) -> _Batch
     """Cut a BatchNorm.
 
     Args:
-        norm: it.
-        channels: (C,) that are left.
-        shift: (C,) what its inputs lack of what they were, which its running mean makes up for; None: nothing.
+        norm: the BatchNorm.
+        channels: (C,) channels that are left.
+        shift: (C,) what the inputs of these channels have lost, subtracted from the running mean; None: nothing.
     """
     smaller = deepcopy(norm)
     smaller.num_features = len(channels)
@@ -88,9 +88,9 @@ class Response:
     """Contribution of removed input channels to a layer's outputs.
 
     Args:
-        module: adds it to the layer's output (and for BorderShift from its input); None: it was nothing.
-        vector: (O,) where it is one number a channel, which a bias or BatchNorm can take; then `module` adds that.
-        any_size: whether it goes with images of any size.
+        module: adds the contribution to the layer's output (a BorderShift reads the layer's input, too); None: it is 0.
+        vector: (O,) the contribution, if it is one number a channel, which a bias or BatchNorm can take; else None.
+        any_size: whether it is right for images of any size.
     """
 
     module: nn.Module | None
@@ -101,15 +101,15 @@ class Response:
 def response(
     layer: nn.Module, inputs: Tensor, larger: Tensor | None, kept: Tensor, outputs: Tensor, dim: int
 ) -> Response:
-    """Find what a layer makes of the constants among its inputs.
+    """Find the contribution of the constants among a layer's inputs.
 
     Args:
-        layer: whole.
-        inputs: (1, C, ...) what it read.
-        larger: the same with larger images; None where there are none.
+        layer: the whole layer.
+        inputs: (1, C, ...) values that the layer read.
+        larger: the same values for larger images; None if these were not run.
         kept: channels of `inputs` that depend on the image.
         outputs: (O,) filters that are left.
-        dim: of the channels.
+        dim: dimension of the channels.
     """
     bare = deepcopy(layer)
     bare.bias = None
@@ -127,7 +127,7 @@ def response(
 
 
 def _kernel(conv: nn.Module, constants: Tensor) -> Tensor:
-    """A convolution's weights times the constants (C,) that they read, summed over these: (O, 1, *K)."""
+    """A convolution's weights times the constants (C,) that they read, summed over input channels: (O, 1, *K)."""
     weight, groups = conv.weight, conv.groups
     by_row = constants.view(groups, 1, -1).expand(-1, len(weight) // groups, -1).reshape(len(weight), -1)
     return (weight * by_row.view(*by_row.shape, *[1] * (weight.dim() - 2))).sum(1, keepdim=True)

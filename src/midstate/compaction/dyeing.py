@@ -1,4 +1,4 @@
-"""Which channels still depend on the image: NaN goes through the model as a dye, and what it reaches is alive."""
+"""Channels that still depend on the image: NaN runs through the model as a dye, and channels it reaches are alive."""
 
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -18,33 +18,32 @@ from midstate.sparsity.observe import evaluation
 
 IMAGES_AT_ONCE = 32
 aten = torch.ops.aten
-# The common ones of those that give NaN for NaN anyway; what they give need not be looked at.
+# Common operations that give NaN for NaN anyway; their results need no check.
 _CARRY_IT = (
     aten.add, aten.add_, aten.sub, aten.sub_, aten.mul, aten.mul_, aten.div, aten.div_, aten.neg, aten.exp, aten.clone,
     aten.relu, aten.relu_, aten.hardtanh, aten.hardtanh_, aten.clamp, aten.gelu, aten.silu, aten.silu_, aten.sigmoid,
     aten.tanh, aten.hardsigmoid, aten.hardsigmoid_, aten.hardswish, aten.hardswish_, aten.leaky_relu, aten.sqrt,
 )  # fmt: skip
-Lost = dict[tuple[str, int], Tensor]  # by name of a layer or BatchNorm, and number of its call
+Lost = dict[tuple[str, int], Tensor]  # by name of a layer or BatchNorm, and index of its call
 
 
 @torch.no_grad()
 def alive_inputs(model: nn.Module, shape: tuple[int, ...], lost: Lost | None = None) -> dict[str, Tensor]:
     """Find the input channels of every layer and BatchNorm that still depend on the image.
 
-    A channel is dead where the weights of the filter that makes it, or all channels that these read, are
-    zero; what bias and BatchNorm then give it is a constant that can be folded into the next layer. A sum
-    (a residual join) is dead only where all its terms are. What would be dead with no weight zero was not
-    pruned, and counts as alive: a table of positions does not depend on the image, and some operations hide
-    what does.
+    A channel is dead if its filter has no non-zero weight that reads a living channel; bias and BatchNorm then make it
+    a constant, which can be folded into the next layer. A sum (a residual join) is dead only where all its terms are.
+    A channel that the dye would not reach even with no weight zero counts as alive, because pruning is not the cause:
+    a table of positions does not depend on the image, and some operations hide the dye.
 
     Args:
         model: a plain model, masks folded in.
         shape: of one image (C, H, W).
-        lost: from `lost_inputs`, the same whatever weights are zero; None: it is found out.
+        lost: from `lost_inputs`, which does not depend on the weights that are zero; None: it is computed.
 
     Returns:
-        Bool vectors (C,) by name: of the layer, or of the BatchNorm module. Layers that no hook sees
-        (attention's output projection) are left out; all their inputs count as alive.
+        Bool vectors (C,) by name of the layer or BatchNorm. nn.MultiheadAttention's projections and layers whose
+        forward is not called are left out; all their inputs count as alive.
     """
     lost = lost_inputs(model, shape) if lost is None else lost
     traced = _trace(model, shape, 1, lambda layer, inputs: reached(layer, inputs), lost)
@@ -60,13 +59,13 @@ def fed_by(model: nn.Module, layers: list[Layer], shape: tuple[int, ...]) -> dic
         layers: the sources.
         shape: of one image (C, H, W).
     """
-    names: list[str] = []  # of the sources looked at together
+    names: list[str] = []  # sources of the current batch
     every = {layer.name for layer in layers}
 
     def all_but_one(layer: Layer, inputs: Tensor) -> Tensor:
         """In the i-th image of the batch, the i-th source is dead and everything else alive."""
         if layer.name not in every and layer.is_conv and layer.module.groups > 1:
-            return reached(layer, inputs)  # a depthwise convolution passes on what it gets
+            return reached(layer, inputs)  # a grouped convolution passes the dye on
         alive = torch.ones(len(names), layer.weight.shape[0], dtype=torch.bool, device=inputs.device)
         if layer.name in names:
             alive[names.index(layer.name)] = False
@@ -83,14 +82,14 @@ def fed_by(model: nn.Module, layers: list[Layer], shape: tuple[int, ...]) -> dic
 
 
 def reached(layer: Layer, inputs: Tensor, reads: Tensor | None = None) -> Tensor:
-    """Which outputs (N, O) the living inputs (N, C) reach; `reads`: (groups, O/groups, C), None: as weights say."""
+    """Which outputs (N, O) the living inputs (N, C) reach; `reads` as from `_reads`; None: the layer's."""
     reads = _reads(layer) if reads is None else reads
     grouped = inputs.view(len(inputs), reads.shape[0], 1, -1)
     return (grouped & reads).any(3).flatten(1)
 
 
 def _reads(layer: Layer) -> Tensor:
-    """Which input channels of its group each output of a layer has a non-zero weight for: (groups, O/groups, C)."""
+    """Which input channels of its group each output has a non-zero weight for: (groups, O/groups, C/groups)."""
     connected = (layer.weight != 0).flatten(2).any(2) if layer.weight.dim() > 2 else layer.weight != 0
     groups = layer.module.groups if layer.is_conv else 1
     return connected.view(groups, -1, connected.shape[1])
@@ -98,7 +97,7 @@ def _reads(layer: Layer) -> Tensor:
 
 @torch.no_grad()
 def lost_inputs(model: nn.Module, shape: tuple[int, ...]) -> Lost:
-    """Which inputs of each call the dye does not reach even where no weight is zero."""
+    """Find the inputs of each call that the dye does not reach even if no weight is zero."""
     lost: Lost = {}
     _trace(model, shape, 1, lambda layer, inputs: reached(layer, inputs, torch.ones_like(_reads(layer))), lost, True)
     return lost
@@ -114,16 +113,19 @@ def _trace(
 ) -> dict[str, Tensor]:
     """Send the dye through the model.
 
-    Every layer's output is replaced by NaN in its living channels and 0 in its dead ones; all that lies
-    between layers (norms, activations, sums, pooling, padding) carries the dye by itself.
+    Every layer's output is replaced by NaN in its living channels and 0 in its dead ones; the operations
+    between layers (norms, activations, sums, pooling, padding) carry the dye by themselves.
 
     Args:
         model: a plain model.
         shape: of one image (C, H, W).
-        num_images: in the batch.
-        alive_outputs: from a layer and its living inputs (N, C) to its living outputs (N, O).
+        num_images: size of the batch.
+        alive_outputs: function from a layer and its living inputs (N, C) to its living outputs (N, O).
         lost: inputs that are alive although the dye does not reach them.
-        is_first: whether `lost` is to be filled.
+        is_first: whether this pass fills `lost`.
+
+    Returns:
+        Living inputs (N, C) by name of the layer or BatchNorm.
     """
     alive_by_name: dict[str, Tensor] = {}
     first = next(model.parameters())
@@ -131,7 +133,7 @@ def _trace(
     carrier, calls = _Carrier(images), Counter()
 
     def note(name: str, alive: Tensor) -> Tensor:
-        """Keep what lives; return what the dye should have reached."""
+        """Store the living channels of a call; return its lost ones."""
         call = (name, calls[name])
         calls[name] += 1
         if is_first:
@@ -160,7 +162,7 @@ def _trace(
             note(name, _living(inputs[0], True))
 
     def restore(part: nn.Module, inputs: tuple, output: Tensor) -> Tensor:
-        """Constants of an extracted network were computed from images before pruning."""
+        """Dye the constants of an extracted network, so that they are not lost: pruning made them."""
         with carrier.resting():
             dyed = torch.full_like(output, torch.nan)
             carrier.made(dyed, True)
@@ -190,10 +192,10 @@ def _living(features: Tensor, is_conv: bool) -> Tensor:
 
 
 class _Carrier(TorchDispatchMode):
-    """Keeps operations from washing the dye out: comparisons, and others that give a number for NaN.
+    """Dyes the results of operations that give a number for NaN, such as comparisons.
 
-    An operation element by element gives NaN wherever it reads NaN. Bits and whole numbers cannot be NaN, so what
-    is dyed of them is kept beside them, by the memory they lie in and by how.
+    The result of an elementwise operation is dyed wherever an input is. Booleans and integers cannot be NaN: masks of
+    their dyed elements are kept in `_beside`, by memory and then by offset, shape and stride.
     """
 
     def __init__(self, images: Tensor) -> None:
@@ -204,7 +206,7 @@ class _Carrier(TorchDispatchMode):
 
     @contextmanager
     def resting(self) -> Iterator[None]:
-        """Leave operations alone for the time of the context."""
+        """Leave operations as they are within the context."""
         self._rests = True
         try:
             yield
@@ -212,11 +214,11 @@ class _Carrier(TorchDispatchMode):
             self._rests = False
 
     def depends(self, tensor: Tensor) -> bool:
-        """Tell whether anything in a tensor's memory was made of images."""
+        """Tell whether anything in a tensor's memory was computed from images."""
         return _memory(tensor) in self._depending
 
     def made(self, tensor: Tensor, depends: bool) -> None:
-        """Note of a new tensor whether it was made of images."""
+        """Note whether a new tensor was computed from images."""
         memory = _memory(tensor)
         self._beside.pop(memory, None)
         (self._depending.add if depends else self._depending.discard)(memory)
@@ -226,7 +228,7 @@ class _Carrier(TorchDispatchMode):
         if self._rests:
             return func(*args, **kwargs)
         inputs = [each for each in tree_leaves((args, kwargs)) if isinstance(each, Tensor)]
-        dye = self._dye(func, args, kwargs, inputs)  # before an operation in place takes it away
+        dye = self._dye(func, args, kwargs, inputs)  # before an in-place operation overwrites it
         out = func(*args, **kwargs)
         before, depends = {_memory(each) for each in inputs}, any(map(self.depends, inputs))
         for each in tree_leaves(out):
@@ -244,7 +246,7 @@ class _Carrier(TorchDispatchMode):
         return out
 
     def _dye(self, func: Callable, args: tuple, kwargs: dict, inputs: list[Tensor]) -> Tensor | None:
-        """Part of the output to dye; None: left to the operation."""
+        """Mask of the elements of the output to dye; None: the output stays as it is."""
         kind = func._overloadpacket
         if kind in _CARRY_IT and all(map(_can_be_dyed, inputs)):
             return None
@@ -259,14 +261,14 @@ class _Carrier(TorchDispatchMode):
             return _any_of([self._of(each) for each in inputs])
         if len(inputs) == 1 and inputs[0] is args[0] and not _can_be_dyed(inputs[0]):
             beside = self._of(inputs[0])
-            try:  # bits that are moved, cast or added up
+            try:  # booleans or integers that are moved, cast or added up
                 return None if beside is None else func(beside, *args[1:], **kwargs) != 0
             except (RuntimeError, TypeError):
                 return None
         return None
 
     def _of(self, tensor: Tensor) -> Tensor | None:
-        """Dyed part of a tensor; None: nothing."""
+        """Mask of the dyed elements of a tensor; None: none."""
         if _can_be_dyed(tensor):
             return tensor.isnan()
         return self._beside.get(_memory(tensor), {}).get(_place(tensor))

@@ -1,4 +1,4 @@
-"""Channels of a network that may change places: filters that make them, BatchNorms and layers that read them."""
+"""Channels of a network that may change places, with the filters that make them and the modules that read them."""
 
 from collections import Counter, defaultdict
 from collections.abc import Mapping
@@ -21,10 +21,10 @@ from midstate.sparsity.tensors import is_depthwise
 
 @dataclass(frozen=True)
 class Exchangeable:
-    """Channels that may change places with each other; where each of them lies, (k, places), by name of a module.
+    """Positions of k channels that may change places with each other: (k, positions of each), by name of a module.
 
-    `filters` are places among a layer's outputs, `reads` among its inputs, of all groups of a convolution; `norms`
-    among the channels of a BatchNorm.
+    `filters` are positions among a layer's outputs, `reads` among its inputs (counted over all groups of a
+    convolution), `norms` among the channels of a BatchNorm.
     """
 
     filters: Mapping[str, Tensor]
@@ -37,21 +37,21 @@ class Exchangeable:
 
 @torch.no_grad()
 def exchangeable_channels(model: nn.Module, shape: tuple[int, ...]) -> list[Exchangeable]:
-    """Find all channels that may change places: those that the same layers make, and the same layers read alike.
+    """Find all channels that may change places: the same layers make them, and the same layers read them alike.
 
-    Within a grouped convolution's inputs and outputs, channels stay in their group. What meets a constant tensor
-    (a factor for each channel, an embedding of positions), what an operation does not treat channel by channel, and
-    what is an output, stays where it is.
+    Within a grouped convolution's inputs and outputs, channels stay in their group. Channels of the model's input and
+    output, channels combined with a constant tensor (a factor for each channel, an embedding of positions), and
+    channels that an operation does not treat one by one stay where they are.
 
     Args:
         model: a plain model; it is left as it was.
         shape: of one image (C, H, W).
 
     Returns:
-        Groups of two channels or more, by the first layer that makes them.
+        Groups of two channels or more, sorted by the first layer that makes them.
 
     Raises:
-        ValueError: torch.fx cannot trace the model, or it does not take such images.
+        ValueError: torch.fx cannot trace the model, or the model does not take such images.
     """
     name, first = type(model).__name__, next(model.parameters())
     graph = traced(deepcopy(model))
@@ -66,7 +66,7 @@ def exchangeable_channels(model: nn.Module, shape: tuple[int, ...]) -> list[Exch
 
 
 class _Readers(Marks):
-    """Marks, and who reads them."""
+    """Marks of all values, and of the inputs of each layer and BatchNorm."""
 
     def __init__(self, graph: fx.GraphModule) -> None:
         super().__init__(graph, Joined(), heads=False)
@@ -74,7 +74,7 @@ class _Readers(Marks):
         self.norms: dict[str, Tensor] = {}
 
     def keep_tied(self) -> None:
-        """Keep where they are the channels of layers that share a weight, or whose weight is computed."""
+        """Fix the places of the channels of layers that share a weight, or whose weight is computed."""
         own = {id(layer.weight): name for name, layer in self.layers.items()}
         ids = Counter(id(layer.weight) for layer in self.layers.values())
         for name, layer in self.layers.items():
@@ -99,18 +99,18 @@ class _Readers(Marks):
         made = super()._binary(node, value)
         terms = [each for each in node.args if isinstance(each, Node) and isinstance(self.env[each], Tensor)]
         if any(self.env[each].numel() > 1 and bool((self.marks[each] == CONSTANT).all()) for each in terms):
-            self.joined.keep(made)  # what each channel meets may be another number
+            self.joined.keep(made)  # the constant may differ from channel to channel
         return made
 
     def _note(self, noted: dict[str, Tensor], name: str, marks: Tensor) -> None:
-        """Keep what a module reads; what it reads in one place at several calls is one channel."""
+        """Note the marks that a module reads; marks that it reads at one place in several calls are joined."""
         if name in noted:
             self.joined.join(noted[name], marks)
         noted[name] = marks
 
 
 def _alike(readers: _Readers) -> list[Exchangeable]:
-    """Groups of channels that lie in the same modules, in the same of a grouped convolution's groups."""
+    """Groups of channels that lie in the same modules, and in the same group of each grouped convolution."""
     joined, kinds = readers.joined, (readers.joined.filters, readers.reads, readers.norms)
     places: dict[int, dict[tuple[int, str], list[int]]] = defaultdict(lambda: defaultdict(list))
     for kind, noted in enumerate(kinds):
@@ -129,7 +129,7 @@ def _alike(readers: _Readers) -> list[Exchangeable]:
 
 
 def _blocks(readers: _Readers, held: tuple[int, str], where: list[int]) -> tuple[int, ...]:
-    """The groups of a grouped convolution in which places lie."""
+    """The groups of a grouped convolution in which places lie; () for all other modules."""
     kind, name = held
     layer = readers.layers.get(name) if kind < 2 else None
     if layer is None or not layer.is_conv or layer.module.groups == 1 or is_depthwise(layer):

@@ -1,4 +1,4 @@
-"""A smaller network that computes the same: made, and compared with the one it was made from."""
+"""Extraction of a smaller network that computes the same, and its comparison with the original."""
 
 from copy import deepcopy
 
@@ -20,11 +20,11 @@ TOLERANCE = 1e-9  # of the largest output, in double precision
 def extract(model: nn.Module, shape: tuple[int, ...]) -> fx.GraphModule:
     """Remove every filter that masks have emptied, and whatever else no longer depends on the image.
 
-    What bias and BatchNorm left in the channels that go is a constant; it is carried into the layers that read it. The
-    outputs are those of `model` in evaluation mode, to rounding. The parameters that are not zero are as many as
-    `counting.count` reports of `model` as `params_sparse`, and their MACs its `macs_sparse`: no parameter is added, and
-    none becomes zero or ceases to be. Fewer they are only where a whole layer goes because nothing reads it any more,
-    or a layer is called again and reads nothing that lives. Zeros within filters that stay are left as they are.
+    Bias and BatchNorm make removed channels a constant; it is carried into the layers that read it. The outputs are
+    those of `model` in evaluation mode, to rounding. The number of non-zero parameters and their MACs are the
+    `params_sparse` and `macs_sparse` that `counting.count` reports of `model`: no parameter is added, and no zero
+    becomes non-zero, nor the reverse. They are smaller only where nothing reads a whole layer any more, or where one of
+    a layer's calls reads no living channel. Zeros within filters that stay are left as they are.
 
     Args:
         model: a plain model, masks folded in; it is left as it was. Layers keep their names.
@@ -32,12 +32,12 @@ def extract(model: nn.Module, shape: tuple[int, ...]) -> fx.GraphModule:
             extracted network takes images of this size alone, and says so with a ValueError.
 
     Returns:
-        A module in evaluation mode, of ordinary layers and the modules of `compaction.parts`. To train it on is to
-        train another network: BatchNorm would then measure its statistics without the constants.
+        A module in evaluation mode, of ordinary layers and the modules of `compaction.parts`. Training it further is
+        not equivalent to training `model`: BatchNorm would measure its statistics without the constants.
 
     Raises:
-        ValueError: masks are still attached, nothing can be removed, the output has become a constant, torch.fx cannot
-            trace the model, or the smaller network would not compute the same.
+        ValueError: masks are still attached, nothing can be removed, the output has become a constant, the model does
+            not take such images or torch.fx cannot trace it, or the smaller network would not compute the same.
     """
     if any(is_parametrized(module) for module in model.modules()):
         raise ValueError("masks are still attached to the model; finalise the pruner first")
@@ -63,7 +63,7 @@ def _num_parameters(model: nn.Module) -> int:
 
 
 def _compare(name: str, network: nn.Module, model: nn.Module, shape: tuple[int, ...]) -> None:
-    """Raise ValueError unless both give the same."""
+    """Raise ValueError unless both networks give the same outputs."""
     first = next(model.parameters())
     images = torch.randn(NUM_COMPARED, *shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     images = images.to(first.device)

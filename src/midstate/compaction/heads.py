@@ -1,4 +1,4 @@
-"""Heads of attention that no longer depend on the image: taken out whole, so that attention has fewer of them."""
+"""Removal of whole attention heads that no longer depend on the image."""
 
 import torch
 from torch import Tensor, nn
@@ -8,11 +8,11 @@ from midstate.compaction.cutting import cut_layer
 
 @torch.no_grad()
 def remove_dead_heads(model: nn.Module) -> None:
-    """Take dead heads out of every attention of timm's common kind, in place.
+    """Remove dead heads from every `timm.layers.attention.Attention`, in place.
 
-    Queries, keys and values of a dead head have no weight that is not zero: what attention makes of them is the values'
-    bias, whatever the image. The output projection's bias takes that over. Where it has none, or no head lives, all
-    stays as it is.
+    All weights of a dead head's queries, keys and values are zero: for every image its output is the values' bias. The
+    bias of `proj` takes over what `proj` makes of this constant. A module stays as it is if `proj` lacks a bias and the
+    constant is not zero, if no head lives, or if the module has a gate or a norm before `proj`.
     """
     for module in model.modules():
         if _is_known(module):
@@ -20,7 +20,7 @@ def remove_dead_heads(model: nn.Module) -> None:
 
 
 def _is_known(module: nn.Module) -> bool:
-    """Tell whether a module is an attention whose heads are made by `qkv`, read by `proj`, and by nothing else."""
+    """Tell whether a module is timm's attention and only `qkv` makes its heads and only `proj` reads them."""
     kind = type(module)
     if (kind.__name__, kind.__module__) != ("Attention", "timm.layers.attention") or not hasattr(module, "attn_dim"):
         return False
@@ -49,7 +49,7 @@ def _remove(attention: nn.Module) -> None:
 
 
 def _constants(attention: nn.Module, living: Tensor) -> Tensor | None:
-    """What the output projection makes of the dead heads, (O,); None: nothing."""
+    """Contribution (O,) of the dead heads to the output projection; None: nothing."""
     if attention.qkv.bias is None:
         return None
     values = attention.qkv.bias.view(3, attention.num_heads, -1)[2]

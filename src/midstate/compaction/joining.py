@@ -1,4 +1,4 @@
-"""Marks on every value of a network that say which filter has made it; filters that meet in one channel are joined."""
+"""Marks that tell which filter has made each value of a network; filters that meet in one channel are joined."""
 
 import operator
 from collections.abc import Sequence
@@ -23,8 +23,8 @@ from midstate.compaction.operations import (
 from midstate.sparsity import Layer, weight_layers
 from midstate.sparsity.tensors import is_depthwise
 
-CONSTANT, STAYS = 0, 1  # marks of what no filter has made, and of what cannot go
-# Operations that move values about, so that they move marks the same way.
+CONSTANT, STAYS = 0, 1  # marks of constants, and of channels that cannot be removed
+# Operations that only rearrange values: they are applied to the marks as well.
 _MOVES = (nn.Flatten, nn.Unflatten, nn.ChannelShuffle, nn.PixelShuffle, nn.PixelUnshuffle)
 _MOVING_FUNCTIONS = (
     torch.flatten, torch.reshape, torch.permute, torch.transpose, torch.movedim, torch.chunk, torch.split, torch.unbind,
@@ -41,10 +41,10 @@ _SOFTMAXES = (torch.softmax, F.softmax, "softmax")
 
 
 class Joined:
-    """Marks that are joined stand for one channel.
+    """Sets of joined marks (a union-find structure); each set stands for one channel.
 
-    `filters` has the marks of each layer's filters, by name; `grouped` the marks (C,) of the inputs or outputs of a
-    grouped convolution, and its number of groups.
+    `filters` has the marks of each layer's filters, by name; `grouped` has, for the inputs and the outputs of each
+    grouped convolution that is not depthwise, the marks (C,) and the number of groups.
     """
 
     def __init__(self) -> None:
@@ -53,7 +53,7 @@ class Joined:
         self.grouped: list[tuple[Tensor, int]] = []
 
     def new(self, name: str, num: int, device: torch.device) -> Tensor:
-        """Marks of a layer's filters, the same at every call of it."""
+        """Marks of a layer's filters, the same at every call of the layer."""
         if name not in self.filters:
             first = len(self._parents)
             self._parents += range(first, first + num)
@@ -61,11 +61,11 @@ class Joined:
         return self.filters[name]
 
     def found(self, marks: Tensor) -> Tensor:
-        """The marks that they are joined to."""
+        """The root of each mark (N,): equal for joined marks."""
         return torch.tensor([self._root(mark) for mark in marks.tolist()], device=marks.device)
 
     def stays(self, mark: int) -> bool:
-        """Tell whether a channel cannot go, or there is none."""
+        """Tell whether a mark belongs to a channel that cannot be removed, or to a constant."""
         return mark == CONSTANT or self._root(mark) == self._root(STAYS)
 
     def join(self, one: Tensor, other: Tensor) -> None:
@@ -77,11 +77,11 @@ class Joined:
             self._parents[self._root(pair // size)] = self._root(pair % size)
 
     def keep(self, marks: Tensor) -> None:
-        """Say that channels cannot go."""
+        """Declare that channels cannot be removed."""
         self.join(marks, torch.tensor(STAYS, device=marks.device).expand(marks.shape))
 
     def by_channel(self, marks: Tensor, dim: int) -> Tensor:
-        """One mark a channel, (C,): those that meet in it are joined."""
+        """One mark a channel, (C,); all marks within a channel are joined."""
         (marks,) = _narrowed(marks, but=dim)
         flat = marks.movedim(dim, 0).flatten(1) if marks.dim() > 1 else marks[:, None]
         largest = flat.amax(1, keepdim=True)
@@ -96,18 +96,18 @@ class Joined:
 
 
 class Marks(fx.Interpreter):
-    """Runs a graph, and its marks beside it.
+    """Runs a graph, and finds the marks of all its values.
 
     Args:
         graph: from `observing.traced`.
-        joined: is filled.
-        heads: whether attention joins what belongs to a head; else what it reads stays.
+        joined: filled by the run.
+        heads: whether attention joins the channels of a head; else the channels that it reads cannot be removed.
     """
 
     def __init__(self, graph: fx.GraphModule, joined: Joined, heads: bool) -> None:
         super().__init__(graph, garbage_collect_values=False)
         self.joined, self.heads = joined, heads
-        self.marks: dict[Node, Any] = {}  # like the values; None of those that are no tensors
+        self.marks: dict[Node, Any] = {}  # structured as the values; None for values without tensors
         self.layers = {layer.name: layer for layer in weight_layers(graph) if layer.tensor_name == "weight"}
 
     def run_node(self, node: Node) -> Any:
@@ -138,7 +138,7 @@ class Marks(fx.Interpreter):
         return made
 
     def _followed(self, node: Node, value: Any) -> Any:
-        """Marks of what a node makes; None where it does not treat channels one by one."""
+        """Marks of a node's output; None if the node is not known to treat channels one by one."""
         module = self.submodules.get(node.target) if node.op == "call_module" else None
         first = self.marks.get(node.args[0]) if node.args and isinstance(node.args[0], Node) else None
         if isinstance(value, Tensor) and isinstance(first, Tensor):
@@ -198,14 +198,14 @@ class Marks(fx.Interpreter):
             return module(*args, **kwargs)
         if node.target in (torch.cat, torch.concat):
             return _joined_along(*args, **kwargs)
-        if node.op == "call_method":  # marks may lie in memory in another way than what they mark
+        if node.op == "call_method":  # marks may have other strides than values: `view` could fail
             return getattr(args[0], node.target.replace("view", "reshape"))(*args[1:], **kwargs)
         return node.target(*args, **kwargs)
 
     def _attention(self, node: Node, value: Any) -> Tensor | None:
-        """Products of features, and softmax: what belongs to one head (N, H, ...) is joined."""
+        """Marks (N, H, ...) of products of features and of softmax, joined within each head; None for other nodes."""
         for other in node.all_input_nodes:
-            if value is self.env[other]:  # a mask that is none, added
+            if value is self.env[other]:  # returned unchanged, as where an absent mask is added
                 return self.marks[other]
         marks = [self.marks[each] for each in node.args if isinstance(each, Node)]
         if not isinstance(value, Tensor) or value.dim() != 4 or any(m is None or m.dim() != 4 for m in marks):
@@ -219,7 +219,7 @@ class Marks(fx.Interpreter):
 
 
 def _joined_along(tensors: Sequence[Tensor], dim: int = 0) -> Tensor:
-    """`torch.cat` that keeps repetitions as such."""
+    """`torch.cat` that keeps expanded dimensions expanded."""
     shape = list(tensors[0].shape)
     shape[dim] = sum(each.shape[dim] for each in tensors)
     return torch.cat(_narrowed(*tensors, but=dim % len(shape)), dim).expand(shape)
@@ -232,7 +232,7 @@ def _tensors(value: Any) -> list[Tensor]:
 
 
 def _narrowed(*marks: Tensor, but: int | None = None) -> tuple[Tensor, ...]:
-    """Marks of one shape without the repetitions that all of them have; what an image has many of is seen once."""
+    """Cut to size 1 every dimension, except `but`, along which all marks are only repeated (stride 0), to save work."""
     for dim in range(marks[0].dim()):
         if dim != but and all(each.shape[dim] > 1 and each.stride(dim) == 0 for each in marks):
             marks = tuple(each.narrow(dim, 0, 1) for each in marks)
@@ -244,5 +244,5 @@ def _filled(value: Tensor, mark: int) -> Tensor:
 
 
 def _spread(marks: Tensor, value: Tensor, dim: int) -> Tensor:
-    """One mark a channel, (C,), to all positions of a value."""
+    """Expand one mark a channel, (C,), to all positions of a value."""
     return marks.view(-1, *[1] * (value.dim() - dim - 1)).expand(value.shape)

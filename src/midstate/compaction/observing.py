@@ -14,7 +14,7 @@ from midstate.common.errors import first_line
 from midstate.compaction import counting
 from midstate.sparsity import weight_layers
 
-NUM_IMAGES = 2  # so that the batch can be told from channels
+NUM_IMAGES = 2  # so that the batch dimension can be told from others
 CLOSE = 1e-9  # relative, in double precision
 _NOT_IN_PLACE = {
     operator.iadd: operator.add,
@@ -25,27 +25,27 @@ _NOT_IN_PLACE = {
 
 
 class _Tracer(fx.Tracer):
-    """Takes every BatchNorm, convolution and linear layer as a whole, other libraries' (that do more in them), too."""
+    """Traces into no BatchNorm, convolution or linear layer, not even into other libraries' subclasses."""
 
     def is_leaf_module(self, module: nn.Module, name: str) -> bool:
         return isinstance(module, _BatchNorm | _ConvNd | nn.Linear) or super().is_leaf_module(module, name)
 
 
 def traced(model: nn.Module) -> fx.GraphModule:
-    """A copy of a model as a graph, in evaluation mode, where nothing works in place.
+    """Trace a model into a graph in evaluation mode, without in-place operations.
 
     Args:
-        model: of which the modules are used up.
+        model: the graph takes its modules over, so give a copy.
 
     Raises:
-        ValueError: torch.fx cannot trace it.
+        ValueError: torch.fx cannot trace the model, or the model calls an in-place method.
     """
     for module in model.eval().modules():
         if getattr(module, "inplace", False) is True:
             module.inplace = False
     try:
         graph = _Tracer().trace(model)
-    except Exception as error:  # whatever model code does with a tensor that is none
+    except Exception as error:  # whatever model code raises for a proxy instead of a tensor
         raise ValueError(
             f"{type(model).__name__} cannot be extracted: torch.fx cannot trace it ({first_line(error)})"
         ) from error
@@ -59,11 +59,11 @@ def traced(model: nn.Module) -> fx.GraphModule:
 
 
 def with_layers(root: nn.Module, graph: fx.Graph) -> fx.GraphModule:
-    """A graph with the modules it uses; layers whose weights are handed to functions stay layers, and are counted.
+    """Make a GraphModule in which layers whose weights are passed to functions stay layers, so that they are counted.
 
     Args:
-        root: that has them.
-        graph: of it.
+        root: has the modules.
+        graph: calls them.
     """
     module, layers = fx.GraphModule(root, graph), {layer.module for layer in weight_layers(root)}
     for name in dict.fromkeys(node.target.rpartition(".")[0] for node in graph.nodes if node.op == "get_attr"):
@@ -98,13 +98,13 @@ class Observed:
     def __init__(self, graph: fx.GraphModule, shape: tuple[int, ...]) -> None:
         self.graph, self.shape = graph, tuple(shape)
         recorder = _Recorder(graph).eval()
-        alive = counting.alive_inputs(recorder, self.shape)  # with the dye of the very count that is to come out
+        alive = counting.alive_inputs(recorder, self.shape)  # the same dye as the count uses, so that both agree
         self.alive = {name.removeprefix("graph."): channels for name, channels in alive.items()}
         self._dyed = recorder.values
         recorder(_images(graph, self.shape))
         self.values, self.larger = recorder.values, {}
-        if len(shape) == 3:  # what is a constant may be another one in images of another size
-            with suppress(Exception):  # that a model refuses, or has no memory for
+        if len(shape) == 3:  # a constant may change with the size of the images
+            with suppress(Exception):  # the model refuses larger images, or memory is too small
                 recorder(_images(graph, (shape[0], *(2 * size for size in shape[1:]))))
                 self.larger = recorder.values
         self._dims: dict[Node, int] = {}
@@ -117,11 +117,11 @@ class Observed:
         return self.graph.get_submodule(node.target) if node.op == "call_module" else None
 
     def dim(self, node: Node) -> int:
-        """Which dimension of a value has its channels."""
+        """The dimension of a value that holds its channels."""
         return self._dims[node]
 
     def kept(self, node: Node) -> Tensor | None:
-        """Which channels of a value depend on the image, ascending; None for what is no tensor of a batch."""
+        """Channels of a value that depend on the image, ascending; None if the value is not a batched tensor."""
         return self._kept[node]
 
     def size(self, node: Node) -> int:
@@ -132,7 +132,7 @@ class Observed:
         """Some channels of a value, (1, K, ...), with 0 for those that depend on the image.
 
         Returns:
-            The constants, of size 1 where they are the same everywhere; whether they go with images of any size.
+            The constants and whether they fit images of any size, see `collapsed`.
         """
         dim = self._dims[node]
         small, larger = (
@@ -163,15 +163,16 @@ class Observed:
 
 
 def collapsed(constants: Tensor, larger: Tensor | None, dim: int) -> tuple[Tensor, bool]:
-    """Constants (1, K, ...) without the dimensions along which they do not vary.
+    """Reduce constants (1, K, ...) to one number a channel if they are the same everywhere.
 
     Args:
-        constants: of channels, with images of the size asked for.
-        larger: the same with larger images; None where there are none.
-        dim: of the channels.
+        constants: values of the channels for images of the given size.
+        larger: the same for larger images; None if these were not run.
+        dim: dimension of the channels.
 
     Returns:
-        The constants, of size 1 everywhere but at `dim` where nothing varies; whether they go with any size.
+        The constants, of size 1 except at `dim` if they vary along no other dimension, else as given; and whether they
+        fit images of any size.
     """
     small = constants
     for other in range(1, constants.dim()):

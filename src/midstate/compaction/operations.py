@@ -1,4 +1,4 @@
-"""Which operations treat every channel alone, so that they can be given fewer. Any other is given all of them."""
+"""Operations that treat every channel alone, so that they can be given fewer channels. Others are given all."""
 
 import math
 import operator
@@ -34,7 +34,7 @@ _BINARY_METHODS = ("add", "sub", "mul", "div")
 
 
 def treats_channels_alone(node: Node, seen: Observed) -> bool:
-    """Tell whether a node with one tensor to read gives each of its channels what it would give it among others."""
+    """Tell whether a node reads one tensor and treats each of its channels independently of the others."""
     if not node.args or not isinstance(node.args[0], Node) or seen.kept(node.args[0]) is None:
         return False
     source, module = node.args[0], seen.module(node)
@@ -69,7 +69,7 @@ def flattened(node: Node, seen: Observed) -> Tensor | None:
     """Features kept when a node flattens (N, C, ...) to (N, F) and some channels are kept.
 
     Returns:
-        The kept ones among the F; None where the node does something else.
+        Indices of the kept features among the F; None where the node does something else.
     """
     source = node.args[0] if node.args else None
     if not isinstance(source, Node) or seen.kept(source) is None or seen.dim(source) != 1:
@@ -125,7 +125,7 @@ def _is_mean_of_others(node: Node, num_dims: int, dim: int) -> bool:
 
 
 def _is_size_of_others(node: Node, num_dims: int, dim: int) -> bool:
-    """Sizes, of which only those are asked for that are the same with fewer channels."""
+    """Tell whether a node asks for sizes, and only for those that are the same with fewer channels."""
     if node.op == "call_method" and node.target == "size" and len(node.args) > 1:
         return node.args[1] % num_dims != dim
     whole = (node.op == "call_method" and node.target == "size") or (

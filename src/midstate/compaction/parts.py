@@ -1,4 +1,4 @@
-"""The modules that an extracted network has and its original had not. None has parameters; constants are buffers."""
+"""Modules that only extracted networks have. They have no parameters; constants are buffers."""
 
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -27,8 +27,8 @@ class Spread(nn.Module):
 
     Args:
         dim: of the channels.
-        places: (C,) where they go.
-        constants: (1, K, ...), broadcastable to the result; what stands at `places` does not matter.
+        places: (C,) positions of the channels in the result.
+        constants: (1, K, ...), broadcastable to the result; the values at `places` are ignored.
     """
 
     def __init__(self, dim: int, places: Tensor, constants: Tensor) -> None:
@@ -61,7 +61,7 @@ class Constants(nn.Module):
 
 
 class Shift(nn.Module):
-    """Adds what a layer made of the constants that it read; in place, for nothing else reads the layer's output.
+    """Adds the contribution of a layer's constant inputs, in place: nothing else reads the layer's output.
 
     Args:
         constants: (1, ...), broadcastable to the layer's output.
@@ -77,11 +77,11 @@ class Shift(nn.Module):
 
 
 class BorderShift(nn.Module):
-    """Adds, in place, what a convolution made of constant channels: less at the borders, where it also read zeros.
+    """Adds, in place, the contribution of a convolution's constant channels, without the zero padding at the borders.
 
     Args:
-        conv: the convolution whose padding and stride count.
-        kernel: (O, 1, *K): its weights times the constants, summed over the constant channels.
+        conv: the convolution; its stride, padding and dilation are used.
+        kernel: (O, 1, *K): the convolution's weights times the constants, summed over the constant channels.
     """
 
     def __init__(self, conv: nn.Module, kernel: Tensor) -> None:
@@ -90,14 +90,14 @@ class BorderShift(nn.Module):
         self.register_buffer("kernel", kernel)
 
     def forward(self, features: Tensor, inputs: Tensor) -> Tensor:
-        """The convolution's output, shifted, from it and from what the convolution read."""
+        """The convolution's output, shifted; `inputs` is what the convolution read, for its size."""
         convolve = (F.conv1d, F.conv2d, F.conv3d)[self.kernel.dim() - 3]
         ones = inputs.new_ones((1, 1, *inputs.shape[2:]))
         return features.add_(convolve(ones, self.kernel, None, self.stride, self.padding, self.dilation))
 
 
 class FixedSize(nn.Module):
-    """Refuses images of another size: some constants of the network are maps, made for one size.
+    """Refuses images of another size: some constants of the network were computed for one size only.
 
     Args:
         shape: of one image (C, H, W).
@@ -111,7 +111,7 @@ class FixedSize(nn.Module):
         """The images, (N, C, H, W).
 
         Raises:
-            ValueError: they have another size.
+            ValueError: the images have another shape.
         """
         if tuple(images.shape[1:]) != self.shape:
             raise ValueError(

@@ -1,4 +1,4 @@
-"""A better order of channels for N:M, folded into all layers that make or read them: the network computes the same."""
+"""An order of channels that suits N:M better, folded into all layers that make or read them; outputs do not change."""
 
 import logging
 import time
@@ -26,9 +26,9 @@ CLOSE = 1e-8  # relative, in double precision
 
 
 class Reordering:
-    """Orders the channels of one network, once; of several processes all take the first one's order.
+    """Orders the channels of one network, once; all processes of a run take the order that the first one finds.
 
-    `optimizers` and `averages` (moving averages of the network) are reordered with it, and may be added until then.
+    `optimizers` and `averages` (moving averages of the network) are reordered with it; add them before `apply`.
     """
 
     def __init__(
@@ -38,17 +38,17 @@ class Reordering:
         pattern: NM,
         seed: int = 0,
     ) -> None:
-        """Find what may change places.
+        """Find the channels that may change places, and check that random orders change no output.
 
         Args:
             model: a plain model, nothing attached.
             shape: of one image (C, H, W).
-            pattern: N:M, and how long the search may take.
-            seed: of its random swaps.
+            pattern: gives N:M and the time limit of the search.
+            seed: for the search's random swaps and the check.
 
         Raises:
-            ValueError: torch.fx cannot trace the model, or it has channels that depend on their places in a way
-                that was not seen.
+            ValueError: torch.fx cannot trace the model, the model does not take such images, or it treats channels
+                by their places in a way that cannot be followed.
         """
         self._model, self._pattern, self._seed = model, pattern, seed
         try:
@@ -60,20 +60,20 @@ class Reordering:
         _check(model, shape, self.groups, seed)
 
     def check(self, layers: Collection[Layer]) -> None:
-        """Raise ValueError if none of the layers that are to be pruned reads channels that may change places."""
+        """Raise ValueError if none of the layers to prune reads channels that may change places."""
         if not any(_readers(group, layers, self._pattern) for group in self.groups):
             raise ValueError("permute=true: no layer in scope reads channels that may change places; use permute=false")
 
     @torch.no_grad()
     def apply(self, layers: Sequence[Layer]) -> dict[str, float | bool]:
-        """Search and fold, group by group.
+        """Search an order and fold it into the network, group by group.
 
         Args:
-            layers: that are to be pruned, masks of ones on them.
+            layers: the layers to prune; their masks are still all ones.
 
         Returns:
-            Shares of their magnitude that N:M keeps, `before` and `after`; `seconds`, and whether the search was
-            `complete` in time.
+            `before` and `after`: the share of the layers' magnitude |w| that N:M keeps; `seconds`; `complete`: whether
+            the search came to its end in time.
         """
         started, complete = time.monotonic(), True
         before = self._kept(layers)
@@ -117,13 +117,13 @@ class Reordering:
 
 @torch.no_grad()
 def fold(model: nn.Module, group: Exchangeable, order: Tensor, optimizers: Sequence[Optimizer] = ()) -> None:
-    """Let channels change places in all modules that make or read them, in place.
+    """Reorder channels in all modules that make or read them, in place.
 
     Args:
         model: plain, or with masks attached.
         group: channels that may change places.
-        order: (k,) which of them goes to each place.
-        optimizers: whose state of these modules' parameters goes with them.
+        order: (k,) index of the channel that goes to each place.
+        optimizers: their state of these modules' parameters is reordered, too.
     """
     for name in {**group.filters, **group.reads}:
         module = model.get_submodule(name)
@@ -146,7 +146,7 @@ def fold(model: nn.Module, group: Exchangeable, order: Tensor, optimizers: Seque
 
 
 def _followers(tensor: Tensor, optimizers: Sequence[Optimizer]) -> list[Tensor]:
-    """A tensor, its gradient, and what optimizers remember of it: all that goes with it."""
+    """A tensor, its gradient and its optimizer state, to be reordered together; state of another shape is dropped."""
     moving = [tensor.detach(), *([tensor.grad] if tensor.grad is not None else [])]
     for optimizer in optimizers:
         state = optimizer.state.get(tensor, {})
@@ -163,13 +163,13 @@ def _followers(tensor: Tensor, optimizers: Sequence[Optimizer]) -> list[Tensor]:
 
 
 def _exchange(tensor: Tensor, places: Tensor, order: Tensor) -> None:
-    """Put at some places along dim 0 what lies at those that come there, in place."""
+    """Reorder the slices at some places (k, j) along dim 0 of a tensor, in place."""
     places = places.to(tensor.device)
     tensor[places.flatten()] = tensor[places[order.to(tensor.device)].flatten()]
 
 
 def _by_block(module: nn.Module, size: torch.Size, reads: Tensor) -> Iterator[tuple[slice, Tensor]]:
-    """Rows of the weight that read some places, and these (k, j) along dim 1, for each group of the convolution."""
+    """For each group of a convolution that reads the channels: its rows of the weight, their places (k, j) in dim 1."""
     groups = getattr(module, "groups", 1)
     blocks, num_rows = reads[0] // size[1], size[0] // groups
     for block in blocks.unique().tolist():
@@ -177,7 +177,7 @@ def _by_block(module: nn.Module, size: torch.Size, reads: Tensor) -> Iterator[tu
 
 
 def _readers(group: Exchangeable, layers: Collection[Layer], pattern: NM) -> list[tuple[slice, Tensor, Tensor]]:
-    """Of the layers in scope that read each channel once: their rows, weight, and the places (k,) along dim 1."""
+    """Rows, weight and the channels' places (k,) along dim 1, for each layer in scope that reads each channel once."""
     found = []
     for layer in layers:
         places = group.reads.get(layer.name) if layer.known and layer.tensor_name == "weight" else None

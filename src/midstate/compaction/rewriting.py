@@ -1,4 +1,4 @@
-"""From an observed network to a smaller one: every node again, with the channels that depend on the image."""
+"""Rewriting of an observed network into a smaller one, whose nodes have only the channels that depend on the image."""
 
 from collections import Counter
 
@@ -13,17 +13,17 @@ from midstate.compaction.operations import adds_channels, flattened, is_binary, 
 from midstate.compaction.parts import Constants, FixedSize, Select, Spread
 from midstate.sparsity.criteria.base import of_inputs
 
-_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)  # and no other library's: those pad or standardise in their own way
+_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)  # no subclasses: these may pad or standardise in their own way
 
 
 class Rewriter:
     """Makes the smaller network.
 
-    Every node that depends on the image is made again and holds the channels `seen.kept` of it, ascending; of what
-    does not depend on it the constants are put where they are read.
+    Every node that depends on the image is made again, with only its channels `seen.kept(node)`, ascending. Channels
+    that do not depend on the image become constants where they are read.
 
     Args:
-        seen: the network's values; its modules are used up.
+        seen: the network's values; its modules are reused, so make one network of it only.
     """
 
     def __init__(self, seen: Observed) -> None:
@@ -33,15 +33,15 @@ class Rewriter:
         self.arranged: dict[tuple, Node] = {}
         self.cuts: dict[str, nn.Module] = {}
         self.whole: set[str] = set()
-        self.shifts: dict[Node, Tensor] = {}  # that a layer leaves to the BatchNorm behind it
+        self.shifts: dict[Node, Tensor] = {}  # by layer: for the running mean of the BatchNorm behind it
         self.any_size = True
         self.calls = Counter(node.target for node in self.root.graph.nodes if node.op == "call_module")
 
     def rewrite(self) -> fx.GraphModule:
-        """Make it.
+        """Make the smaller network.
 
         Raises:
-            ValueError: a module is called in ways that need it both whole and cut, or the output is a constant.
+            ValueError: calls of a module need it both whole and cut, or the output is a constant.
         """
         for node in self.root.graph.nodes:
             if node.op == "output":
@@ -96,11 +96,11 @@ class Rewriter:
         return expected is not None and kept is not None and kept.equal(expected)
 
     def _copy(self, node: Node, source: Node) -> Node:
-        """The same with fewer channels."""
+        """The same node, reading fewer channels of `source`."""
         return self.graph.node_copy(node, lambda other: self.made[other] if other is source else self._all_of(other))
 
     def _unknown(self, node: Node) -> Node:
-        """Whatever it is: all channels go in, the living ones of what comes out go on."""
+        """A node of any other kind: it reads all channels, and its living output channels are selected."""
         if node.op == "call_module":
             self.whole.add(node.target)
         made, kept = self.graph.node_copy(node, self._all_of), self.seen.kept(node)
@@ -128,7 +128,7 @@ class Rewriter:
         return self._call("shift", added.module, made, *([read] if hasattr(added.module, "kernel") else []))
 
     def _folded(self, node: Node, added: Response, cut: Cut, where: Tensor) -> bool:
-        """Let the BatchNorm behind a layer, or its bias, take what is added; not where a bias of zero would count."""
+        """Fold a contribution into the next BatchNorm, or the bias if as many stay non-zero; tell whether it was."""
         if added.vector is None or self.calls[node.target] > 1:
             return False
         users = list(node.users)
@@ -173,9 +173,9 @@ class Rewriter:
         return self.graph.node_copy(node, term_of)
 
     def _cat(self, node: Node) -> Node | None:
-        """Tensors side by side; of each its own channels of the result."""
+        """A concatenation; of each tensor only its channels in the result."""
         sources, kept = node.args[0] if node.args else None, self.seen.kept(node)
-        if not isinstance(sources, list | tuple):  # what another function gives as one
+        if not isinstance(sources, list | tuple):  # a node that returns a sequence
             return None
         dim = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim", 0)
         if dim % self.seen.values[node].dim() != self.seen.dim(node) or None in map(self.seen.kept, sources):
@@ -190,12 +190,12 @@ class Rewriter:
         return pieces[0] if len(pieces) == 1 else self.graph.call_function(torch.cat, (pieces, dim))
 
     def _all_of(self, node: Node) -> Node:
-        """A value as it was in the whole network."""
+        """A value with all its channels, as in the whole network."""
         kept = self.seen.kept(node)
         if kept is None:
             return self.made[node]
         if self._is_dead(node):
-            self.any_size = False  # whole, and so as large as it is here
+            self.any_size = False  # the constant has the height and width of these images
             return self._call("constants", Constants(self.seen.values[node][:1]), self._images())
         return self._arrange(node, self.seen.dim(node), torch.arange(self.seen.size(node), device=kept.device))
 
@@ -231,7 +231,7 @@ class Rewriter:
         return next(node for node in self.graph.nodes if node.op == "placeholder")
 
     def _call(self, kind: str, module: nn.Module, *read: Node) -> Node:
-        """A node that calls a module of ours."""
+        """Add a module of `parts` to the network, and a node that calls it."""
         number = 0
         while hasattr(self.root, name := f"{kind}_{number}"):
             number += 1

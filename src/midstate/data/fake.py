@@ -1,4 +1,4 @@
-"""Fake: random images of any shape, for benchmarks and checks of the plumbing. Nothing can be learnt."""
+"""Fake: random images of any shape, for benchmarks and technical checks. Nothing can be learnt."""
 
 from dataclasses import dataclass
 
@@ -19,8 +19,8 @@ class Fake:
         size: height and width.
         channels: channels.
         num_classes: labels run from 0 to num_classes - 1.
-        num_train: training images; validation and test have num_eval each.
-        num_eval: validation images, and test images.
+        num_train: number of training images.
+        num_eval: number of validation images, and of test images.
         seed: of the images.
     """
 

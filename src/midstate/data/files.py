@@ -1,4 +1,4 @@
-"""Base of the data sets whose images lie in files."""
+"""Base class of the data sets whose images lie in files."""
 
 import logging
 import os
@@ -19,7 +19,7 @@ from midstate.data.splits import hold_out, most_held_out
 from midstate.data.stored import Stored
 
 log = logging.getLogger(__name__)
-SMALL_SHARE = 0.2  # of the training images, where they are too few to hold out as many as asked
+SMALL_SHARE = 0.2  # of the training images, held out where `num_validation` are too many
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,17 +30,17 @@ class Files:
         augmentation: of training images.
         root: folder of the set.
         num_classes: labels run from 0 to num_classes - 1; None: as many as there are.
-        num_validation: training images held out for validation, where there is no split for it; a fifth of them
-            where so many cannot be.
+        num_validation: training images held out if there is no validation split; a fifth of the training images if
+            so many cannot be held out.
         seed: of the held-out choice.
-        size: height and width of what the network sees.
-        resize: the shorter side before evaluation crops the centre.
-        mean: of each channel, of values from 0 to 1.
-        std: of each channel.
+        size: height and width of the images that the network reads.
+        resize: length of the shorter side before evaluation crops the centre.
+        mean: mean of each channel, for values from 0 to 1.
+        std: standard deviation of each channel, likewise.
         interpolation: bilinear or bicubic.
-        on_error: what becomes of a damaged image: fail, or skip.
+        on_error: for a damaged image: fail, or skip.
         workers: processes that decode; 0: none; None: one a core, 8 at most.
-        prefetch: batches that each holds ready.
+        prefetch: batches that each worker holds ready.
     """
 
     augmentation: Crops | TimmAugmentation
@@ -68,11 +68,11 @@ class Files:
             checks.integer("num_classes", self.num_classes, 2)
         checks.integer("num_validation", self.num_validation, 1)
         checks.integer("seed", self.seed, 0)
-        self._preparation(), self._reading()  # refuse what they cannot do
+        self._preparation(), self._reading()  # check their settings
 
     @property
     def folder(self) -> Path:
-        """The root, of which a leading ~ is the home folder."""
+        """The root as a path, a leading ~ replaced by the home folder."""
         return Path(os.path.expanduser(self.root))
 
     def _preparation(self) -> Preparation:
@@ -82,7 +82,7 @@ class Files:
         return Reading(self.on_error, self.workers, self.prefetch)
 
     def _images(self, train: Any, validation: Any | None, test: Any, num_classes: int) -> Images:
-        """Make the splits of three sources; without one for validation some of training are held out.
+        """Make the splits from their sources; without a validation source some training images are held out.
 
         Raises:
             ValueError: no image can be held out, or timm does not know the augmentation.
@@ -106,7 +106,7 @@ class Files:
         return images
 
     def _hold_out(self, order: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Indices of the images held out for validation, and of the rest; of a small set a share is held out.
+        """Divide indices into those held out for validation and the rest; of a small set a share is held out.
 
         Raises:
             ValueError: every class has one image only.

@@ -1,4 +1,4 @@
-"""Folders of images: what is listed of them, and what the splits of a set must have in common, and must not."""
+"""Folders of images: the files that are listed, and checks that splits have the same classes and no file in common."""
 
 import logging
 import os
@@ -15,18 +15,18 @@ from torch.utils.data import Dataset
 from midstate.data.decoding import to_rgb
 
 log = logging.getLogger(__name__)
-NAMED = 5  # folders that a message names at most
+NAMED = 5  # a message names at most so many folders
 _HIDDEN = re.compile(rf"{re.escape(os.sep)}\.")
 
 
 class FolderImages(Dataset):
-    """The images of a split, as they were listed, each file once; what has a name that begins with a dot is left out.
+    """The listed images of a split, each file once, without files and folders whose name begins with a dot.
 
     Args:
-        folder: of the split.
-        samples: (file in it, label).
-        class_to_idx: the label of each class, by name; images that lie in no folder of a class are of class "".
-        extensions: of the files that were listed, such as .jpg.
+        folder: folder of the split.
+        samples: (file in the folder, label).
+        class_to_idx: label of each class, by name; images in no class's folder have the class "" and are left out.
+        extensions: extensions of the listed files, such as .jpg.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class FolderImages(Dataset):
         return len(self.samples)
 
     def left_out(self, name: str = "") -> str:
-        """Say how many files in a class's folder, or in all, have another extension: '3 .gif'; empty for none."""
+        """Describe the files with another extension in a class's folder, or in all: '3 .gif'; empty for none."""
         found: Counter[str] = Counter()
         for place, folders, files in os.walk(os.path.join(self.folder, name) if name else self.folder):
             folders[:] = [each for each in folders if not each.startswith(".")]
@@ -76,13 +76,13 @@ def split_folder(root: Path, setting: str, name: str, synonyms: Iterable[str] = 
     """Return the folder of a split.
 
     Args:
-        root: holds those of all splits.
+        root: folder that holds the folders of all splits.
         setting: train, validation or test.
-        name: of the folder.
-        synonyms: other names that it may have instead.
+        name: name of the folder.
+        synonyms: other names, tried after `name`.
 
     Raises:
-        ValueError: there is none.
+        ValueError: the root or the folder does not exist.
     """
     if not root.is_dir():
         raise ValueError(f"root={str(root)!r}: no such folder; it must hold folders of images, one a class")
@@ -94,16 +94,16 @@ def split_folder(root: Path, setting: str, name: str, synonyms: Iterable[str] = 
 
 
 def check_splits(settings: Any, sources: Mapping[str, Any]) -> None:
-    """Refuse splits that share a file or whose classes differ, and classes without an image, or fewer than two.
+    """Refuse splits that share a file or whose classes differ, classes without an image, and fewer than two classes.
 
-    Files in folders of classes that are no images by their extension are warned of.
+    Warn of files in the folders of classes that are not images by their extension.
 
     Args:
-        settings: of the set; its train, validation and test name the splits.
-        sources: of the splits by setting, train first; `class_to_idx` is None where classes have no names.
+        settings: settings of the set; its train, validation and test name the splits.
+        sources: the splits by setting; `class_to_idx` is None where classes have no names.
 
     Raises:
-        ValueError: says which.
+        ValueError: a split is refused.
     """
     shown = {setting: f"{setting}={getattr(settings, setting)!r}" for setting in sources}
     listed = {setting: source for setting, source in sources.items() if isinstance(source, FolderImages)}
@@ -124,7 +124,7 @@ def check_splits(settings: Any, sources: Mapping[str, Any]) -> None:
 
 
 def some(names: list[str]) -> str:
-    """Name the first of them."""
+    """List the first `NAMED` names, and the number of the others."""
     rest = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
     return ", ".join(names[:NAMED]) + rest
 
@@ -153,13 +153,13 @@ def _check_classes(settings: Any, shown: Mapping[str, str], sources: Mapping[str
 
 
 def _differences(expected: list[str], found: list[str]) -> list[str]:
-    """Say which classes are missing and which are too many."""
+    """Describe which classes are missing and which are only in `found`."""
     missing, more = sorted(set(expected) - set(found)), sorted(set(found) - set(expected))
     return [f"{some(names)} {word}" for names, word in ((missing, "missing"), (more, "only there")) if names]
 
 
 def _once(folder: str, samples: list[tuple[str, int]]) -> list[tuple[str, int]]:
-    """Leave out what is listed again through a link; where it lies in the folder itself, that is kept."""
+    """Keep one sample of each file that links list repeatedly: the one without a link, else the first."""
     real, kept = os.path.realpath(folder), {}
     for sample, file in zip(samples, _real(file for file, _ in samples), strict=True):
         if file not in kept or file == real + sample[0][len(folder) :]:
@@ -169,7 +169,7 @@ def _once(folder: str, samples: list[tuple[str, int]]) -> list[tuple[str, int]]:
 
 
 def _real(files: Iterable[str]) -> Iterator[str]:
-    """Yield files with all links resolved; folders are looked at, for each file by itself would take too long."""
+    """Yield the real path of each file; links are listed once for each folder, since a look at each file is slow."""
     folders: dict[str, tuple[str, set[str]]] = {}
     for file in files:
         folder, name = os.path.split(file)

@@ -10,20 +10,20 @@ import numpy as np
 import torch
 from torch import Tensor
 
-UNSIGNED_BYTES = 0x800  # of the magic number; the last byte is the number of dimensions
+UNSIGNED_BYTES = 0x800  # data type in the magic number, whose last byte is the number of dimensions
 
 
 def find(folders: Sequence[Path], name: str) -> Path | None:
-    """The first file of that name, or with .gz after it."""
+    """The first file called `name` or `name`.gz in the folders; None if there is none."""
     paths = (folder / each for folder in folders for each in (name, f"{name}.gz"))
     return next((path for path in paths if path.is_file()), None)
 
 
 def read(path: Path, num_dimensions: int) -> Tensor:
-    """Read a file's values, uint8.
+    """Read a file's values, uint8, in the shape that its header gives.
 
     Raises:
-        ValueError: it cannot be read, is cut off or too long, or is of another kind; the file is named.
+        ValueError: the file cannot be read, is cut off or too long, or is of another kind.
     """
     try:
         data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()

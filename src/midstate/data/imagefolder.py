@@ -14,7 +14,7 @@ from midstate.data.images import Images
 class ImageFolder(Files):
     """Folders root/SPLIT/CLASS/IMAGE; the classes are numbered in the order of their sorted names.
 
-    Files and folders whose name begins with a dot are left out, and files with another extension, which is said.
+    Files and folders whose name begins with a dot are left out; so are files with another extension, with a warning.
 
     Args:
         train: folder of the training images.
@@ -34,11 +34,11 @@ class ImageFolder(Files):
             checks.text("validation", self.validation)
 
     def load(self) -> Images:
-        """List the files; none is read.
+        """List the files without reading an image.
 
         Raises:
-            ValueError: a folder is missing or has no images, splits share an image, classes differ between them, or
-                are not as many as they should be.
+            ValueError: a folder is missing or has no images, splits share an image, their classes differ, or the
+                number of classes is below 2 or not `num_classes`.
         """
         names = [name for name in ("train", "validation", "test") if getattr(self, name) is not None]
         sources = {name: self._source(name) for name in names}

@@ -14,14 +14,14 @@ class Images:
 
     Args:
         train: images to learn from.
-        validation: for every epoch's row, and for probes.
-        test: used once, at the end.
+        validation: images for every epoch's row, and for probes.
+        test: images used once, at the end.
         num_classes: labels run from 0 to num_classes - 1.
         unused: images that no run sees, for measurements without the test images; None where there are none.
 
     Raises:
-        ValueError: a split without an image, images without a label or the other way round, labels that are not
-            from 0 to num_classes - 1, splits whose images differ in shape.
+        ValueError: a split has no images, or not as many labels as images; a label is not from 0 to num_classes - 1;
+            splits differ in the shape of their images.
     """
 
     train: Split | Stored

