@@ -2,7 +2,7 @@
 
 | axis       | answers                                     | modules              |
 |------------|---------------------------------------------|----------------------|
-| pattern    | what goes together, among which is ranked   | `patterns`           |
+| pattern    | what is pruned together, ranked among what  | `patterns`           |
 | criterion  | which unit matters less                     | `criteria`           |
 | allocation | how much goes from each layer               | `allocations`        |
 | path       | the intermediate states (中间态) on the way | `paths`              |
@@ -10,10 +10,10 @@
 | update     | when a mask may change                      | `updates`            |
 | estimator  | what forward and backward see               | `estimators`         |
 | scope      | which tensors                               | `scope`              |
-| penalty    | what gradients gain before pruning begins   | `penalty`            |
+| penalty    | what is added to gradients before pruning   | `penalty`            |
 
-All of them see a layer as `LayerView`; what is measured for it is in `observe`.
-Only `Pruner` has state. This package imports torch, scipy where it solves, and of the rest of midstate `common` alone.
+All of them see a layer as `LayerView`; `observe` holds the measurements made for it.
+Only `Pruner` has state. This package imports torch, scipy (in the solver only), and from midstate only `common`.
 """
 
 from midstate.common.seeds import seed_for
@@ -79,7 +79,7 @@ from midstate.sparsity.tensors import Layer, weight_layers
 from midstate.sparsity.updates.drop_grow import DropGrow
 from midstate.sparsity.updates.live import Update
 
-Candidates = LearnedCombinations  # its name in configurations, and so in identities of runs
+Candidates = LearnedCombinations  # the name that configurations use, and so part of run identities
 
 __all__ = [
     "ERK",

@@ -1,4 +1,4 @@
-"""Masks on the layers of a model: what is in force, and what it means around an optimizer step."""
+"""Masks on the layers of a model: setting them, and the estimator's rules around an optimizer step."""
 
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
@@ -17,14 +17,14 @@ from midstate.sparsity.tensors import Layer, fold
 
 
 class Attached:
-    """The parametrizations that a pruner has put on its layers; empty lists until attached, and once folded."""
+    """The parametrizations that a pruner has put on its layers; `masked` is empty until attached and after removal."""
 
     def __init__(self, method: Method, layers: Sequence[Layer]) -> None:
         self.method, self.layers = method, layers
         self.weights: list[Tensor] = [layer.weight for layer in layers]  # as the optimizer has them
         self.masked: list[Masked] = []
-        self._channels: Channels | None = None  # what goes beside the weights
-        self._before: dict[int, Tensor | None] = {}  # by place
+        self._channels: Channels | None = None  # bias, gamma and beta, if they are masked too
+        self._before: dict[int, Tensor | None] = {}  # results of `before_step`, by index of the layer
 
     @property
     def masks(self) -> list[Tensor]:
@@ -35,8 +35,8 @@ class Attached:
         """Put masks of ones on every layer.
 
         Args:
-            levels: target levels, one a layer; None: not known yet.
-            norms: the BatchNorm that reads each layer, where the method asks for them.
+            levels: target levels, one a layer; None if not decided yet.
+            norms: the BatchNorm that reads each layer, one a layer; empty if the method needs none.
         """
         method = self.method
         for i, layer in enumerate(self.layers):
@@ -50,15 +50,15 @@ class Attached:
             self._channels = Channels(self.layers, norms, method.pattern, method.estimator)
 
     def set_masks(self, masks: Sequence[Tensor], levels: Sequence[Level] | None) -> None:
-        """Put masks in place, and the scales that go with them (the buffers stay the same tensors).
+        """Set masks, and the scales that belong to them, in place (the buffers stay the same tensors).
 
         Args:
-            masks: one a layer, of weights; on a path that fades, factors.
-            levels: target levels; None where nothing is pruned yet.
+            masks: one a layer, of the weight's shape; on a path that fades, factors from 0 to 1.
+            levels: target levels, one a layer; None if nothing is pruned yet.
         """
         estimator, fades = self.method.estimator, self.method.path.fades
         for i, (masked, mask) in enumerate(zip(self.masked, masks, strict=True)):
-            masked.mask.copy_(mask)  # whatever has a factor is in use
+            masked.mask.copy_(mask)  # a weight with a factor above 0 is in use
             if estimator.scales and levels is not None:
                 weight = self.weights[i].detach()
                 scale = estimator.scale(weight, masked.mask, self.method.pattern, levels[i], masked.memory)
@@ -71,14 +71,14 @@ class Attached:
             self._channels.set_masks(masks)
 
     def refreshed(self, progress: float) -> None:
-        """Let estimator and update act on the weights under new masks."""
+        """Let estimator and update act on the weights after new masks were set."""
         for weight, masked in zip(self.weights, self.masked, strict=True):
             self.method.estimator.refreshed(weight, masked.mask, masked.memory, progress)
             self.method.update.refreshed(weight, masked.mask)
 
     @contextmanager
     def trial(self) -> Iterator[None]:
-        """Put masks and what goes with them back as they were before the context."""
+        """Restore masks, and all buffers beside them, when the context ends."""
         every = [*self.masked, *(self._channels.masked if self._channels else [])]
         before = [(buffer, buffer.clone()) for masked in every for buffer in masked.buffers()]
         try:
@@ -89,7 +89,7 @@ class Attached:
 
     @contextmanager
     def masked_training(self) -> Iterator[None]:
-        """Let training passes see the masks, too, whatever the estimator, for the time of the context."""
+        """Apply the masks in training passes, too, within the context, whatever the estimator."""
         for masked in self.masked:
             masked.always = True
         try:
@@ -99,7 +99,7 @@ class Attached:
                 masked.always = False
 
     def before_step(self, only: Collection[int] | None = None) -> None:
-        """Change gradients as the estimator says; of the tensors whose `id` is among `only`, or of all."""
+        """Change gradients by the estimator's rule, for tensors whose `id` is in `only` (None: all)."""
         if self._channels:
             self._channels.before_step(only)
         for i, masked in enumerate(self.masked):
@@ -107,14 +107,14 @@ class Attached:
                 self._before[i] = self.method.estimator.before_step(self.weights[i], masked.mask, masked.memory)
 
     def after_step(self, optimizer: Optimizer, only: Collection[int] | None = None) -> None:
-        """Undo what the optimizer did against the estimator's rule; of the tensors among `only`, or of all."""
+        """Undo optimizer changes against the estimator's rule, for tensors whose `id` is in `only` (None: all)."""
         for i in [i for i in self._before if only is None or id(self.weights[i]) in only]:
             self.method.estimator.after_step(self.weights[i], self.masked[i].mask, self._before.pop(i), optimizer)
         if self._channels:
             self._channels.after_step(optimizer, only)
 
     def remove(self) -> None:
-        """Take the parametrizations off and leave the weights as they are without them."""
+        """Remove the parametrizations and leave the unmasked weights."""
         for layer in self.layers if self.masked else []:
             parametrize.remove_parametrizations(layer.module, layer.tensor_name, leave_parametrized=False)
         self.masked, self._before = [], {}

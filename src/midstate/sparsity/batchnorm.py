@@ -1,4 +1,4 @@
-"""The BatchNorm that reads a layer, and what a filter has beside its weights: bias, gamma and beta."""
+"""The BatchNorm that reads a layer; and masks on bias, gamma and beta of pruned filters."""
 
 from collections.abc import Collection, Iterator, Sequence
 
@@ -24,19 +24,19 @@ def batchnorms_of(model: nn.Module, layers: Sequence[Layer], sample: Sample) -> 
 
     Args:
         model: in any mode; one forward pass is made in evaluation mode.
-        layers: of the model.
+        layers: layers of the model.
         sample: its first images are used.
 
     Returns:
-        One a layer; None where there is none of its own: its output goes elsewhere first, several read it, one reads
-        several layers, or it has no gamma.
+        One BatchNorm a layer; None if the layer has none of its own: another operation lies between, several
+        BatchNorms read its output, the one that does is called more than once, or it has no gamma.
     """
-    outputs: dict[int, tuple[Tensor, int, int]] = {}  # by identity; kept alive, or another could take its place
+    outputs: dict[int, tuple[Tensor, int, int]] = {}  # by id; tensors are kept alive, so that no id is reused
     pairs: list[tuple[int, _BatchNorm]] = []
     num_calls: dict[_BatchNorm, int] = {}
 
     def made(place: int, output: Tensor) -> None:
-        if isinstance(output, Tensor):  # of its version: an activation in place is something between, too
+        if isinstance(output, Tensor):  # with its version: an in-place activation between raises it
             outputs[id(output)] = (output, output._version, place)
 
     def read(norm: _BatchNorm, features: Tensor) -> None:
@@ -71,10 +71,10 @@ def _own(
 def needed_batchnorms(
     model: nn.Module, method: Method, layers: Sequence[Layer], sample: Sample | None
 ) -> list[_BatchNorm | None]:
-    """Find the BatchNorms of a method's layers, see `batchnorms_of`; none at all where it needs none.
+    """Find the BatchNorms of a method's layers, see `batchnorms_of`; an empty list if it needs none.
 
     Raises:
-        ValueError: there is no sample, or a layer has no BatchNorm of its own and criterion or penalty observe it.
+        ValueError: there is no sample; or criterion or penalty need gammas, and a layer has no BatchNorm of its own.
     """
     observing = [part for part in (method.criterion, method.penalty) if part and "batchnorm_scale" in part.needs]
     if not (observing or method.estimator.whole_channels):
@@ -94,35 +94,35 @@ def needed_batchnorms(
 class Channels:
     """Bias, gamma and beta of each filter, masked with it, so that the whole channel of a pruned filter is zero.
 
-    Without this, BatchNorm's beta (or a bias) makes a constant of it.
+    Without these masks, a pruned channel would be a constant: BatchNorm's beta, or the bias.
     """
 
     def __init__(
         self, layers: Sequence[Layer], norms: Sequence[_BatchNorm | None], pattern: Pattern, estimator: Estimator
     ) -> None:
-        """Put masks of ones on the bias of every layer and on gamma and beta of its BatchNorm, where it has them."""
+        """Put masks of ones on the bias of every layer and on gamma and beta of its BatchNorm, if there are any."""
         self.pattern, self.estimator = pattern, estimator
         self._owners = list(_vectors(layers, norms))
         self.masked = []
-        self._before: dict[int, Tensor | None] = {}  # by place
+        self._before: dict[int, Tensor | None] = {}  # results of `before_step`, by index of the vector
         for _, module, name in self._owners:
             masked = Masked(getattr(module, name), estimator)
             parametrize.register_parametrization(module, name, masked, unsafe=True)
             self.masked.append(masked)
 
     def set_masks(self, masks: Sequence[Tensor]) -> None:
-        """Put the filters' masks in place, from those of the layers' weights."""
+        """Set the masks of filters, from masks of all layers' weights."""
         for (place, _, _), masked in zip(self._owners, self.masked, strict=True):
             masked.mask.copy_(self.pattern.units(masks[place]))
 
     def before_step(self, only: Collection[int] | None = None) -> None:
-        """Do as with the weights."""
+        """Change gradients by the estimator's rule, see `Attached`."""
         for i, each in enumerate(self._each()):
             if only is None or id(each[0]) in only:
                 self._before[i] = self.estimator.before_step(*each)
 
     def after_step(self, optimizer: Optimizer, only: Collection[int] | None = None) -> None:
-        """Do as with the weights."""
+        """Undo what the optimizer did against that rule, see `Attached`."""
         for i, (vector, mask, _) in enumerate(self._each()):
             if i in self._before and (only is None or id(vector) in only):
                 self.estimator.after_step(vector, mask, self._before.pop(i), optimizer)
@@ -132,7 +132,7 @@ class Channels:
         self.remove(folded=True)
 
     def remove(self, folded: bool = False) -> None:
-        """Leave plain modules, vectors as they are without masks, or with them folded in."""
+        """Leave plain modules, with unmasked vectors, or with the masks folded in."""
         for _, module, name in self._owners:
             parametrize.remove_parametrizations(module, name, leave_parametrized=folded)
         self._owners, self.masked = [], []
@@ -143,7 +143,7 @@ class Channels:
 
 
 def _vectors(layers: Sequence[Layer], norms: Sequence[_BatchNorm | None]) -> Iterator[tuple[int, nn.Module, str]]:
-    """Place of a layer, and a vector with an entry for each of its filters: its module and its name there."""
+    """Index of the layer, module and name of each vector that has one entry for each of the layer's filters."""
     for place, (layer, norm) in enumerate(zip(layers, norms, strict=True)):
         if layer.tensor_name == "weight" and layer.module.bias is not None:
             yield place, layer.module, "bias"

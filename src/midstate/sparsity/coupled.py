@@ -1,4 +1,4 @@
-"""Coupled channels: filters of several layers that go together, and how a layer's scores and masks become theirs."""
+"""Coupled channels: filters of several layers that are pruned together, with their scores and masks."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -16,11 +16,11 @@ from midstate.sparsity.tensors import Layer
 
 @dataclass(frozen=True, eq=False)
 class Coupled:
-    """Channels of a network that are alike: the same layers have filters of each of them.
+    """A group of alike channels: each of them has filters in the same layers.
 
     Args:
-        filters: by name of a layer, (U, B, K): the K filters of it that belong to each channel. Channels are ranked in
-            B blocks of U, and of each as many go: a grouped convolution's groups. Elsewhere B is 1.
+        filters: (U, B, K) by name of a layer: indices of the layer's K filters that belong to each channel. Channels
+            are ranked within B blocks of U (the groups of a grouped convolution; else B = 1) that keep equally many.
     """
 
     filters: Mapping[str, Tensor]
@@ -33,29 +33,29 @@ class CoupledView(LayerView):
     Its shape is (U, B, weights of a channel); a level L keeps L channels of each block.
 
     Args:
-        members: the layers that it has filters of.
-        filters: (U, B, K) of each of them.
+        members: views of the layers that have filters of these channels.
+        filters: indices of the filters, (U, B, K), one tensor a member.
     """
 
     members: tuple[LayerView, ...] = ()
     filters: tuple[Tensor, ...] = ()
 
     def num_units(self, pattern: Pattern) -> int:
-        """Channels that are scored."""
+        """Number of channels that are scored."""
         return self.shape[0] * self.shape[1]
 
     def units(self, pattern: Pattern, masks: Sequence[Tensor]) -> Tensor:
-        """From masks of all layers' weights to a mask of its channels, (U, B); a channel is there if a filter is."""
+        """From masks of all layers' weights to a mask of channels, (U, B): in use if one of the filters is."""
         each = [
             pattern.units(masks[view.index])[at].any(-1) for view, at in zip(self.members, self.filters, strict=True)
         ]
         return torch.stack(each).any(0)
 
     def combined(self, scores: Sequence[Tensor], how: str) -> Tensor:
-        """One score a channel, (U, B), from its members' scores (O,) each, over their layer's mean.
+        """One score a channel, (U, B), from scores of the members' filters, each divided by the mean of its layer.
 
         Args:
-            scores: one vector a member.
+            scores: one vector (O,) a member.
             how: `sum`, `mean` or `max` over all filters of a channel.
         """
         each = [
@@ -72,17 +72,17 @@ class Coupling:
     """The coupled channels of the layers in scope.
 
     Args:
-        groups: of channels; each member of each is a layer in scope.
-        layers: that have filters of them.
+        groups: of channels; all members of a group are layers in scope.
+        layers: those that have filters of these channels.
     """
 
-    groups: tuple[tuple[tuple[int, Tensor], ...], ...]  # pairs of a layer's place and its filters
+    groups: tuple[tuple[tuple[int, Tensor], ...], ...]  # pairs: index in `layers`, filters (U, B, K)
     layers: list[Layer]
-    shapes: tuple[torch.Size, ...]  # of their weights
+    shapes: tuple[torch.Size, ...]  # of the layers' weights
 
     @classmethod
     def of(cls, coupled: Sequence[Coupled], layers: Sequence[Layer]) -> "Coupling":
-        """Keep the groups all of whose layers are in scope; the channels of others stay."""
+        """Keep the groups whose layers are all in scope; channels of other groups are not pruned."""
         known = {layer.name for layer in layers}
         whole = [each for each in coupled if each.filters.keys() <= known]
         coupled_layers = {name for each in whole for name in each.filters}
@@ -95,11 +95,11 @@ class Coupling:
         return cls(groups, layers, tuple(layer.weight.shape for layer in layers))
 
     def views(self, layers: Sequence[LayerView]) -> list[CoupledView]:
-        """The groups, from the views of all layers."""
+        """One view a group, from the views of all layers."""
         return [self._view(i, group, layers) for i, group in enumerate(self.groups)]
 
     def at(self, views: Sequence[CoupledView], levels: Sequence[Level]) -> list[CoupledView]:
-        """The views again, with target levels, their members, too."""
+        """Copies of the views with target levels, for their members, too."""
         of_layers = self.layer_levels(levels)
         return [
             replace(
@@ -119,7 +119,7 @@ class Coupling:
         return kept
 
     def spread(self, masks: Sequence[Tensor]) -> list[Tensor]:
-        """From masks of channels, or factors, (U, B) a group, to those of all layers' weights (views)."""
+        """From masks (or factors) of channels, (U, B) a group, to those of all layers' weights (views)."""
         rows = [masks[0].new_ones(shape[0]) for shape in self.shapes]
         for group, mask in zip(self.groups, masks, strict=True):
             for place, at in group:
@@ -139,7 +139,7 @@ class Coupling:
 
         first = members[0]
         return CoupledView(
-            parameter=first.parameter.detach().new_empty(1).expand(units, blocks, sum(sizes)),  # of no memory
+            parameter=first.parameter.detach().new_empty(1).expand(units, blocks, sum(sizes)),  # one element
             name=first.name if len(members) == 1 else f"{first.name} and {len(members) - 1} more",
             index=index,
             step=first.step,
@@ -153,10 +153,10 @@ class Coupling:
 
 
 def coupling_of(pattern: Pattern | None, coupled: Sequence[Coupled] | None, layers: Sequence[Layer]) -> Coupling | None:
-    """The coupling of a pattern of channels; None for all others.
+    """The coupling for pattern=channel; None for other patterns.
 
     Raises:
-        ValueError: nobody has said which channels are coupled, or none of them can go.
+        ValueError: `coupled` is None, or no channel can be pruned.
     """
     if not isinstance(pattern, Channel):
         return None

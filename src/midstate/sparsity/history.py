@@ -24,7 +24,7 @@ class MaskHistory:
         pairs = [(units(mask), units(last)) for mask, last in zip(masks, self._last, strict=True)]
         num_units = sum(mask.numel() for mask, _ in pairs)
         for count, (mask, last) in zip(self._counts, pairs, strict=True):
-            count.add_(mask != last).clamp_(max=100)  # twice is what is asked; a byte must not run over
+            count.add_(mask != last).clamp_(max=100)  # `flipflop` asks for 2; a byte must not overflow
         row = {
             "kept": sum(int(mask.sum()) for mask in masks) / total,
             "churn": sum(int((mask != last).sum()) for mask, last in pairs) / num_units,

@@ -1,4 +1,4 @@
-"""Settings of a pruner that change nothing beside others, and why."""
+"""Settings of a pruner that other settings make ineffective, and why."""
 
 from midstate.sparsity.allocations.budget import Budget
 from midstate.sparsity.estimators.candidates import LearnedCombinations
@@ -6,16 +6,16 @@ from midstate.sparsity.method import Method
 from midstate.sparsity.paths.blocks import Blocks
 from midstate.sparsity.paths.direct import Direct
 
-Idle = tuple[bool, tuple[str, ...], str]  # whether it applies, how the settings begin on the command line, why
+Idle = tuple[bool, tuple[str, ...], str]  # whether they have no effect; their prefixes on the command line; why
 
 
 def idle(method: Method, curve: str, alone: bool = True) -> list[Idle]:
-    """When settings change nothing.
+    """List settings, and whether they have no effect.
 
     Args:
         method: the axes.
-        curve: of the schedule.
-        alone: whether nothing but the pruner walks the schedule.
+        curve: name of the schedule's curve.
+        alone: whether no quantizer needs the schedule's curve and stop.
     """
     one_shot = not method.dense and curve == "one_shot"
     budget = method.allocation if isinstance(method.allocation, Budget) else None

@@ -14,11 +14,11 @@ from midstate.sparsity.search import Search
 
 # Measurements that a member may ask for by `needs`.
 NEEDS = ("gradient", "fisher", "hessian_trace", "step_gradient", "input_norm", "batchnorm_scale", "loss", "trial")
-MEASURED = ("gradient", "fisher", "hessian_trace", "input_norm", "loss", "trial")  # of these, on training images
+MEASURED = ("gradient", "fisher", "hessian_trace", "input_norm", "loss", "trial")  # those made on training images
 
 
 class NotMeasured(ValueError):
-    """A member looks at what it does not name in its `needs`."""
+    """A member reads a measurement that its `needs` does not name."""
 
     def __init__(self, field: str) -> None:
         super().__init__(f"layer.{field}: nothing was measured; a member that looks at it has needs = ({field!r},)")
@@ -27,32 +27,32 @@ class NotMeasured(ValueError):
 
 @dataclass(frozen=True, eq=False)
 class LayerView:
-    """One layer, with what is measured for it; what is measured is measured when first asked for, and then shared.
+    """One layer with its measurements; each is made when first asked for, and then shared.
 
     O is the number of output filters, C of input channels (of one group), K of kernel positions.
 
     Args:
-        parameter: the tensor as the optimizer has it, (O, C) or (O, C, *K); hidden, that is without its mask.
+        parameter: the hidden weight, as the optimizer has it (without mask), (O, C) or (O, C, *K).
         name: as a user reads it.
         index: place among the layers in scope, from 0.
         macs: multiply-accumulates of one weight on one image.
         is_first: whether it is the first of all weight tensors.
         is_classifier: whether it is (a part of) the classifier.
-        stride: of a convolution, the first of them; 1 of all others.
-        is_depthwise: whether it is a convolution with one input channel a group.
+        stride: stride of a convolution along its first axis; 1 for other layers.
+        is_depthwise: whether it is a convolution with several groups of one input channel each.
         is_conv: whether it is a convolution at all.
         level: the target, in the pattern's levels; None while it is being decided.
-        in_force: the mask, bool, like the weight; None: nothing is pruned yet.
+        in_force: the mask, bool, of the weight's shape; None: nothing is pruned yet.
         step: the optimizer step that comes next, from 0.
-        seed: of everything that is drawn.
-        memory: what the estimator keeps of the layer, by name.
-        score_of: scores of the pattern's units, see `score`.
-        loss_of: loss at a level, see `loss`.
+        seed: seed of all random draws.
+        memory: the estimator's tensors for the layer, by name.
+        score_of: computes scores of the pattern's units, see `score`.
+        loss_of: measures the loss at a level, see `loss`.
         cost_of: cost of a level in a budget, a whole number; None: counted by the pattern, see `cost`.
         error_of: error of a level, see `error`; None: counted by the pattern.
-        search: what tries whole schemes, the same for all layers; see `Search`.
-        measure: by name from `NEEDS`, what gives the tensor.
-        generators: gives a generator for a purpose; None: from the seed.
+        search: tries whole schemes, one object for all layers; see `Search`.
+        measure: functions that return the measured tensor, by name from `NEEDS`.
+        generators: returns a generator for a purpose; None: see `generator`.
     """
 
     parameter: Tensor
@@ -79,7 +79,7 @@ class LayerView:
 
     @property
     def weight(self) -> Tensor:
-        """The hidden weight, (O, C) or (O, C, *K), detached; not to be changed."""
+        """The hidden weight, (O, C) or (O, C, *K), detached; do not change it."""
         return self.parameter.detach()
 
     @property
@@ -95,7 +95,7 @@ class LayerView:
         return self.in_force
 
     def num_units(self, pattern: Pattern) -> int:
-        """Units that are scored."""
+        """Number of units that are scored."""
         return pattern.units(torch.empty(self.shape, device="meta")).numel()
 
     def generator(self, *purpose: object) -> Generator:
@@ -115,31 +115,31 @@ class LayerView:
 
     @property
     def gradient(self) -> Tensor:
-        """Gradient of the mean loss on the sample, like the weight; pruned weights have theirs.
+        """Gradient of the mean loss on the sample, of the weight's shape, pruned weights included.
 
-        The network is evaluated under the masks in force. The gradient is that of the weight which the layer uses,
-        given to the hidden one as it is (straight through), whatever the estimator.
+        The network is evaluated under the masks in force. The gradient with respect to the weight that the layer uses
+        is passed to the hidden weight unchanged (straight-through), whatever the estimator.
         """
         return self._measured("gradient")
 
     @property
     def fisher(self) -> Tensor:
-        """Diagonal of the empirical Fisher: mean square of the gradients of single images' losses, like the weight."""
+        """Diagonal of the empirical Fisher: mean squared gradient of single images' losses, of the weight's shape."""
         return self._measured("fisher")
 
     @property
     def hessian_trace(self) -> float:
-        """Trace of the Hessian of the mean loss on the sample by the layer's weights, estimated (Hutchinson)."""
+        """Estimated trace (Hutchinson) of the Hessian of the sample's mean loss with respect to the layer's weights."""
         return float(self._measured("hessian_trace"))
 
     @property
     def step_gradient(self) -> Tensor:
-        """|gradient| of the last step's batch, like the weight; pruned weights have theirs."""
+        """|gradient| of the last step's batch, of the weight's shape, pruned weights included."""
         return self._measured("step_gradient")
 
     @property
     def input_norm(self) -> Tensor:
-        """Root mean square of each input channel on the sample, (C,), C of all groups of a grouped convolution."""
+        """Root mean square of each input channel on the sample, (C,); C counts all groups of a grouped convolution."""
         return self._measured("input_norm")
 
     @property
@@ -148,7 +148,7 @@ class LayerView:
         return self._measured("batchnorm_scale")
 
     def cost(self, pattern: Pattern, level: Level, budget: str) -> int:
-        """Cost of a level in `params`, `macs` or `units`, or in what else a quantizer counts."""
+        """Cost of a level in `params`, `macs` or `units`, or in another budget of a quantizer."""
         if self.cost_of is not None:
             return self.cost_of(self, level, budget)
         if budget == "units" and pattern.unit == "filter":
@@ -156,13 +156,13 @@ class LayerView:
         return pattern.kept(self.shape, level) * (self.macs if budget == "macs" else 1)
 
     def error(self, pattern: Pattern, level: Level) -> float:
-        """Share of the layer's squared weights that a level takes away; of a quantizer, its squared error in them."""
+        """Share of the layer's squared weights that a level prunes; of a quantizer, its squared error as a share."""
         if self.error_of is not None:
             return self.error_of(self, level)
         return float(self.filter_errors(pattern, [level]).sum())
 
     def filter_errors(self, pattern: Pattern, levels: Sequence[Level]) -> Tensor:
-        """Share of the layer's squared weights that each level takes away, by filter: (O, levels)."""
+        """Share of the layer's squared weights that each level prunes, by filter: (O, levels)."""
         squares, score = self.weight.double().square(), self.score()
         gone = [
             squares.where(~pattern.expand(pattern.mask(score, level), self.shape), 0).flatten(1).sum(1)

@@ -1,4 +1,4 @@
-"""Methods that a member of each axis must have; everything else has a default."""
+"""Methods that a member of an axis must have; all its other attributes have defaults."""
 
 from midstate.sparsity.layers import NEEDS
 from midstate.sparsity.trials import Finetune
@@ -13,7 +13,7 @@ METHODS = {
 
 
 def check_member(axis: str, member: object) -> None:
-    """Raise ValueError if a member lacks a method, or needs what there is not."""
+    """Raise ValueError if a member lacks a method of its axis, or its `needs` is not valid."""
     name = type(member).__name__
     lacking = [each for each in METHODS.get(axis, ()) if not callable(getattr(member, each.partition("(")[0], None))]
     if lacking:

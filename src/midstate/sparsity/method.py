@@ -23,7 +23,7 @@ class Method:
     """The axes of a pruning method, and a penalty where it has one. A dense run has a scope and nothing else.
 
     Raises:
-        ValueError: an axis is missing, a member lacks a method or needs what there is not, or two make no sense
+        ValueError: an axis is missing, a member lacks a method or has no valid `needs`, or members make no sense
             together (`REFUSED`).
     """
 
@@ -55,17 +55,17 @@ class Method:
 
     @property
     def members(self) -> dict[str, object]:
-        """The members of its axes, by axis; none when dense."""
+        """The members, by axis; empty when dense."""
         return {axis: member for axis in (*AXES, "penalty") if (member := getattr(self, axis)) is not None}
 
     @property
     def needs(self) -> tuple[str, ...]:
-        """Measurements that its members need, from `NEEDS`."""
+        """Measurements that the members need, names from `NEEDS`."""
         return tuple(dict.fromkeys(need for member in self.members.values() for need in getattr(member, "needs", ())))
 
     @property
     def misplaced(self) -> str | None:
-        """A member that is for other patterns than this one, by its own word, and for which ones."""
+        """A member whose `patterns` do not name this pattern, and those patterns, in words; None if there is none."""
         for axis, member in self.members.items():
             if (patterns := getattr(member, "patterns", ())) and self.pattern.name not in patterns:
                 return f"{axis}={type(member).__name__} is for pattern={' or '.join(patterns)}"
@@ -83,7 +83,7 @@ class Method:
 
     @property
     def permutes(self) -> bool:
-        """Tell whether channels are put into another order before the first mask."""
+        """Tell whether channels are reordered before the first mask."""
         return getattr(self.pattern, "permute", False)
 
     @property
@@ -93,7 +93,7 @@ class Method:
 
     @property
     def nominal_density(self) -> float | None:
-        """Density of every layer before rounding to whole units; None where that is not one number."""
+        """Density of every layer before rounding to whole units; None if there is no such single number."""
         return None if self.dense or not self.allocation.uniform else self.pattern.nominal_density
 
     def describe(self, density: float, progress: float) -> str:

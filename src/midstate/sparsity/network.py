@@ -1,4 +1,4 @@
-"""One network under one method: makes a view of every layer, and measures for them all at once."""
+"""One network under one method: makes a view of every layer; one measurement serves all layers."""
 
 import logging
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -32,26 +32,26 @@ class Network:
     method: Method
     layers: Sequence[Layer]
     weights: Sequence[Tensor]
-    masked: Sequence[Masked]  # one a layer once attached, and its mask in force
+    masked: Sequence[Masked]  # one a layer once attached, with the mask in force
     macs: Sequence[int]
     classifier: Collection[str]  # names of its layers
     seed: int
     sample: Sample | None
-    scales: Sequence[Tensor | None] = ()  # gammas, one a layer, of the BatchNorm that reads it, where needed
-    before_measuring: list[Callable[[], None]] = field(default_factory=list)  # called before each loss is measured
-    search: Search | None = None  # where the allocation tries schemes
-    sizes_of: Callable[[Mapping[str, Tensor]], Mapping[str, int]] | None = None  # under masks, see `Pruner`
-    coupling: Coupling | None = None  # where channels of several layers are ranked
+    scales: Sequence[Tensor | None] = ()  # gamma of the BatchNorm that reads each layer, if needed
+    before_measuring: list[Callable[[], None]] = field(default_factory=list)  # called before each measured loss or size
+    search: Search | None = None  # if the allocation tries schemes
+    sizes_of: Callable[[Mapping[str, Tensor]], Mapping[str, int]] | None = None  # `sizes` of `Pruner`
+    coupling: Coupling | None = None  # if coupled channels are ranked
 
     def try_measuring(self) -> None:
-        """Raise ValueError if what the method measures cannot be measured here: before training, not in its midst."""
+        """Raise ValueError, before training, if a measurement that the method needs cannot be made here."""
         needs = [name for name in self.method.needs if name in MEASURED]
         observe.try_measuring("pruner", needs, self.sample, self._measure)
 
     def try_scoring(self) -> None:
-        """Raise ValueError if the criterion looks at what its `needs` does not name: not only at the first refresh.
+        """Raise ValueError, before training, if the criterion reads a measurement that its `needs` does not name.
 
-        The smallest layer is scored, with ones in the place of what would be measured.
+        The smallest layer is scored, with tensors of ones for its measurements.
         """
         criterion, pattern = self.method.criterion, self.method.pattern
         view = min(self.views(), key=lambda view: view.shape.numel())
@@ -65,11 +65,11 @@ class Network:
                 f"criterion={type(criterion).__name__}: looks at layer.{error.field}, which its `needs` does not name; "
                 f"write needs = {needs!r}"
             ) from error
-        except Exception as error:  # of other shapes than ones have, perhaps; what is wrong shows at the first refresh
+        except Exception as error:  # the ones may have a wrong shape; a real fault shows at the first refresh
             log.debug(f"criterion not tried: {error}")
 
     def views(self, step: int = 0) -> list[LayerView]:
-        """The layers as they are now, levels open; what is measured for them is shared by all views of one call."""
+        """The layers as they are now, without levels; all views of one call share each measurement."""
         needs = self.method.needs
         shared = {name: cache(lambda name=name: self._measure(name)) for name in needs if name in BY_LAYER}
         return [
@@ -94,32 +94,32 @@ class Network:
         ]
 
     def ranked(self, step: int = 0) -> list[LayerView]:
-        """What units are ranked in, levels open: the layers, or groups of coupled channels."""
+        """Views within which units are ranked, without levels: of the layers, or of groups of coupled channels."""
         views = self.views(step)
         return views if self.coupling is None else self.coupling.views(views)
 
     def spread(self, masks: Sequence[Tensor]) -> list[Tensor]:
-        """From masks of what is ranked to masks of all layers' weights."""
+        """From masks of units, one for each ranked view, to masks of all layers' weights."""
         if self.coupling is not None:
             return self.coupling.spread(masks)
         return [self.method.pattern.expand(mask, w.shape) for mask, w in zip(masks, self.weights, strict=True)]
 
     def layer_levels(self, levels: Sequence[Level]) -> Sequence[Level]:
-        """The levels of all layers, from those of what is ranked."""
+        """The levels of all layers, from those of the ranked views."""
         return levels if self.coupling is None else self.coupling.layer_levels(levels)
 
     def at(self, views: Sequence[LayerView], levels: Sequence[Level]) -> list[LayerView]:
-        """The views again, with target levels."""
+        """Copies of the views with target levels."""
         if self.coupling is not None:
             views = self.coupling.at(views, levels)
         return [replace(view, level=level, score_of=self._score) for view, level in zip(views, levels, strict=True)]
 
     def exchanging(self, views: Sequence[LayerView], masks: Sequence[Tensor], share: float) -> list[LayerView]:
-        """The views again, scored so that a share of the units in use gives way to pruned ones.
+        """Copies of the views, scored so that pruned units replace a share of the units in use.
 
         Args:
             views: of all layers, with levels.
-            masks: what their paths keep of what is in force.
+            masks: those of the path, restricted to the masks in force.
             share: of each layer's units in use, 0..1; a layer that was dense until now exchanges none.
         """
         update = self.method.update
@@ -139,7 +139,7 @@ class Network:
         ]
 
     def attainable(self, levels: list[Level]) -> list[Level]:
-        """Levels without what can no longer be had: where nothing may regrow, no more units than are in use."""
+        """Levels that can still be reached: if nothing may regrow, no more units than are in use."""
         pattern = self.method.pattern
         if self.method.update.regrow == "free" or pattern.group not in ("layer", "coupled"):
             return levels
@@ -151,7 +151,7 @@ class Network:
         ]
 
     def sizes(self, views: Sequence[LayerView], levels: Sequence[Level]) -> Mapping[str, int]:
-        """Parameters and multiply-accumulates of the network at target levels, extracted."""
+        """Parameters and multiply-accumulates of the extracted network at target levels."""
         for call in self.before_measuring:
             call()
         pattern, layers = self.method.pattern, self.at(views, levels)
@@ -159,7 +159,7 @@ class Network:
         return self.sizes_of({layer.name: mask for layer, mask in zip(self.layers, masks, strict=True)})
 
     def _measure(self, name: str, sample: Sample | None = None) -> Sequence[Tensor]:
-        """One tensor a layer; measured on a sample, or on the network's own."""
+        """One tensor a layer, measured on a sample (None: the network's own)."""
         sample = sample or self.sample
         if name == "batchnorm_scale":
             return self.scales
@@ -169,7 +169,7 @@ class Network:
         return observe.measured(name, self.model, self.layers, sample, self.seed, vectors)
 
     def _score(self, layer: LayerView) -> Tensor:
-        """Scores of a layer's units, as they count beside the mask in force."""
+        """Scores of a layer's units, adjusted by the update to the mask in force."""
         method = self.method
         first = None if layer.level is None else layer.generator("initial")
         if isinstance(layer, CoupledView):
@@ -180,13 +180,13 @@ class Network:
         return method.update.adjust(score, method.pattern.units(layer.mask), first)
 
     def _masks(self) -> list[Tensor]:
-        """The masks in force, one a layer; of ones until attached."""
+        """The masks in force, one a layer; all ones until attached."""
         if self.masked:
             return [each.mask for each in self.masked]
         return [torch.ones((), dtype=torch.bool, device=weight.device).expand(weight.shape) for weight in self.weights]
 
     def _joint_score(self, layer: LayerView) -> Tensor:
-        """Scores of a layer's units where layers are compared: what may not come back is worth nothing."""
+        """Scores for comparing layers: units that may not come back (-1) count 0."""
         return self._score(layer).clamp_min(0)
 
     def _loss(self, layer: LayerView, level: Level) -> float:

@@ -1,7 +1,7 @@
 """Measurements on a fixed sample of training images: losses, gradients and input norms.
 
-The model is in evaluation mode meanwhile (no running statistic moves, nothing is drawn) and left as it was; masks in
-force are applied, and gradients of parameters are not touched.
+The model is measured in evaluation mode (running statistics stay, dropout is off), with the masks in force; gradients
+of parameters are not touched.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -22,8 +22,8 @@ EVAL_BATCH = 250
 GRADIENT_BATCH = 50  # activations are kept until the backward pass
 NUM_NORM_IMAGES = 128  # Wanda's number of calibration samples
 NUM_FISHER_IMAGES = 128  # each costs a backward pass of its own
-NUM_VECTORS = 8  # of random signs for each batch, by which the Hessian's trace is estimated
-NUM_TRIED = 2  # images by which it is found out whether something can be measured
+NUM_VECTORS = 8  # vectors of random signs for each batch, to estimate the Hessian's trace
+NUM_TRIED = 2  # images for testing whether a measurement can be made
 
 
 @dataclass(frozen=True)
@@ -31,10 +31,10 @@ class Sample:
     """Training images (N, C, H, W) and their labels (N,).
 
     Args:
-        images: to measure on.
-        labels: of these.
-        tuning: other images, or some of the same, that schemes are finetuned on before a trial; None: none are tried.
-        held_out: images of the training split that are not among `tuning`, on which a trial is measured.
+        images: images to measure on.
+        labels: their classes.
+        tuning: images for the finetune of a trial, which may be among `images`; None: no scheme is tried.
+        held_out: images of the training split on which a trial is measured, none of them in `tuning`.
     """
 
     images: Tensor
@@ -43,7 +43,7 @@ class Sample:
     held_out: "Sample | None" = None
 
     def first(self, number: int) -> "Sample":
-        """The first images."""
+        """The first `number` images, without `tuning` and `held_out`."""
         return Sample(self.images[:number], self.labels[:number])
 
     def batches(self, size: int) -> Iterator[tuple[Tensor, Tensor]]:
@@ -53,7 +53,7 @@ class Sample:
 
 @contextmanager
 def evaluation(model: nn.Module) -> Iterator[None]:
-    """Put a model into evaluation mode for the time of the context."""
+    """Evaluation mode within the context; afterwards all submodules get the mode that the model itself had."""
     training = model.training
     model.eval()
     try:
@@ -64,7 +64,7 @@ def evaluation(model: nn.Module) -> Iterator[None]:
 
 @torch.no_grad()
 def mean_loss(model: nn.Module, sample: Sample) -> float:
-    """Mean cross-entropy in evaluation mode; the model is left as it was."""
+    """Mean cross-entropy in evaluation mode."""
     total = 0.0
     with evaluation(model):
         for images, labels in sample.batches(EVAL_BATCH):
@@ -78,11 +78,14 @@ def input_norms(model: nn.Module, layers: Sequence[Layer], sample: Sample) -> li
 
     Args:
         model: in any mode; one forward pass over the first images is made in evaluation mode.
-        layers: of the model.
+        layers: layers of the model.
         sample: at most the first 128 images are used.
 
     Returns:
         One vector (C,) a layer, C over all groups of a grouped convolution.
+
+    Raises:
+        ValueError: the forward pass does not call a layer's module, or its inputs are not known.
     """
     squares: dict[int, list[Tensor]] = {}  # one mean a call: a module may be called more than once
 
@@ -107,10 +110,10 @@ def input_norms(model: nn.Module, layers: Sequence[Layer], sample: Sample) -> li
 
 
 def gradients(model: nn.Module, layers: Sequence[Layer], sample: Sample) -> list[Tensor]:
-    """Gradient of the mean cross-entropy on the sample, by the weight that each layer uses.
+    """Gradient of the mean cross-entropy on the sample, with respect to the weight that each layer uses.
 
-    Under a mask that weight is the masked one, and pruned entries have a gradient, too: what the loss would do if they
-    came back. One backward pass of the sample.
+    Under a mask this is the masked weight; its pruned entries have a gradient, too: the slope of the loss if they
+    came back. Takes one backward pass over the sample, in batches.
     """
     totals = [torch.zeros_like(layer.weight, requires_grad=False) for layer in layers]
     for images, labels in sample.batches(GRADIENT_BATCH):
@@ -120,9 +123,9 @@ def gradients(model: nn.Module, layers: Sequence[Layer], sample: Sample) -> list
 
 
 def fishers(model: nn.Module, layers: Sequence[Layer], sample: Sample) -> list[Tensor]:
-    """Diagonal of the empirical Fisher: mean square of the gradients of single images' losses.
+    """Diagonal of the empirical Fisher: mean squared gradient of single images' losses.
 
-    By the weight that each layer uses, as `gradients`; of the sample's first 128 images, a backward pass each.
+    With respect to the weight that each layer uses, as in `gradients`; the first 128 images take a backward pass each.
     """
     sample = sample.first(NUM_FISHER_IMAGES)
     totals = [torch.zeros_like(layer.weight, requires_grad=False) for layer in layers]
@@ -135,22 +138,22 @@ def fishers(model: nn.Module, layers: Sequence[Layer], sample: Sample) -> list[T
 def hessian_traces(
     model: nn.Module, layers: Sequence[Layer], sample: Sample, generators: Sequence[Generator], num_vectors: int
 ) -> list[Tensor]:
-    """Trace of each layer's block of the Hessian of the mean loss, by the weight that the layer uses (Hutchinson).
+    """Trace of the Hessian of the mean loss with respect to the weight that each layer uses (Hutchinson).
 
-    The mean of v'Hv over vectors v of random signs. One vector holds the signs of all layers, so that a product with H
-    serves them all; what one layer's signs meet in another's has mean 0. Every batch has vectors of its own.
+    The mean of v'Hv over vectors v of random signs. One vector holds the signs of all layers, so that one product with
+    H serves them all; cross terms between layers have mean 0. New vectors are drawn for every batch.
 
     Args:
         model: in any mode; it is evaluated in evaluation mode.
-        layers: of the model.
+        layers: layers of the model.
         sample: all of it is used.
-        generators: one a layer.
-        num_vectors: for each batch of images.
+        generators: one a layer, on the CPU.
+        num_vectors: number of vectors for each batch of images.
     """
     totals = [torch.zeros((), dtype=torch.float64) for _ in layers]
     for images, labels in sample.batches(GRADIENT_BATCH):
         with evaluation(model), torch.enable_grad(), reproducible(), parametrize.cached(), sdpa_kernel(SDPBackend.MATH):
-            used = [layer.weight for layer in layers]  # fused attention has no second derivative
+            used = [layer.weight for layer in layers]  # SDPBackend.MATH: fused attention has no second derivative
             loss = F.cross_entropy(model(images), labels, reduction="sum")
             slopes = _slopes(loss, used, layers, create_graph=True)
             for _ in range(num_vectors):
@@ -167,7 +170,7 @@ def _signs(like: Tensor, generator: Generator) -> Tensor:
 
 @contextmanager
 def reproducible() -> Iterator[None]:
-    """Have cuDNN give the same bits in every process, and after resuming: masks are made from them."""
+    """Make cuDNN deterministic, because masks are made from the results: in every process, and after resuming."""
     cudnn = torch.backends.cudnn
     before = cudnn.deterministic, cudnn.benchmark
     cudnn.deterministic, cudnn.benchmark = True, False
@@ -180,7 +183,7 @@ def reproducible() -> Iterator[None]:
 def _gradients(model: nn.Module, layers: Sequence[Layer], images: Tensor, labels: Tensor) -> tuple[Tensor, ...]:
     """Gradients of a batch's summed loss."""
     with evaluation(model), torch.enable_grad(), reproducible(), parametrize.cached():
-        used = [layer.weight for layer in layers]  # cached: what the pass reads is these very tensors
+        used = [layer.weight for layer in layers]  # cached, so that the forward pass reads the same tensors
         loss = F.cross_entropy(model(images), labels, reduction="sum")
         return _slopes(loss, used, layers)
 
@@ -188,10 +191,10 @@ def _gradients(model: nn.Module, layers: Sequence[Layer], images: Tensor, labels
 def _slopes(
     loss: Tensor, used: Sequence[Tensor], layers: Sequence[Layer], create_graph: bool = False
 ) -> tuple[Tensor, ...]:
-    """Gradients of a loss by the weights that layers use.
+    """Gradients of a loss with respect to the weights that layers use.
 
     Raises:
-        ValueError: some layer has none, or is frozen.
+        ValueError: a layer is frozen, or the loss does not depend on it.
     """
     if frozen := [layer.name for layer, weight in zip(layers, used, strict=True) if not weight.requires_grad]:
         raise ValueError(f"{frozen}: are frozen, and gradients are measured; leave them out with pruner.exclude")
@@ -210,12 +213,12 @@ def measured(
     """One tensor a layer: a measurement by its name in `needs`.
 
     Args:
-        name: of `MEASURES`, or `hessian_trace`.
-        model: that is measured.
-        layers: of it.
-        sample: of training images.
-        seed: of what `hessian_trace` draws.
-        num_vectors: of its random vectors for each batch.
+        name: a key of `MEASURES`, or `hessian_trace`.
+        model: the model to measure.
+        layers: layers of the model.
+        sample: training images.
+        seed: of the random vectors of `hessian_trace`.
+        num_vectors: number of these vectors for each batch.
     """
     if name != "hessian_trace":
         return MEASURES[name](model, layers, sample)
@@ -226,12 +229,12 @@ def measured(
 def try_measuring(
     owner: str, needs: Sequence[str], sample: Sample | None, measure: Callable[[str, Sample], object]
 ) -> None:
-    """Raise ValueError if what is needed cannot be measured: before training, not in its midst.
+    """Raise ValueError, before training, if a needed measurement cannot be made.
 
     Args:
-        owner: who is to have a sample, for the message.
+        owner: the word in messages for the object that takes the sample.
         needs: names of measurements on training images.
-        sample: of them, if there is one.
+        sample: training images, if there are any.
         measure: makes one measurement, tried on a few images.
     """
     if needs and sample is None:

@@ -1,7 +1,7 @@
-"""Penalties: what is added to gradients before anything is pruned, so that there is less to lose.
+"""Penalties: terms added to gradients before anything is pruned, so that pruning loses less.
 
-`add` runs once before every optimizer step, on real gradients (after unscaling, before clipping, whatever
-number of parts the batch was taken in). It changes gradients, of `layer.parameter` for one, and nothing else.
+`add` runs once before every optimizer step, on real gradients (after unscaling, before clipping, also with
+gradient accumulation). It changes gradients, such as that of `layer.parameter`, and nothing else.
 """
 
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ from midstate.sparsity.layers import LayerView
 
 @dataclass(frozen=True)
 class BatchNormL1:
-    """L1 on gammas, until the first unit goes: grad += strength * sign(gamma) (Liu et al., arXiv 1708.06519).
+    """L1 on gammas, while progress is 0: grad += strength * sign(gamma) (Liu et al., arXiv 1708.06519).
 
     Args:
         strength: 0 or more.
@@ -30,7 +30,7 @@ class BatchNormL1:
         """Add to the gradients of one step.
 
         Args:
-            layers: those in scope.
+            layers: views of the layers in scope.
             step: the optimizer step that is about to be made, from 0.
             progress: along the path at that step, 0..1.
         """
@@ -42,4 +42,4 @@ class BatchNormL1:
                 gamma.grad.add_(gamma.detach().sign(), alpha=self.strength)
 
 
-Penalty = BatchNormL1  # the members of this axis
+Penalty = BatchNormL1  # type of the penalty axis

@@ -1,6 +1,6 @@
 """The search for an order of input channels under which N:M keeps more magnitude: swaps of channels between groups.
 
-The idea of ASP's channel permutation (Pool & Yu 2021); all swaps of two channels are tried at once, see `swaps`.
+The idea of ASP's channel permutation (Pool & Yu 2021); gains of all swaps are computed at once, see `swaps`.
 """
 
 import time
@@ -13,22 +13,22 @@ from torch import Generator, Tensor
 from midstate.sparsity.swaps import Read, Table
 from midstate.sparsity.tensors import Layer
 
-ESCAPES = 100  # from an order that no single swap makes better; fewer of large matrices
-WORK = 2e9  # of all escapes together: channels^2 * rows
-WINDOW = 512  # channels that are searched together; more are cut into windows at random, anew in each pass
-PASSES = 4
-LEAST_GAIN = 1e-5  # of a swap, relative to what its groups keep: below, single precision tells nothing
-CANDIDATES = 8  # swaps looked at, a channel, when many are made at once
+ESCAPES = 100  # restarts when no single swap gains; fewer for large matrices, see WORK
+WORK = 2e9  # limit for all restarts together: channels^2 * weights of a channel
+WINDOW = 512  # maximum of channels searched together; more are split at random into windows, anew in each pass
+PASSES = 4  # maximum, over all windows
+LEAST_GAIN = 1e-5  # minimum gain of a swap, relative to what its groups keep; less may be float32 rounding
+CANDIDATES = 8  # swaps considered, per channel, when many are made at once
 
 
 class Reordering(Protocol):
-    """What orders the channels of one network, and folds the order into all its layers; a pruner calls it once."""
+    """Object that orders the channels of one network and folds the order into its layers; a pruner applies it once."""
 
     def check(self, layers: Collection[Layer]) -> None:
         """Raise ValueError if nothing of these layers can be reordered."""
 
     def apply(self, layers: Sequence[Layer]) -> Mapping[str, float | bool]:
-        """Reorder, for layers that are to be pruned; what it has brought."""
+        """Reorder channels for the layers to prune; return a report of the result."""
 
 
 @torch.no_grad()
@@ -42,25 +42,25 @@ def search_order(
 ) -> tuple[Tensor, bool]:
     """Look for an order of channels under which all layers together keep the most magnitude at N:M.
 
-    Swaps that gain the most are made first, many at once where their groups are others, until none gains. Then a few
-    random swaps lead out of this order, and what the search finds from there is taken if it is better. More channels
-    than `WINDOW` are searched window by window, in a few passes, without these.
+    Swaps of largest gain are made first, many at once if they share no group, until none gains. Then the search
+    restarts after a few random swaps, and takes the new order if that keeps more. More than `WINDOW` channels are
+    searched window by window, in a few passes, without restarts.
 
     Args:
-        reads: the layers, which read the same k channels; groups are M neighbours of the C of each.
-        n: kept of a group.
+        reads: one a layer; all read the same k channels, and a group is M neighbours of a layer's C channels.
+        n: weights kept in each group.
         m: size of a group; a partial last group of r channels keeps ceil(n*r/m).
-        generator: of the random swaps, on the CPU.
-        seconds: after which the best order so far is taken.
-        escapes: times that random swaps are made.
+        generator: source of random swaps and windows, on the CPU.
+        seconds: time after which the best order so far is returned.
+        escapes: largest number of restarts.
 
     Returns:
-        (k,): which of the channels goes to each place; and whether the search came to its end in time.
+        The channel that goes to each place, (k,); and whether the search ended before the time was up.
     """
     until = time.monotonic() + seconds
     reads = [Read(each.magnitude.float().clone(), each.places.to(each.magnitude.device)) for each in reads]
     order = torch.arange(len(reads[0].places), device=reads[0].places.device)
-    if seconds <= 0:  # the first table alone takes seconds of wide layers
+    if seconds <= 0:  # for wide layers the first table alone takes seconds
         return order, False
     if len(order) > WINDOW:
         return order, _in_windows(reads, order, n, m, generator, until)
@@ -77,7 +77,7 @@ def search_order(
 
 
 def _in_windows(reads: Sequence[Read], order: Tensor, n: int, m: int, generator: Generator, until: float) -> bool:
-    """Search in some whole groups of the first layer at a time; orders and columns change in place."""
+    """Search in windows of about equal size over shuffled groups of the first layer; order and columns change."""
     groups = reads[0].places // m
     for _ in range(PASSES):
         before = order.clone()
@@ -102,7 +102,7 @@ class _Search:
         self.tables, self.order = tables, order
 
     def copy(self) -> "_Search":
-        """One that can be changed alone."""
+        """An independent copy."""
         return _Search([each.copy() for each in self.tables], self.order.clone())
 
     def kept(self) -> float:
@@ -110,11 +110,11 @@ class _Search:
         return sum(table.total() for table in self.tables)
 
     def can_improve(self) -> bool:
-        """Tell whether there are two groups to exchange channels between."""
+        """Tell whether a table has two groups to exchange channels between."""
         return any(len(table.groups.unique()) > 1 for table in self.tables)
 
     def descend(self, until: float) -> bool:
-        """Make swaps until none gains; False where the time is up before."""
+        """Make swaps until none gains; return False if the time is up before that."""
         while True:
             if time.monotonic() > until:
                 return False
@@ -139,7 +139,7 @@ class _Search:
             table.swap(one, other)
 
     def _disjoint(self, gains: Tensor) -> Tensor:
-        """The best swaps (P, 2) of which no two touch one group."""
+        """The best swaps, (P, 2), no two of which touch the same group."""
         size = len(gains)
         found, index = gains.flatten().topk(min(gains.numel(), CANDIDATES * size))
         groups = list(dict.fromkeys(tuple(table.groups.tolist()) for table in self.tables))

@@ -61,17 +61,17 @@ class Pruner(Walker):
             schedule: curve and window, placed in the run of `total_steps`.
             steps_per_epoch: optimizer steps an epoch.
             total_steps: optimizer steps of the run.
-            seed: of the random orders.
+            seed: seed of all random draws.
             classifier: name of the classifier, or names of its layers, for scope and allocation.
             uses: multiply-accumulates of one weight on one image, by layer name; None: 1 each.
-            sample: training images with labels, for what is measured; None: methods that measure are refused.
-            sizes: parameters and multiply-accumulates of the extracted network under masks, by layer name, such as
-                `midstate.compaction.sizes_under_masks` gives; None: budgets that count them are refused.
+            sample: training images with labels, for measurements; None: methods that measure are refused.
+            sizes: function from masks, by layer name, to parameters and multiply-accumulates of the extracted network,
+                see `midstate.compaction.sizes_under_masks`; None: budgets that count them are refused.
             coupled: which filters go together, from `midstate.compaction.coupled_channels`; for pattern=channel.
             reordering: orders channels before the first mask, such as `midstate.compaction.Reordering`; for `permute`.
 
         Raises:
-            ValueError: the scope, window, update or allocation does not fit this model and run.
+            ValueError: scope, window, update or allocation do not fit model and run, or a needed argument is missing.
         """
         super().__init__()
         self.method = method
@@ -80,17 +80,17 @@ class Pruner(Walker):
         self.layers = layers if self.coupling is None else self.coupling.layers
         self.window = schedule.window(steps_per_epoch, total_steps)
         self.levels: list[Level] | None = (
-            None  # of the target, of each layer or group of coupled channels; None until decided
+            None  # target levels, one a layer or group of coupled channels; None until decided
         )
-        self._uniform_sizes: Mapping[str, int] | None = None  # of the uniform allocation, where they are the budget
-        self._walks: list[Walk] | None = None  # of an allocation that searches
-        self._strengths: list[float] | None = None  # of its penalty at the coming step
+        self._uniform_sizes: Mapping[str, int] | None = None  # extracted sizes at uniform levels, if budgeted
+        self._walks: list[Walk] | None = None  # state of an allocation that searches, one a layer
+        self._strengths: list[float] | None = None  # strengths of its penalty at the next step, one a layer
         self._attached = Attached(method, self.layers)
         self._weights = self._attached.weights
-        self._tried: list[LayerView] = []  # as they are when it does
+        self._tried: list[LayerView] = []  # views of the layers while the allocation tries schemes
         self._reordering = reordering if method.permutes else None
-        self.reordered: Mapping[str, float | bool] | None = None  # what that has brought, once it is done
-        # A dense run stays as it is now: nothing attached, no refresh, no change.
+        self.reordered: Mapping[str, float | bool] | None = None  # report of the reordering; None until it is done
+        # The state of a dense run: nothing attached, no refresh, no change.
         self.refresh_steps, self._changes = NEVER, NO_CHANGES
         if not method.dense:
             self._attach(model, steps_per_epoch, total_steps, seed, names_of(classifier), uses or {}, sample, sizes)
@@ -106,7 +106,7 @@ class Pruner(Walker):
         sample: Sample | None,
         sizes: Callable[[Mapping[str, Tensor]], Mapping[str, int]] | None,
     ) -> None:
-        """Place the method in this run and put masks of ones on every layer, once all has been checked."""
+        """Check the method against this model and run, and put masks of ones on every layer."""
         method = self.method
         if is_extracted(method.allocation) and sizes is None:
             raise ValueError(f"budget={method.allocation.budget!r}: is counted by `sizes`; give them to the pruner")
@@ -137,7 +137,7 @@ class Pruner(Walker):
 
     @property
     def masks(self) -> list[Tensor]:
-        """The current masks, one per layer in scope; empty when dense."""
+        """The current masks, one per layer in scope; empty when dense, or finalised."""
         return self._attached.masks
 
     @property
@@ -147,15 +147,15 @@ class Pruner(Walker):
 
     @property
     def measures(self) -> bool:
-        """Tell whether scores or allocations depend on activations or losses."""
+        """Tell whether scores or allocations depend on activations, gradients or losses."""
         return self.method.measures
 
     @torch.no_grad()
     def refresh(self, step: int) -> None:
-        """Refresh the masks from the present weights, for training or an evaluation; no change once they are frozen."""
+        """Refresh the masks from the present weights, for training or an evaluation; frozen masks stay."""
         if (
             not (self.due(step) or self.refreshes_at_eval(step)) or step == self._refreshed
-        ):  # at one step the weights are the same
+        ):  # a second refresh at one step would change nothing
             return
         if self.method.allocation.searches and step >= self.window.start:
             self._reorder()
@@ -169,8 +169,8 @@ class Pruner(Walker):
     def masks_at(self, progress: float, step: int) -> list[Tensor]:
         """Compute the masks that the present weights give at `progress`, without setting them.
 
-        Allocations that decide from measurements do so when the first unit is to go, or at every call. Where
-        nothing may regrow, only what is in force now can be kept. On a path that fades, they hold factors.
+        Levels that are still open are decided at the first call with progress above 0; with `refresh=tick`, at every
+        such call. If nothing may regrow, only weights in use are kept. On a path that fades, masks hold factors.
         """
         method = self.method
         if progress == 0:
@@ -190,7 +190,7 @@ class Pruner(Walker):
         return self._network.swapped(layers, masks) if method.update.forced_swaps else masks
 
     def _reorder(self) -> None:
-        """Order the network's channels, if that is asked for and not done; what it computes stays the same."""
+        """Order the network's channels, if asked for and not done yet; the network computes the same function."""
         if self._reordering is not None and self.reordered is None:
             self.reordered = self._reordering.apply(self.layers)
 
@@ -205,7 +205,7 @@ class Pruner(Walker):
 
     @contextmanager
     def _at_levels(self, levels: Sequence[Level]) -> Iterator[None]:
-        """Put the masks of a scheme in place, for training passes, too; who tries it puts them back."""
+        """Set the masks of a scheme, for training passes, too; the caller restores the previous masks."""
         pattern, layers = self.method.pattern, self._network.at(self._tried, levels)
         masks = [pattern.expand(pattern.mask(layer.score(), layer.level), layer.shape) * layer.mask for layer in layers]
         self._attached.set_masks(masks, levels)
@@ -220,24 +220,24 @@ class Pruner(Walker):
         self.levels = [walk["level"] for walk in self._walks]
 
     def set_masks(self, masks: list[Tensor]) -> None:
-        """Put masks in place, and the scales that go with them (the buffers stay the same tensors)."""
+        """Set masks, and the scales that belong to them, in place (the buffers stay the same tensors)."""
         self._attached.set_masks(masks, self.layer_levels)
 
     def trial(self) -> AbstractContextManager[None]:
-        """Put masks and what goes with them back as they were before the context."""
+        """Restore masks, and all buffers beside them, when the context ends."""
         return self._attached.trial()
 
     def masked_training(self) -> AbstractContextManager[None]:
-        """Let training passes see the masks, too, whatever the estimator, for the time of the context."""
+        """Apply the masks in training passes, too, within the context, whatever the estimator."""
         return self._attached.masked_training()
 
     def before_step(self, optimizer: Optimizer, step: int | None = None, only: Collection[int] | None = None) -> None:
-        """Change gradients as penalty and estimator say; call after unscaling and before clipping.
+        """Change gradients by the rules of penalty and estimator; call after unscaling and before clipping.
 
         Args:
-            optimizer: that is about to step.
+            optimizer: the optimizer that is about to step.
             step: the step that it makes, from 0; methods with a penalty need it.
-            only: `id` of each parameter that it holds, where several optimizers share the network; None: all.
+            only: `id` of each parameter that this optimizer holds, if several share the network; None: all.
         """
         mine = [only is None or id(weight) in only for weight in self._weights]
         if self.method.penalty:
@@ -251,7 +251,7 @@ class Pruner(Walker):
             self._strengths = None
 
     def after_step(self, optimizer: Optimizer, only: Collection[int] | None = None) -> None:
-        """Undo what the optimizer did against the estimator's rule; call after the optimizer's step, see above."""
+        """Undo the optimizer's changes against the estimator's rule; call after its step, see `before_step`."""
         self._attached.after_step(optimizer, only)
 
     def kept(self) -> list[float]:
@@ -274,7 +274,7 @@ class Pruner(Walker):
         return self.method.describe(self._density(), self.window.progress(step))
 
     def states(self) -> list[str]:
-        """Names of the states at the pattern's own jumps, dense first."""
+        """Names of the states before and after each of the path's jumps, dense first."""
         jumps, density = self.method.num_jumps, self._density()
         return [self.method.describe(density, k / jumps) for k in range(jumps)] + [self.method.describe(density, 1.0)]
 
@@ -287,7 +287,7 @@ class Pruner(Walker):
         """Fold the masks of the last evaluation into the weights and leave a plain model.
 
         Raises:
-            ValueError: no mask was ever made, so that the network would be left dense.
+            ValueError: no mask was ever made: the network would stay dense.
         """
         if self._refreshed < 0 and self.masks and all(bool(mask.all()) for mask in self.masks):
             raise ValueError(
@@ -297,11 +297,11 @@ class Pruner(Walker):
         self._attached.fold()
 
     def detach(self) -> None:
-        """Give it up: leave the model without masks, its weights as they are."""
+        """Give up pruning: remove the masks and leave the unmasked weights."""
         self._attached.remove()
 
     def verify(self) -> bool | None:
-        """Tell whether the finalised weights are what was promised, layer by layer; None when dense."""
+        """Tell whether the finalised weights of each layer obey the pattern at its level; None when dense."""
         if self.method.dense:
             return None
         return self.levels is not None and all(
@@ -319,7 +319,7 @@ class Pruner(Walker):
         ]
 
     def left_dense(self, model: nn.Module, classifier: str | Collection[str] | None) -> list[tuple[Layer, str]]:
-        """Layers that nothing is pruned of, and why: as `Scope.left_dense`, or `coupled`: no channel of it can go."""
+        """Layers that stay dense, and why: as in `Scope.left_dense`, or `coupled`: no channel of it can be pruned."""
         left = self.method.scope.left_dense(model, classifier, self.method.pattern)
         if self.coupling is None:
             return left
@@ -327,7 +327,7 @@ class Pruner(Walker):
         return [*left, *((layer, "coupled") for layer in weight_layers(model) if layer.name not in known)]
 
     def nominal_densities(self) -> list[float]:
-        """The densities papers count with: uniform ones before rounding to whole units."""
+        """Densities as papers count them: uniform ones before rounding to whole units; others as `targets`."""
         density = self.method.nominal_density
         return self.targets() if density is None else [density] * len(self.layers)
 
@@ -340,8 +340,8 @@ class Pruner(Walker):
         """How the allocation compares with the uniform one, see `compare_with_uniform`; None when dense.
 
         Args:
-            counted: the finished network by `midstate.compaction.count`. A budget of the extracted network is compared
-                with it, too: `extracted_params_slack`, `extracted_macs_slack`.
+            counted: counts of the finished network, from `midstate.compaction.count`; a budget of the extracted network
+                adds `extracted_params_slack` and `extracted_macs_slack`.
         """
         if self.levels is None:
             return None
@@ -353,7 +353,7 @@ class Pruner(Walker):
         return {**compare_with_uniform(self.method.pattern, self._network.ranked(), self.levels), **extracted}
 
     def scheme(self, bits: Mapping[str, list[int | None]] | None = None) -> str | None:
-        """The target levels, and a quantizer's bits, as a file that `Scheme` reads; None where there are neither."""
+        """The target levels, and a quantizer's bits, as text of a file for `Scheme`; None if there are neither."""
         if self.levels is None:
             return None if bits is None else scheme_text(None, {}, bits)
         names = [layer.name for layer in self.layers]
@@ -367,7 +367,7 @@ class Pruner(Walker):
             **self._changes.state_dict(),
             "levels": self.levels,
             "refreshed": self._refreshed,
-            # An epoch's last evaluation has searched for the step to come, and that one does not search again.
+            # The refresh at an epoch's end has already searched for the next step, which will not search again.
             **({"walks": self._walks, "strengths": self._strengths} if self._walks else {}),
             **({"search": self.search.state_dict()} if self.search else {}),
             **({"uniform_sizes": dict(self._uniform_sizes)} if self._uniform_sizes else {}),
@@ -377,7 +377,7 @@ class Pruner(Walker):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take back `state_dict`."""
         self._changes.load_state_dict(state)
-        self.levels = state.get("levels", self.levels)  # checkpoints of uniform runs once held neither
+        self.levels = state.get("levels", self.levels)  # older checkpoints of uniform runs lack these two
         self._refreshed = state.get("refreshed", -1)
         self._walks, self._strengths = state.get("walks"), state.get("strengths")
         self._uniform_sizes = state.get("uniform_sizes")

@@ -1,4 +1,4 @@
-"""The one table of products of axes that make no sense, with the reasons."""
+"""The one table of combinations of members that make no sense, with the reasons."""
 
 import math
 import re
@@ -35,12 +35,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Refused:
-    """Products of axes that make no sense.
+    """Combinations of members that make no sense.
 
     Args:
-        what: they are, for a table.
-        when: tells whether a method is one of them.
-        why: the message, with the way out; braces name a member and its attribute.
+        what: the combination in words, for a table.
+        when: tells whether a method is such a combination.
+        why: the message, with a remedy; braces hold an attribute of a member.
     """
 
     what: str
@@ -52,18 +52,18 @@ class Refused:
         return self.why.format(method=method, scope=method.scope, **method.members)
 
     def says(self, message: str) -> bool:
-        """Tell whether this is where a message comes from."""
+        """Tell whether a message is made from this entry."""
         fixed = re.split(r"\{[^}]*\}", self.why)
         return re.fullmatch(".*".join(map(re.escape, fixed)), message, re.DOTALL) is not None
 
 
 def _other_pattern(*kinds: type) -> Callable[["Method"], bool]:
-    """Members that are about the N of N:M, where there is none."""
+    """Members of classes that need N:M, under another pattern."""
     return lambda m: m.pattern.group != "neighbours" and any(isinstance(each, kinds) for each in m.members.values())
 
 
 def _no_filters(*kinds: type) -> Callable[["Method"], bool]:
-    """Members that are about whole filters, where single weights go."""
+    """Members of classes that need whole filters, under a pattern of single weights."""
     return lambda m: m.pattern.unit != "filter" and any(isinstance(each, kinds) for each in m.members.values())
 
 
@@ -319,7 +319,7 @@ REFUSED = (
         "regrow={update.regrow}, hysteresis={update.hysteresis:g}: these bear on scores, and estimator=candidates "
         "ranks combinations by what it has learnt; use regrow=free and hysteresis=0",
     ),
-    # What may not come back
+    # Regrowth of pruned weights
     Refused(
         "`path=frames`, `fine` or `densify`, with `regrow=never`",
         lambda m: isinstance(m.path, Frames) and m.path.frames != "sparsify" and m.update.regrow == "never",
@@ -378,7 +378,7 @@ REFUSED = (
         "grow={update.grow!r}: grown weights begin at zero, and under this estimator pruned ones train on; use "
         "pruner/estimator=hard or dense_gradient",
     ),
-    # Members of one's own
+    # Members that users add
     Refused(
         "a member whose `patterns` do not name the pattern",
         lambda m: m.misplaced is not None,

@@ -1,4 +1,4 @@
-"""Scope: which tensors are pruned. A list of (module, tensor name), so that no tensor hides from it."""
+"""Scope: which tensors are pruned. A list of (module, tensor name), because not all tensors are named `weight`."""
 
 import logging
 from collections import Counter
@@ -15,8 +15,8 @@ from midstate.sparsity.tensors import Layer, is_depthwise, is_transposed, names_
 
 log = logging.getLogger(__name__)
 INDIVISIBLE = ("skip", "pad", "error")
-LEAST_SHARE = 0.01  # of a network's parameters, to be spoken of
-NAMED = 8  # tensors that a message names at most
+LEAST_SHARE = 0.01  # minimum share of a network's parameters for a warning
+NAMED = 8  # maximum of tensors that a message names
 # Names of the projection beside a residual block; the last two are torchvision's RegNet and MaxViT.
 SHORTCUTS = ("shortcut", "downsample", ".proj.0", ".proj.1")
 
@@ -26,7 +26,7 @@ class Scope:
     """Which layers are pruned.
 
     Args:
-        skip_first: leave the first convolution (or patch embedding) dense.
+        skip_first: leave the first layer in module order dense.
         skip_classifier: leave the classifier dense.
         skip_depthwise: leave depthwise convolutions dense.
         skip_shortcuts: leave the projections of shortcuts dense: 1x1 convolutions with one of SHORTCUTS in their name.
@@ -34,13 +34,13 @@ class Scope:
         exclude: shell-style name patterns that stay dense, such as `layer1.*`.
         indivisible: what to do with layers whose input channels the pattern does not divide:
             skip (leave dense), pad (the partial last group of r channels keeps ceil(n*r/m)) or error.
-        multiples: numbers of which a layer's outputs and inputs (sizes 0 and 1 of its weight) must be multiples, or
-            it stays dense: what hardware asks for; None: any.
-        include: names, or patterns of them, of tensors that are pruned whatever the rules above say but `exclude`:
+        multiples: numbers, as hardware may require, that must divide a layer's outputs and inputs (dims 0 and 1 of
+            its weight), or it stays dense; None: no condition.
+        include: names, or name patterns, of tensors that are pruned whatever the rules above say, except `exclude`:
             layers, and any other floating parameter of two or more dimensions (of recurrent layers, embeddings,
-            layers of unknown classes). Of these, dim 1 as it lies in memory counts as their inputs. Transposed
-            convolutions and Hugging Face's Conv1D, whose inputs are dim 0, are taken with pattern=weight only.
-            None: no more than the rules say.
+            layers of unknown classes). Dim 1 of these other parameters counts as inputs. Transposed convolutions
+            and Hugging Face's Conv1D, whose inputs are dim 0, are accepted with pattern=weight only.
+            None: no further tensors.
     """
 
     skip_first: bool = True
@@ -71,11 +71,11 @@ class Scope:
         Args:
             model: a plain model, nothing attached.
             classifier: name of its classifier, or names of its layers; None if it has none.
-            pattern: decides which shapes divide; None takes every shape.
+            pattern: decides which shapes are divisible; None accepts every shape.
 
         Raises:
-            ValueError: nothing in scope, an exclude pattern without a match, an indivisible layer under
-                `indivisible=error`, or a tensor that cannot be pruned (tied, computed or weight-standardised).
+            ValueError: nothing in scope, a classifier, exclude or include without a match, an indivisible layer under
+                `indivisible=error`, or a tensor that cannot be pruned (such as tied, computed or weight-standardised).
         """
         layers, others = weight_layers(model), other_tensors(model)
         _check_patterns("exclude", self.exclude, [*layers, *others] if self.include else layers)
@@ -112,7 +112,7 @@ class Scope:
     def left_dense(
         self, model: nn.Module, classifier: str | Collection[str] | None, pattern: Pattern
     ) -> list[tuple[Layer, str]]:
-        """List the layers that `resolve` leaves out, and why: the first of the reasons.
+        """List the layers that `resolve` leaves out, each with the first reason that holds.
 
         Args:
             model: a plain model, or one with masks on.
@@ -135,7 +135,7 @@ class Scope:
         return _matches(layer, self.include or ()) and not _matches(layer, self.exclude)
 
     def _left_out(self, layer: Layer, layers: list[Layer], classifier: frozenset[str]) -> str | None:
-        """Why a layer stays dense; None: it does not."""
+        """The reason why a layer stays dense; None if it does not."""
         if self.includes(layer):
             return None
         sizes = zip(layer.weight.shape, self.multiples or (), strict=False)
@@ -181,9 +181,9 @@ def _is_1x1(layer: Layer) -> bool:
 
 
 def _unknown_layers(model: nn.Module, but: Scope) -> list[Layer]:
-    """Weights of layers whose class is not known: those of modules without modules in them, and any that is large.
+    """Weights of layers of unknown classes: of modules without submodules, and any that is large.
 
-    What a block of several layers has beside them (positions, tokens, scales) is no layer.
+    Small parameters of a block beside its submodules (positions, tokens, scales) are not layers.
     """
     least = LEAST_SHARE * sum(p.numel() for p in model.parameters())
     return [
@@ -209,7 +209,7 @@ def _warn_of_unknown(unknown: list[Layer], model: nn.Module) -> None:
 
 
 def _refuse_unknown(added: list[Layer], pattern: Pattern) -> None:
-    """Refuse tensors that a pattern would cut the wrong way."""
+    """Refuse tensors of unknown modules that a pattern would cut along the wrong dimension."""
     for layer in added:
         kind = type(layer.module).__name__
         if pattern.name != "weight" and is_transposed(layer.module):
@@ -225,7 +225,7 @@ def _refuse_unknown(added: list[Layer], pattern: Pattern) -> None:
 
 
 def _follow(module: nn.Module) -> None:
-    """Have a recurrent layer look its weights up at every call: it keeps a list of them, which no mask reaches."""
+    """Make a recurrent layer look up its weights at every call; its own list of them would bypass the masks."""
     if isinstance(module, nn.RNNBase) and _look_up not in module._forward_pre_hooks.values():
         module.register_forward_pre_hook(_look_up)
 
@@ -235,7 +235,7 @@ def _look_up(module: nn.RNNBase, inputs: tuple) -> None:
 
 
 def _check_classifier(names: frozenset[str], layers: Sequence[Layer]) -> None:
-    """Refuse names of which no layer is there: the classifier would be pruned after all."""
+    """Refuse a classifier of which no layer exists: it would be pruned despite `skip_classifier`."""
     known = [layer.name for layer in layers]
     if names and names.isdisjoint(known):
         shown, meant = " or ".join(map(repr, sorted(names))), checks.near(sorted(names)[0], known)
@@ -243,14 +243,14 @@ def _check_classifier(names: frozenset[str], layers: Sequence[Layer]) -> None:
 
 
 def _parametrizations(layer: Layer) -> Iterable[nn.Module]:
-    """The parametrizations of a layer's weight; none of a plain one."""
+    """The parametrizations of a layer's weight; empty if it is plain."""
     if not parametrize.is_parametrized(layer.module, layer.tensor_name):
         return ()
     return layer.module.parametrizations[layer.tensor_name]
 
 
 def _refuse_unprunable(layers: list[Layer], model: nn.Module) -> None:
-    # Of modules: one that is called at several places, or has several names, is one layer and has one mask.
+    # Counted by module: a module that is called at several places, or has several names, is one layer with one mask.
     owners = Counter(id(p) for module in model.modules() for p in module._parameters.values() if p is not None)
     for layer in layers:
         if any(hasattr(each, "mask") for each in _parametrizations(layer)):

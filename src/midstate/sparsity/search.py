@@ -1,4 +1,4 @@
-"""What an allocation that tries whole schemes has to do so, and what it keeps between its episodes."""
+"""Trials for an allocation that tries whole schemes, and the state that it keeps between episodes."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -15,11 +15,11 @@ class Search:
 
     Args:
         trial: top-1 in percent on held-out images with every layer at its level, after a short finetune; afterwards
-            weights, statistics, masks and generators are as before, to the bit. NaN: the finetune has diverged.
+            weights, statistics, masks and generators are as before, to the bit. NaN: the finetune diverged.
         dense_top1: top-1 of the network as it is, in percent, on the same images.
-        state: the allocation's own, plain values and tensors.
+        state: the allocation's own state, of plain values and tensors.
         rows: one an episode, columns as in `COLUMNS`.
-        between: called before each episode; what raises there stops the search, and no finished episode is lost.
+        between: called before each episode; an exception from it stops the search and loses no finished episode.
     """
 
     trial: Callable[[Sequence[Level]], float]
@@ -29,10 +29,10 @@ class Search:
     between: list[Callable[[], None]] = field(default_factory=list)
 
     def top1(self, levels: Sequence[Level]) -> float:
-        """Top-1 of a scheme, in percent; one that an earlier episode has tried is not tried again.
+        """Top-1 of a scheme, in percent; taken from `rows` if an earlier episode has tried it.
 
         Raises:
-            Unrankable: it is not a number.
+            Unrankable: the finetune diverged.
         """
         for call in self.between:
             call()
@@ -56,5 +56,5 @@ COLUMNS = ("episode", "reward", "top1", "cost", "limit", "best", "levels")  # of
 
 
 def plain_levels(levels: Sequence[Level]) -> list[Any]:
-    """Levels as they are written: numbers, or lists of them."""
+    """Levels as `rows` hold them: numbers, or lists of numbers."""
     return [list(level) if isinstance(level, tuple) else level for level in levels]

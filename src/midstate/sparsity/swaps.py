@@ -1,7 +1,7 @@
-"""What a layer keeps at N:M when channels change places: all swaps of two channels at once.
+"""Magnitude that a layer keeps at N:M after a swap of two channels, for all swaps at once.
 
-With one channel of a group taken out, a row keeps its N-1 largest others and the larger of the channel that comes in
-and the next of its own; the sum of max(a, b) over rows is a city-block distance.
+When one channel of a group is replaced, the N-1 largest of the other weights are kept, and the larger of the incoming
+weight and the N-th of the others. A sum of max(a, b) is (sum of a + sum of b + L1 distance) / 2.
 """
 
 from dataclasses import dataclass
@@ -16,8 +16,8 @@ class Read:
     """How one layer reads channels that may be exchanged.
 
     Args:
-        magnitude: |w| with one row for each input channel, (C, R), in the order in which the layer reads them.
-        places: (k,) in which of the C rows each of the k channels lies; the others stay where they are.
+        magnitude: |w| with one row for each input channel, (C, R), in the layer's order of channels.
+        places: (k,) the row of each of the k channels; all other rows stay.
     """
 
     magnitude: Tensor
@@ -32,26 +32,26 @@ def kept_magnitude(weight: Tensor, n: int, m: int) -> float:
 
 
 class Table:
-    """One layer: what each group keeps, and what it would keep with one of its channels replaced by another."""
+    """Magnitude that each group of one layer keeps, and would keep with one of its channels replaced by another."""
 
     def __init__(self, read: Read, n: int, m: int) -> None:
         self.n, self.m = n, m
         self.columns, self.places = read.magnitude, read.places  # columns change in place
-        self.groups = self.places // m  # (k,) of each channel
+        self.groups = self.places // m  # (k,) group of each channel
         size = len(self.places)
-        self.replaced = self.columns.new_zeros(size, size)  # by place, and by what comes there
-        self.kept = self.columns.new_zeros(size)  # by place: of its group
+        self.replaced = self.columns.new_zeros(size, size)  # [i, j]: kept by i's group with channel j in the place of i
+        self.kept = self.columns.new_zeros(size)  # kept by each channel's group
         self.refresh(torch.arange(size, device=self.columns.device))
 
     def copy(self) -> "Table":
-        """One that can be changed alone."""
+        """An independent copy."""
         other = object.__new__(Table)
         other.__dict__ |= {**self.__dict__, "columns": self.columns.clone(), "replaced": self.replaced.clone()}
         other.kept = self.kept.clone()
         return other
 
     def refresh(self, slots: Tensor) -> None:
-        """Compute anew what is known of some places, all of their groups."""
+        """Recompute the entries of some channels: of all channels in their groups."""
         which, inverse = self.groups[slots].unique(return_inverse=True)
         rows = (which[:, None] * self.m + torch.arange(self.m, device=which.device)).flatten()
         padded = F.pad(self.columns, (0, 0, 0, -len(self.columns) % self.m))[rows]
@@ -61,7 +61,7 @@ class Table:
         own = self.columns[self.places[slots]]
         nth, top_of = nth[inverse], top[inverse]
         is_kept = own >= nth
-        rival = torch.where(is_kept, following[inverse], nth)  # kept, unless what comes is larger
+        rival = torch.where(is_kept, following[inverse], nth)  # kept, unless the incoming weight is larger
         others = (top_of - torch.where(is_kept, own, nth)).sum(1)
         coming = self.columns[self.places]
         larger = (coming.sum(1)[None] + rival.sum(1)[:, None] + torch.cdist(rival, coming, p=1)) / 2
@@ -69,7 +69,7 @@ class Table:
         self.kept[slots] = top_of.sum(1)
 
     def gains(self) -> Tensor:
-        """By how much more is kept when the channels at two places change places, (k, k)."""
+        """Gain in kept magnitude from swapping two channels, (k, k); 0 within a group."""
         gains = self.replaced + self.replaced.T - self.kept[:, None] - self.kept[None]
         return gains.masked_fill_(self.groups[:, None] == self.groups[None], 0)
 
@@ -82,19 +82,19 @@ class Table:
         self.refresh(touched.nonzero().flatten())
 
     def total(self) -> float:
-        """What is kept of all groups that hold one of the channels."""
+        """Magnitude kept in all groups that hold one of the channels."""
         by_group = self.kept.new_zeros(int(self.groups.max()) + 1).index_put((self.groups,), self.kept)
         return float(by_group.double().sum())
 
 
 def _sorted(columns: Tensor, n: int, m: int, left: int | None = None) -> tuple[Tensor, Tensor]:
-    """Groups of M rows, each column sorted from the largest on, (G, M, R), and how many each group keeps, (G,).
+    """Groups of M rows, each column in descending order, (G, M, R), and the number that each group keeps, (G,).
 
     Args:
         columns: (C, R); zeros fill up a partial last group.
-        n: kept of M.
+        n: number kept of M.
         m: size of a group.
-        left: rows of the last group; None: as C says.
+        left: rows in the last group; None: computed from C.
     """
     left = len(columns) - (len(columns) - 1) // m * m if left is None else min(left, m)
     groups = F.pad(columns, (0, 0, 0, -len(columns) % m)).unflatten(0, (-1, m))
@@ -109,5 +109,5 @@ def _at(sorted_: Tensor, index: Tensor) -> Tensor:
 
 
 def _top(sorted_: Tensor, kept: Tensor) -> Tensor:
-    """Sum of the kept ones of each group, (G, R)."""
+    """Sum of the kept entries of each group, (G, R)."""
     return _at(F.pad(sorted_.cumsum(1), (0, 0, 1, 0)), kept)

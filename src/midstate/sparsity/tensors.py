@@ -1,4 +1,4 @@
-"""Weight tensors of a model: the layers that are known, and all others."""
+"""Weight tensors of a model: those of known layers, and all others."""
 
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ class Layer:
     module: nn.Module
     tensor_name: str
     depth: int
-    known: bool = True  # whether `weight_layers` lists it: what its dimensions mean is known
+    known: bool = True  # whether `weight_layers` lists it: the meaning of its dimensions is known
 
     @property
     def weight(self) -> Tensor:
@@ -30,7 +30,7 @@ class Layer:
         """Which of the module's inputs the tensor reads: attention takes query, key and value.
 
         Raises:
-            ValueError: nobody knows.
+            ValueError: the layer is not `known`.
         """
         if not self.known:
             raise ValueError(
@@ -48,8 +48,8 @@ class Layer:
 def weight_layers(model: nn.Module) -> list[Layer]:
     """List every convolution and linear weight of `model` in module order, attention's in_proj_weight too.
 
-    Transposed convolutions are left out: their input channels are dim 0. So are layers without a weight, whose
-    inputs or outputs are none.
+    Transposed convolutions are left out: their input channels are dim 0. So are empty weights, of layers with 0
+    inputs or outputs.
     """
     layers: list[Layer] = []
     for module_name, module in model.named_modules():
@@ -61,10 +61,10 @@ def weight_layers(model: nn.Module) -> list[Layer]:
 
 
 def other_tensors(model: nn.Module) -> list[Layer]:
-    """List every other floating parameter of two or more dimensions, in module order, behind the layers.
+    """List every other floating parameter of two or more dimensions, in module order; `depth` goes on from the layers.
 
-    What their dimensions mean is their module's affair; that of transposed convolutions and Hugging Face's Conv1D is
-    known, see `is_transposed`. Computed ones (parametrized, or masked) are left out.
+    The meaning of their dimensions depends on the module; for transposed convolutions and Hugging Face's Conv1D it is
+    known, see `is_transposed`. Parametrized tensors (such as masked ones) are left out.
     """
     first = len(weight_layers(model))
     seen = {id(layer.weight) for layer in weight_layers(model)}
@@ -80,13 +80,13 @@ def other_tensors(model: nn.Module) -> list[Layer]:
 
 
 def fold(layer: Layer) -> None:
-    """Leave a plain weight as the network uses it now: every parametrization of the tensor goes, masks and others."""
+    """Remove all parametrizations of the tensor, masks and others, and leave the plain weight that the network uses."""
     if parametrize.is_parametrized(layer.module, layer.tensor_name):
         parametrize.remove_parametrizations(layer.module, layer.tensor_name, leave_parametrized=True)
 
 
 def original(module: nn.Module, name: str) -> Tensor:
-    """A tensor as the optimizer has it, under whatever is parametrized."""
+    """A tensor as the optimizer has it, without its parametrizations."""
     lists = getattr(module, "parametrizations", {})
     return lists[name].original if name in lists else getattr(module, name)
 
@@ -99,18 +99,18 @@ def layer_name(tensor_name: str) -> str:
 def is_transposed(module: nn.Module) -> bool:
     """Tell whether a module's weight has its inputs in dim 0: (in, out/groups, *K), or Conv1D's (in, out).
 
-    Rows, filters and groups of M neighbours lie along (out, in/groups, *K), so that they would be cut the wrong way.
+    Rows, filters and groups of M neighbours assume (out, in/groups, *K), and would be cut along the wrong dimension.
     """
     return isinstance(module, _ConvTransposeNd) or type(module).__name__ == "Conv1D"
 
 
 def is_depthwise(layer: Layer) -> bool:
-    """Tell whether a layer is a convolution of one input channel a group."""
+    """Tell whether a layer is a convolution with several groups of one input channel each."""
     return layer.is_conv and layer.module.groups > 1 and layer.module.weight.shape[1] == 1
 
 
 def shape_of(layer: Layer) -> dict[str, Any]:
-    """What a layer is beside the shape of its weight, under the names of `LayerView`."""
+    """Properties of a layer beside the shape of its weight, as keyword arguments of `LayerView`."""
     stride = layer.module.stride[0] if layer.is_conv else 1
     return {"stride": stride, "is_depthwise": is_depthwise(layer), "is_conv": layer.is_conv}
 

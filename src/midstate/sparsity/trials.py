@@ -1,4 +1,4 @@
-"""Trials of schemes: a short finetune at given levels, top-1 on held-out images, and then everything as it was."""
+"""Trials of schemes: a short finetune at given levels, then top-1 on held-out images; everything is restored."""
 
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -19,13 +19,13 @@ class Finetune:
     """Settings of the finetune before a trial: SGD with momentum, always from the same weights on the same batches.
 
     Args:
-        trial_steps: of SGD; 0: schemes are measured as they are.
+        trial_steps: SGD steps; 0: schemes are measured without a finetune.
         trial_lr: learning rate, constant.
-        trial_momentum: of SGD.
-        trial_weight_decay: of SGD, on all parameters.
+        trial_momentum: momentum of SGD.
+        trial_weight_decay: weight decay of SGD, on all parameters.
         trial_batch: images a step.
         trial_images: images of the training split to finetune on.
-        held_out: further images of it, on which a trial is measured.
+        held_out: further images of the training split, on which a trial is measured.
     """
 
     trial_steps: int = 20
@@ -45,10 +45,10 @@ class Finetune:
             checks.integer(name, getattr(self, name), 1)
 
     def split(self, sample: Sample) -> tuple[Sample, Sample]:
-        """Images to finetune on and others to measure on, of the first images of the training split.
+        """Split the first images of a sample: `trial_images` to finetune on, then `held_out` to measure on.
 
         Raises:
-            ValueError: there are not so many.
+            ValueError: the sample has fewer images.
         """
         if len(sample.labels) < self.trial_images + self.held_out:
             raise ValueError(
@@ -63,16 +63,16 @@ class Finetune:
 
 @dataclass(frozen=True)
 class Trials:
-    """Tries schemes on one network; memory for two copies of the weights beside it, and its own gradients.
+    """Tries schemes on one network; needs memory for two more copies of the weights and for gradients.
 
-    Gradients of parameters are dropped, as before a step; all else is afterwards as before, to the bit.
+    Gradients of parameters are set to None; all else is restored, to the bit.
 
     Args:
-        model: with its parametrizations.
-        settings: of the finetune.
-        sample: with images to finetune on and to hold out.
-        seed: of the images' order and of what the network draws, the same in every trial.
-        at_levels: puts a scheme in force for the time of a context; called with the weights as they were.
+        model: with its parametrizations attached.
+        settings: settings of the finetune.
+        sample: with `tuning` and `held_out`.
+        seed: seed of the order of images and of the network's random draws, the same in every trial.
+        at_levels: context that puts a scheme in force; entered with the weights from before the finetune.
     """
 
     model: nn.Module
@@ -86,7 +86,7 @@ class Trials:
         return top1(self.model, self.sample.held_out)
 
     def trial(self, levels: Sequence[Level]) -> float:
-        """Top-1 in percent at given levels after the finetune; NaN where that has diverged."""
+        """Top-1 in percent at given levels after the finetune; NaN if it diverged."""
         with _restored(self.model), self.at_levels(levels), reproducible():
             return top1(self.model, self.sample.held_out) if self._finetune() else math.nan
 
@@ -103,7 +103,7 @@ class Trials:
             chosen = chosen.to(tuning.labels.device)
             with torch.enable_grad():
                 loss = F.cross_entropy(self.model(tuning.images[chosen]), tuning.labels[chosen])
-                # Not backward(): what others have hooked to gradients is not to hear of these.
+                # Not backward(): it would call the hooks that others have on gradients.
                 gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
             if not math.isfinite(loss):
                 return False
@@ -115,7 +115,7 @@ class Trials:
 
 @torch.no_grad()
 def top1(model: nn.Module, sample: Sample) -> float:
-    """Top-1 in percent in evaluation mode; NaN where an output is not finite."""
+    """Top-1 in percent in evaluation mode; NaN if an output is not finite."""
     correct = 0
     with evaluation(model):
         for images, labels in sample.batches(EVAL_BATCH):
@@ -127,7 +127,7 @@ def top1(model: nn.Module, sample: Sample) -> float:
 
 
 def _order(num_images: int, settings: Finetune, seed: int) -> Iterator[Tensor]:
-    """Positions of the images of each step: whole epochs of shuffled images, one after another."""
+    """Indices of the images of each step: epochs of shuffled images, without a partial last batch."""
     generator = Generator().manual_seed(seed)
     size = min(settings.trial_batch, num_images)
     batches = iter(())
@@ -141,7 +141,7 @@ def _order(num_images: int, settings: Finetune, seed: int) -> Iterator[Tensor]:
 
 @contextmanager
 def _restored(model: nn.Module) -> Iterator[None]:
-    """Put parameters, buffers, mode and torch's generators back as they were before the context; gradients are None."""
+    """Restore parameters, buffers, mode and torch's generators when the context ends; gradients are set to None."""
     training = model.training
     tensors = [*model.parameters(), *model.buffers()]
     saved = [tensor.detach().clone() for tensor in tensors]

@@ -1,4 +1,4 @@
-"""What a pruner and a quantizer have in common: when they act, and what is called before they measure."""
+"""Base of pruner and quantizer: at which steps they act, and the callback before they measure."""
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
@@ -14,17 +14,17 @@ from midstate.sparsity.updates.base import RefreshSteps
 
 
 class Walker:
-    """Base of those that walk a model to its target; members add `refresh(step)`, and set `refresh_steps`."""
+    """Walks a model to its target; subclasses add `refresh(step)`, and set `refresh_steps`."""
 
     refresh_steps: RefreshSteps
 
     def __init__(self) -> None:
-        self.search: Search | None = None  # where the allocation tries whole schemes
-        self._refreshed = -1  # the last step at which it was refreshed
+        self.search: Search | None = None  # if the allocation tries whole schemes
+        self._refreshed = -1  # step of the last refresh; -1: none yet
         self._before_measuring: list[Callable[[], None]] = []
 
     def on_measuring(self, call: Callable[[], None]) -> None:
-        """Have `call` called before each loss that an allocation measures; it may raise to stop, nothing is lost."""
+        """Set the function called before each measured loss or size; it may raise to stop, and masks stay the same."""
         self._before_measuring[:] = [call]
 
     def due(self, step: int) -> bool:
@@ -41,7 +41,7 @@ class Walker:
             self.refresh(step)
 
     def refresh(self, step: int) -> None:
-        """Follow the present weights, and go as far as the schedule says at `step`."""
+        """Refresh from the present weights, at the schedule's progress at `step`."""
         raise NotImplementedError
 
     def _try_schemes(
@@ -52,6 +52,6 @@ class Walker:
         seed: int,
         at_levels: Callable[[Sequence[Level]], AbstractContextManager[None]],
     ) -> None:
-        """Make what an allocation tries whole schemes by; see `Trials`."""
+        """Set `search`, with which an allocation tries whole schemes; see `Trials`."""
         trials = Trials(model, settings, sample, seed_for(seed, "trials"), at_levels)
         self.search = Search(trials.trial, trials.dense_top1)

@@ -1,10 +1,10 @@
 """Allocations: how much goes from each layer, as attainable levels of the pattern.
 
-The budget of every allocation is what the uniform one keeps, so that arms are equal: in weights
-(`params`) or in multiply-accumulates of an image (`macs`), both counted nominally (`Pattern.kept`). It is
-never exceeded, and what is left over is less than one level of any layer that could still take one. Filters can be
-counted without dead channels, too (`extracted`). A quantizer in the place of a pattern says itself what the budget is
-(`limit`), and counts in `size`, `bitops` or `latency`.
+The budget of every allocation but `Scheme` is what the uniform one keeps, so that arms are equal: in weights
+(`params`) or in multiply-accumulates of an image (`macs`), both counted nominally (`Pattern.kept`). It is never
+exceeded; `fit` and `ranked` leave less than one level of any layer that is not full. Filters can be counted without
+dead channels, too (`extracted`). A quantizer in the place of a pattern gives the budget itself (`limit`), and counts in
+`size`, `bitops` or `latency`.
 """
 
 from collections.abc import Sequence
@@ -19,18 +19,18 @@ BUDGETS, COMBINED, EXTRACTED = limits.BUDGETS, limits.COMBINED, limits.EXTRACTED
 
 
 def limit(pattern: Pattern, layers: Sequence[LayerView], budget: str) -> int:
-    """The budget: what the pattern itself says (a quantizer), else the cost of the uniform allocation."""
+    """The budget: the pattern's own `limit` if it has one (a quantizer), else the cost of the uniform allocation."""
     own = getattr(pattern, "limit", None)
     return uniform_cost(pattern, layers, budget) if own is None else own(layers, budget)
 
 
 def budgets_of(pattern: Pattern) -> tuple[str, ...]:
-    """Names of what the levels of a pattern can be counted in."""
+    """Names of the budgets that can count a pattern's levels."""
     return getattr(pattern, "budgets", BUDGETS)
 
 
 def has_budget(pattern: Pattern, budget: str) -> bool:
-    """Tell whether levels of a pattern can be counted in a budget, or in all of a combined one."""
+    """Tell whether levels of a pattern can be counted in a budget, or in all parts of a combined one."""
     if budget in EXTRACTED:
         return pattern.unit == "filter"
     counted = budgets_of(pattern)
@@ -38,7 +38,7 @@ def has_budget(pattern: Pattern, budget: str) -> bool:
 
 
 def lowest_level(pattern: Pattern) -> int:
-    """The least level that a layer may have: 1, or what the pattern itself says (bits of a grid may begin at 2)."""
+    """The lowest level that a layer may have: the pattern's own `lowest` (bits of a grid may begin at 2), else 1."""
     return getattr(pattern, "lowest", 1)
 
 
@@ -46,13 +46,13 @@ def options_of(pattern: Pattern, layer: LayerView, levels: Sequence[int] | None)
     """The levels a layer may have, lowest first.
 
     Args:
-        pattern: what levels mean.
+        pattern: defines the levels.
         layer: of any shape.
-        levels: those to choose from; what is above the layer's full level counts as that. Where levels are pairs, both
-            of a pair are of these. None: all of the pattern's.
+        levels: levels to choose from; those above the layer's full level are replaced by it. Where levels are pairs,
+            both numbers of a pair must be among these. None: all of the pattern's.
 
     Raises:
-        ValueError: none of them is a level of the layer.
+        ValueError: no pair of the layer consists of these numbers.
     """
     choices, full = pattern.choices(layer.shape), pattern.full(layer.shape)
     if levels is None:
@@ -77,17 +77,17 @@ class Allocation:
     """
 
     refresh: ClassVar[str] = "never"  # never: from shapes alone; once: when pruning begins; tick: at every refresh
-    uniform: ClassVar[bool] = False  # whether every layer has one level
-    own_budget: ClassVar[bool] = False  # whether the uniform allocation is no more than a comparison
+    uniform: ClassVar[bool] = False  # whether every layer has the same level
+    own_budget: ClassVar[bool] = False  # whether the cost of the uniform allocation does not bind it
     searches: ClassVar[bool] = False  # whether training itself finds the levels, see `Domino`
-    needs: tuple[str, ...] = ()  # what it looks at besides weights and scores, from `NEEDS`
-    patterns: ClassVar[tuple[str, ...]] = ()  # names of those it makes sense for; none: all
-    pairs: ClassVar[bool] = False  # whether it can choose pairs of levels, such as bits of weights and of inputs
-    coupled: ClassVar[bool] = False  # whether what it counts and compares may be coupled channels of several layers
+    needs: tuple[str, ...] = ()  # measurements that it reads besides weights and scores, from `NEEDS`
+    patterns: ClassVar[tuple[str, ...]] = ()  # names of the patterns it works with; empty: all
+    pairs: ClassVar[bool] = False  # whether its levels can be pairs, such as bits of weights and of inputs
+    coupled: ClassVar[bool] = False  # whether it can count and compare coupled channels of several layers
     by_filter: bool = False  # whether filters of one layer may have levels of their own
 
     def check_layers(self, pattern: Pattern, layers: Sequence[LayerView]) -> None:
-        """Raise ValueError if no allocation of these layers can meet the budget, or if it counts what there is not."""
+        """Raise ValueError if the pattern has no such budget; members may also check that it can be met."""
         check_budget(pattern, getattr(self, "budget", None))
 
 

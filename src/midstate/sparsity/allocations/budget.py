@@ -33,23 +33,23 @@ class Budget(Allocation):
     """Levels that minimise a loss under the budget of the uniform allocation (mixed N:M, 混合N:M, under `nm`).
 
     Args:
-        score: what a level costs in loss. `sensitivity`: rise of the training loss with this layer alone
+        score: how the loss of a level is estimated. `sensitivity`: rise of the training loss with this layer alone
             at the level; where a level is a pair, bits of weights and of activations, each of the two is measured
             with the other at the full level, and the rises are added. `file`: the same from a table of a finished
             network, on validation images (`scores`). `hessian`: squared error of the layer's
             weights times the mean eigenvalue of their Hessian (HAWQ-V2, arXiv 1911.03852). `weight_error`: share of
-            the layer's squared weights that goes; or the squared distance, weighted by the layer's size, from a
-            density wished for: `erk`, `owl` (more for layers with more outliers), `random` (the control).
-        levels: levels to choose from, such as [1, 2, 4, 8]; what is above a layer's full level counts as that. None:
+            the layer's squared weights that is removed. `erk`, `owl` (denser layers where there are more outliers) and
+            `random` (the control): squared distance from a desired density, times the layer's size.
+        levels: levels to choose from, such as [1, 2, 4, 8]; those above a layer's full level are replaced by it. None:
             all of the pattern's.
         budget: `params`, `macs` or `both`; of a quantizer `size`, `bitops` or `latency`.
         per: `layer`, or `filter` (each filter has its own N; under N:M only).
-        spread: `owl`: how far densities may lie from the uniform one (OWL's lambda).
+        spread: `owl`: half the range of the densities, from the lowest to the highest (OWL's lambda).
         vectors: `hessian`: random vectors for each batch of images, by which the trace is estimated.
         scores: `file`: the table, as scripts/sensitivity.py writes it.
         slack: largest share of each budget that may stay unused; None: any.
         worst: choose the largest total loss instead, within the budget and its slack (the control).
-        draw: `random`: which of the random schemes of a seed.
+        draw: `random`: number of the random scheme, 0 or more; each is another one for the same seed.
     """
 
     score: str = "sensitivity"
@@ -73,7 +73,7 @@ class Budget(Allocation):
 
     @property
     def needs(self) -> tuple[str, ...]:
-        """Three of the scores are measured."""
+        """The measurement that `score` reads, if any."""
         return {"sensitivity": ("loss",), "hessian": ("hessian_trace",), "owl": ("input_norm",)}.get(self.score, ())
 
     @property
@@ -82,7 +82,7 @@ class Budget(Allocation):
         return self.per == "filter"
 
     def check_layers(self, pattern: Pattern, layers: Sequence[LayerView]) -> None:
-        """Raise ValueError if even the cheapest levels exceed a budget, or if it counts what there is not."""
+        """Raise ValueError if even the cheapest levels exceed a budget, or if the pattern has no such budget."""
         check_budget(pattern, self.budget)
         options = [options_of(pattern, layer, self.levels) for layer in layers]
         for kind in self._kinds:
@@ -91,7 +91,7 @@ class Budget(Allocation):
             check_lowest(pattern, layers, cheapest, kind)
         if self.table:
             self._losses(pattern, layers, options)
-        if self.slack is not None and self.per == "layer":  # filters can do what layers can, and more
+        if self.slack is not None and self.per == "layer":  # single filters can meet all that layers can
             self._solve([[0.0] * len(levels) for levels in options], *self._costs(pattern, layers, options))
 
     def allocate(self, pattern: Pattern, layers: Sequence[LayerView]) -> list[Level]:
@@ -104,7 +104,7 @@ class Budget(Allocation):
             return [levels[at] for levels, at in zip(options, chosen, strict=True)]
         losses = [self._filter_losses(pattern, layer, levels) for layer, levels in zip(layers, options, strict=True)]
         rows = [len(loss) for loss in losses]
-        # Filters of one layer share its cost row, divided by their number: no fraction is left over.
+        # A filter costs its layer's cost divided by the number of filters, which leaves no remainder.
         costs = [
             [[cost // num for cost in row] for row, num in zip(kind, rows, strict=True) for _ in range(num)]
             for kind in costs
@@ -115,7 +115,7 @@ class Budget(Allocation):
 
     @property
     def _kinds(self) -> tuple[str, ...]:
-        """Budgets that hold together."""
+        """Budgets that must all be met."""
         return COMBINED.get(self.budget, (self.budget,))
 
     def _costs(
@@ -166,7 +166,7 @@ class Budget(Allocation):
         return layer.shape[1:].numel() * (torch.tensor(levels) / pattern.full(layer.shape) - wish) ** 2
 
     def _wished(self, pattern: Pattern, layers: Sequence[LayerView]) -> list[float]:
-        """The density each layer would have if levels were continuous."""
+        """The desired density of each layer, before it is rounded to a level."""
         kind = budgets_of(pattern)[0]
         dense = [layer.cost(pattern, pattern.full(layer.shape), kind) for layer in layers]
         allowed = limit(pattern, layers, kind)
@@ -179,18 +179,18 @@ class Budget(Allocation):
         return proportional(raw, [0.0] * len(layers), dense, allowed, kind)
 
     def _generator(self, layer: LayerView) -> Generator:
-        """What a layer's random densities come from; the first scheme's is as it was when there was one only."""
+        """Generator of a layer's random densities; `draw` is part of its seed unless it is 0."""
         return layer.generator("allocation", *([self.draw] if self.draw else []))
 
 
 def _density(pattern: Pattern, layer: LayerView, level: Level) -> float:
-    """Share that a level keeps of what the dense layer costs."""
+    """Cost of a level as a share of the dense layer's cost."""
     kind = budgets_of(pattern)[0]
     return layer.cost(pattern, level, kind) / layer.cost(pattern, pattern.full(layer.shape), kind)
 
 
 def _sensitivity(pattern: Pattern, layer: LayerView, levels: list[Level]) -> list[float]:
-    """Rise of the loss over the dense layer's; of pairs, the sum of what each component alone raises it by."""
+    """Rise of the loss over that with the layer dense; for pairs, the sum of the rises by each number alone."""
     full = pattern.full(layer.shape)
     dense = layer.loss(full)
     if not isinstance(full, tuple):
@@ -225,7 +225,7 @@ def _errors(pattern: Pattern, layer: LayerView, levels: list[Level]) -> list[flo
 
 
 def _by_hessian(pattern: Pattern, layer: LayerView, levels: list[Level]) -> list[float]:
-    """Squared error at each level times the mean eigenvalue, 0 at least: an estimate may be below it."""
+    """Squared error at each level times the mean eigenvalue; a negative estimate of that counts as 0."""
     mean = max(0.0, layer.hessian_trace / layer.shape.numel()) if math.isfinite(layer.hessian_trace) else math.nan
     squares = float(layer.weight.double().square().sum())
     return [mean * squares * error for error in _errors(pattern, layer, levels)]
@@ -238,7 +238,7 @@ def _outliers(layer: LayerView) -> float:
 
 
 def _owl(outliers: list[float], density: float, spread: float) -> list[float]:
-    """Densities within `spread` of the uniform one, in proportion to the share of outliers (OWL, arXiv 2310.05175)."""
+    """Densities of mean `density` and range 2 * `spread`, rising with outliers, cut to 0..1 (OWL, arXiv 2310.05175)."""
     low, high = min(outliers), max(outliers)
     scaled = [(each - low) / (high - low) * 2 * spread if high > low else 0.0 for each in outliers]
     mean = sum(scaled) / len(scaled)

@@ -1,4 +1,4 @@
-"""Allocations that nobody would choose: what a good one has to beat, and what must show up as bad."""
+"""Control allocations: baselines that a good allocation has to beat, and one that has to do badly."""
 
 from bisect import bisect_right
 from collections.abc import Sequence
@@ -37,7 +37,7 @@ class RandomShares(_Control):
 
 @dataclass(frozen=True)
 class Reversed(_Control):
-    """ERK's densities in reverse order of depth: the layers that ERK spares most are pruned most."""
+    """ERK's densities in reverse order of depth: the first layer gets the density of the last, and so on."""
 
     def allocate(self, pattern: Pattern, layers: Sequence[LayerView]) -> list[Level]:
         """One target level a layer."""
@@ -46,7 +46,7 @@ class Reversed(_Control):
 
 @dataclass(frozen=True)
 class Collapsed(_Control):
-    """All pruning in as few layers as can bear it, from the first on, down to one unit each; the others stay dense."""
+    """All pruning in as few layers as possible, from the first on, down to the lowest level; the others stay dense."""
 
     def allocate(self, pattern: Pattern, layers: Sequence[LayerView]) -> list[Level]:
         """One target level a layer."""
@@ -55,7 +55,7 @@ class Collapsed(_Control):
         for i, layer in enumerate(layers):
             others = sum(layers[j].cost(pattern, levels[j], self.budget) for j in range(len(layers)) if j != i)
             choices = range(lowest, levels[i] + 1)
-            # The highest level within the budget, which is the least until the others are down to it.
+            # The highest level at which the budget is met beside the others' present levels; the lowest if none is.
             fitting = bisect_right(choices, allowed - others, key=lambda k, at=layer: at.cost(pattern, k, self.budget))
             levels[i] = max(lowest, lowest - 1 + fitting)
         return levels

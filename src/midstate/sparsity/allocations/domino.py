@@ -1,9 +1,9 @@
 """DominoSearch (Sun et al., NeurIPS 2021): mixed N:M found while training, by weights that fall below thresholds.
 
-Every layer walks down from M. A penalty pulls its weights towards zero, the harder the further the layer is from
-what ERK would give it and the more multiply-accumulates it costs; where most groups have fewer than the present N
-weights above their thresholds, N goes down by one; it is put in force at the levels only. The search ends when the
-network costs no more than the uniform one.
+Every layer walks down from M. A penalty pulls its weights towards zero; it is stronger the further the layer's density
+is above ERK's and the more multiply-accumulates the layer costs. Where most groups have fewer than N weights above
+their thresholds, N goes down by one; only the N's among `levels` are put in force. The search ends when the network
+costs no more than the uniform one.
 """
 
 import logging
@@ -33,15 +33,16 @@ class Domino(Allocation):
     """Levels found by a search that training itself does.
 
     Args:
-        budget: `params` or `macs`: what must come down to the uniform allocation's.
+        budget: `params` or `macs`: the cost that must come down to the uniform allocation's.
         levels: N's that are put in force, besides M; None: powers of two.
         ready: share of a layer's groups that must have fewer than N weights above their threshold.
-        decide_every: steps between decisions; one each, and layer, at most.
+        decide_every: steps between decisions; each lowers the N of a layer by one at most.
         press_every: steps between penalties.
         strength: of the penalty; strength * factor * w is added to the gradients of weights in use, factor from 0 to 1.
-        double_from: share of the schedule's progress after which the strength doubles,
-        double_every: and again after each such share, MOST_DOUBLINGS times at most.
-        erk_share: of the factor, what the distance from ERK's density decides; the rest is by multiply-accumulates.
+        double_from: progress of the schedule, 0..1, from which the strength is doubled.
+        double_every: progress between further doublings; MOST_DOUBLINGS in all at most.
+        erk_share: share of the factor that depends on the distance from ERK's density; the rest depends on
+            multiply-accumulates.
     """
 
     budget: str = "params"
@@ -67,7 +68,7 @@ class Domino(Allocation):
         checks.number("double_every", self.double_every, 1e-3, 1)
 
     def check_layers(self, pattern: NM, layers: Sequence[LayerView]) -> None:
-        """Raise ValueError if even the lowest levels exceed the budget, or if it counts what there is not."""
+        """Raise ValueError if even the lowest levels exceed the budget, or if the pattern has no such budget."""
         check_budget(pattern, self.budget)
         check_lowest(pattern, layers, [self._levels(pattern)[0]] * len(layers), self.budget)
 
@@ -83,7 +84,7 @@ class Domino(Allocation):
         Args:
             pattern: N:M; its uniform allocation is the budget.
             layers: with the present weights.
-            walks: as the last step left them; None: it begins.
+            walks: state after the last step; None: the search begins.
             step: of the run.
             progress: of the schedule; at 1 the search is over.
 
@@ -101,7 +102,7 @@ class Domino(Allocation):
         return walks, self.strengths(pattern, layers, walks, progress)
 
     def begin(self, pattern: NM, layers: Sequence[LayerView]) -> list[Walk]:
-        """One walk a layer, at M; a group's threshold is the mean of the smaller half of its present weights."""
+        """One walk a layer, at M; a group's threshold is the mean of the smaller half of its present |w|."""
         half = max(1, pattern.m // 2)
         ascending = [filled_groups(layer.weight.abs(), pattern.m).sort(GROUP_DIM).values for layer in layers]
         smaller = [each.narrow(GROUP_DIM, 0, half) for each in ascending]
@@ -114,8 +115,8 @@ class Domino(Allocation):
             pattern: N:M; its uniform allocation is the budget.
             layers: with the present weights.
             walks: so far.
-            progress: of the schedule. At 1 the search is over: what is still missing is taken from the layers that
-                are nearest to a lower level.
+            progress: of the schedule. At 1 the search is over: the layers nearest to a lower level are forced down
+                until the budget is met.
 
         Returns:
             The walks afterwards.
@@ -140,7 +141,7 @@ class Domino(Allocation):
         return walks
 
     def met(self, pattern: NM, layers: Sequence[LayerView], walks: Sequence[Walk]) -> bool:
-        """Tell whether the budget is met: the search is over."""
+        """Tell whether the budget is met, which ends the search."""
         return self._cost_of(pattern, layers, walks) <= limit(pattern, layers, self.budget)
 
     def strengths(
@@ -173,8 +174,8 @@ class Domino(Allocation):
     def _force(self, pattern: NM, walks: list[Walk], shares: Sequence[float]) -> None:
         """Bring down the layer that has the smallest share to go to its next level.
 
-        Of equals the one at the highest level goes first, so that none comes down to the least while others stay where
-        they were; then the readiest.
+        Among equals the layer at the highest level goes first, so that none reaches the lowest level while others have
+        not moved; then the readiest.
         """
         allowed = self._levels(pattern)
         nearest = min(
@@ -186,7 +187,7 @@ class Domino(Allocation):
 
 
 def press(weight: Tensor, mask: Tensor, strength: float) -> None:
-    """Add the penalty's gradient, strength * w, to that of the weights in use."""
+    """Add the penalty's gradient, strength * w, to the gradient of the weights in use."""
     if weight.grad is not None and strength:
         weight.grad.add_(weight.detach() * mask.view(torch.uint8), alpha=strength)
 
@@ -196,7 +197,7 @@ def _next(levels: Sequence[int], level: int) -> int:
 
 
 def _share_below(pattern: NM, layer: LayerView, walk: Walk) -> float:
-    """Share of groups with fewer weights above their threshold than the layer has come down to."""
+    """Share of groups with fewer weights above their threshold than the N that the layer has walked to."""
     above = (filled_groups(layer.weight.abs(), pattern.m) > walk["thresholds"].unsqueeze(GROUP_DIM)).sum(GROUP_DIM)
     return float((above < walk["walked"]).float().mean())
 

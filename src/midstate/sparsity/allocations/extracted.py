@@ -1,7 +1,7 @@
-"""Budgets of filters that are counted on the extracted network: what is left when dead channels are cut out.
+"""Budgets of filters that are counted on the extracted network, which is the network without its dead channels.
 
-Such a cost is no sum over layers, so an allocation is asked for levels under many nominal budgets, and the largest of
-them is taken whose extracted network is not larger than the uniform allocation's. Single filters fill what is left.
+Such a cost is not a sum over layers. So the allocation gives levels under many nominal budgets, and the largest budget
+is taken whose extracted network is not larger than the uniform allocation's. Single filters then use up the rest.
 """
 
 import logging
@@ -16,7 +16,7 @@ from midstate.sparsity.patterns.pattern import Pattern
 
 log = logging.getLogger(__name__)
 LEAST = 0.99  # share of the budget that must be spent
-NEXT = 1.1  # times the nominal budget: whose levels an allocation would raise next, and divided by it, lower
+NEXT = 1.1  # the repair looks at levels for NEXT times the nominal budget that was found, and for 1 / NEXT of it
 Levels = list[int]
 Sizes = Callable[[Sequence[int]], Mapping[str, int]]  # from levels to `params` and `macs` of the extracted network
 Cost = Callable[[Sequence[int]], int]
@@ -56,16 +56,16 @@ def allocate_extracted(
     """Find levels whose extracted network is as large as the uniform allocation's, or smaller by 1 % at most.
 
     Args:
-        allocation: under one of `EXTRACTED`.
+        allocation: with a budget among `EXTRACTED`.
         pattern: of filters.
         layers: in scope.
-        sizes: of the extracted network at levels, one a layer.
+        sizes: gives the sizes of the extracted network at levels, one a layer.
 
     Returns:
-        One target level a layer, and the sizes of the uniform allocation.
+        One target level a layer, and the sizes of the uniform allocation's extracted network.
 
     Raises:
-        OutOfReach: no levels were found that cost so much.
+        OutOfReach: no levels were found that cost 99 to 100 % of the budget.
     """
     kind, known = EXTRACTED[allocation.budget], {}
 
@@ -102,7 +102,7 @@ def allocate_extracted(
 def _family(
     allocation: Allocation, pattern: Pattern, layers: Sequence[LayerView], dense: int
 ) -> Callable[[int], Levels | None]:
-    """An allocation's levels by nominal budget; None where it cannot keep so little, `dense` being all."""
+    """Map a nominal budget to levels, or to None if no levels cost so little; `dense` is the cost of all filters."""
 
     def levels(allowed: int) -> Levels | None:
         try:
@@ -118,7 +118,7 @@ def _family(
 
 
 def _largest(family: Callable[[int], Levels | None], fits: Callable[[Levels], bool], dense: int) -> int:
-    """The largest nominal budget whose levels fit."""
+    """Bisect for the largest nominal budget whose levels fit; budgets without levels count as fitting."""
     if fits(family(dense)):
         return dense
     low, high = 0, dense
@@ -130,11 +130,11 @@ def _largest(family: Callable[[int], Levels | None], fits: Callable[[Levels], bo
 
 
 def _repaired(levels: Levels, bounds: tuple[Levels, Levels, Levels], cost: Cost, allowed: int) -> Levels:
-    """Fill up by single filters; where that does not come near enough, take a filter of another layer first.
+    """Raise levels by single filters; if too little is spent then, lower one layer by a filter first, and try again.
 
     Args:
         levels: that cost no more than `allowed`.
-        bounds: levels that the allocation would have under a smaller and under a larger budget, and full ones.
+        bounds: levels of the allocation under a smaller and under a larger budget, and full levels.
         cost: of levels.
         allowed: the budget.
     """
@@ -154,7 +154,7 @@ def _filled(
 ) -> Levels:
     """Raise levels by one filter while the budget allows, those furthest below `wanted` first.
 
-    What is not below it is raised only until enough is spent, and `spared` not at all.
+    Layers that are not below it are raised only until LEAST is spent, and layer `spared` is never raised.
     """
     raised = True
     while raised:

@@ -18,12 +18,12 @@ def fit(
     """Turn relative densities into levels that meet the budget.
 
     Densities are those of `proportional`; a layer's level is its density rounded down to a level, at least
-    1. What rounding left over then raises layers by one level each, those that lost most first.
+    the lowest. The rest of the budget raises layers by one level at a time, those that lost most first.
 
     Args:
         raw: relative densities, 0 or more.
         lowest: densities no layer goes below.
-        pattern: what levels mean.
+        pattern: defines the levels.
         layers: shapes and costs.
         budget: `params` or `macs`, or what a quantizer counts in.
 
@@ -45,7 +45,7 @@ def fit(
 def proportional(
     raw: Sequence[float], lowest: Sequence[float], dense: Sequence[int], limit: int, budget: str
 ) -> list[float]:
-    """Densities min(1, max(lowest, scale * raw)) of the largest scale at which they cost no more than `limit`.
+    """Densities min(1, max(lowest, scale * raw)), with the largest scale at which they cost no more than `limit`.
 
     Args:
         raw: relative densities, 0 or more.
@@ -86,8 +86,11 @@ def use_up(
 ) -> list[int]:
     """Repair levels one at a time: lower them while the budget is exceeded, then raise them while it allows.
 
-    What is furthest above `wanted` is lowered first (costs of padded groups are not in proportion to levels),
-    never below `least`; what is furthest below it is raised first.
+    The layer furthest above `wanted` is lowered first, never below `least`; the one furthest below it is raised first.
+    (Costs of padded groups are not in proportion to levels, so levels rounded down may exceed the budget.)
+
+    Raises:
+        ValueError: the least levels exceed the budget.
     """
     levels = list(levels)
 
@@ -118,9 +121,9 @@ def compare_with_uniform(pattern: Pattern, layers: Sequence[LayerView], levels: 
     """How levels compare with the uniform ones.
 
     Returns:
-        `params_slack` and `macs_slack`, the shares of the uniform allocation's weights and
-        multiply-accumulates left unused (negative: more than uniform), counted nominally; `moved`, the share
-        of prunable weights in layers (or filters) that left the uniform level.
+        `params_slack` and `macs_slack` (or other budgets of the pattern), the shares of the uniform allocation's cost
+        left unused (negative: more than uniform), counted nominally; `moved`, the share of prunable weights in layers
+        (or filters) that left the uniform level.
     """
     report = {}
     for budget in budgets_of(pattern):

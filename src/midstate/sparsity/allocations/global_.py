@@ -1,4 +1,4 @@
-"""Allocations that rank the units of all layers together: how many of each are among the best of all."""
+"""Allocations that rank the units of all layers together: a layer keeps those among the best of the network."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -17,8 +17,8 @@ from midstate.sparsity.layers import LayerView
 from midstate.sparsity.patterns.nm import Level
 from midstate.sparsity.patterns.pattern import Pattern
 
-CHUNK = 2**17  # weights whose sums in fp64 exist at a time
-TINY = torch.finfo(torch.float32).tiny  # instead of 0 below a fraction: a layer of zeros scores 0
+CHUNK = 2**17  # scores whose fp64 sums are in memory at a time
+TINY = torch.finfo(torch.float32).tiny  # smallest divisor: a layer of zeros scores 0
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Global(Allocation):
         normalise: `none`, scores as they are; `mean`, divided by their layer's mean first: norms of filters
             with different fan-in cannot be compared otherwise.
         refresh: `once`, when pruning begins; `tick`, at every refresh, so that units move between layers.
-        min_density: share of its units that every layer keeps, and always one.
+        min_density: share of its units that every layer keeps at least; one level is always kept.
         budget: what the budget counts, `params`, `macs` or `units` (filters, whatever their size; else weights).
     """
 
@@ -43,7 +43,7 @@ class Global(Allocation):
         limits.global_(vars(self))
 
     def check_layers(self, pattern: Pattern, layers: Sequence[LayerView]) -> None:
-        """Raise ValueError if the floor alone exceeds the budget, or if it counts what there is not."""
+        """Raise ValueError if the floor alone exceeds the budget, or if the pattern has no such budget."""
         check_budget(pattern, self.budget)
         floors_of(pattern, layers, self.min_density, self.budget)
 
@@ -68,7 +68,7 @@ def ranked(
     min_density: float,
     budget: str,
 ) -> list[Level]:
-    """Levels from one ranking of all units, none below its floor.
+    """Levels from one ranking of all units, no layer below its floor.
 
     A layer that would fall below its floor is set to it and taken out, and the others are ranked again for
     what is left of the budget. Where a level is more than one unit (N:M), the count is rounded down to a

@@ -1,6 +1,6 @@
 """HAQ (Wang et al., CVPR 2019): an agent proposes schemes, each is tried, and the agent learns from its accuracy.
 
-What was made for bits of weights and activations decides any levels: the N of N:M, filters, bits.
+HAQ was made for bits of weights and activations; here it decides any levels: the N of N:M, filters, bits.
 """
 
 import logging
@@ -27,8 +27,8 @@ from midstate.sparsity.trials import Finetune
 
 log = logging.getLogger(__name__)
 Propose = Callable[[int], list[float]]  # from the number of an episode to its actions
-Learn = Callable[[list[float], float], Any]  # from actions and their reward to what the search is to go on from
-SCALE = 0.1  # of the reward, a tenth of the percent points of top-1 over the dense network's
+Learn = Callable[[list[float], float], Any]  # from actions and their reward to the state to resume from
+SCALE = 0.1  # reward per percentage point of top-1 above the dense network's
 
 
 @dataclass(frozen=True)
@@ -36,9 +36,9 @@ class _Trying(Finetune, Allocation):
     """Base of allocations that try whole schemes: episodes, the repair to the budget, and the best of all.
 
     Args:
-        episodes: schemes that are tried.
-        repair: whose levels come down first where a scheme exceeds the budget: those of the `deepest` layers (as in
-            HAQ's released code), of the `shallowest`, or by `cost` those of the dearest. Every sweep goes over
+        episodes: number of schemes to try.
+        repair: order in which levels are lowered where a scheme exceeds the budget: the `deepest` layers first (as in
+            HAQ's released code), the `shallowest`, or by `cost` the most expensive. Every sweep goes over
             all layers; the last one stops as soon as the budget is met.
         levels: levels to choose from, see `Budget`.
         budget: `params` or `macs`; of a quantizer `size`, `bitops` or `latency`.
@@ -57,7 +57,7 @@ class _Trying(Finetune, Allocation):
         limits.tried(vars(self))
 
     def check_layers(self, pattern: Pattern, layers: Sequence[LayerView]) -> None:
-        """Raise ValueError if even the lowest levels exceed the budget, or if it counts what there is not."""
+        """Raise ValueError if even the lowest levels exceed the budget, or if the pattern has no such budget."""
         check_budget(pattern, self.budget)
         space = self.space(pattern, layers)
         lowest = [tuple(part[0] for part in each) if space.pairs else each[0][0] for each in space.choices]
@@ -70,16 +70,16 @@ class _Trying(Finetune, Allocation):
         return Space.of(options, lambda i, level: layers[i].cost(pattern, level, self.budget), allowed)
 
     def run(self, search: Search, space: Space, propose: Propose, learn: Learn) -> list[Level]:
-        """Go through the episodes that are still to come; return the best scheme of all.
+        """Run the remaining episodes; return the best scheme of all.
 
         Args:
-            search: tries schemes; its rows tell how many episodes there were.
+            search: tries schemes; its rows are the finished episodes.
             space: of schemes.
             propose: gives an episode's actions.
-            learn: takes them with their reward, and gives what the search is to go on from.
+            learn: takes actions and their reward, and gives the state to resume from.
 
         Raises:
-            Unrankable: a trial has diverged.
+            Unrankable: a trial has diverged, or outputs of the network itself are not finite.
         """
         dense = search.state.get("dense_top1")
         dense = search.dense_top1() if dense is None else dense
@@ -96,12 +96,12 @@ class _Trying(Finetune, Allocation):
             best = max([reward, *(row["reward"] for row in search.rows)])
             numbers = {"reward": reward, "top1": top1, "cost": cost, "limit": space.limit, "best": best}
             state = {"dense_top1": dense, "agent": learn(actions, reward)}
-            search.state = state  # with the row: nothing stops between these two
+            search.state = state  # state and row together: the search cannot be stopped between these two
             search.rows.append({"episode": episode + 1, **numbers, "levels": plain_levels(levels)})
         return self._best(search, space)
 
     def _best(self, search: Search, space: Space) -> list[Level]:
-        """The first of the best schemes; what the agent knew is no longer kept."""
+        """Return the first of the best schemes, and drop the agent's state."""
         best = max(search.rows, key=lambda row: row["reward"])
         search.state = {"dense_top1": search.state["dense_top1"]}
         different = len({str(row["levels"]) for row in search.rows})
@@ -155,7 +155,7 @@ class HAQ(_Trying, Agent):
 
 @dataclass(frozen=True)
 class RandomSearch(_Trying):
-    """The best of random schemes, tried and repaired as HAQ's: what an agent has to beat in as many episodes."""
+    """The best of random schemes, tried and repaired as HAQ's: a control for an agent with as many episodes."""
 
     def allocate(self, pattern: Pattern, layers: Sequence[LayerView]) -> list[Level]:
         """One target level a layer."""
@@ -169,10 +169,10 @@ class RandomSearch(_Trying):
 
 
 def searched(layers: Sequence[LayerView]) -> Search:
-    """What tries schemes of these layers.
+    """The `Search` that tries schemes of these layers.
 
     Raises:
-        ValueError: nothing does.
+        ValueError: there is none.
     """
     if layers[0].search is None:
         raise ValueError("layer.search: nothing tries schemes; a member that does has needs = ('trial',)")

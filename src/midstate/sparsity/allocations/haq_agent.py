@@ -1,7 +1,7 @@
 """The agent of HAQ: deep deterministic policy gradients (DDPG), updated when an episode is over.
 
-Small networks on the CPU whatever the model's device, all drawn from one generator: an agent that is loaded goes on
-with the same bits.
+Its networks are small and run on the CPU whatever the model's device. All draws come from one seed, and a loaded agent
+continues with the same bits.
 """
 
 import copy
@@ -19,19 +19,19 @@ from midstate.common import checks
 
 @dataclass(frozen=True)
 class Agent:
-    """Settings of the agent; what has state is `DDPG`.
+    """Settings of the agent; `DDPG` holds its state.
 
     Args:
         hidden: units of the two hidden layers of actor and critic.
         actor_lr: learning rate of the actor (Adam).
         critic_lr: learning rate of the critic (Adam).
-        soft_update: share of the way that target networks go to the trained ones at each update.
-        agent_batch: transitions an update.
-        replay: transitions that are remembered, for each layer of the network.
-        noise: standard deviation of actions when the random episodes are over.
-        noise_decay: factor on it after each further episode.
-        reward_memory: how much a batch's mean reward counts in the mean that is subtracted from rewards, 0..1.
-        discount: of the value of the next state.
+        soft_update: share of the way that target networks move towards the trained ones at each update.
+        agent_batch: transitions per update.
+        replay: size of the replay memory, in transitions for each layer of the network.
+        noise: standard deviation of the noise on actions right after the random episodes.
+        noise_decay: factor on `noise` after each further episode.
+        reward_memory: weight, 0..1, of a batch's mean reward in the running mean that is subtracted from rewards.
+        discount: factor on the value of the next state.
     """
 
     hidden: tuple[int, int] = (300, 300)
@@ -59,7 +59,7 @@ class Agent:
 
     @property
     def settings(self) -> "Agent":
-        """The agent's settings alone, of a class that has more."""
+        """The agent's settings alone, without the other fields of a subclass."""
         return Agent(**{field.name: getattr(self, field.name) for field in fields(Agent)})
 
 
@@ -91,16 +91,16 @@ class Critic(nn.Module):
 
 
 class DDPG:
-    """Actor, critic, their targets, and what they remember; all float32 on the CPU."""
+    """Actor, critic, their target networks and the replay memory; all float32 on the CPU."""
 
     def __init__(self, settings: Agent, state_size: int, num_layers: int, seed: int) -> None:
         """Begin untrained.
 
         Args:
             settings: of the agent.
-            state_size: numbers of a state.
-            num_layers: of the network that it decides on.
-            seed: of first weights, noise and batches.
+            state_size: length of a state vector.
+            num_layers: layers of the network whose levels are decided.
+            seed: of initial weights, noise and batches.
         """
         self.settings, self.capacity = settings, settings.replay * num_layers
         self.generator = Generator().manual_seed(seed)
@@ -127,7 +127,7 @@ class DDPG:
         return truncated_normal(mean, sigma, self.random_action())
 
     def sigma(self, episodes: int) -> float:
-        """Standard deviation of the noise, so many episodes after the random ones."""
+        """Standard deviation of the noise, `episodes` after the random ones."""
         return self.settings.noise * self.settings.noise_decay**episodes
 
     def learn(self, states: Sequence[Tensor], actions: Sequence[float], reward: float, update: bool) -> None:
@@ -137,9 +137,9 @@ class DDPG:
             states: before each action.
             actions: 0..1.
             reward: of the episode.
-            update: whether there are updates yet.
+            update: whether to update the networks; False during the random episodes.
         """
-        following = [*states[1:], states[-1]]  # what follows the last is not looked at
+        following = [*states[1:], states[-1]]  # the state after the last action is not used
         for i, (state, action, after) in enumerate(zip(states, actions, following, strict=True)):
             numbers = torch.tensor([action, reward]), torch.tensor([float(i == len(actions) - 1)])
             row = torch.cat([state.float(), numbers[0], after.float(), numbers[1]])
@@ -148,7 +148,7 @@ class DDPG:
                 self.update(self.batch())
 
     def batch(self) -> Tensor:
-        """Remembered transitions, drawn without repetition where there are enough."""
+        """Remembered transitions, drawn without replacement if there are enough."""
         size, known = self.settings.agent_batch, len(self.memory)
         if known < size:
             return self.memory[torch.randint(known, (size,), generator=self.generator)]
@@ -179,7 +179,7 @@ class DDPG:
         self.adam[name].step()
 
     def state_dict(self) -> dict[str, Any]:
-        """All that it needs to go on with the same bits: copies, that later updates leave alone."""
+        """Copies of all state that is needed to continue with the same bits."""
         return copy.deepcopy(
             {
                 "networks": {name: each.state_dict() for name, each in self._networks.items()},
@@ -191,7 +191,7 @@ class DDPG:
         )
 
     def load_state_dict(self, saved: dict[str, Any]) -> None:
-        """Take back `state_dict`, wherever its tensors lie."""
+        """Restore `state_dict`, from tensors on any device."""
         saved = _on_cpu(saved)
         for name, each in self._networks.items():
             each.load_state_dict(saved["networks"][name])
@@ -206,18 +206,18 @@ class DDPG:
 
 
 def truncated_normal(mean: float, sigma: float, uniform: float) -> float:
-    """What a uniform number stands for in a normal distribution that is cut off at 0 and 1 (its inverse).
+    """Inverse distribution function of a normal distribution that is truncated to 0..1.
 
     Args:
         mean: of the normal distribution, 0..1.
         sigma: its standard deviation; 0: the mean itself.
-        uniform: 0..1.
+        uniform: probability, 0..1.
     """
     if sigma <= 0:
         return mean
     normal = NormalDist(mean, sigma)
     low, high = normal.cdf(0), normal.cdf(1)
-    share = min(1 - 2**-53, max(2.0**-1000, low + uniform * (high - low)))  # what has an inverse
+    share = min(1 - 2**-53, max(2.0**-1000, low + uniform * (high - low)))  # inv_cdf needs 0 < share < 1
     return min(1.0, max(0.0, normal.inv_cdf(share)))
 
 

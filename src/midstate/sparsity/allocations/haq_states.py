@@ -1,4 +1,4 @@
-"""What the agent of HAQ sees of a network, and what its actions mean: the environment, without state.
+"""HAQ's environment, without state: what the agent sees of a network, and which levels its actions mean.
 
 Every layer's level has one part (an N, filters, bits of weights) or two (bits of weights and of activations); the agent
 decides them one after another, layer by layer, the weights of a layer first.
@@ -17,8 +17,8 @@ from midstate.sparsity.patterns.nm import Level
 def features(layers: Sequence[LayerView]) -> Tensor:
     """Eight numbers a layer, each scaled to 0..1 over the layers (0 where all are equal): (layers, 8), fp64.
 
-    Whether it is depthwise, input and output channels, stride (linear: 0), kernel size, number of weights, positions
-    of its input, and its place.
+    Whether the layer is depthwise, its input and output channels, stride (linear: 0), kernel size, number of weights,
+    positions of its input, and its index.
     """
     raw = torch.tensor([_features(layer) for layer in layers], dtype=torch.float64)
     low, high = raw.min(0).values, raw.max(0).values
@@ -38,9 +38,9 @@ class Space:
     """The schemes of a network.
 
     Args:
-        choices: of each layer's level, the values that each part may have, in ascending order.
-        cost: of a level of a layer, by the layer's place.
-        limit: that the sum of costs must not exceed.
+        choices: for each layer and each part of its level, the values that the part may have, in ascending order.
+        cost: from a layer's index and a level to its cost.
+        limit: maximum of the sum of costs.
         pairs: whether levels are tuples.
     """
 
@@ -58,23 +58,23 @@ class Space:
 
     @property
     def parts(self) -> list[tuple[int, int]]:
-        """What is decided, in this order: pairs of a layer and a part of its level."""
+        """Pairs (layer, part of its level), in the order in which they are decided."""
         return [(i, k) for i, each in enumerate(self.choices) for k in range(len(each))]
 
     @property
     def state_size(self) -> int:
-        """Numbers of a state: ten where levels are pairs, else nine."""
+        """Length of a state: ten where levels are pairs, else nine."""
         return 10 if self.pairs else 9
 
     def states(self, of_layers: Tensor, actions: Sequence[float]) -> list[Tensor]:
-        """States before each decision that `actions` lead to, and the one that comes next, if there is one.
+        """States before each of the decisions so far, and the state before the next one, if there is one.
 
         Args:
             of_layers: from `features`.
             actions: 0..1, decided so far.
 
         Returns:
-            Vectors of a layer's features, the share that the last decision was of the highest value (at first 1), and
+            Vectors of a layer's features, the last decided value over the highest possible one (at first 1), and,
             where levels are pairs, 1 before weights are decided and 0 before activations.
         """
         last, found = 1.0, []
@@ -93,13 +93,13 @@ class Space:
         return self.repaired(indices, repair)
 
     def repaired(self, indices: Sequence[Sequence[int]], repair: str) -> list[Level]:
-        """Levels by their places among the choices, lowered in sweeps over the layers until the limit holds.
+        """Levels from indices into the choices, lowered in sweeps over the layers until the limit holds.
 
-        A sweep lowers each layer by one level, of pairs the activations and then the weights, and stops as soon as the
-        limit holds. A part on which a layer's cost does not depend is left alone.
+        A sweep lowers each layer by one level (of a pair first the activations, then the weights), and stops as soon as
+        the limit holds. A part on which a layer's cost does not depend is left alone.
 
         Args:
-            indices: one list a layer, of each part.
+            indices: one list a layer, with an index for each part.
             repair: order of a sweep, `deepest` or `shallowest` layer first, or by `cost`, the largest first.
 
         Raises:
@@ -118,15 +118,15 @@ class Space:
         return [self._level(i, each) for i, each in enumerate(indices)]
 
     def _sweep(self, costs: Sequence[int], repair: str) -> list[tuple[int, int]]:
-        """Layers in the order of a sweep, of each its parts, the last first."""
+        """Pairs (layer, part) in the order of a sweep; the last part of each layer first."""
         layers = list(range(len(costs)))
         orders = {"deepest": layers[::-1], "shallowest": layers, "cost": sorted(layers, key=lambda i: -costs[i])}
         return [(i, k) for i in orders[repair] for k in reversed(range(len(self.choices[i])))]
 
     def _lowers(self, i: int, indices: Sequence[int], k: int) -> bool:
-        """Tell whether a part has a lower value, and the lowest costs less, beside the others' present or lowest ones.
+        """Tell whether a part has lower values and the lowest costs less, the other parts being as they are or lowest.
 
-        Where no part of a layer does, the layer costs no more than at its lowest level.
+        If no part of a layer does, the layer costs no more than at its lowest level.
         """
         beside_lowest = [index if j == k else 0 for j, index in enumerate(indices)]
         return indices[k] > 0 and any(
@@ -143,9 +143,9 @@ class Space:
 
 
 def to_index(action: float, values: Sequence[int]) -> int:
-    """Place of the value that an action means: round((high - low + 1) * action + low - 0.5), within the list.
+    """Index of the value that an action means: that of round((high - low + 1) * action + low - 0.5), within the list.
 
-    Low and high are values where none is left out between them, as of bits, else places in the list.
+    `low` and `high` are the first and last value if the values are consecutive, as bits are, else the end indices.
     """
     low = values[0] if values[-1] - values[0] == len(values) - 1 else 0
     return min(len(values) - 1, max(0, round(len(values) * action + low - 0.5) - low))

@@ -1,7 +1,7 @@
 """The multiple-choice knapsack: one option an item, the least total loss within limits on costs.
 
-It is solved by scipy.optimize.milp (HiGHS) to proven optimality; among thousands of filters to a millionth of it, and
-where a layer has a hundred levels as near as so many branchings come.
+It is solved by scipy.optimize.milp (HiGHS) to proven optimality; with more than EXACT items to a relative gap of 1e-6,
+and never with more than NODES branchings.
 """
 
 import logging
@@ -16,15 +16,15 @@ if TYPE_CHECKING:
     import numpy as np
 
 log = logging.getLogger(__name__)
-SCALE = 1e5  # of the largest loss in the objective: the solver's absolute gap is 1e-6
-EXACT = 500  # items; of more, such as filters, the optimum is proven to a millionth: the last bit can take forever
-NODES = 5000  # branchings at most: among a hundred levels a layer the last ten-thousandth could take hours
+SCALE = 1e5  # losses are scaled to this maximum: the solver's absolute gap is 1e-6
+EXACT = 500  # most items that are solved to optimality; with more, such as filters, the proof could take forever
+NODES = 5000  # most branchings: with a hundred levels a layer the last 0.01 % could take hours
 
 
 def monotone(losses: Sequence[float], levels: Sequence[Level]) -> "np.ndarray":
-    """Losses of one layer's options by which a higher level never counts as worse: measured losses are noisy.
+    """Lower the losses of one layer's options so that no higher level is worse: measured losses are noisy.
 
-    A level is higher than another where no component is lower: (8, 4) and (4, 8) say nothing of each other.
+    A level is higher than another where no component is lower: (8, 4) and (4, 8) are not compared.
 
     Args:
         losses: one an option; NaN stays NaN.
@@ -45,8 +45,8 @@ def solve(
 ) -> list[int]:
     """Choose one option an item so that the losses' sum is least and no sum of costs exceeds its limit.
 
-    Among choices that are equal to a hundred-thousandth of the largest loss the dearest wins; where no higher level
-    counts as worse, see `monotone`, what is left of the limits is never enough for one more level of anything.
+    Among choices that are equal to a hundred-thousandth of the largest loss the most expensive wins. So with losses
+    from `monotone`, what is left of the limits is never enough for one more level of anything.
 
     Args:
         losses: one row an item, one loss an option, in any order.
@@ -55,7 +55,7 @@ def solve(
         floors: what each sum of costs must reach; None: nothing.
 
     Returns:
-        The chosen option of each item: an optimum, or the best of `NODES` branchings.
+        The index of each item's option: an optimum, or the best of `NODES` branchings.
 
     Raises:
         ValueError: no choice meets the limits and floors, or none was found.
@@ -85,7 +85,7 @@ def solve(
     if found.status == 2 or (found.x is None and any(floors)):
         raise ValueError(_refusal(limits, floors, found.status == 2))
     assert found.x is not None, found.message
-    if not found.success:  # a limit of nodes, not of time: the same choice on every machine
+    if not found.success:  # NODES limits branchings, not time: the same choice on every machine
         log.info(f"the solver's choice is within {100 * found.mip_gap:.2g} % of the best")
     chosen = np.flatnonzero(found.x > 0.5)
     for cost, allowed, least in zip(flat_costs, limits, floors, strict=True):

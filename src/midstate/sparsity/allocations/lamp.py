@@ -1,4 +1,4 @@
-"""Scores normalised by what is larger in the same layer."""
+"""Scores normalised by the sum of the larger ones in the same layer."""
 
 from dataclasses import dataclass
 
@@ -16,11 +16,11 @@ class LAMP(Global):
     """
 
     def make_comparable(self, score: Tensor) -> None:
-        """LAMP scores, in ascending order: which unit has which does not matter here."""
+        """Replace the scores by LAMP scores in ascending order; which unit has which does not matter here."""
         if score.is_cuda:
             score.copy_(score.sort().values)
         else:
-            score.numpy().sort()  # several times as fast as torch, and without indices beside it
+            score.numpy().sort()  # several times as fast as torch, and stores no indices
         left = score.square_().sum(dtype=torch.float64)  # fp64: a long sum keeps its small terms
         for chunk in score.split(CHUNK):
             downwards = chunk.cumsum(0, dtype=torch.float64)

@@ -24,8 +24,8 @@ def scheme_text(
 
     Args:
         pattern: of the levels; None: nothing is pruned.
-        levels: by layer, how many stay of each group, or, filter by filter, a list.
-        bits: by layer, of weights and inputs; None: nothing is quantised.
+        levels: by layer, the number kept in each group, or a list with one number a filter.
+        bits: by layer, bits of weights and of inputs; None: nothing is quantised.
     """
     listed = {name: level.tolist() if isinstance(level, Tensor) else level for name, level in levels.items()}
     parts = [
@@ -46,10 +46,10 @@ def read_scheme(path: str, section: str) -> dict[str, Any]:
 
     Args:
         path: of the file.
-        section: that it must have: `levels`, of a pruner, or `bits`, of a quantizer.
+        section: the section that it must have: `levels`, of a pruner, or `bits`, of a quantizer.
 
     Raises:
-        ValueError: it cannot be read, or has no such section.
+        ValueError: the file cannot be read, or has no such section.
     """
     if not isinstance(path, str) or not path:
         raise ValueError(f"scheme={path!r}: must be a file, such as the scheme.json that a run leaves")
@@ -67,7 +67,7 @@ def read_scheme(path: str, section: str) -> dict[str, Any]:
 
 
 def content_digest(content: Any) -> str:
-    """Identify a scheme's content, whatever its layout."""
+    """Identify a scheme's content, whatever its layout: 12 hex digits of SHA-256."""
     canonical = json.dumps(content, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(canonical.encode()).hexdigest()[:12]
 
@@ -76,7 +76,7 @@ def content_digest(content: Any) -> str:
 class Scheme(Allocation):
     """The levels of a file, as `scheme_text` writes them and every run leaves them (scheme.json).
 
-    A level of 0 empties a layer: in a file, that is asked for.
+    A level of 0 empties the layer; only a file can ask for that.
     """
 
     scheme: str
@@ -107,7 +107,7 @@ class Scheme(Allocation):
         """One target level a layer.
 
         Raises:
-            ValueError: names other layers than are in scope, or levels that a layer does not have.
+            ValueError: the file names other layers than are in scope, or levels that a layer does not have.
         """
         levels, names = self.content["levels"], [layer.name for layer in layers]
         if set(levels) != set(names):

@@ -1,4 +1,4 @@
-"""Scores from a file: what each level of each layer costs in loss, as `scripts/sensitivity.py` measures it."""
+"""Scores from a file: the loss that each level of each layer costs, as `scripts/sensitivity.py` measures it."""
 
 import csv
 import math
@@ -18,13 +18,13 @@ KINDS = {"weight": ("weights",), "filter": ("filters",), "nm": ("nm",), "bits": 
 
 @dataclass(frozen=True)
 class Row:
-    """A layer at a level."""
+    """One line of the table: a layer at a level."""
 
     layer: str
     params: int
     kind: str
     level: int
-    full: int  # the level that the layer had
+    full: int  # the level that the layer had before
     loss_rise: float
 
 
@@ -40,7 +40,7 @@ class Scores:
         """Read a table.
 
         Raises:
-            ValueError: it cannot be read, or lacks a column.
+            ValueError: the file cannot be read, or lacks a column.
         """
         try:
             with Path(checks.text("scores", path)).open(newline="") as file:
@@ -63,10 +63,10 @@ class Scores:
         return content_digest([list(vars(row).values()) for row in self.rows])
 
     def losses(self, pattern: Pattern, layer: LayerView, levels: Sequence[Level]) -> list[float]:
-        """Rise of the loss at levels of a layer, interpolated between those of the table; of a pair, both added.
+        """Rise of the loss at levels of a layer, interpolated between the table's; for pairs, both rises are added.
 
         Raises:
-            ValueError: the table is of another network, or has not got what is asked for.
+            ValueError: the table is of another network, or lacks a kind or level that is asked for.
         """
         kinds = KINDS.get(pattern.name, ())
         if not kinds:
@@ -100,7 +100,7 @@ class Scores:
 
     @staticmethod
     def _points(rows: Sequence[Row], kind: str, m: int | None) -> Mapping[int, float]:
-        """Rise by level, 0 at the layer's own; an emptied layer counts for weights and filters alike."""
+        """Rise of the loss by level, 0 at the full one; for filters, a layer emptied of weights counts as level 0."""
         chosen = [row for row in rows if row.kind == kind and (m is None or row.full == m)]
         if not chosen:
             return {}

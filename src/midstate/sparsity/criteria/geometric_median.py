@@ -18,8 +18,8 @@ class GeometricMedian(Criterion):
     """Distance to all other filters: the most replaceable go first (FPGM, arXiv 1811.00250, eq. 4).
 
     Args:
-        norm_share: of the filters that go, floor(norm_share * number) are those of smallest L2 norm; the
-            rest are the nearest to all others that remain. 0: distance alone; 0.75: FPGM's mix.
+        norm_share: share of the pruned filters, rounded down, that is chosen by smallest L2 norm; the rest have
+            the smallest sum of distances to the filters that these leave. 0: distance alone; 0.75: FPGM's mix.
     """
 
     norm_share: float = 0.0
@@ -28,12 +28,12 @@ class GeometricMedian(Criterion):
         checks.number("norm_share", self.norm_share, 0, 1)
 
     def score(self, layer: LayerView, pattern: Pattern) -> Tensor:
-        """Scores (O,): sums of distances; filters that go by their norm score 0."""
+        """Scores (O,): sums of distances; filters chosen by their norm score 0."""
         filters = widened(layer.weight).flatten(1)
         stay = torch.ones(len(filters), dtype=torch.bool, device=filters.device)
         if self.norm_share:
             num_by_norm = floor(self.norm_share * (len(filters) - layer.level))
             stay = keep_largest(filters.norm(dim=1), len(filters) - num_by_norm, 0)
-        # The plain form: the faster one by matrix product loses the digits that tell near filters apart.
+        # Not by matrix product: that is faster, but loses the digits that tell near filters apart.
         distance = torch.cdist(filters, filters[stay], compute_mode="donot_use_mm_for_euclid_dist").sum(1)
         return torch.where(stay, distance, 0)

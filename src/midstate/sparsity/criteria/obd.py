@@ -14,8 +14,8 @@ from midstate.sparsity.patterns.pattern import Pattern
 class OBD(Criterion):
     """w^2 times the curvature of the loss, after Optimal Brain Damage (LeCun et al., NeurIPS 1989).
 
-    The curvature is the diagonal of the empirical Fisher (the mean over images of each image's squared gradient), there
-    of the Hessian; the factor 1/2 is left out, which changes no order.
+    The curvature is the diagonal of the empirical Fisher (the mean over images of each image's squared gradient); the
+    paper takes that of the Hessian. The factor 1/2 is left out, which does not change the order.
     """
 
     needs: ClassVar[tuple[str, ...]] = ("fisher",)

@@ -15,8 +15,8 @@ class Taylor(Criterion):
     """(w * gradient)^2, the squared first-order change of the loss without w (Molchanov et al., arXiv 1906.10771).
 
     The article has two forms for the weights of a filter: this is the sum of the squares, as in its released code, not
-    the square of the sum. The gradient is that of the mean loss on the sample, where the code adds up the squares of
-    many batches. For single weights the order is that of |w * gradient|.
+    the square of the sum. The gradient is that of the mean loss on the sample; the code adds up the squares of many
+    batches instead. For single weights the order is that of |w * gradient|.
     """
 
     needs: ClassVar[tuple[str, ...]] = ("gradient",)

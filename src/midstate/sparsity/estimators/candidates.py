@@ -14,10 +14,10 @@ from midstate.sparsity.schedules import Window
 
 
 class _Candidates(torch.autograd.Function):
-    """weight * mask forward; backward the masked gradient, and to alpha, (groups, C), that of what remains.
+    """weight * mask forward; backward the masked gradient, and a gradient for alpha, (groups, combinations).
 
-    A combination's is what its weights would add: the sum of gradient * weight over its positions. One that is gone,
-    alpha = 0, gets none, as in the released code (alpha * (alpha != 0)).
+    A combination's gradient is the sum of gradient * weight over its positions. A combination that is gone, alpha = 0,
+    gets none, as in the released code (alpha * (alpha != 0)).
     """
 
     @staticmethod
@@ -38,15 +38,15 @@ class LearnedCombinations(Estimator):
     """LBC (Zhang et al., arXiv 2206.06662): each group learns which of its C(M,N) combinations to keep.
 
     alpha, (groups, C(M,N)), begins at 1 / C(M-1,N-1) and is a parameter like any other, weight decay included. At every
-    refresh the combinations that are gone are set to 0 and get no gradient from then on; only the optimizer's momentum
-    moves them still. Weights get the masked gradient; momentum and weight decay move pruned ones, too, as in the
-    released code. Once one combination a group is left, alpha gets no gradient and decides nothing.
+    refresh alpha of the combinations that are gone is set to 0; while it is 0 it gets no gradient, but the optimizer's
+    momentum can still move it. Weights get the masked gradient; momentum and weight decay move pruned ones, too, as in
+    the released code. Once one combination a group is left, alpha gets no gradient and decides nothing.
     """
 
-    revision: ClassVar[int] = 2  # 1: combinations that were gone got their gradient, too
+    revision: ClassVar[int] = 2  # 1: combinations that were gone got a gradient, too
 
     def check_window(self, window: Window) -> None:
-        """There must be a step to learn in."""
+        """Raise ValueError if there is no step to learn in."""
         if window.stop == 0:
             raise ValueError(
                 f"stop=0 (curve {window.curve}): estimator=candidates would keep the first combination of every group, "
@@ -54,7 +54,7 @@ class LearnedCombinations(Estimator):
             )
 
     def memory(self, weight: Tensor, pattern: NM, level: int) -> Memory:
-        """alpha, the combinations it weighs, and 1 while it is learning; nothing where there is one combination."""
+        """alpha, its combinations (C(M,N), M), and a scalar, 1 while it learns; empty if there is one combination."""
         if level in (0, pattern.m):
             return {}
         patterns = combinations_of(level, pattern.m).to(weight.detach(), copy=True)
@@ -67,11 +67,11 @@ class LearnedCombinations(Estimator):
         return {"alpha": nn.Parameter(first), "patterns": patterns, "learning": torch.ones_like(patterns[0, 0])}
 
     def apply(self, weight: Tensor, mask: Tensor, memory: Memory) -> Tensor:
-        """weight * mask, with gradients for both it and alpha."""
+        """weight * mask, with gradients for the weight and for alpha."""
         return _Candidates.apply(weight, mask, *memory.values()) if memory else weight * mask
 
     def refreshed(self, weight: Tensor, mask: Tensor, memory: Memory, progress: float) -> None:
-        """Set alpha to 0 where a combination is gone; at the target it stops learning."""
+        """Set alpha to 0 where a combination is gone; at the target alpha stops learning."""
         if not memory:
             return
         alpha = memory["alpha"].detach()

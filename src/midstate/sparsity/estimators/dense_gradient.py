@@ -1,4 +1,4 @@
-"""Pruned weights are at rest, and their gradients are remembered for growth."""
+"""Pruned weights are frozen, and their gradients are stored for growth."""
 
 from dataclasses import dataclass
 
@@ -13,7 +13,7 @@ from midstate.sparsity.patterns.pattern import Pattern
 
 @dataclass(frozen=True)
 class DenseGradient(Hard):
-    """As `Hard`, and the last gradient of every weight, pruned or not, is remembered: by it weights are grown."""
+    """As `Hard`; the last |gradient| of every weight, pruned or not, is stored, by which `DropGrow` grows weights."""
 
     def memory(self, weight: Tensor, pattern: Pattern, level: Level | None) -> Memory:
         """`gradient`: magnitudes, a tensor like the weight."""
@@ -24,10 +24,10 @@ class DenseGradient(Hard):
         return _StraightThrough.apply(weight, mask)
 
     def before_step(self, weight: Tensor, mask: Tensor, memory: Memory) -> Tensor:
-        """Remember the gradient and the weights, then mask the gradient."""
+        """Store the gradient and the weights, then mask the gradient."""
         if weight.grad is not None:
             magnitude = weight.grad.abs()
-            # What is not finite comes from a step that fp16's scaler leaves out.
+            # Gradients that are not finite belong to a step that fp16's GradScaler skips.
             memory["gradient"].copy_(torch.where(magnitude.isfinite(), magnitude, memory["gradient"]))
             weight.grad.mul_(mask)
         return super().before_step(weight, mask, memory)

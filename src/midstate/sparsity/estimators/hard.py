@@ -1,4 +1,4 @@
-"""Pruned weights are at rest."""
+"""Pruned weights are frozen."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -9,12 +9,12 @@ from torch.optim import Optimizer
 
 from midstate.sparsity.estimators.base import _MOMENTUM_KEYS, Estimator, Memory
 
-INTEGERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}  # by the bytes of a float
+INTEGERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}  # by the size of a float type in bytes
 
 
 @dataclass(frozen=True)
 class Hard(Estimator):
-    """Pruned weights are out of the game: no gradient, and they stay as they were when pruned.
+    """Pruned weights get no gradient, and keep the value that they had when they were pruned.
 
     Momentum and weight decay would move them by 1e-2 in one step, so `after_step` puts them back and
     clears their momentum.
@@ -27,7 +27,7 @@ class Hard(Estimator):
         return weight * mask
 
     def before_step(self, weight: Tensor, mask: Tensor, memory: Memory) -> Tensor:
-        """Remember the weights."""
+        """Return a copy of the weights."""
         return weight.detach().clone()
 
     def after_step(self, weight: Tensor, mask: Tensor, before: Tensor, optimizer: Optimizer) -> None:

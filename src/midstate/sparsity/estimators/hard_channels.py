@@ -1,4 +1,4 @@
-"""Filters at rest, with the BatchNorm channel that reads them."""
+"""Pruned filters are frozen, together with the BatchNorm channel that reads them."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -8,6 +8,6 @@ from midstate.sparsity.estimators.hard import Hard
 
 @dataclass(frozen=True)
 class HardChannels(Hard):
-    """As `Hard`, and with a pruned filter its bias, gamma and beta go the same way: its channel is 0, no constant."""
+    """As `Hard`; a pruned filter's bias, gamma and beta are masked, too, so that its channel is 0, not a constant."""
 
     whole_channels: ClassVar[bool] = True

@@ -1,4 +1,4 @@
-"""MaxQ's soft mask: kept weights scaled by their rank along filters and kernel positions."""
+"""MaxQ's soft mask: kept weights scaled by their magnitude within filters and kernel positions."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -49,7 +49,7 @@ def multi_axis_mask(
         weight: (O, C) or (O, C, *K), C divisible by m.
         n: kept per block under N:M, 1..m; n == m gives ones at every p.
         m: block size.
-        p: progress of the block-progressive ramp; the axes use the final share at every p, so that p=0
+        p: progress of the block-progressive ramp; thresholds of s use the final share at every p, so that p=0
             gives 1 + s, not ones.
         order: see `block_nm_mask`.
         tau: softness, above 0.
@@ -80,20 +80,20 @@ def axis_scale(weight: Tensor, n: int, m: int, tau: float = 1e-2) -> Tensor:
 def _add_soft(
     scale: Tensor, magnitude: Tensor, rows: Tensor, n: int, m: int, tau: float, positions: bool = False
 ) -> None:
-    """Add s of every row: 0 for the k smallest, sigmoid((|w| - thr) / tau) above, thr between the k-th and the next.
+    """Add s of every row: 0 for the k smallest, else sigmoid((|w| - thr) / tau), thr midway between k-th and next.
 
-    Rows are filters or, transposed, kernel positions; all else is computed as the weights lie, in place.
+    Rows are filters or, transposed, kernel positions; `scale` and `magnitude` keep the layout of the weights.
     """
     length = rows.shape[1]
     k = (m - n) * length // m
-    if k in (0, length):  # a row shorter than a block, and one that is emptied
+    if k in (0, length):  # a row that is too short to lose a weight, or that loses all
         return
     above, below = around(rows, length - k)
     refuse_nan(above)
-    tied = bool((above == below).any())  # across the threshold: the lower index stays
+    tied = bool((above == below).any())  # at the threshold: the lower index stays
     shape = (1, 1, *magnitude.shape[2:]) if positions else (-1, *[1] * (magnitude.dim() - 1))
     middle, above = ((below + above) / 2).view(shape), above.view(shape)
-    if positions:  # beside a row of positions as long as can be
+    if positions:  # expanded over the channels, so that contiguous rows are long
         middle, above = (each.expand(1, *magnitude.shape[1:]).contiguous() for each in (middle, above))
     soft = (magnitude - middle).div_(tau).sigmoid_()
     if not tied:

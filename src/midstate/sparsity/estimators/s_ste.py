@@ -1,6 +1,6 @@
-"""Estimators that scale kept weights: MaxQ's soft mask, its control, and S-STE's continuous projection.
+"""S-STE's continuous projection onto N:M, as a scale of the kept weights.
 
-`scale` is called with every new mask; what it returns is kept beside the mask, and folded into the weights at the end.
+`scale` is called with every new mask; its result is kept beside the mask, and folded into the weights at the end.
 """
 
 from dataclasses import dataclass
@@ -19,17 +19,17 @@ from midstate.sparsity.patterns.pattern import Pattern
 class SSTE(STE):
     """S-STE (Hu et al., arXiv 2409.09099): beta * sign(w) * max(|w| - t, 0) forward, the gradient unchanged backward.
 
-    t is the largest pruned |w| of a weight's group, 0 where none is pruned: a weight that leaves the mask has come to 0
-    before, so that the layer changes continuously where a hard mask jumps. What another criterion than magnitude keeps
-    below t is 0. beta is one number a layer, which brings the weights nearest to the dense ones (least squares): found
-    at every refresh on the way, and for good at the first one at the target. Both are found when masks are refreshed;
-    between two refreshes each weight keeps its factor.
+    t is the largest pruned |w| of a weight's group, 0 where none is pruned: a weight has shrunk to 0 when it leaves the
+    mask, so that the layer changes continuously where a hard mask jumps. Kept weights below t, under another criterion
+    than magnitude, are 0. beta is one number a layer that brings the weights nearest to the dense ones (least squares);
+    it is computed at every refresh, and fixed from the first refresh at the target on. Between two refreshes each
+    weight keeps its factor.
     """
 
     scales: ClassVar[bool] = True
 
     def memory(self, weight: Tensor, pattern: Pattern, level: Level | None) -> Memory:
-        """The factors, beta, and whether that is found for good."""
+        """`scale`, the factors; `beta`; and `found`, whether beta is fixed."""
         beta = torch.ones((), device=weight.device)
         return {
             **super().memory(weight, pattern, level),
@@ -46,7 +46,7 @@ class SSTE(STE):
         return torch.where(shrunk.any(), memory["beta"] * share, mask)
 
     def refreshed(self, weight: Tensor, mask: Tensor, memory: Memory, progress: float) -> None:
-        """At the target beta is found."""
+        """Fix beta at the target."""
         if progress == 1:
             memory["found"].fill_(True)
 
@@ -56,8 +56,8 @@ def shrink(magnitude: Tensor, mask: Tensor, m: int) -> Tensor:
 
     Args:
         magnitude: |w|, (O, C) or (O, C, *K).
-        mask: what is kept, of its shape.
-        m: group size; a partial last group is one, too.
+        mask: bool, magnitude's shape; marks the kept weights.
+        m: group size; a partial last group counts as a group.
     """
     largest = filled_groups(magnitude.masked_fill(mask, 0), m).amax(GROUP_DIM)
     threshold = largest.repeat_interleave(m, 1).narrow(1, 0, magnitude.shape[1])
@@ -65,9 +65,9 @@ def shrink(magnitude: Tensor, mask: Tensor, m: int) -> Tensor:
 
 
 def nearest_scale(magnitude: Tensor, shrunk: Tensor) -> Tensor:
-    """The scale by which shrunk weights are nearest to the dense ones, <w, S> / <S, S>; 1 where all are 0."""
+    """The factor that brings shrunk weights nearest to the dense ones, <w, S> / <S, S>; 1 if all are 0."""
     tiny = torch.finfo(magnitude.dtype).tiny
-    # Over their largest: the squares of small numbers would all be 0.
+    # Both are divided by their maxima first: the squares of small numbers would underflow to 0.
     largest, rest = (each.amax().clamp_min(tiny) for each in (magnitude, shrunk))
     dense, sparse = magnitude / largest, shrunk / rest
     squares = sparse.square().sum()

@@ -18,8 +18,8 @@ class Soft(Estimator):
     left alone.
 
     Args:
-        mask_gradient: zero the gradient of pruned weights, as FPGM's released code does and its paper does
-            not say: they stay zero but for what momentum has gathered before, so they hardly ever come back.
+        mask_gradient: zero the gradient of pruned weights, as FPGM's released code does (its paper does not
+            say so): only earlier momentum still moves them, so they hardly ever come back.
     """
 
     mask_gradient: bool = False
@@ -33,8 +33,8 @@ class Soft(Estimator):
         return weight * mask
 
     def refreshed(self, weight: Tensor, mask: Tensor, memory: Memory, progress: float) -> None:
-        """Zero what is pruned, once."""
-        weight.detach().mul_(mask.view(torch.uint8))  # several times sooner than by bools
+        """Zero the pruned weights, once."""
+        weight.detach().mul_(mask.view(torch.uint8))  # several times as fast as with bools
 
     def before_step(self, weight: Tensor, mask: Tensor, memory: Memory) -> None:
         """Mask the gradient, if asked."""

@@ -22,5 +22,5 @@ class SRSTE(STE):
     def before_step(self, weight: Tensor, mask: Tensor, memory: Memory) -> None:
         """Add the decay to the gradient of the pruned weights only."""
         if weight.grad is not None:
-            pruned = (~mask).view(torch.uint8)  # bytes become floats several times sooner
+            pruned = (~mask).view(torch.uint8)  # bytes convert to floats several times as fast as bools
             weight.grad.add_(weight.detach() * pruned, alpha=self.decay)

@@ -1,1 +1,1 @@
-"""Selection of the largest, of groups and of rows: sorting networks, partitions, a Triton kernel."""
+"""Selection of the largest entries of groups and rows: sorting networks, partitions, a Triton kernel."""

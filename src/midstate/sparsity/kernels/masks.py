@@ -1,4 +1,4 @@
-"""One Triton kernel for all layers of N:M on a GPU, where it works; the same bits."""
+"""N:M masks of all layers by one Triton kernel on a GPU, if Triton works there; the same bits as layer by layer."""
 
 import logging
 import os
@@ -14,7 +14,7 @@ log = logging.getLogger(__name__)
 
 
 def masks_by_kernel(m: int, scores: Sequence[Tensor], levels: Sequence[int | Tensor]) -> list[Tensor] | None:
-    """Masks of all layers at once; None where the kernel does not take such scores or levels."""
+    """Masks of all layers at once, or None if the kernel does not take such scores or levels; NaN raises Unrankable."""
     from midstate.sparsity.kernels import triton_nm  # needs Triton
 
     if not triton_nm.fits(scores, levels, m):
@@ -27,7 +27,7 @@ def masks_by_kernel(m: int, scores: Sequence[Tensor], levels: Sequence[int | Ten
 
 @cache
 def has_kernel(device: torch.device, dtype: torch.dtype) -> bool:
-    """Tell whether Triton works for a type on a device: a GPU, or any under its interpreter (TRITON_INTERPRET=1)."""
+    """Tell whether Triton works for a type on a device: a GPU, or any device under TRITON_INTERPRET=1."""
     if device.type != "cuda" and os.environ.get("TRITON_INTERPRET") != "1":
         return False
     try:

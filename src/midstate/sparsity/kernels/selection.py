@@ -1,6 +1,6 @@
-"""Selection: the largest of many, exactly that many, without sorting them all.
+"""Selection of the k largest scores, exactly k, without sorting all of them.
 
-Scores are 0 or more; ties go to the lower index, and between layers to the earlier one.
+Ties go to the lower index, and between layers to the earlier one.
 """
 
 from collections.abc import Callable, Sequence
@@ -10,22 +10,22 @@ from torch import Tensor
 
 from midstate.sparsity.kernels.sorting_network import largest_of, nth_largest_of
 
-# Entries of the sample by which a ranking of whole layers is narrowed down.
+# Approximate number of sampled scores that narrow down a ranking of whole layers.
 SAMPLE = 2**17
-# Entries of it that are kept on either side of the expected place; its error is a few hundred at most.
+# Sampled scores on either side of the estimated place that bound the exact one; the error is a few hundred at most.
 MARGIN = 1024
-# A network of comparisons finds the n-th largest of up to so many entries sooner than a selection slice by slice,
+# A sorting network is faster than a selection slice by slice, if slices have at most FEW entries and there are at least
+# SLICES slices for each entry of a slice: every comparison is one call.
 FEW = 64
-# where there are as many slices for each of them: every comparison is a call.
 SLICES = 100
-# Weights of which masks are made at once on a CPU, so that what one pass leaves is in the cache for the next. In a
-# smaller chunk the calls cost more than that saves.
+# Scores in a chunk on a CPU, so that the results of one pass are still in the cache for the next. With smaller chunks
+# the calls cost more than the cache saves.
 CHUNK = 2**22
 NAN = "weights contain NaN: they cannot be ranked"
 
 
 class Unrankable(ValueError):
-    """There is NaN among the scores, which has no place in an order."""
+    """Scores contain NaN, or a measured loss or accuracy is not finite: they have no order."""
 
 
 def keep_largest(score: Tensor, num_keep: int, dim: int, whole: Tensor | None = None) -> Tensor:
@@ -38,7 +38,7 @@ def keep_largest(score: Tensor, num_keep: int, dim: int, whole: Tensor | None = 
         score: any shape, of any float type.
         num_keep: 0 to the size of `dim`.
         dim: along which slices are taken.
-        whole: marks slices of which all entries are kept instead; as score, but 1 long along `dim`.
+        whole: marks slices whose entries are all kept instead; score's shape, but size 1 along `dim`.
 
     Returns:
         BoolTensor of score's shape.
@@ -69,7 +69,7 @@ def keep_largest(score: Tensor, num_keep: int, dim: int, whole: Tensor | None = 
         threshold = threshold.masked_fill(whole, -torch.inf)
         most += (size - num_keep) * int(whole.count_nonzero())
     keep = at_least(score, threshold)
-    # Every slice keeps enough, so none keeps too many where the sum is right.
+    # Every slice keeps at least `num_keep`, so none keeps too many if the total is right.
     if int(keep.count_nonzero()) > most:
         over = keep.sum(dim, keepdim=True) > num_keep
         over = over if whole is None else over & ~whole
@@ -78,10 +78,10 @@ def keep_largest(score: Tensor, num_keep: int, dim: int, whole: Tensor | None = 
 
 
 def at_least(score: Tensor, threshold: Tensor) -> Tensor:
-    """score >= threshold, bools."""
+    """Return score >= threshold, as bools."""
     if score.device.type != "cpu":
         return score >= threshold
-    # Vector instructions compare to the same type, and make that bools; to bools at once, processors do it one by one.
+    # Comparing into the score's type and then converting is vectorised on CPUs; comparing into bools directly is not.
     return torch.ge(score, threshold, out=torch.empty_like(score)).bool()
 
 
@@ -94,7 +94,7 @@ def _repair(keep: Tensor, rows: Tensor, threshold: Tensor, over: Tensor, num_kee
 
 
 def around(rows: Tensor, num_keep: int) -> tuple[Tensor, Tensor]:
-    """The values on both sides of a selection.
+    """The two values on either side of the threshold of a selection.
 
     Args:
         rows: (*, length), of any float type.
@@ -109,29 +109,30 @@ def around(rows: Tensor, num_keep: int) -> tuple[Tensor, Tensor]:
 
 
 def _divided(rows: Tensor, num_keep: int) -> tuple[Tensor, Tensor]:
-    """The smallest of each row's `num_keep` largest, (*, 1), NaN where one is in the row; and others, the next among
-    them.
+    """Return the smallest of each row's `num_keep` largest, (*, 1), NaN if the row has NaN; and the other entries.
+
+    On a GPU the other entries are only the largest of them.
     """
     if rows.device.type == "cpu":
         known = torch.float32 if rows.dtype == torch.bfloat16 else rows.dtype  # numpy has no bfloat16
         parted = rows.detach().to(known, copy=True, memory_format=torch.contiguous_format)
         num_drop = rows.shape[-1] - num_keep
-        parted.numpy().partition(num_drop)  # several times as fast as torch's selections, and without indices beside it
+        parted.numpy().partition(num_drop)  # several times as fast as torch's selections, and stores no indices
         others, kept = parted.to(rows.dtype).split((num_drop, num_keep), -1)
         largest, above = kept.amax(-1, keepdim=True), kept[..., :1]
     else:
         descending = rows.topk(num_keep + 1, -1).values
         largest, above, others = (descending.narrow(-1, place, 1) for place in (0, num_keep - 1, num_keep))
-    return above.masked_fill(largest.isnan(), torch.nan), others  # both order NaN as the largest
+    return above.masked_fill(largest.isnan(), torch.nan), others  # numpy and torch order NaN as the largest
 
 
 def count_largest(
     scores: Sequence[Callable[[], Tensor]], sizes: Sequence[int], costs: Sequence[int], budget: int
 ) -> list[int]:
-    """Count how many units of each layer are among the largest of all, taken until their costs reach a budget.
+    """Count the units of each layer among the largest of all, taken in order until the budget is used up.
 
     Args:
-        scores: one function a layer, giving a vector; called twice, so that one layer's exists at a time.
+        scores: one function a layer that returns its scores, (units,); called up to three times, to save memory.
         sizes: the vectors' lengths.
         costs: cost of one unit of each layer, 1 or more.
         budget: the sum of costs never exceeds it, and the next unit in the ranking would not fit.
@@ -141,7 +142,7 @@ def count_largest(
     """
     stride = distance(sum(sizes))
     if stride > 1:
-        # A copy: a view would keep the whole vector alive.
+        # A copy: a view would keep the whole vector in memory.
         sample, weight = _joint([score()[::stride].clone() for score in scores], costs)
         order = sample.argsort(descending=True, stable=True)
         place = int((weight[order].cumsum(0) * stride <= budget).sum())
@@ -158,7 +159,7 @@ def refuse_nan(score: Tensor) -> None:
 
 
 def distance(size: int) -> int:
-    """Distance between sampled entries; prime to 2 and 3, so that no kernel position or channel is left out."""
+    """Stride between sampled entries; no multiple of 2 or 3, so that no kernel position or channel is left out."""
     stride = max(1, size // SAMPLE)
     while stride % 2 == 0 or stride % 3 == 0:
         stride += 1
@@ -166,7 +167,7 @@ def distance(size: int) -> int:
 
 
 def _bracket(descending: Tensor, place: int) -> tuple[float, float]:
-    """Two values of a sorted sample between which the place lies."""
+    """The values MARGIN entries before and after a place in a sorted sample; infinite beyond its ends."""
     low = place + MARGIN
     return (
         float(descending[place - MARGIN]) if place >= MARGIN else torch.inf,
@@ -177,7 +178,7 @@ def _bracket(descending: Tensor, place: int) -> tuple[float, float]:
 def _count_between(
     scores: Sequence[Callable[[], Tensor]], costs: Sequence[int], budget: int, high: float, low: float
 ) -> list[int] | None:
-    """Take all above `high` and rank those down to `low`; None if the budget does not end between the two."""
+    """Take all above `high` and rank those down to `low`; None if the budget is not used up between the two."""
     counts, middles = [], []
     for score in scores:
         values = score()
@@ -195,6 +196,6 @@ def _count_between(
 
 
 def _joint(parts: Sequence[Tensor], costs: Sequence[int]) -> tuple[Tensor, Tensor]:
-    """Join the layers' values, and beside each value its cost."""
+    """Concatenate the layers' values, and the cost of each value."""
     weight = [torch.full((len(part),), cost, device=part.device) for part, cost in zip(parts, costs, strict=True)]
     return torch.cat(list(parts)), torch.cat(weight)

@@ -1,7 +1,7 @@
-"""The n-th largest of few, by minima and maxima of whole tensors instead of sorting.
+"""The n-th largest of a few tensors, entry by entry, by a sorting network of minima and maxima of whole tensors.
 
-A sorting network's comparisons are known beforehand, so they can be made for all groups at once; those that do not
-lead to the n-th place are left out.
+A sorting network's comparisons are known beforehand, so they can be made for all groups at once; those that cannot
+affect the n-th place are left out.
 """
 
 from collections.abc import Sequence
@@ -27,7 +27,7 @@ def nth_largest_of(tensors: Sequence[Tensor], n: int) -> Tensor:
 
 
 def largest_of(values: Tensor, dim: int) -> Tensor:
-    """The largest along a dimension, which stays with size 1: by halves, in slices as long as can be.
+    """Maximum along a dimension, which stays with size 1: halves are compared, as slices that are as long as possible.
 
     NaN in any of them gives NaN.
     """
@@ -46,8 +46,8 @@ def comparisons(n: int, m: int) -> tuple[tuple[int, int, bool, bool], ...]:
     """The comparisons that bring the n-th largest of m to wire n - 1.
 
     Returns:
-        For each, in order: the wire that takes the larger, the wire that takes the smaller, and which of the two
-        is ever read again.
+        For each, in order: the wire that takes the larger, the wire that takes the smaller, and whether the first and
+        whether the second is read again.
     """
     needed, kept = {n - 1}, []
     for high, low in reversed(_merge_sort(m)):
@@ -60,11 +60,11 @@ def comparisons(n: int, m: int) -> tuple[tuple[int, int, bool, bool], ...]:
 def _merge_sort(m: int) -> list[tuple[int, int]]:
     """Batcher's odd-even merge sort, largest first (Batcher 1968, "Sorting networks and their applications").
 
-    Made for the next power of two; wires from m on would hold the smallest values from the start, and stay so.
+    Built for the next power of two; comparisons with wires from m on are left out, as if these held the minimum.
     """
     size = 1 << (m - 1).bit_length()
     pairs = []
-    run = 1  # of wires that are sorted already
+    run = 1  # length of the runs of wires that are sorted already
     while run < size:
         distance = run
         while distance:

@@ -8,8 +8,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-TILE = 1024  # weights a program: more spill out of the registers where groups are large
-LARGEST = 32  # of m: the ranks are unrolled
+TILE = 1024  # weights per program: with more, large groups spill out of the registers
+LARGEST = 32  # maximum of m: the loop over the members of a group is unrolled
 TYPES = {torch.float32: tl.float32, torch.float16: tl.float16, torch.bfloat16: tl.bfloat16}
 
 
@@ -19,7 +19,7 @@ def _keep_largest(
 ):  # fmt: skip
     """Mark the n largest of each group of m; a program takes `block` groups of one layer.
 
-    A member's rank is the number of those that are larger, or equal and earlier: ties need no repair.
+    A member's rank is the number of members that are larger, or equal with a lower index: ties need no repair.
     """
     layer = tl.load(layer_of + tl.program_id(0)).to(tl.int64)
     row = table + layer * 6
@@ -50,20 +50,20 @@ def keep_largest_of_groups(scores: Sequence[Tensor], levels: Sequence[int], m: i
         m: group size.
 
     Returns:
-        Bool masks, stored as the scores are; ties keep the lower index. And a number that is not zero where there was
-        NaN, on the device: reading it waits for the kernel.
+        Bool masks in the memory layout of the scores; ties keep the lower index. And a tensor (1,) on the device, not 0
+        if a score is NaN: reading it waits for the kernel.
     """
     block = TILE // triton.next_power_of_2(m)
     masks = [torch.empty_like(score, dtype=torch.bool) for score in scores]
     rows, layer_of = [], []
     for i, (score, mask, n) in enumerate(zip(scores, masks, levels, strict=True)):
         num_groups = score.numel() // m
-        inner = 1 if score.stride(1) == 1 else score.shape[2:].numel()  # between two members of a group
+        inner = 1 if score.stride(1) == 1 else score.shape[2:].numel()  # stride between two members of a group
         rows.append((score.data_ptr(), mask.data_ptr(), num_groups, inner, n, len(layer_of)))
         layer_of += [i] * triton.cdiv(num_groups, block)
     device = scores[0].device
     has_nan = torch.zeros(1, dtype=torch.int32, device=device)
-    # Triton launches on the current device, whatever the tensors are on.
+    # Triton launches on the current device, not on the tensors' device.
     with torch.cuda.device(device) if device.type == "cuda" else nullcontext():
         _keep_largest[(len(layer_of),)](
             torch.tensor(rows, dtype=torch.int64).to(device),

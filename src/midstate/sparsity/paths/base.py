@@ -20,9 +20,9 @@ from midstate.sparsity.schedules import Window
 def layer_masks(
     pattern: Pattern, layers: Sequence[LayerView], levels: Sequence[Level], dense: Sequence[Tensor] | None = None
 ) -> list[Tensor]:
-    """The pattern at a level each: layer by layer, or N:M on a GPU in one kernel, which gives the same bits.
+    """Masks of the pattern at one level a layer, made layer by layer or, for N:M on a GPU, by one kernel (same bits).
 
-    `dense` marks the groups of N:M of which all is kept, (O, groups, *K) each.
+    `dense` marks the groups of N:M that stay dense, (O, groups, *K) for each layer.
     """
     first = layers[0].weight if layers else torch.empty(0)
     if pattern.group == "neighbours" and has_kernel(first.device, first.dtype):
@@ -41,15 +41,15 @@ class Path:
 
     Protocol: `window` is called when the pruner is attached, `check_levels` as soon as the target levels are known.
     `masks` is called at every refresh with the progress p in (0, 1]: a pure function, because probes ask for masks
-    that are never put in force; at p = 1 it must give the target itself. `describe` names the state for people.
+    that are never put in force; at p = 1 it must give the target itself. `describe` returns the name of the state.
     """
 
-    patterns: ClassVar[tuple[str, ...]] = ()  # names of those it makes sense for; none: all
+    patterns: ClassVar[tuple[str, ...]] = ()  # names of the patterns it works with; empty: all
     probed: ClassVar[bool] = True  # whether its states lie at known places, where gaps can be probed
     fades: ClassVar[bool] = False  # whether masks on the way hold factors, from 0 to 1, on weights that are all in use
 
     def check_levels(self, pattern: Pattern, levels: Sequence[Level] | None) -> None:
-        """Raise ValueError if the path cannot lead to these target levels, one a layer; None: any may be asked for."""
+        """Raise ValueError if the path cannot lead to these target levels, one a layer; None: not decided yet."""
 
     def num_jumps(self, pattern: Pattern) -> int:
         """Jumps from dense to the target, at which gaps are probed; the pattern's own unless a path says otherwise."""

@@ -1,4 +1,4 @@
-"""Paths of N:M: stepping N, and the block-progressive path, whose state is the number of blocks under N:M."""
+"""The block-progressive path of N:M: its state is the number of blocks under N:M."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -38,7 +38,7 @@ def block_nm_mask(
         ValueError: n, m, p or order out of range, C not divisible by m, or NaN in weight.
     """
     weight = rankable(weight)
-    grouped(weight, m)  # refuses what is indivisible
+    grouped(weight, m)  # raises if C is not divisible by m
     layer = LayerView(weight, level=n, score_of=lambda layer: layer.weight.abs(), generators=lambda *_: generator)
     return Blocks(order).masks(NM(n, m), [layer], checks.number("p", p, 0, 1))[0]
 
@@ -53,7 +53,8 @@ class Blocks(Path):
         rank: `layer`, every layer has the same share under N:M; `network`, one ranking of all blocks.
         rerank: `live`, from the present weights, so that blocks may turn dense again (MaxQ); `sticky`, a
             block once under N:M stays there.
-        staircase: hold the share to the n path's own steps, floor((M-N)p)/(M-N): as few states as there.
+        staircase: round the share down to the steps of the n path, floor((M-N)p)/(M-N), so that both have equally
+            many states.
     """
 
     order: str = "default"
@@ -81,7 +82,7 @@ class Blocks(Path):
         return layer_masks(pattern, layers, [layer.level for layer in layers], marks)
 
     def _dense(self, norm: Tensor, left: Tensor | None, p: float, layer: LayerView) -> Tensor:
-        """Mark the blocks that are dense at progress p; `left` marks those that left that state before."""
+        """Mark the blocks that are dense at progress p; `left` marks those that are under N:M already."""
         if self.order.startswith("random"):
             generator = layer.generator("order", *([layer.step] if self.order == "random_tick" else []))
             rank = torch.empty(norm.numel())
@@ -102,7 +103,7 @@ def block_norms(weight: Tensor, m: int) -> Tensor:
 
 
 def masked_blocks(mask: Tensor, m: int) -> Tensor:
-    """Which blocks have a weight masked, as a vector in the order in which blocks are numbered."""
+    """Mark the blocks with a masked weight, as a vector in the order in which blocks are numbered."""
     return block_norms((~mask).float(), m).flatten() > 0
 
 
@@ -112,11 +113,11 @@ def spread_blocks(blocks: Tensor, shape: torch.Size, m: int) -> Tensor:
 
 
 def stay_longest(rank: Tensor, num_stay: int, left: Tensor | None = None) -> Tensor:
-    """Mark the `num_stay` blocks of highest rank; those that have left before stay only if there is room.
+    """Mark the `num_stay` blocks of highest rank; blocks that left before are marked only if too few others exist.
 
     Args:
         rank: one number a block; the highest stay dense longest.
-        num_stay: how many.
+        num_stay: number of blocks to mark.
         left: marks blocks already under N:M; None: none has.
     """
     if left is None or not left.any():

@@ -1,4 +1,4 @@
-"""The path of N:M through its combinations: of the C(M,N) ways to keep N of M ever fewer remain in each group."""
+"""The path of N:M through its combinations: fewer and fewer of the C(M,N) ways to keep N of M remain in each group."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,14 +15,14 @@ from midstate.sparsity.layers import LayerView
 from midstate.sparsity.paths.base import Path
 from midstate.sparsity.patterns.nm import GROUP_DIM, NM, Level, grouped
 
-MOST = 16  # combinations of a group for each of its weights: 8:16 would have 804
+MOST = 16  # largest number of combinations of a group over its number of weights: 8:16 would have 804
 
 
 @cache
 def combinations_of(n: int, m: int) -> Tensor:
-    """Every way to keep n of m, one a row, (C(m,n), m) float: 1 on what it keeps; in the order of positions kept.
+    """Every way to keep n of m, one a row, (C(m,n), m) float: 1 at kept positions; in the order of the positions kept.
 
-    Made once: not to be changed.
+    The tensor is cached: do not change it in place.
     """
     rows = torch.zeros(comb(m, n), m)
     return rows.scatter_(1, torch.tensor(list(combinations(range(m), n))).view(len(rows), n), 1)
@@ -39,7 +39,7 @@ def out_of_groups(rows: Tensor, shape: torch.Size, m: int) -> Tensor:
 
 
 def remaining(rank: Tensor, p: float) -> Tensor:
-    """Mark the combinations left at progress p: the floor((C-1) * p) of lowest rank are gone, the last one stays.
+    """Mark the combinations left at progress p: the floor((C-1) * p) of lowest rank are gone, one always stays.
 
     Args:
         rank: (groups, C).
@@ -51,14 +51,14 @@ def remaining(rank: Tensor, p: float) -> Tensor:
 
 @dataclass(frozen=True)
 class Combinations(Path):
-    """Candidate combinations of each group go one by one; a weight is in use while one that remains includes it.
+    """Candidate combinations of each group go one by one; a weight is in use while a remaining combination includes it.
 
     There are C(M,N) of them, so C(M,N) - 1 jumps. The estimator `candidates` learns which ones go (LBC, arXiv
-    2206.06662); under any other those of the least sum of scores go, which ends at the N:M mask itself.
+    2206.06662); under any other, those with the smallest sum of scores go, so that the path ends at the N:M mask.
     """
 
     def check_levels(self, pattern: NM, levels: Sequence[Level] | None) -> None:
-        """Refuse what has too many combinations, before any is made."""
+        """Raise ValueError if a level has too many combinations, before any is built."""
         n = max([pattern.m // 2] if levels is None else levels, key=lambda level: comb(pattern.m, level))
         if (count := comb(pattern.m, n)) <= MOST * pattern.m:
             return
@@ -75,14 +75,14 @@ class Combinations(Path):
 
     def _mask(self, pattern: NM, layer: LayerView, p: float) -> Tensor:
         shape, level, m = layer.weight.shape, layer.level, pattern.m
-        if level in (0, m):  # one combination, there is nothing to choose
+        if level in (0, m):  # there is only one combination
             return pattern.mask(layer.score(), level)
         patterns = combinations_of(level, m).to(layer.weight.device)
         alpha = layer.memory.get("alpha")
         if alpha is None:
             rank = _sums(in_groups(layer.score(), m), patterns)
         elif p == 1 and int(layer.mask.count_nonzero()) == pattern.kept(shape, level):
-            return layer.mask.clone()  # one combination was left before: what is learnt no longer counts
+            return layer.mask.clone()  # one combination was left before: alpha no longer decides
         else:
             refuse_nan(layer.weight)
             rank = alpha.detach()
@@ -99,6 +99,6 @@ class Combinations(Path):
 
 
 def _sums(scores: Tensor, patterns: Tensor) -> Tensor:
-    """Sums of the scores of each combination; least of all where one may not come back (a score below 0)."""
+    """Sums of the scores of each combination; -inf if a weight of it may not come back (a score below 0)."""
     gone = (scores < 0).float() @ patterns.t() > 0
     return (scores.float() @ patterns.t()).masked_fill(gone, -torch.inf)

@@ -17,7 +17,7 @@ class Density(Path):
     """The share of pruned units rises from 0 to the target's, the same way in every layer.
 
     Args:
-        states: number of equal jumps in which it rises, as N of N:M does; None: unit by unit.
+        states: number of equal jumps in which the share rises, as N:M has; None: unit by unit.
     """
 
     states: int | None = None
@@ -26,11 +26,11 @@ class Density(Path):
         limits.density(vars(self))
 
     def num_jumps(self, pattern: Pattern) -> int:
-        """Its own jumps, where it has them."""
+        """`states` if given, else the pattern's own number."""
         return self.states or pattern.num_jumps
 
     def masks(self, pattern: Pattern, layers: Sequence[LayerView], p: float) -> list[Tensor]:
-        """As many units as the level at progress p keeps."""
+        """The pattern at the level of progress p."""
         if self.states:
             p = floor(self.states * p) / self.states
         return layer_masks(

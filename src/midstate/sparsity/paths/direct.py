@@ -16,11 +16,11 @@ class Direct(Path):
     """No state between: one jump from dense to the target when the schedule's window opens."""
 
     def window(self, window: Window) -> Window:
-        """The jump is at the window's start; curve and stop have nothing to move."""
+        """One jump at the window's start; the curve and stop of the schedule are ignored."""
         return replace(window, curve="one_shot", stop=window.start)
 
     def masks(self, pattern: Pattern, layers: Sequence[LayerView], p: float) -> list[Tensor]:
-        """The pattern at its target; progress 0 never comes here."""
+        """The pattern at its target; never called at progress 0."""
         return layer_masks(pattern, layers, [layer.level for layer in layers])
 
     def describe(self, pattern: Pattern, level: str, p: float) -> str:

@@ -14,10 +14,10 @@ from midstate.sparsity.patterns.pattern import Pattern
 
 @dataclass(frozen=True)
 class Fade(Path):
-    """Weights about to go count 1 - p times, those about to stay once: the mask decay of arXiv 2402.04744.
+    """Weights that the target prunes are multiplied by 1 - p, the others by 1: the mask decay of arXiv 2402.04744.
 
-    Which ones go is asked at every refresh, at the target's level. All are in use until the end, when they go at once;
-    so nothing has been pruned before, and what may not regrow, hysteresis and decay on pruned weights begin there.
+    The target's mask is made anew at every refresh. All weights are in use until p = 1, where the pruned ones go at
+    once; so `regrow=never`, hysteresis and the decay on pruned weights have no effect before.
     """
 
     fades: ClassVar[bool] = True

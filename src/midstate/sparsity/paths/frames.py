@@ -13,19 +13,19 @@ from midstate.sparsity.paths.base import Path, layer_masks
 from midstate.sparsity.patterns.nm import NM, Level
 
 KINDS = ("sparsify", "fine", "densify")
-MULTIPLES = (8, 4, 2, 1)  # of M, in the frames of `fine` and `densify`
+MULTIPLES = (8, 4, 2, 1)  # group sizes of `fine` and `densify`, in multiples of M
 
 
 @dataclass(frozen=True)
 class Frames(Path):
     """From dense, M:M, in as many jumps as there are frames, the last one to the target.
 
-    Where the input channels of a layer are no multiple of kM, its groups are of the largest multiple of M below that
-    divides them, in the end of M itself. Layers that are to stay dense do.
+    If kM does not divide a layer's input channels, its groups have the size of the largest smaller multiple of M that
+    does, or else M. Layers at level M stay dense.
 
     Args:
-        frames: `sparsify`, M-1:M, M/2:M, M/4:M, ... N:M; `fine`, one density in groups ever smaller, 8N:8M, 4N:4M,
-            2N:2M, N:M; `densify`, N:8M, N:4M, N:2M, N:M, so that most weights go first and some come back.
+        frames: `sparsify`, M-1:M, M/2:M, M/4:M, ... N:M; `fine`, the target's density in smaller and smaller groups,
+            8N:8M, 4N:4M, 2N:2M, N:M; `densify`, N:8M, N:4M, N:2M, N:M, so that most weights go first and some return.
     """
 
     frames: str = "sparsify"
@@ -34,7 +34,7 @@ class Frames(Path):
         checks.one_of("frames", self.frames, KINDS)
 
     def masks(self, pattern: NM, layers: Sequence[LayerView], p: float) -> list[Tensor]:
-        """The pattern of progress p, and in its groups."""
+        """The pattern of progress p, in groups of the size of its frame."""
         if self.frames == "sparsify":
             return layer_masks(pattern, layers, [self._fewer(layer.level, pattern.m, p) for layer in layers])
         largest = self._largest(p)
@@ -50,7 +50,7 @@ class Frames(Path):
         return [masks[i] for i in range(len(layers))]
 
     def describe(self, pattern: NM, level: str, p: float) -> str:
-        """The state in a few words; of layers whose channels the groups of this frame divide."""
+        """The state in a few words, for layers whose input channels the frame's group size divides."""
         number, _, _ = level.partition(":")
         if not number.isdigit():
             return level if p == 1 else f"{100 * p:.0f} % of the way to {level}"
@@ -71,11 +71,11 @@ class Frames(Path):
         return _of_each(level, at)
 
     def _largest(self, p: float) -> int:
-        """Groups of how many times M the frame of progress p has, where channels allow it; 0: it is dense."""
+        """Group size in multiples of M at progress p, if the channels allow it; 0: dense."""
         return (0, *MULTIPLES)[floor(len(MULTIPLES) * p)]
 
     def _in_groups(self, level: Level, multiple: int, m: int) -> Level:
-        """How many stay in each group of `multiple` * m."""
+        """Number of weights kept in each group of `multiple` * m."""
         return _of_each(level, lambda n: multiple * n if self.frames == "fine" or n == m else n)
 
 
@@ -84,10 +84,10 @@ def _halves(m: int) -> list[int]:
 
 
 def _multiple(largest: int, channels: int, m: int) -> int:
-    """The largest number up to `largest` whose multiple of m divides the channels; 1 where none does."""
+    """The largest k up to `largest` for which k * m divides the channels; 1 if there is none."""
     return next((k for k in range(largest, 0, -1) if channels % (k * m) == 0), 1)
 
 
 def _of_each(level: Level, function: Callable[[int], int]) -> Level:
-    """A function of one N, or of each filter's."""
+    """Apply a function to one N, or to the N of each filter."""
     return torch.tensor([function(n) for n in level.tolist()]) if isinstance(level, Tensor) else function(level)

@@ -29,7 +29,7 @@ class StepN(Path):
 
     Args:
         granularity: `layer`, all groups of a layer step together; `group`, they step one by one (dithered),
-            those of largest L1 norm first, so that there are as many states as groups and steps.
+            those of largest L1 norm first, so that there are groups * steps states.
         steps: `single`, or `powers_of_two`: N halves (16, 8, 4, 2, 1), then the target.
     """
 
@@ -52,7 +52,7 @@ class StepN(Path):
         return self._between(level, m, p)[0]
 
     def _between(self, level: int, m: int, p: float) -> tuple[int, int, float]:
-        """The N of progress p, the next, and the share of the way between them."""
+        """N at progress p, the next N, and the share of the way between them."""
         states = list(range(m, level - 1, -1))
         if self.steps == "powers_of_two":
             states = [m]

@@ -14,15 +14,15 @@ from midstate.sparsity.schedules import Window
 
 @dataclass(frozen=True)
 class Search(Path):
-    """Every layer at the N that a searching allocation has brought it down to; the schedule's curve is its time."""
+    """Every layer at the N that a searching allocation has reached; the schedule's progress is the search's time."""
 
     probed: ClassVar[bool] = False  # its states are not known beforehand
 
     def window(self, window: Window) -> Window:
-        """The schedule's own.
+        """The schedule's own window.
 
         Raises:
-            ValueError: it has no time for a search.
+            ValueError: the window has no step for a search (one_shot, or stop at start).
         """
         if window.curve == "one_shot" or window.stop <= window.start:
             raise ValueError(

@@ -1,1 +1,1 @@
-"""Patterns: what goes together (unit), and among which the top-k is taken (group)."""
+"""Patterns: what is pruned together (unit), and within what the top-k is taken (group)."""

@@ -1,4 +1,4 @@
-"""Coupled channels: filters that sums, depthwise convolutions and the like join go together."""
+"""Coupled channels: filters that are joined by sums, depthwise convolutions and the like are pruned together."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -12,15 +12,16 @@ from midstate.sparsity.patterns.filter import Filter
 
 @dataclass(frozen=True)
 class Channel(Filter):
-    """Channel sparsity: unit one channel of the network, that is all filters without which it is gone.
+    """Channel sparsity: the unit is one channel of the network, that is all filters that belong to it.
 
-    Group: the channels that the same layers have filters of. A level of a layer is a number of filters, as for
-    `Filter`; of a group it is a number of channels, see `CoupledView`.
+    A group is the channels whose filters lie in the same layers. The level of a layer is a number of filters, as for
+    `Filter`; the level of a group is a number of channels, see `CoupledView`.
 
     Args:
-        sparsity: share of each group's channels that goes.
-        combine: how the scores of a channel's filters, over their layer's mean, become one: `sum`, `mean` or `max`.
-        heads: whether heads of attention are channels, too; else they stay.
+        sparsity: share of each group's channels that is pruned.
+        combine: how the scores of a channel's filters, divided by their layer's mean, are combined: `sum`, `mean` or
+            `max`.
+        heads: whether attention heads are channels, too; otherwise they are not pruned.
     """
 
     name: ClassVar[str] = "channel"
@@ -32,7 +33,7 @@ class Channel(Filter):
         limits.channel(vars(self))
 
     def target(self, shape: torch.Size) -> int:
-        """Level of the uniform allocation: floor((1 - sparsity) * channels) stay, as Torch-Pruning rounds."""
+        """Level of the uniform allocation: floor((1 - sparsity) * channels), as Torch-Pruning rounds; at least 1."""
         return max(1, floor((1 - self.sparsity) * shape[0]))
 
     @property

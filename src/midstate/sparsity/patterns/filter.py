@@ -1,4 +1,4 @@
-"""Output filters, the smallest of a layer go."""
+"""Output filters; those of smallest score in a layer are pruned."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -27,7 +27,7 @@ class Filter(Weight):
         return shape[0]
 
     def target(self, shape: torch.Size) -> int:
-        """Level of the uniform allocation: floor(sparsity * filters) are pruned, as SFP and FPGM round."""
+        """Level of the uniform allocation: floor(sparsity * filters) go, as SFP and FPGM round; at least 1 stays."""
         return max(1, shape[0] - floor(self.sparsity * shape[0]))
 
     def choices(self, shape: torch.Size) -> list[int]:

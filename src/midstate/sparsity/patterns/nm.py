@@ -17,8 +17,8 @@ from midstate.common import limits
 from midstate.sparsity.kernels.selection import keep_largest
 
 GROUP_DIM = 2  # of the grouped view (O, G, M, *K)
-# A layer's level: how many units are kept in each group; under N:M also one number for each filter. Of a quantizer:
-# bits, or a pair, bits of weights and of activations.
+# A layer's level: the number of units kept in each group; under N:M also a tensor with one number a filter. For a
+# quantizer: bits, or a pair (bits of weights, bits of activations).
 Level = int | Tensor | tuple[int, ...]
 
 
@@ -38,7 +38,7 @@ def grouped(weight: Tensor, m: int) -> Tensor:
 
 
 def filled_groups(weight: Tensor, m: int) -> Tensor:
-    """View `weight` (O, C, *K) as (O, groups, m, *K); zeros fill up a partial last group, in a copy."""
+    """View `weight` (O, C, *K) as (O, groups, m, *K); a partial last group is padded with zeros, in a copy."""
     if missing := -weight.shape[1] % m:
         weight = F.pad(weight, (0, 0) * (weight.dim() - 2) + (0, missing))
     return grouped(weight, m)
@@ -59,12 +59,12 @@ def nm_mask(weight: Tensor, n: int, m: int) -> Tensor:
         ValueError: n or m out of range, C not divisible by m, or NaN in weight.
     """
     pattern = NM(n, m)
-    grouped(weight, m)  # refuses what is indivisible
+    grouped(weight, m)  # raises if C is not divisible by m
     return pattern.mask(rankable(weight).abs(), n)
 
 
 def rankable(weight: Tensor) -> Tensor:
-    """Return the weight, detached; float8, which torch cannot compare, as float32, which holds its values exactly."""
+    """Return the weight, detached; float8, which torch cannot compare, is converted to float32 without rounding."""
     return weight.detach() if weight.dtype.itemsize > 1 else weight.detach().float()
 
 
@@ -86,14 +86,14 @@ class NM:
         n: kept per group.
         m: size of a group.
         permute: order the network's channels once, before the first mask, so that more magnitude is kept.
-        permute_seconds: after which the search for an order ends with the best so far.
+        permute_seconds: time limit of the search for an order; then the best so far is taken.
     """
 
     name: ClassVar[str] = "nm"
     unit: ClassVar[str] = "weight"
     group: ClassVar[str] = "neighbours"
-    nominal_density: ClassVar[float | None] = None  # N / M is what is kept but for partial groups
-    budgets: ClassVar[tuple[str, ...]] = ("params", "macs")  # in which what a level costs can be counted
+    nominal_density: ClassVar[float | None] = None  # None: N / M is kept exactly, except in partial groups
+    budgets: ClassVar[tuple[str, ...]] = ("params", "macs")  # names of budgets that can count the cost of a level
     n: int
     m: int
     permute: bool = False
@@ -104,7 +104,7 @@ class NM:
 
     @property
     def identity(self) -> dict[str, object]:
-        """All that levels of a layer depend on."""
+        """All settings on which the meaning of a level depends."""
         return {"pattern": self.name, "m": self.m}
 
     @property
@@ -125,7 +125,7 @@ class NM:
         return self.n
 
     def choices(self, shape: torch.Size) -> list[int]:
-        """All levels that leave something: 1, 2, ... m."""
+        """All levels that keep a weight: 1, 2, ... m."""
         return list(range(1, self.m + 1))
 
     def kept(self, shape: torch.Size, level: Level) -> int:
@@ -136,16 +136,16 @@ class NM:
         return (whole * level + self._partial(level, rest)) * shape[0] * shape[2:].numel()
 
     def pool(self, weights: Tensor) -> Tensor:
-        """Sum what belongs to one unit: nothing to sum, a unit is a weight."""
+        """Sum over each unit: the weights unchanged, since a unit is one weight."""
         return weights
 
     def mask(self, score: Tensor, level: Level, dense: Tensor | None = None) -> Tensor:
-        """Keep the `level` largest scores of each group; see `nm_mask`. A partial last group keeps its share.
+        """Keep the `level` largest scores of each group; see `nm_mask`. A partial group of r keeps ceil(level * r / m).
 
         Args:
-            score: (O, C) or (O, C, *K), 0 or more.
-            level: units kept in each group.
-            dense: marks groups of which all is kept, (O, groups, *K); None: none.
+            score: (O, C) or (O, C, *K); negative for units that may not come back.
+            level: units kept in each group, or one number a filter.
+            dense: marks groups that stay dense, (O, groups, *K); None: none.
         """
         if isinstance(level, Tensor):
             masks = torch.empty_like(score, dtype=torch.bool)

@@ -12,7 +12,7 @@ Pattern = NM | Weight | Row | Filter | Channel
 
 
 def verify(weight: Tensor, pattern: Pattern, level: Level) -> bool:
-    """Tell whether the finished weights of one layer are what was promised.
+    """Tell whether the finished weights of one layer obey the pattern, and have not collapsed.
 
     Args:
         weight: (O, C) or (O, C, *K), masks folded in.
@@ -20,8 +20,8 @@ def verify(weight: Tensor, pattern: Pattern, level: Level) -> bool:
         level: the layer's target level; 0 only where a layer was to be emptied.
 
     Returns:
-        False if any group has more non-zeros than `level`, and also if the layer has collapsed: not one
-        weight is left although some were to stay.
+        False if any group has more non-zeros than `level`, and also if the layer has collapsed: no weight is left
+        although `level` is not 0.
     """
     asked_empty = not (level.any() if isinstance(level, Tensor) else level)
     return pattern.verify(weight, level) and (asked_empty or bool(weight.any()))

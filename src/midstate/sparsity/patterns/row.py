@@ -1,4 +1,4 @@
-"""Single weights, the smallest of each output row go."""
+"""Single weights; those of smallest score in each output row are pruned."""
 
 from dataclasses import dataclass
 from typing import ClassVar

@@ -1,4 +1,4 @@
-"""Single weights, the smallest of a layer go."""
+"""Single weights; those of smallest score in a layer are pruned."""
 
 from dataclasses import dataclass, replace
 from typing import ClassVar
@@ -16,11 +16,11 @@ class Weight:
     """Unstructured sparsity: unit a weight, group the layer."""
 
     name: ClassVar[str] = "weight"
-    unit: ClassVar[str] = "weight"  # what goes together: weight or filter
-    group: ClassVar[str] = "layer"  # among which it is ranked: layer, row or neighbours
-    budgets: ClassVar[tuple[str, ...]] = ("params", "macs")  # in which what a level costs can be counted
-    sparsity: float
-    num_jumps: ClassVar[int] = 16  # places where gaps are probed; the states themselves are countless
+    unit: ClassVar[str] = "weight"  # what is pruned together: weight or filter
+    group: ClassVar[str] = "layer"  # within which units are ranked: layer, row, neighbours or coupled
+    budgets: ClassVar[tuple[str, ...]] = ("params", "macs")  # names of budgets that can count the cost of a level
+    sparsity: float  # share of the units that is pruned, from 0 to below 1
+    num_jumps: ClassVar[int] = 16  # places where gaps are probed; there are many more states
 
     def __post_init__(self) -> None:
         limits.share(vars(self))
@@ -37,7 +37,7 @@ class Weight:
 
     @property
     def identity(self) -> dict[str, object]:
-        """All that levels of a layer depend on."""
+        """All settings on which the meaning of a level depends."""
         return {"pattern": self.name}
 
     def divides(self, shape: torch.Size) -> bool:
@@ -49,17 +49,17 @@ class Weight:
         return shape.numel()
 
     def target(self, shape: torch.Size) -> int:
-        """Level of the uniform allocation: floor((1 - sparsity) * full), never more than was asked."""
+        """Level of the uniform allocation: floor((1 - sparsity) * full), at least 1."""
         return max(1, floor((1 - self.sparsity) * self.full(shape)))
 
     def on_the_way(self, shape: torch.Size, level: int, p: float) -> int:
-        """The level at progress p towards `level`; a uniform one follows the share before rounding, as ASFP does."""
+        """The level at progress p towards `level`; the uniform one is approached by sparsity * p, as in ASFP."""
         if level == self.target(shape):
             return replace(self, sparsity=self.sparsity * p).target(shape)
         return self.full(shape) - floor((self.full(shape) - level) * p)
 
     def choices(self, shape: torch.Size) -> list[int]:
-        """A hundred levels, a percent apart, nine below them, and the uniform one."""
+        """Levels at 0.1, 0.2, ... 0.9 % and at 1, 2, ... 100 % of the units, and the uniform level."""
         full = self.full(shape)
         shares = [*(tenth / 1000 for tenth in range(1, 10)), *(percent / 100 for percent in range(1, 101))]
         return sorted({max(1, round(full * share)) for share in shares} | {self.target(shape)})
@@ -69,7 +69,7 @@ class Weight:
         return level
 
     def pool(self, weights: Tensor) -> Tensor:
-        """Sum what belongs to one unit: nothing to sum, a unit is a weight."""
+        """Sum over each unit: the weights unchanged, since a unit is one weight."""
         return weights
 
     def mask(self, score: Tensor, level: int) -> Tensor:

@@ -16,8 +16,8 @@ class Timed:
 
     Protocol: `resolve` is called once, when the pruner is attached, and says at which steps masks are refreshed; the
     window's start and stop are always among them. At a refresh `adjust` changes the scores before masks are made,
-    because a unit in use may be harder to replace; `exchanged` says how many units change place; `refreshed` acts on
-    the weights under the new mask. Members add `adjust`.
+    because a unit in use may be harder to replace; `exchanged` says what share of the units changes place; `refreshed`
+    acts on the weights under the new mask. Members add `adjust`.
 
     Args:
         every: steps ('100it') or epochs ('1ep').
@@ -27,7 +27,7 @@ class Timed:
     every: str = "1it"
     until: float | str | None = None
     live: ClassVar[bool] = True  # whether each evaluation refreshes the masks as well
-    needs: ClassVar[tuple[str, ...]] = ()  # what it looks at, from `NEEDS`
+    needs: ClassVar[tuple[str, ...]] = ()  # measurements that it reads, from `NEEDS`
 
     def __post_init__(self) -> None:
         limits.timed(vars(self))
@@ -36,7 +36,7 @@ class Timed:
         """Act on a layer's weights when its mask is refreshed."""
 
     def exchanged(self, elapsed: float) -> float:
-        """Share of each layer's units in use that a refresh exchanges, at a share of the time up to `until`."""
+        """Share of each layer's units in use that a refresh exchanges; `elapsed` as `RefreshSteps.elapsed` gives it."""
         return 0.0
 
     def resolve(self, window: Window, steps_per_epoch: int, total_steps: int) -> "RefreshSteps":
@@ -63,7 +63,7 @@ class RefreshSteps:
 
     every: int
     until: int
-    start: int  # of the window, and its stop: there a refresh is forced
+    start: int  # of the schedule's window; a refresh is forced at start and at stop
     stop: int
     live: bool = True  # whether each evaluation refreshes the masks as well
 
@@ -76,11 +76,11 @@ class RefreshSteps:
         return step <= self.until and (self.live or self._forced(step))
 
     def any_between(self) -> bool:
-        """Tell whether a refresh comes after the window's start and before `until`."""
+        """Tell whether a multiple of `every` lies after the window's start and before `until`."""
         return (self.start // self.every + 1) * self.every < self.until
 
     def elapsed(self, step: int) -> float:
-        """Share of the time from the window's start to `until` that has gone by, 0..1."""
+        """Share of the time from the window's start to `until` that has passed, 0..1."""
         return min(1.0, max(0.0, (step - self.start) / max(1, self.until - self.start)))
 
     def _forced(self, step: int) -> bool:

@@ -14,9 +14,8 @@ class Update(Timed):
     """Masks follow the live scores, and each evaluation refreshes them as well.
 
     Args:
-        regrow: `free`, the scores are always live and what was pruned may come back; `never`, it may
-            not, but by `forced_swaps`.
-        hysteresis: a unit in use counts (1 + hysteresis) times its score, so that near ties do not flip.
+        regrow: `free`, pruned units may come back at any refresh; `never`, only by `forced_swaps`.
+        hysteresis: scores of units in use are multiplied by 1 + hysteresis, so that near ties do not flip.
         forced_swaps: share of each layer's units in use that every refresh exchanges for pruned ones, at random:
             a control, to see what flipping alone does.
     """
@@ -29,19 +28,19 @@ class Update(Timed):
         limits.update(vars(self))
 
     def adjust(self, score: Tensor, in_use: Tensor, generator: Generator | None) -> Tensor:
-        """Scores as the masks in force let them count.
+        """Raise the scores of units in use by the hysteresis; set pruned ones to -1 if they may not come back.
 
         Args:
             score: of a layer's units.
-            in_use: marks the units now kept.
-            generator: source of a layer's first units where they are drawn; None where layers are compared.
+            in_use: marks the units in use, in the shape of `score`.
+            generator: not used here; `DropGrow` draws the first masks from it. None where layers are compared.
         """
         if self.hysteresis:
             score = torch.where(in_use, (1 + self.hysteresis) * score, score)
         return score if self.regrow == "free" else torch.where(in_use, score, -1)
 
     def swap(self, in_use: Tensor, generator: Generator) -> Tensor:
-        """Exchange units in use for pruned ones at random; the fraction of a unit is one more with that chance."""
+        """Exchange units in use for pruned ones at random; their number is rounded stochastically."""
         flat = in_use.flatten()
         kept, pruned = flat.nonzero().flatten(), (~flat).nonzero().flatten()
         wanted = self.forced_swaps * len(kept)
