@@ -1,1 +1,1 @@
-"""Files that others can read, made of a finished network: what each holds, as bytes, checked by reading it back."""
+"""File formats of a finished network for other programs: each module makes the content of one file."""

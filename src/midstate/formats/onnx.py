@@ -1,4 +1,4 @@
-"""ONNX: written by torch.onnx, and held to the network in onnxruntime."""
+"""ONNX: written by torch.onnx; its outputs in onnxruntime are compared with those of the network."""
 
 import warnings
 from contextlib import redirect_stdout
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from midstate.common.errors import first_line
 
 NEEDED = ("onnx", "onnxscript", "onnxruntime")  # the extra `export` brings them
-TOLERANCE = 1e-4  # times the largest output, where that is above 1
+TOLERANCE = 1e-4  # largest accepted difference, relative to max(1, largest |output|)
 INPUT, OUTPUT, BATCH = "images", "logits", "batch"
 
 
@@ -23,19 +23,19 @@ def check_installed() -> None:
 
 @torch.no_grad()
 def as_onnx(model: nn.Module, images: Tensor) -> tuple[bytes, int, float]:
-    """A network for batches of any number of images.
+    """Export a network for batches of any number of images.
 
     Args:
-        model: in evaluation mode.
-        images: (N, C, H, W), on which it is compared.
+        model: the network, left in evaluation mode.
+        images: (N, C, H, W), for the comparison.
 
     Returns:
         The file's content, its opset, and the largest difference to torch's outputs.
 
     Raises:
-        ValueError: ONNX cannot hold the network, or computes something else.
+        ValueError: the network cannot be exported, or its outputs in onnxruntime differ.
     """
-    two = images[:2] if len(images) > 1 else images.expand(2, -1, -1, -1)  # of one, torch would fix the number
+    two = images[:2] if len(images) > 1 else images.expand(2, -1, -1, -1)  # one image would fix the batch size
     with warnings.catch_warnings(action="ignore"), redirect_stdout(StringIO()):
         try:
             program = torch.onnx.export(
@@ -48,7 +48,7 @@ def as_onnx(model: nn.Module, images: Tensor) -> tuple[bytes, int, float]:
                 verbose=False,
             )
             content = program.model_proto.SerializeToString()
-        except Exception as error:  # whatever the exporter cannot take; of more than 2 GB, a file is not one
+        except Exception as error:  # a network that cannot be converted, or that exceeds 2 GB
             raise ValueError(f"ONNX cannot hold this network ({first_line(error)})") from error
     difference = max(_difference(model, content, images[:size]) for size in {1, 3, len(images)})
     opset = next(each.version for each in program.model_proto.opset_import if not each.domain)
@@ -56,7 +56,7 @@ def as_onnx(model: nn.Module, images: Tensor) -> tuple[bytes, int, float]:
 
 
 def _difference(model: nn.Module, content: bytes, images: Tensor) -> float:
-    """The largest difference to torch's outputs in onnxruntime."""
+    """Largest difference of outputs, onnxruntime to torch; ValueError above the tolerance."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()

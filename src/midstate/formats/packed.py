@@ -1,4 +1,4 @@
-"""Values and a bitmask a tensor: a network with zeros anywhere, as small as its zeros allow.
+"""Non-zero values and a bitmask for each tensor: a small file for a network with zeros anywhere.
 
 The layout is the one that compressed-tensors called sparse-bitmask up to 0.14. A tensor (O, *rest) is seen as O rows:
 
@@ -18,7 +18,7 @@ PARTS = ("compressed", "bitmask", "shape", "row_offsets")
 
 
 def packed(state: State) -> dict[str, Tensor]:
-    """Every tensor that becomes smaller, packed; the others as they are, under their own names."""
+    """Pack every tensor that becomes smaller; the others stay unchanged under their own names."""
     tensors: dict[str, Tensor] = {}
     for name, tensor in state.items():
         parts = _packed(name, tensor.detach().cpu()) if tensor.dim() > 1 else {}
@@ -41,7 +41,7 @@ def _packed(name: str, tensor: Tensor) -> dict[str, Tensor]:
 
 
 def unpacked(tensors: State) -> dict[str, Tensor]:
-    """The state dict that was packed."""
+    """Restore the state dict that was packed."""
     state: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
         whole, _, part = name.rpartition(".")
@@ -58,7 +58,7 @@ def unpacked(tensors: State) -> dict[str, Tensor]:
 
 
 def least_bytes(state: State, tensors: State) -> int:
-    """What theory says: a packed tensor takes its non-zeros and a bit a weight, any other what it takes."""
+    """Theoretical size in bytes: non-zeros and one bit a weight for packed tensors, the full size for others."""
     return sum(
         int(tensor.count_nonzero()) * tensor.element_size() + -(-tensor.numel() // 8)
         if f"{name}.bitmask" in tensors

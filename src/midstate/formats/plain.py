@@ -1,4 +1,4 @@
-"""Plain state dicts: of torch.save, and safetensors."""
+"""Plain state dicts, as torch.save or safetensors writes them."""
 
 import json
 from collections import OrderedDict
@@ -15,7 +15,7 @@ State = Mapping[str, Tensor]
 
 
 def as_torch(state: State, recipe: dict[str, Any]) -> bytes:
-    """A state dict as torch.save writes it; the recipe is in its `_metadata`, which load_state_dict takes as it is."""
+    """A state dict as torch.save writes it; the recipe is in its `_metadata`, which load_state_dict accepts."""
     plain = OrderedDict((name, tensor.detach().cpu().clone()) for name, tensor in state.items())
     plain._metadata = OrderedDict(getattr(state, "_metadata", {}))
     plain._metadata[RECIPE] = recipe
@@ -25,11 +25,11 @@ def as_torch(state: State, recipe: dict[str, Any]) -> bytes:
 
 
 def as_safetensors(tensors: State, recipe: dict[str, Any], **more: str) -> bytes:
-    """The same as safetensors: tensors that share memory are written each for itself."""
+    """The same as safetensors, the recipe as JSON in its metadata; shared memory is written once for each tensor."""
     separate = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
     return save(separate, {"format": "pt", RECIPE: json.dumps(recipe), **more})
 
 
 def size_in_bytes(tensors: State) -> int:
-    """What the values take, without names and sizes."""
+    """Bytes of the values, without names and shapes."""
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())

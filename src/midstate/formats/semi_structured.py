@@ -1,7 +1,7 @@
 """2:4 linear layers as sparse tensor cores read them: half of the values, and two bits of metadata for each.
 
-torch's public function, `to_sparse_semi_structured`, refuses every tensor that is not on a GPU. Elsewhere torch's own
-conversion of the CUTLASS layout is called, which the public function calls, too, and which runs anywhere.
+torch's public function, `to_sparse_semi_structured`, refuses every tensor that is not on a GPU. Without a GPU that has
+the kernels, torch's own conversion to CUTLASS is called: the public function uses it, too, and it runs anywhere.
 """
 
 import warnings
@@ -17,12 +17,12 @@ from torch.sparse._semi_structured_conversions import (
 from midstate.sparsity import verify_nm, weight_layers
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
-ROWS, COLUMNS = 32, 64  # of which a layer's outputs and inputs must be multiples
+ROWS, COLUMNS = 32, 64  # a layer's outputs and inputs must be multiples of these
 FIRST = (8, 0)  # compute capability of the first GPUs with such kernels
 
 
 def linear_layers(model: nn.Module) -> tuple[dict[str, Tensor], list[str]]:
-    """Weights of linear layers that obey 2:4, by their names in the state dict; and names of those of other sizes."""
+    """By name, the weights of linear layers that obey 2:4; and the names of those among them whose sizes do not fit."""
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     found = {
         names[id(layer.weight)]: layer.weight.detach()
@@ -52,15 +52,15 @@ def converted(weights: dict[str, Tensor], dtype: torch.dtype) -> dict[str, Tenso
 
 
 def has_kernels() -> bool:
-    """Tell whether there is a GPU here with kernels for it."""
+    """Tell whether there is a GPU here with kernels for 2:4."""
     return torch.cuda.is_available() and torch.cuda.get_device_capability() >= FIRST
 
 
 def _of_gpu(weight: Tensor) -> tuple[Tensor, Tensor]:
-    """By the public function, with values and metadata apart, which cuSPARSELt keeps in one tensor."""
+    """Convert with the public function by CUTLASS: cuSPARSELt would keep values and metadata in one tensor."""
     before, SparseSemiStructuredTensor._FORCE_CUTLASS = SparseSemiStructuredTensor._FORCE_CUTLASS, True
     try:
-        with warnings.catch_warnings(action="ignore"):  # that it is a prototype
+        with warnings.catch_warnings(action="ignore"):  # the warning that it is a prototype
             sparse: SparseSemiStructuredTensorCUTLASS = to_sparse_semi_structured(weight.cuda())
     finally:
         SparseSemiStructuredTensor._FORCE_CUTLASS = before

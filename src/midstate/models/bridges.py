@@ -17,7 +17,7 @@ from midstate.sparsity import weight_layers
 def classifier_names(model: nn.Module) -> tuple[str, ...]:
     """Names of the layers that make the logits: several where there are several heads, or a head of several layers.
 
-    timm models say so themselves; of others it is the last convolution or linear layer.
+    timm models name them; for other models it is the last convolution or linear layer.
     """
     layers = weight_layers(model)
     if not hasattr(model, "get_classifier"):
@@ -29,7 +29,7 @@ def classifier_names(model: nn.Module) -> tuple[str, ...]:
 
 
 def adapt_stem(model: nn.Module) -> None:
-    """Fit a network made for large images to small ones: a 3x3 stem of stride 1, and no pooling after it.
+    """Adapt a network for large images to small ones: a 3x3 stem of stride 1, without the first max-pooling.
 
     Raises:
         ValueError: the first layer is no strided convolution, or it cuts the image into patches.
@@ -61,7 +61,7 @@ def _replace(model: nn.Module, name: str, module: nn.Module) -> None:
 
 
 def _like(layer: nn.Conv2d | nn.Linear, in_channels: int | None = None, out: int | None = None) -> nn.Module:
-    """A fresh layer as `layer`, but for its inputs or outputs."""
+    """A new layer like `layer`, with other numbers of inputs or outputs."""
     bias = layer.bias is not None
     if isinstance(layer, nn.Linear):
         return nn.Linear(layer.in_features, out or layer.out_features, bias=bias)
@@ -76,7 +76,7 @@ def _like(layer: nn.Conv2d | nn.Linear, in_channels: int | None = None, out: int
 
 
 def _drop_auxiliary(model: nn.Module) -> None:
-    """Remove the heads of GoogLeNet and Inception that only training reads: networks here make one tensor of logits."""
+    """Remove the training-only heads of GoogLeNet and Inception, as networks here return one tensor of logits."""
     for name in ("aux1", "aux2", "AuxLogits"):
         if hasattr(model, name):
             setattr(model, name, None)
@@ -90,7 +90,7 @@ def _check_name(name: object, known: list[str], library: str) -> None:
         raise ValueError(f"name={name!r}: {library} has no model of that name{hint}")
 
 
-# Arguments of both libraries that bring weights past a run's identity, or are given by the data.
+# Arguments of both libraries that load weights unknown to a run's identity, or that the data determine.
 RESERVED = ("pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "checkpoint_path", "cache_dir", "weights")
 RESERVED += ("weights_backbone", "num_classes", "in_chans", "features_only")
 
@@ -109,7 +109,7 @@ class Bridge(Recipe):
     """Settings of a network from torchvision or timm.
 
     Args:
-        name: as the library lists it.
+        name: name in the library's list of models.
         small_stem: see `adapt_stem`.
         arguments: further keyword arguments of the model, such as {img_size: 32, patch_size: 4}, none of RESERVED;
             None: none.
@@ -145,11 +145,11 @@ class Bridge(Recipe):
 
     @contextmanager
     def _creating(self) -> Iterator[None]:
-        """Say what to do where a model does not take the arguments, or its weights cannot be had."""
+        """Explain errors of a library that refuses the arguments or cannot download the weights."""
         try:
             yield
-        except Exception as error:  # whatever models do with what they do not expect
-            if self.pretrained and isinstance(error, OSError):  # of both libraries
+        except Exception as error:  # models can raise any error for unexpected arguments
+            if self.pretrained and isinstance(error, OSError):  # a failed download, in both libraries
                 raise ValueError(
                     f"pretrained={self.pretrained}: the weights of {self.name} are not in the library's cache and "
                     f"cannot be downloaded ({first_line(error)}); fetch the file elsewhere and use "
@@ -191,15 +191,15 @@ class Torchvision(Bridge):
         return Trained(images.mean, images.std, len(weights.meta["categories"]))
 
     def create(self, in_channels: int, num_classes: int) -> nn.Module:
-        """Build the network; what is fresh of it is drawn from torch's global generator.
+        """Build the network; new weights are drawn from torch's global generator.
 
         Raises:
-            ValueError: pretrained weights that cannot be had, or that read other images.
+            ValueError: pretrained weights cannot be downloaded, or read another number of channels.
         """
         from torchvision import models
 
         weights = self._weights()
-        classes = {} if weights else {"num_classes": num_classes}  # with as many as the weights have
+        classes = {} if weights else {"num_classes": num_classes}  # pretrained: as many as the weights have
         with self._creating():
             model = models.get_model(self.name, weights=weights, **classes, **self.arguments or {})
         _drop_auxiliary(model)
@@ -219,7 +219,7 @@ class Torchvision(Bridge):
 
 
 class Timm(Bridge):
-    """A model of timm, named as `timm.list_models` lists it; with a tag (resnet50.a1_in1k) it has those weights."""
+    """A model of timm, named as `timm.list_models` lists it; a tag (resnet50.a1_in1k) chooses its weights."""
 
     def _check_library(self) -> None:
         import timm
@@ -241,10 +241,10 @@ class Timm(Bridge):
         return Trained(found.mean, found.std, found.num_classes)
 
     def create(self, in_channels: int, num_classes: int) -> nn.Module:
-        """Build the network; what is fresh of it is drawn from torch's global generator.
+        """Build the network; new weights are drawn from torch's global generator.
 
         Raises:
-            ValueError: pretrained weights that cannot be had.
+            ValueError: pretrained weights cannot be downloaded.
         """
         import timm
 

@@ -1,4 +1,4 @@
-"""Weights out of a file, whoever wrote it: read without running code, found in it, under the names of a plain model."""
+"""Weights from a file that any program wrote: read without running its code, and named as in a plain model."""
 
 import argparse
 import pathlib
@@ -19,16 +19,16 @@ from torch.serialization import get_unsafe_globals_in_checkpoint, safe_globals
 
 from midstate.common.state_dicts import CONTAINERS, holds_tensors, masked_part, masked_weights
 
-# Of dtypes whose values lie in them; objects and records of them can point elsewhere.
+# Dtypes that hold plain values; objects, and records that may contain them, can point elsewhere.
 _DTYPES = [getattr(np.dtypes, name) for name in np.dtypes.__all__ if name[:6] not in ("Object", "VoidDT", "String")]
 _ESCAPES = re.compile(r"\x1b\[[0-9;]*m")
 
 
 def read_checkpoint(path: Path) -> Any:
-    """Content of a file: tensors, plain values, and classes that only hold values.
+    """Read the content of a file: tensors, plain values, and classes that only hold values.
 
     Raises:
-        ValueError: it is damaged, or holds anything else; that is not run.
+        ValueError: the file is damaged, or holds anything else, such as code, which is not run.
     """
     try:
         if path.suffix == ".safetensors":
@@ -37,22 +37,22 @@ def read_checkpoint(path: Path) -> Any:
             return load_file(path)
         with safe_globals(_harmless()):
             return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # whatever damaged bytes lead to; code in them is refused and not run
+    except Exception as error:  # damaged files can raise any error; code in them is refused, not run
         raise ValueError(f"cannot be read as weights ({_why(path, error)})") from error
 
 
 def find_weights(content: Any, wanted: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The tensors in a checkpoint, by their names in a plain model.
 
-    Weights that are masked in the file are those that its network would use in evaluation, zeros in place, as in
-    `final.pt`; the hidden values behind a mask are for going on with the run itself.
+    Masked weights in the file are returned as its network would use them in evaluation, with their zeros, as in
+    `final.pt`; the hidden values behind a mask serve only to continue the run itself.
 
     Args:
-        content: of the file.
+        content: content of the file.
         wanted: the model's own state dict: it tells which part of the names is a prefix.
 
     Raises:
-        TypeError: there are none.
+        TypeError: the content has no single dict of tensors by name.
     """
     state = _container(content)
     return _without_prefix(_unmasked({name: value for name, value in state.items() if name != "n_averaged"}), wanted)
@@ -66,10 +66,10 @@ def first_line(error: Exception) -> str:
 
 @cache
 def _harmless() -> list[Any]:
-    """Classes that programs leave in checkpoints and whose making runs nothing but their own storing of values."""
+    """Classes that programs leave in checkpoints and that only store values when they are created."""
     from omegaconf import DictConfig, ListConfig, base, nodes
 
-    multiarray = (getattr(np, "_core", None) or np.core).multiarray  # as it is called from 2.0 on, and before
+    multiarray = (getattr(np, "_core", None) or np.core).multiarray  # numpy 2.0 and later, and before
     numpys = [multiarray.scalar, multiarray._reconstruct]
     configs: list[Any] = [DictConfig, ListConfig, base.Metadata, base.ContainerMetadata]
     configs += [getattr(nodes, f"{kind}Node") for kind in ("Any", "String", "Path", "Integer", "Bytes", "Float")]
@@ -80,7 +80,7 @@ def _harmless() -> list[Any]:
         *((each, f"numpy.{core}.multiarray.{each.__name__}") for each in numpys for core in ("core", "_core")),
         *(np.dtype, np.ndarray, *_DTYPES),
         *configs,
-        # As pure ones: the other system's cannot be made here.
+        # As pure paths: those of another operating system cannot be created here.
         *((each, f"pathlib.{name}") for each, name in zip(paths, ("PosixPath", "WindowsPath"), strict=True)),
         *((each, f"pathlib._local.{name}") for each, name in zip(paths, ("PosixPath", "WindowsPath"), strict=True)),
         *paths,
@@ -94,7 +94,7 @@ def _why(path: Path, error: Exception) -> str:
         try:
             with safe_globals(_harmless()):
                 refused = sorted(get_unsafe_globals_in_checkpoint(str(path)))
-        except Exception:  # of an older format
+        except Exception:  # files of an older format
             refused = re.findall(r"GLOBAL (\S+)", str(error))[:1]
     if not refused:
         return first_line(error)
@@ -105,13 +105,13 @@ def _why(path: Path, error: Exception) -> str:
 
 
 def some(names: Iterable[str], most: int = 3) -> str:
-    """Name the first of them."""
+    """Join the first `most` names, and count the others."""
     names = list(names)
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
 def _container(content: Any) -> dict[str, Tensor]:
-    """The one dict of tensors in nested ones.
+    """Find the one dict of tensors in nested dicts.
 
     Raises:
         TypeError: there is none, or there are several of which none has a known name.
@@ -133,7 +133,7 @@ def _container(content: Any) -> dict[str, Tensor]:
 
 
 def _unmasked(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Fold masks into weights: of this project's checkpoints in the middle of a run, and of torch.nn.utils.prune."""
+    """Fold masks into weights, in this project's checkpoints of unfinished runs and those of torch.nn.utils.prune."""
     weights = masked_weights(state)
     folded = {weight: _folded({what: state[name] for what, name in parts.items()}) for weight, parts in weights.items()}
     plain: dict[str, Tensor] = {}
@@ -151,18 +151,18 @@ def _folded(parts: Mapping[str, Tensor]) -> Tensor:
 
 
 def _without_prefix(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Take off what all names begin with, as far as the names then meet the model's the best."""
+    """Remove the part of the common prefix of all names for which most names are then names of the model."""
     common = _common_parts(list(state))
     lengths = [0, *accumulate(len(part) + 1 for part in common)]
     met: Callable[[int], int] = lambda length: sum(name[length:] in wanted for name in state)  # noqa: E731
     best = max(lengths, key=met)
     if not met(best):
-        best = lengths[-1]  # nothing fits; short names are told more easily
+        best = lengths[-1]  # nothing fits; short names make a clearer message
     return {name[best:]: value for name, value in state.items()}
 
 
 def _common_parts(names: list[str]) -> list[str]:
-    """The parts, cut at dots, that all names begin with; the last part of a name is its own."""
+    """The first parts, cut at dots, that all names share; the last part of a name never counts."""
     parts = [name.split(".")[:-1] for name in names]
     shortest = min(parts, key=len, default=[])
     count = next((i for i, part in enumerate(shortest) if any(each[i] != part for each in parts)), len(shortest))

@@ -19,7 +19,7 @@ class VGG(nn.Module):
         channels = [in_channels, *(width for count, width in zip(blocks, widths, strict=True) for _ in range(count))]
         self.convs = nn.ModuleList(nn.Conv2d(*pair, 3, padding=1, bias=False) for pair in pairwise(channels))
         self.norms = nn.ModuleList(nn.BatchNorm2d(width) for width in channels[1:])
-        self.ends = {sum(blocks[: stage + 1]) for stage in range(len(blocks) - 1)}  # numbers of convolutions
+        self.ends = {sum(blocks[: stage + 1]) for stage in range(len(blocks) - 1)}  # convs before pooling
         self.classifier = nn.Linear(channels[-1], num_classes)
         for conv, norm in zip(self.convs, self.norms, strict=True):
             nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
@@ -42,7 +42,7 @@ class CifarVGG(Recipe):
     Args:
         blocks: convolutions of each stage.
         widths: channels of each stage.
-        gamma: BatchNorm's scales at first, above 0.
+        gamma: initial scale of BatchNorm, above 0.
     """
 
     blocks: list[int]

@@ -1,6 +1,6 @@
 """Narrower dense networks: all widths times one factor, the largest at which a budget is not exceeded.
 
-Recipes that have `widths` are given narrower ones; of other networks the first channels of every layer are kept.
+Recipes that have `widths` get smaller ones; other networks keep only the first channels of every layer.
 """
 
 import logging
@@ -23,17 +23,17 @@ from midstate.models.start import Recipe
 from midstate.sparsity import weight_layers
 
 log = logging.getLogger(__name__)
-MATCHES = {"params": "params_sparse", "macs": "macs_sparse"}  # and what a summary calls it
+MATCHES = {"params": "params_sparse", "macs": "macs_sparse"}  # of each, its key in a summary
 
 
 @dataclass(frozen=True)
 class Narrow:
-    """How narrow: as small as a finished run's network is when cut out, or a share of the dense network.
+    """Target size: that of a finished run's network without dead channels, or a share of the dense network.
 
     Args:
         like: a run's directory or its summary.json, or the directory of an experiment's runs, which stands for the
             finished run of the same seed, network and data.
-        match: what must not exceed the budget: `params` or `macs`.
+        match: the quantity that must not exceed the budget: `params` or `macs`.
         density: the budget as a share of the dense network's parameters or multiply-accumulates, above 0, to 1.
     """
 
@@ -54,7 +54,7 @@ class Narrow:
             raise ValueError("density=0: must be above 0; a network without weights is no network")
 
     def check(self, recipe: Recipe) -> None:
-        """Raise ValueError if a recipe brings trained weights, or if what makes it narrower is not installed."""
+        """Raise ValueError if a recipe brings trained weights, or needs torch-pruning, which is not installed."""
         for name in ("checkpoint", "pretrained"):
             if value := getattr(recipe, name, None):
                 raise ValueError(f"model.{name}={value}: a narrower network has no trained weights; leave it out")
@@ -65,8 +65,8 @@ class Narrow:
         """Parameters, or multiply-accumulates an image, that must not be exceeded.
 
         Args:
-            allowed: what the run `like` has; None: the share of the dense network.
-            wide: that network.
+            allowed: size of the run `like`; None: the budget is a share of the dense network.
+            wide: the dense network.
             images: (N, C, H, W).
         """
         if allowed is not None:
@@ -87,25 +87,25 @@ def narrowed(
     """Find the widest network within the budget.
 
     Args:
-        recipe: of the wide network.
-        wide: made by it.
+        recipe: recipe of the wide network.
+        wide: the network that it makes.
         narrow: how narrow.
-        allowed: what the run `narrow.like` has; None where it is a share.
+        allowed: size of the run `narrow.like`; None: the budget is a share.
         images: (N, C, H, W), of the data.
         num_classes: of the data.
 
     Returns:
-        The recipe of the narrow network, and what it has found: `widths`, or `share` of all channels.
+        The recipe of the narrow network, and a dict with its `widths`, or its `share` of all channels.
 
     Raises:
-        ValueError: even the narrowest exceeds the budget, the wide one is smaller, or cannot be made narrower.
+        ValueError: the narrowest network exceeds the budget, the wide one is smaller than it, or a cut fails.
     """
     factors, at = _choices(recipe, wide, images)
     bar = tqdm(desc="looking for widths", unit="network", leave=False, disable=True if local_rank() else None)
 
     @cache
     def size(factor: Fraction) -> int:
-        bar.update()  # of a large network each takes seconds
+        bar.update()  # each size of a large network takes seconds
         return narrow.size(at(factor).create(images.shape[1], num_classes), images)
 
     budget, whole = narrow.budget(allowed, wide, images), narrow.size(wide, images)
@@ -133,7 +133,7 @@ def narrowed(
 def _choices(
     recipe: Recipe, wide: nn.Module, images: Tensor
 ) -> tuple[list[Fraction], Callable[[Fraction], Recipe | Sliced]]:
-    """All factors at which a width changes, ascending, and the recipe at a factor."""
+    """All factors at which a width changes, ascending, and a function from factor to recipe."""
     if hasattr(recipe, "widths"):
         half = Fraction(1, 2)  # widths are rounded to the nearest
         factors = {(each - half) / width for width in recipe.widths for each in range(1, width + 1)}

@@ -1,4 +1,4 @@
-"""The unmodified network of a library that a state dict loads into, as code that anybody can type."""
+"""The call that makes the network of a state dict, if possible of a library's unmodified network."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -6,14 +6,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-SAID = ("_target_", "checkpoint", "checkpoint_of", "pretrained", "narrowed")  # of first weights, and by the run
+SAID = ("_target_", "checkpoint", "checkpoint_of", "pretrained", "narrowed")  # settings that the call leaves out
 
 
 def call_of(settings: Mapping[str, Any], model: nn.Module, in_channels: int, num_classes: int) -> tuple[str, bool]:
     """The call that makes the network, and whether it is a library's own, unmodified.
 
     Args:
-        settings: `model` of a run's configuration.
+        settings: the node `model` of a run's configuration.
         model: the finished network.
         in_channels: of the images.
         num_classes: of the data.
@@ -21,7 +21,7 @@ def call_of(settings: Mapping[str, Any], model: nn.Module, in_channels: int, num
     target = settings["_target_"]
     given = dict(settings.get("arguments") or {})
     if target.endswith(".Torchvision"):
-        if hasattr(model, "aux_logits"):  # its heads for training are not there
+        if hasattr(model, "aux_logits"):  # its auxiliary heads were removed
             given |= {"aux_logits": False, "init_weights": False}
         code, kind = "torchvision.models.get_model", {"weights": None, "num_classes": num_classes}
     else:
@@ -44,6 +44,6 @@ def _loads(code: str, name: str, arguments: dict[str, Any], state: Mapping[str, 
     try:
         with torch.device("meta"):
             make(name, **arguments).load_state_dict(state, strict=True, assign=True)
-    except Exception:  # whatever the library says: it is another network
+    except Exception:  # any error means another network
         return False
     return True

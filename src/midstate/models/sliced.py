@@ -15,14 +15,14 @@ from midstate.models.bridges import classifier_names
 from midstate.models.start import Recipe
 from midstate.sparsity import Layer, weight_layers
 
-KNOWN = (_ConvNd, nn.Linear, _NormBase, nn.GroupNorm, nn.LayerNorm)  # what is made narrower
+KNOWN = (_ConvNd, nn.Linear, _NormBase, nn.GroupNorm, nn.LayerNorm)  # modules that can be made narrower
 
 
 @dataclass(frozen=True)
 class Sliced:
-    """Recipe of a network of a library, with the first channels of every layer only (of each of its groups).
+    """Recipe of a library's network that keeps only the first channels of every layer (of each of its groups).
 
-    Its first weights are slices of the wide network's, so their spread is that of wider layers.
+    Its initial weights are slices of the wide network's, so their variance is that of wider layers.
     """
 
     wide: Recipe
@@ -30,10 +30,10 @@ class Sliced:
     images: Tensor  # (N, C, H, W), on which dependencies between layers are traced
 
     def create(self, in_channels: int, num_classes: int) -> nn.Module:
-        """Build the wide network and cut.
+        """Build the wide network and cut it.
 
         Raises:
-            ValueError: it cannot be cut.
+            ValueError: the network cannot be cut.
         """
         model = self.wide.create(in_channels, num_classes)
         if self.share == 1:
@@ -44,13 +44,13 @@ class Sliced:
                 _cut(model, self.share, self.images)
                 with torch.no_grad():
                     model.eval()(self.images)
-        except Exception as error:  # whatever a network leads to that the library does not understand
+        except Exception as error:  # networks that the library does not understand can raise any error
             raise _unsupported(model, first_line(error)) from error
         return model.train()
 
 
 def torch_pruning() -> Any:
-    """Import the library.
+    """Import torch-pruning.
 
     Raises:
         ValueError: it is not installed.
@@ -66,7 +66,7 @@ def torch_pruning() -> Any:
 
 
 def _refuse_unknown(model: nn.Module) -> None:
-    """Raise ValueError where parameters lie outside of KNOWN: their channels would have to be guessed."""
+    """Raise ValueError for attention, and for parameters outside of KNOWN modules, whose channels are not known."""
     for name, module in model.named_modules():
         own = [key for key, _ in module.named_parameters(name, recurse=False)]
         if "Attention" in type(module).__name__ or (own and not isinstance(module, KNOWN)):
@@ -81,7 +81,7 @@ def _unsupported(model: nn.Module, why: str) -> ValueError:
 
 
 def _cut(model: nn.Module, share: Fraction, images: Tensor) -> None:
-    """Keep the first channels of every layer, in place; logits stay."""
+    """Keep the first channels of every layer, in place; the number of logits stays."""
     library = torch_pruning()
 
     class First(library.importance.Importance):
@@ -91,7 +91,7 @@ def _cut(model: nn.Module, share: Fraction, images: Tensor) -> None:
             return torch.arange(len(group[0].idxs), 0, -1.0)
 
     def ratio(kept: float) -> float:
-        return 1 - kept - 1e-9  # what the library keeps, it rounds down
+        return 1 - kept - 1e-9  # the library rounds the kept number down
 
     heads = classifier_names(model)
     widths = {layer: layer.weight.shape[0] for layer in weight_layers(model) if layer.name not in heads}
@@ -114,6 +114,6 @@ def _cut(model: nn.Module, share: Fraction, images: Tensor) -> None:
 
 
 def _groups(layer: Layer) -> int:
-    """Groups of a convolution that have to stay equally wide; those of a depthwise one can go."""
+    """Number of groups that must stay equally wide; 1 for a depthwise convolution, whose groups can be removed."""
     groups = layer.module.groups if layer.is_conv else 1
     return 1 if groups == layer.weight.shape[0] else groups

@@ -1,4 +1,4 @@
-"""Base of all network recipes, and a trial pass."""
+"""Base of all network recipes, and a trial forward pass."""
 
 from dataclasses import dataclass, field
 
@@ -32,7 +32,7 @@ def try_training(model: nn.Module, images: Tensor, num_classes: int) -> None:
 
     Args:
         model: in training mode.
-        images: a batch (N, C, H, W); of one image BatchNorm may have nothing to measure.
+        images: a batch (N, C, H, W); BatchNorm may refuse a single image.
         num_classes: of the data.
 
     Raises:
@@ -43,7 +43,7 @@ def try_training(model: nn.Module, images: Tensor, num_classes: int) -> None:
     with torch.random.fork_rng(devices):
         try:
             logits = functional_call(model, buffers, (images,))
-        except Exception as error:  # what other libraries raise where images do not fit
+        except Exception as error:  # other libraries can raise any error if images do not fit
             raise ValueError(f"{type(error).__name__}: {first_line(error)}") from error
     expected = (len(images), num_classes)
     if not isinstance(logits, Tensor) or logits.shape != expected:

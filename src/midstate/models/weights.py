@@ -1,4 +1,4 @@
-"""First weights of a network out of a file, and what is said where they do not fit."""
+"""Initial weights of a network from a file, and messages where they do not fit."""
 
 import logging
 from collections.abc import Mapping
@@ -14,20 +14,20 @@ log = logging.getLogger(__name__)
 
 
 def load_weights(model: nn.Module, path: Path, fresh_classifier: bool = True) -> None:
-    """Load a file's weights into a plain model: of `final.pt`, a plain state dict, or another program's checkpoint.
+    """Load a file's weights into a plain model: `final.pt`, a plain state dict, or another program's checkpoint.
 
-    See `checkpoints.find_weights` for what is found in a file, and what masked weights stand for.
+    See `checkpoints.find_weights` for the tensors that are used, and for masked weights.
 
-    Parts that the model has given up, which are None in it, are left out.
+    Tensors of parts that were removed from the model, and are None in it, are ignored.
 
     Args:
         model: plain, without masks.
-        path: of the file.
-        fresh_classifier: where the file has another number of classes, keep the classifier that the model has, and
-            warn; else refuse.
+        path: path of the file.
+        fresh_classifier: whether to keep the model's classifier, with a warning, if the file has none or one of
+            another number of classes; else such a file is refused.
 
     Raises:
-        ValueError: the file is not readable as weights, they do not fit the model, or are not finite.
+        ValueError: the file cannot be read as weights, or these do not fit the model or are not finite.
     """
     shown, own = f"checkpoint={str(path)!r}", model.state_dict()
     try:
@@ -56,7 +56,7 @@ def load_weights(model: nn.Module, path: Path, fresh_classifier: bool = True) ->
 
 
 def _of_other_classes(model: nn.Module, state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> list[str]:
-    """Tensors of those layers of the classifier that the file lacks, or has for another number of classes only."""
+    """Names of the classifier's tensors, for layers that the file lacks or has with another number of classes."""
     anew: list[str] = []
     for layer in classifier_names(model):
         names = [name for name in own if name.rpartition(".")[0] == layer]
@@ -68,7 +68,7 @@ def _of_other_classes(model: nn.Module, state: Mapping[str, Tensor], own: Mappin
 
 
 def _difference(state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> str:
-    """Names in the file beside names in the model, in at most four lines; empty if they agree."""
+    """Differences in names and shapes between file and model, in at most four lines; empty if they agree."""
     more, missing = [name for name in state if name not in own], [name for name in own if name not in state]
     shapes = [name for name in own if name in state and state[name].shape != own[name].shape]
     if not (more or missing or shapes):

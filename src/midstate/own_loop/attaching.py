@@ -1,4 +1,4 @@
-"""`prune`: a method put on somebody's model and optimizer, and what it cannot know asked for."""
+"""`prune`: attach a method to a user's model and optimizer, and ask for the arguments that it needs."""
 
 from collections.abc import Collection, Sequence
 from typing import Any
@@ -34,27 +34,30 @@ def prune(
     seed: int = 0,
     **settings: Any,
 ) -> OwnLoop:
-    """Prune a model while a loop of one's own trains it; the loop stays as it is.
+    """Prune a model while the user's own loop trains it; the loop itself does not change.
 
     Call it after pretrained weights are loaded and the optimizer is made, before schedulers, DDP and compile.
 
     Args:
         model: a plain model on its device; its layers in scope get a mask each.
-        optimizer: that trains it, or several, the first of which counts steps.
-        method: name of a preset, such as `nm_block`; or the axes themselves.
+        optimizer: the optimizer that trains the model, or several; the steps of the first are counted.
+        method: name of a preset, such as `nm_block`; or a `Method`, the axes as objects.
         total_steps: optimizer steps that the loop is to make.
-        schedule: name of a curve, such as `cubic`; None: the preset's own.
+        schedule: name of a curve, such as `cubic`, or a `Schedule`; None: the preset's own, else cubic.
         start: when the path begins: a share of the run (0..1), epochs ('10ep') or steps ('500it'); None: the preset's.
         stop: when the target is reached, likewise.
         steps_per_epoch: optimizer steps an epoch, for times in epochs.
-        classifier: name of the layer that makes the logits, or names; None: timm's, else the last layer with weights.
+        classifier: name or names of the layers that make the logits; None: timm's, else the last layer with weights.
         sample: training images (N, C, H, W) and labels (N,), for methods that measure.
-        trained: says that the weights are trained, for presets that begin there.
-        seed: of random orders.
-        **settings: of the preset, such as `n=2, m=4`; axes by name, `criterion="taylor"`, or as objects.
+        trained: whether the weights are trained already; some presets need this.
+        seed: seed of the pruner's random numbers.
+        **settings: settings of the preset, such as `n=2, m=4`; axes by name, `criterion="taylor"`, or as objects.
+
+    Returns:
+        The handle of the pruner: save its `state_dict` in checkpoints, and call `finalise` after the last step.
 
     Raises:
-        ValueError: names what is missing or cannot work, and what is allowed.
+        ValueError: an argument is missing or cannot work; the message says what is allowed.
     """
     total_steps = integer("total_steps", total_steps, 1)
     optimizers = _checked(model, optimizer)
@@ -78,7 +81,7 @@ def prune(
 
 
 def _begun(loop: OwnLoop) -> OwnLoop:
-    """The loop, once the first refresh is made; where that fails, the model is left as it was."""
+    """Make the first refresh and return the loop; if the refresh fails, detach the pruner from the model."""
     try:
         loop.begin()
     except Exception:
@@ -110,7 +113,7 @@ def _attach(
 def _reordering(
     choice: Choice, model: nn.Module, images: Sample | None, optimizers: Sequence[Optimizer], seed: int
 ) -> Reordering | None:
-    """What orders channels before the first mask, where that is asked for."""
+    """The reordering of channels before the first mask; None: the method does not permute."""
     if not choice.method.permutes:
         return None
     reordering = Reordering(model, tuple(images.images.shape[1:]), choice.method.pattern, seed)
@@ -119,7 +122,7 @@ def _reordering(
 
 
 def _checked(model: nn.Module, optimizer: Optimizer | Sequence[Optimizer]) -> list[Optimizer]:
-    """The optimizers, once it is clear that they and the model can be followed."""
+    """Refuse a model or optimizers that cannot be followed; return the optimizers as a list."""
     if not isinstance(model, nn.Module):
         raise ValueError(f"model={type(model).__name__}: must be a torch.nn.Module")
     wrapped = isinstance(model, nn.parallel.DistributedDataParallel | nn.DataParallel)

@@ -1,4 +1,4 @@
-"""What `prune` gives back: the pruner at work in a loop that does not know of it."""
+"""`OwnLoop`, the handle that `prune` returns: the pruner in a loop that does not call it."""
 
 import logging
 from collections.abc import Collection, Sequence
@@ -15,11 +15,11 @@ from midstate.sparsity import Pruner
 from midstate.sparsity.tensors import original
 
 log = logging.getLogger(__name__)
-NAMED = 8  # layers that `describe` names at most
+NAMED = 8  # most layers named by `describe`
 
 
 class OwnLoop:
-    """Follows the steps of an optimizer: rules on gradients before each, masks refreshed after it.
+    """Follows an optimizer: applies rules on gradients before each step, and refreshes masks after it.
 
     `step` counts the optimizer steps made; `pruner` is the pruner itself.
     """
@@ -34,21 +34,21 @@ class OwnLoop:
         left_dense: Collection[str],
         added: Sequence[nn.Parameter],
     ) -> None:
-        """Take what belongs together.
+        """Store the arguments; `begin` attaches the hooks.
 
         Args:
-            name: of the method, to be shown.
-            pruner: attached.
-            optimizers: the first counts steps.
+            name: name of the method, to be shown.
+            pruner: a pruner attached to the model.
+            optimizers: the steps of the first are counted.
             total_steps: optimizer steps of the run.
             classifier: names of its layers, to be shown.
-            left_dense: names and reasons, to be shown.
+            left_dense: layers left dense with the reasons, to be shown.
             added: parameters of the method, which are to be trained by the first optimizer.
         """
         self.name, self.pruner, self.total_steps, self.step = name, pruner, total_steps, 0
         self._optimizers, self._added = list(optimizers), list(added)
         self._classifier, self._left_dense = sorted(classifier), list(left_dense)
-        self._kept: float | None = None  # once finalised
+        self._kept: float | None = None  # share kept; None until finalised
         self._hooks: list[StepHooks] = []
 
     def begin(self) -> None:
@@ -82,14 +82,14 @@ class OwnLoop:
         )
 
     def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint needs beside the model's and the optimizers' own state."""
+        """State for a checkpoint, beside the model's and the optimizers' own state."""
         return {"step": self.step, "total_steps": self.total_steps, "pruner": self.pruner.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take back `state_dict`; model and optimizers take back theirs after `prune`, too.
+        """Restore a `state_dict`; restore those of model and optimizers after `prune`, too.
 
         Raises:
-            ValueError: it is of a run of another length, whose schedule is another one.
+            ValueError: the state is of a run with another `total_steps`, so the schedule differs.
         """
         if state["total_steps"] != self.total_steps:
             raise ValueError(
@@ -103,8 +103,8 @@ class OwnLoop:
         """Make the last refresh, fold the masks into the weights and leave a plain model and plain optimizers.
 
         Raises:
-            ValueError: before `total_steps`, or a second time.
-            RuntimeError: the finished weights are not what was promised.
+            ValueError: called before `total_steps` steps are made, or a second time.
+            RuntimeError: the finished weights do not obey the pattern.
         """
         if self._kept is not None:
             raise ValueError("finalise: was called before; the model is plain")
@@ -138,7 +138,7 @@ class OwnLoop:
             log.warning(f"warning: more than total_steps={self.total_steps} steps: masks stay as they are from now on")
 
     def _held(self, optimizer: Optimizer) -> frozenset[int] | None:
-        """Ids of the parameters of one of several optimizers; None: there is one, and all are its own."""
+        """Ids of an optimizer's parameters; None: it is the only optimizer."""
         if len(self._optimizers) == 1:
             return None
         return frozenset(id(each) for group in optimizer.param_groups for each in group["params"])
@@ -159,7 +159,7 @@ def _join(optimizers: Sequence[Optimizer], added: Sequence[nn.Parameter], weight
 
 
 def _leave(optimizer: Optimizer, parameter: nn.Parameter) -> None:
-    """Take a parameter out, with its state, and its group when that is empty."""
+    """Remove a parameter and its state from the optimizer, and its group if that is then empty."""
     for group in list(optimizer.param_groups):
         places = [i for i, each in enumerate(group["params"]) if each is parameter]
         for i in places:

@@ -1,4 +1,4 @@
-"""Calls around the steps that an optimizer makes, on real gradients, however its loop makes them."""
+"""Calls before and after each optimizer step, on unscaled gradients, for any kind of loop."""
 
 import sys
 from collections.abc import Callable
@@ -11,24 +11,24 @@ from torch.optim import Optimizer
 
 
 class StepHooks:
-    """Has `before` called on the gradients of every step, and `after` once it is made.
+    """Calls `before` when a step's gradients are ready, and `after` when the step is made.
 
-    Three things differ between loops. `step(closure)`: when the hook runs there are no gradients yet, so the closure
-    is wrapped and `before` called at its end. A fused optimizer under a GradScaler is called on steps that it leaves
-    out, and with scaled gradients: they are unscaled here, as `unscale_` does. All others are not called on such steps.
+    Loops differ in three ways. With `step(closure)` there are no gradients yet when the hook runs, so the closure is
+    wrapped and calls `before` at its end. A GradScaler calls a fused optimizer also for steps to be skipped, and with
+    scaled gradients: they are unscaled here, as `unscale_` does. Other optimizers are not called for skipped steps.
     """
 
     def __init__(self, optimizer: Optimizer, before: Callable[[], None], after: Callable[[], None]) -> None:
         """Register the hooks.
 
         Args:
-            optimizer: whose steps are meant.
+            optimizer: the optimizer to follow.
             before: called with gradients in place: unscaled, and clipped where the loop clips.
-            after: called when the step is made; not on one that a GradScaler leaves out.
+            after: called when the step is made; not for a step that a GradScaler skips.
         """
         self._before, self._after = before, after
         self._made = False
-        self._call: FrameType | None = None  # of `step`, whose hooks these are
+        self._call: FrameType | None = None  # frame of the `step` call in progress
         self._handles = [optimizer.register_step_pre_hook(self._begin), optimizer.register_step_post_hook(self._end)]
 
     def remove(self) -> None:
@@ -38,7 +38,7 @@ class StepHooks:
 
     def _begin(self, optimizer: Optimizer, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict] | None:
         if self._call is not None and _is_running(self._call):
-            return None  # a class whose `step` calls its base's runs the hooks of both
+            return None  # hooks run twice if a class's `step` calls its base's
         self._call = sys._getframe(1)
         self._made = not bool(getattr(optimizer, "found_inf", None))
         if not self._made:
@@ -77,7 +77,7 @@ class StepHooks:
 
 
 def _is_running(call: FrameType) -> bool:
-    """Tell whether a call is among those that have led here; not one that an error has ended."""
+    """Tell whether a frame is still on the stack of calls; a `step` that an error has ended is not."""
     frame = sys._getframe(1)
     while frame is not None and frame is not call:
         frame = frame.f_back
@@ -86,7 +86,7 @@ def _is_running(call: FrameType) -> bool:
 
 @torch.no_grad()
 def unscale(optimizer: Optimizer) -> None:
-    """Divide gradients by the scale that a GradScaler hands to a fused optimizer, in its place; the bits are its own.
+    """Divide gradients by the scale that a GradScaler hands to a fused optimizer, bit for bit as `unscale_` does.
 
     Args:
         optimizer: about to step; `grad_scale` is None afterwards, so that nothing is divided twice.

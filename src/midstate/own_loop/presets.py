@@ -1,4 +1,4 @@
-"""From a preset's name and its settings as keywords to a method and a schedule."""
+"""Build a method and a schedule from a preset's name and keyword settings."""
 
 import logging
 import re
@@ -25,9 +25,9 @@ AXES = tuple(field.name for field in fields(Method))
 
 @dataclass(frozen=True)
 class Choice:
-    """What a loop is to be pruned by."""
+    """The method and schedule chosen for a loop."""
 
-    name: str  # of the preset; of a method that was given as an object: `method`
+    name: str  # of the preset; `method` if a `Method` was given
     method: Method
     schedule: Schedule
     begins_trained: bool = False  # whether the preset is made for trained weights
@@ -43,14 +43,14 @@ def choose(
     """Find a preset, or take a method as it is.
 
     Args:
-        method: name of a preset in conf/pruner or local/conf/pruner; or the axes themselves.
-        settings: of the preset: its scalars, or axes, by the name of a member or as an object.
+        method: name of a preset in conf/pruner or local/conf/pruner; or a `Method`.
+        settings: settings of the preset: its scalars; or axes, by member name or as objects.
         schedule: name of a member of conf/schedule, or an object; None: the preset's own, else cubic.
-        start: of the schedule, in place of its own: a share of the run (0..1), epochs ('10ep') or steps ('500it').
-        stop: likewise.
+        start: start of the schedule, instead of its own: a share of the run (0..1), epochs ('10ep') or steps ('500it').
+        stop: stop of the schedule, likewise.
 
     Raises:
-        ValueError: a name or setting that there is not, or whatever a member refuses.
+        ValueError: a name or setting does not exist, or a member refuses its settings.
     """
     if isinstance(method, Method) and settings:
         raise ValueError(f"{', '.join(settings)}: settings belong to a preset; a Method has its own")
@@ -87,7 +87,7 @@ def _warn_without_effect(method: Method, schedule: Schedule, given: list[str]) -
 
 
 def in_python(message: str) -> str:
-    """A message that speaks of the command line, as it reads in a program: `pruner.n=3` is `n=3` there."""
+    """Rewrite a message about the command line for Python: `pruner.n=3` becomes `n=3`."""
     message = re.sub(r"\bpruner/(\w+)=(\w+)", r'\1="\2"', message)
     message = re.sub(r"\b(?:pruner|schedule)\.(?=\w)", "", message)
     return re.sub(r"\bschedule=(\w+)", r'schedule="\1"', message)
@@ -100,7 +100,7 @@ def _composed(
     start: float | str | None,
     stop: float | str | None,
 ) -> DictConfig:
-    """The configuration with every setting in its place."""
+    """Compose the configuration with all settings applied."""
     groups = {folder.name for folder in (CONF / "pruner").iterdir() if folder.is_dir()}
     words = [f"pruner={name}", "logger=none"]
     if isinstance(schedule, str):
@@ -123,7 +123,7 @@ def _composed(
 
 
 def _method(name: str, config: DictConfig, settings: Mapping[str, Any]) -> Method:
-    """Build the axes; those that were given as objects take their places."""
+    """Build the axes; members given as objects replace the built ones."""
     if "narrow" in config.pruner:
         raise ValueError(f"method={name!r}: makes a narrower network, and yours is there already; train.py has it")
     axes = build(config, "pruner")

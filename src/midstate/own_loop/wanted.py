@@ -1,4 +1,4 @@
-"""What a method needs and nobody but the user knows: asked for before anything is attached."""
+"""Arguments that a method needs and only the user knows: asked for before anything is attached."""
 
 import torch
 from torch import Tensor, nn
@@ -12,15 +12,15 @@ COUNTED = (None, "params", "units")  # budgets that need no image
 
 
 def check_together(choice: Choice, steps_per_epoch: int | None, trained: bool) -> None:
-    """Ask for the length of an epoch, and for trained weights.
+    """Refuse a method that needs the length of an epoch, or trained weights, if the user gives none.
 
     Args:
         choice: the method.
         steps_per_epoch: optimizer steps an epoch; None: not known.
-        trained: whether the weights are, by the user's word.
+        trained: whether the weights are trained, as the user says.
 
     Raises:
-        ValueError: either is needed.
+        ValueError: one of the two is needed and missing.
     """
     update, schedule = choice.method.update, choice.schedule
     times = {name: getattr(schedule, name, None) for name in ("start", "stop")}
@@ -40,15 +40,15 @@ def check_together(choice: Choice, steps_per_epoch: int | None, trained: bool) -
 
 
 def images_for(choice: Choice, model: nn.Module, sample: Sample | tuple[Tensor, Tensor] | None) -> Sample | None:
-    """The images to measure on, on the model's device.
+    """The images to measure on; a pair of tensors is moved to the model's device.
 
     Args:
         choice: the method.
-        model: that is to be measured.
+        model: the model to measure.
         sample: training images (N, C, H, W) and labels (N,); None: none are given.
 
     Raises:
-        ValueError: there are none and the method measures, they are no such pair, or the model gives no logits.
+        ValueError: the method needs images and has none, `sample` is no such pair, or the model gives no logits.
     """
     reasons = _reasons(choice.method)
     if sample is None:
@@ -71,7 +71,7 @@ def _reasons(method: Method) -> list[str]:
     measured = [name for name in method.needs if name in MEASURED]
     norms = "batchnorm_scale" in method.needs or method.estimator.whole_channels
     coupled = method.pattern.group == "coupled"
-    searches = method.allocation.searches  # its penalty counts them, whatever the budget
+    searches = method.allocation.searches  # its penalty counts MACs, whatever the budget
     macs = searches or getattr(method.allocation, "budget", None) not in COUNTED
     return [
         *([f"measures on training images ({', '.join(measured)})"] if measured else []),

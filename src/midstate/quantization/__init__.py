@@ -1,14 +1,14 @@
-"""Quantisation: the numbers of a network in few bits, by the same allocations and schedules as pruning.
+"""Quantisation: weights and inputs of layers in few bits, with the same allocations and schedules as pruning.
 
 | axis       | answers                                              | modules      |
 |------------|------------------------------------------------------|--------------|
 | grid       | which values the weights of a layer may have         | `grids`      |
-| estimator  | what forward and backward see of weights, of inputs  | `estimators` |
+| estimator  | forward values and gradients of weights and inputs   | `estimators` |
 | allocation | how many bits each layer gets                        | `midstate.sparsity.allocations`, `allocation` |
-| path       | the bits on the way (中间态)                         | `paths`      |
-| scope      | which layers, and the bits of the first and the last | `scope`      |
+| path       | the bits between 32 and the target (中间态)          | `paths`      |
+| scope      | which layers, and fixed bits of the first and last   | `scope`      |
 
-Only `Quantizer` has state. This package imports torch, `sparsity`, and nothing else of midstate but `common`.
+Only `Quantizer` has state. This package imports torch and, of midstate, only `sparsity` and `common`.
 """
 
 from midstate.quantization.allocation import BitScheme, Gates

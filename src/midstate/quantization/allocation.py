@@ -1,4 +1,4 @@
-"""Allocations of bits that pruning does not have; all others are `midstate.sparsity`'s."""
+"""Allocations for bits only; all others are in `midstate.sparsity.allocations`."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,10 +18,10 @@ from midstate.sparsity.layers import LayerView
 
 @dataclass(frozen=True)
 class BitScheme(Allocation):
-    """The bits of a file's section `bits`, as every run with a quantizer leaves them (scheme.json).
+    """Bits read from a file: the section `bits` of the scheme.json that every run with a quantizer writes.
 
     Args:
-        scheme: the file: by layer, bits of weights and of inputs, [4, 8]; or of weights alone, 4.
+        scheme: path of the file; by layer name, [weight bits, input bits], such as [4, 8], or weight bits alone, 4.
     """
 
     scheme: str
@@ -31,7 +31,7 @@ class BitScheme(Allocation):
         """Bits of each layer.
 
         Raises:
-            ValueError: names other layers than bits are given to, or bits that a layer cannot have.
+            ValueError: the file cannot be read, lacks a layer, or has bits that a layer cannot have.
         """
         given, names = read_scheme(self.scheme, "bits")["bits"], [layer.name for layer in layers]
         if missing := sorted(set(names) - set(given)):
@@ -39,7 +39,7 @@ class BitScheme(Allocation):
         return [self._level(pattern, layer.name, given[layer.name]) for layer in layers]
 
     def digest(self) -> str:
-        """Identify the content, whatever its layout."""
+        """Return a digest of the file's bits that does not depend on its layout."""
         return content_digest(read_scheme(self.scheme, "bits")["bits"])
 
     def _level(self, pattern: Bits, name: str, value: object) -> Choice:
@@ -57,13 +57,13 @@ class BitScheme(Allocation):
 class Gates(Allocation):
     """Training finds the bits: the loss is multiplied by (target / cost)^exponent while a budget is exceeded (DDQ).
 
-    The cost is the bits of all weights, and, where inputs have gates, that of all inputs of an image: linear in the
-    bits, as memory is. The exponent, the rate and the time until gates move are choices of ours.
+    Weights have one cost, the sum of their bits; where inputs have gates, the bits of all inputs of one image are a
+    second cost with its own budget. The values of all three arguments are choices of ours.
 
     Args:
-        exponent: alpha, below 0: how hard a budget that is exceeded presses.
-        gate_lr: learning rate of the gates' numbers over the optimizer's.
-        gates_from: until then all gates stay open: a share of the run, epochs or steps.
+        exponent: alpha, -100 to 0: the more negative, the larger the penalty for an exceeded budget.
+        gate_lr: learning rate of the gate numbers, as a multiple of the optimizer's.
+        gates_from: when gates begin to learn: a share of the run, epochs or steps; until then all are open.
     """
 
     exponent: float = -1.0
@@ -76,13 +76,13 @@ class Gates(Allocation):
         steps_of("gates_from", self.gates_from, 1, 1)
 
     def allocate(self, pattern: Bits, layers: Sequence[LayerView]) -> list[Choice]:
-        """All begin with the most bits."""
+        """Give every layer the most bits to begin with."""
         return [pattern.full(layer.shape) for layer in layers]
 
     def check_layers(self, pattern: Bits, layers: Sequence[LayerView]) -> None:
-        """Raise ValueError if the fewest gates of every layer exceed the budget."""
+        """Raise ValueError if even the fewest bits in every layer exceed the budget."""
         check_lowest(pattern, layers, [pattern.lowest] * len(layers), "size")
 
     def factor(self, cost: Tensor, target: float) -> Tensor:
-        """What the loss is multiplied by: 1 within the budget."""
+        """Factor of the loss: 1 within the budget, else (target / cost)^exponent."""
         return torch.ones_like(cost) if float(cost.detach()) <= target else (target / cost) ** self.exponent

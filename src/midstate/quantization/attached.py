@@ -1,4 +1,4 @@
-"""Quantisers on the layers of a model: put on, given bits, fitted, and folded."""
+"""Quantisers on the layers of a model: attach them, set their bits, fit their values, and fold them."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -15,21 +15,21 @@ from midstate.quantization.modules import Quantised, put_before, put_on, remove_
 from midstate.sparsity.observe import Sample, evaluation
 from midstate.sparsity.tensors import Layer, fold
 
-NUM_CALIBRATED = 64  # training images from which quantisers of inputs begin
-BitsPair = tuple[int | None, int | None]  # of weights and inputs in force; None: not quantised
+NUM_CALIBRATED = 64  # training images that quantisers of inputs are fitted to
+BitsPair = tuple[int | None, int | None]  # bits of weights and of inputs; None: not quantised
 
 
 @dataclass
 class QuantisedLayer:
-    """One layer, its quantisers, and what they left when it was finished."""
+    """One layer and its quantisers; after `finish` also its final bits and the values that its weights may have."""
 
     layer: Layer
-    fixed_bits: int | None  # its own, whatever is allocated
+    fixed_bits: int | None  # set by the scope; None: the allocation decides
     weight: Quantised
     input: Quantised | None
-    num_inputs: int  # numbers that go in with an image
+    num_inputs: int  # elements of the layer's input for one image; 0: not quantised
     hidden: nn.Parameter = field(init=False)
-    values: Tensor | None = None  # of the finished weights, (rows, at most 2^b)
+    values: Tensor | None = None  # allowed values of the finished weights, (rows, at most 2^b)
     final_bits: BitsPair = (None, None)
 
     def __post_init__(self) -> None:
@@ -45,18 +45,18 @@ class QuantisedLayer:
 
     @property
     def parts(self) -> list[Quantised]:
-        """Its quantisers, of weights and, where there is one, of inputs."""
+        """The quantiser of weights and, if there is one, that of inputs."""
         return [self.weight, *([self.input] if self.input is not None else [])]
 
     @property
     def used(self) -> Tensor:
-        """The hidden weights, detached, with 0 where a mask keeps them out."""
+        """The hidden weights, detached, masked ones set to 0."""
         masks = [each.mask for each in self._parametrizations if hasattr(each, "mask")]
         return self.hidden.detach() * masks[0] if masks else self.hidden.detach()
 
     @property
     def is_masked(self) -> bool:
-        """Tell whether a pruner has masks on it."""
+        """Tell whether the weight has a pruner's mask."""
         return any(hasattr(each, "mask") for each in self._parametrizations)
 
     @property
@@ -66,7 +66,7 @@ class QuantisedLayer:
         return self.layer.module.parametrizations[self.layer.tensor_name]
 
     def put_weight(self, bits: int | None) -> None:
-        """Put bits of weights into force, and fit their values where that is a change."""
+        """Set the bits of weights; if they change, fit the values anew. Learned bits, once in force, stay."""
         if self.weight.bits == bits or (self.weight.on and bits is not None and self.weight.kind.learned):
             return
         self.weight.put(bits)
@@ -74,7 +74,7 @@ class QuantisedLayer:
             self.weight.estimator.start(self.used, self.weight.kind, self.weight.memory)
 
     def put_input(self, bits: int | None) -> None:
-        """Put bits of inputs into force; the next inputs fit their values where that is a change."""
+        """Set the bits of inputs; if they change, the next inputs fit the values. Learned bits, once in force, stay."""
         each = self.input
         if each is None or each.bits == bits or (each.on and bits is not None and each.kind.learned):
             return
@@ -82,12 +82,12 @@ class QuantisedLayer:
         each.starting = bits is not None
 
     def refit(self) -> None:
-        """Have the values follow the weights."""
+        """Let the estimator fit the values to the present weights."""
         if self.weight.on:
             self.weight.estimator.refit(self.used, self.weight.kind, self.weight.memory)
 
     def finish(self) -> None:
-        """Keep what the finished layer must obey, and leave plain weights, where no mask is left to be folded."""
+        """Record final bits and values, freeze the quantiser of inputs, and fold the weight unless it has a mask."""
         self.final_bits = self.bits
         if self.weight.on:
             self.values = self.weight.estimator.values(self.weight.kind, self.weight.memory).detach().clone()
@@ -100,7 +100,7 @@ class QuantisedLayer:
             fold(self.layer)
 
     def obeys(self) -> bool:
-        """Tell whether the finished weights hold no values but those of the grid, and 0 where a mask was."""
+        """Tell whether every row has only values of the grid or 0, and at most 2^b different non-zero values."""
         if self.values is None:
             return True
         weight, num = self.layer.weight.detach(), 2 ** self.final_bits[0]
@@ -118,23 +118,23 @@ def attach(
     fixed: Sequence[int | None],
     sample: Sample | None,
 ) -> list[QuantisedLayer]:
-    """Put quantisers on layers, no bits in force.
+    """Attach quantisers to layers; no bits are in force yet.
 
     Args:
-        model: that they are of.
-        method: says which.
-        layers: to quantise.
-        fixed: bits of their own, by layer.
+        model: the model of the layers.
+        method: gives the estimators.
+        layers: layers to quantise.
+        fixed: bits that the scope sets, one entry a layer; None: the allocation decides.
         sample: training images; needed where inputs are quantised.
 
     Raises:
-        ValueError: a layer's inputs cannot be observed.
+        ValueError: inputs are quantised, and `sample` is None.
     """
     by_gates = isinstance(method.allocation, Gates)
     inputs = _observed(model, layers, sample) if method.quantises_inputs else {}
     found = []
     for layer, own in zip(layers, fixed, strict=True):
-        remove_before(layer.module)  # of a finished network that training begins from
+        remove_before(layer.module)  # loaded with the weights of a finished network
         learned = by_gates and own is None
         kind = Kind(own or method.estimator.bits[1], True, True, learned)
         weight = Quantised(layer.weight, method.estimator, kind)
@@ -151,7 +151,7 @@ def attach(
 
 @torch.no_grad()
 def calibrate(model: nn.Module, layers: Sequence[QuantisedLayer], sample: Sample | None) -> None:
-    """Fit quantisers of inputs that have just got their bits, one after another, in one pass of training images."""
+    """Fit the quantisers of inputs whose bits have just changed, one by one, in one pass of training images."""
     if any(each.input is not None and each.input.starting for each in layers):
         with evaluation(model):
             model(sample.images[:NUM_CALIBRATED])
@@ -159,7 +159,7 @@ def calibrate(model: nn.Module, layers: Sequence[QuantisedLayer], sample: Sample
 
 @contextmanager
 def restored(layers: Sequence[QuantisedLayer]) -> Iterator[None]:
-    """Put bits and values back as they were before the context."""
+    """Restore bits and values at the end of the context."""
     every = [each for layer in layers for each in layer.parts]
     before = [(each, each.kind, each.on, [t.detach().clone() for t in each.memory.values()]) for each in every]
     try:
@@ -174,7 +174,7 @@ def restored(layers: Sequence[QuantisedLayer]) -> Iterator[None]:
 
 @torch.no_grad()
 def _observed(model: nn.Module, layers: Sequence[Layer], sample: Sample | None) -> dict[str, tuple[Tensor, bool]]:
-    """The inputs of each layer for one image, and whether any input is negative, by name."""
+    """By layer name: the inputs for the first image, and whether any input of the sample is negative."""
     if sample is None:
         raise ValueError("quantisers of inputs begin from training images; give the quantizer a sample")
     found: dict[str, tuple[Tensor, bool]] = {}

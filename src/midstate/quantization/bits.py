@@ -1,4 +1,4 @@
-"""Bits as what an allocation gives out, in the place that a pattern of weights has under a pruner."""
+"""Bits as the levels of an allocation: `Bits` stands where a pruner has its pattern."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,21 +11,21 @@ from midstate.sparsity.layers import LayerView
 
 BUDGETS = limits.BITS
 FLOAT_BITS = 32
-REFERENCE_BITS = (8, 8)  # of bitops and latency
-Choice = int | tuple[int, int]  # of weights; or of weights and inputs
+REFERENCE_BITS = (8, 8)  # for bitops and latency: `target` is a share of the cost at these
+Choice = int | tuple[int, int]  # bits of weights, or of weights and of inputs
 
 
 @dataclass(frozen=True)
 class Bits:
-    """A level is the bits of a layer's weights, or a pair: of its weights and of its inputs.
+    """Levels of a quantizer: the bits of a layer's weights, or a pair, bits of its weights and of its inputs.
 
     Args:
-        weight: of the uniform allocation.
-        activation: of the uniform allocation; None: inputs are not quantised.
+        weight: weight bits of the uniform allocation.
+        activation: input bits of the uniform allocation; None: inputs are not quantised.
         choices_of: bits to choose from, ascending.
-        pairs: whether the allocation chooses both.
-        limits: by budget, what the layers that are chosen for may cost; none: as much as the uniform allocation.
-        input_bits: the fewest and the most that inputs can have.
+        pairs: whether the allocation also chooses the bits of inputs.
+        limits: by budget, the largest cost of the layers whose bits are chosen; not listed: the uniform one's cost.
+        input_bits: the fewest and the most bits that inputs can have.
     """
 
     weight: int
@@ -60,15 +60,15 @@ class Bits:
         return [(weight, activation) for weight in self.choices_of for activation in self.choices_of]
 
     def actions(self, shape: torch.Size) -> tuple[list[int], ...]:
-        """What is chosen for a layer, one after another: bits of its weights, then of its inputs."""
+        """Options of each choice for a layer, in order: bits of its weights, then, for pairs, bits of its inputs."""
         return (list(self.choices_of),) * (2 if self.pairs else 1)
 
     def kept(self, shape: torch.Size, level: int) -> int:
-        """Bits of a layer's weights."""
+        """Size of a layer's weights at a level, in bits."""
         return shape.numel() * level
 
     def limit(self, layers: Sequence[LayerView], budget: str) -> int:
-        """What the layers may cost."""
+        """Largest total cost of the layers in a budget."""
         if budget in self.limits:
             return self.limits[budget]
         return sum(layer.cost(self, self.target(layer.shape), budget) for layer in layers)

@@ -1,4 +1,4 @@
-"""Quantisers of inputs as a finished network has them: nothing is learned, and all lies in buffers."""
+"""Quantisers of inputs in a finished network: nothing is learned, all values are buffers."""
 
 import torch
 from torch import Tensor, nn
@@ -8,7 +8,7 @@ from midstate.quantization.grids.uniform import positive
 
 
 class FixedSteps(nn.Module):
-    """The inputs' quantiser of a finished layer: multiples of a step."""
+    """Quantiser of inputs of a finished layer: multiples of a step, from low * step to high * step."""
 
     def __init__(self, step: float = 1.0, low: int = 0, high: int = 1) -> None:
         super().__init__()
@@ -22,7 +22,7 @@ class FixedSteps(nn.Module):
 
 
 class FixedLevels(nn.Module):
-    """The inputs' quantiser of a finished layer: given values, ascending."""
+    """Quantiser of inputs of a finished layer: given values, ascending."""
 
     def __init__(self, levels: Tensor) -> None:
         super().__init__()

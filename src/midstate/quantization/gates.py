@@ -1,4 +1,4 @@
-"""What learned bits cost, and how far that is above their budget."""
+"""Cost of learned bits, and how far it exceeds their budget."""
 
 from collections.abc import Sequence
 
@@ -11,13 +11,13 @@ from midstate.quantization.modules import Quantised
 
 
 class GatedBudget:
-    """The bits of all weights, and of all inputs where they have gates, each held to its budget by the loss.
+    """Budgets of learned bits: one for all weights, one for all inputs of an image if these have gates.
 
     Args:
-        gates: say how.
-        layers: whose bits are learned.
-        weights: bits that all their weights may have.
-        activation_bits: mean bits that their inputs may have; None: inputs are not quantised.
+        gates: gives the factor of the loss.
+        layers: layers whose bits are learned.
+        weights: budget of all their weights, total bits.
+        activation_bits: budget of their inputs, mean bits; None: inputs are not quantised.
     """
 
     def __init__(
@@ -36,7 +36,7 @@ class GatedBudget:
         return any(part.on for part, _ in self._parts["weights"])
 
     def weighed(self, loss: Tensor) -> Tensor:
-        """The loss as it is minimised: times what bits cost over their budgets."""
+        """The loss to minimise: multiplied by the factor of each budget once bits are in force."""
         if not self.in_force:
             return loss
         for name, parts in self._parts.items():
@@ -44,7 +44,7 @@ class GatedBudget:
         return loss
 
     def over(self) -> str | None:
-        """What bits cost over their budgets, in words; None: they meet them, or none are in force."""
+        """The exceeded budgets, with the cost in percent of each; None: none is exceeded, or no bits are in force."""
         if not self.in_force:
             return None
         shares = {name: float(_bits(parts).detach()) / self._limits[name] for name, parts in self._parts.items()}
@@ -52,5 +52,5 @@ class GatedBudget:
 
 
 def _bits(parts: Sequence[tuple[Quantised, int]]) -> Tensor:
-    """Bits of tensors, each with its number of elements: a number that gates learn from."""
+    """Total bits of tensors, given with their numbers of elements; differentiable with respect to the gates."""
     return torch.stack([part.estimator.bits_of(part.memory) * num for part, num in parts]).sum()

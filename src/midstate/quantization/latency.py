@@ -13,10 +13,10 @@ from midstate.sparsity.tensors import Layer
 
 @dataclass(frozen=True)
 class Latency:
-    """Whole microseconds of each layer, by its name and its pair of bits of weights and inputs.
+    """Latency of each layer in whole microseconds, by its name and its bits of weights and inputs.
 
     The file is JSON: {"unit": "us", "layers": {"layer1.0.conv1": {"shape": [16, 16, 3, 3], "us": {"8,8": 120,
-    "4,8": 70, ...}}}}; `scripts/latency.py` writes one. "32,32" is read where a layer is left out of quantisation.
+    "4,8": 70, ...}}}}; `scripts/latency.py` writes one. "32,32" is needed for layers that are not quantised.
     """
 
     path: str
@@ -27,7 +27,7 @@ class Latency:
         """Read a file.
 
         Raises:
-            ValueError: it cannot be read, or is no table of latencies.
+            ValueError: the file cannot be read, or is no table of latencies.
         """
         try:
             content = json.loads(Path(checks.text("latency", path)).read_text())
@@ -66,9 +66,9 @@ class Latency:
                 raise ValueError(f"latency={self.path!r}: {layer.name} has none at bits {', '.join(missing[:4])}")
 
     def digest(self) -> str:
-        """Identify the content, whatever its layout, and whatever is said of the machine."""
+        """Return a digest of shapes and latencies; layout and other entries, such as the machine, do not count."""
         return content_digest({name: [layer["shape"], layer["us"]] for name, layer in self.layers.items()})
 
     def of(self, name: str, weight: int, activation: int) -> int:
-        """Microseconds of a layer."""
+        """Microseconds of a layer at its bits of weights and inputs."""
         return self.layers[name]["us"][f"{weight},{activation}"]

@@ -1,4 +1,4 @@
-"""A quantisation method: one member of each axis, and what of them does not go together."""
+"""A quantisation method: one member of each axis, and checks that the members go together."""
 
 from dataclasses import dataclass
 
@@ -12,15 +12,15 @@ from midstate.quantization.paths import Jump, StepBits
 from midstate.quantization.scope import Scope
 from midstate.sparsity.allocations.base import Allocation
 
-PROTOCOLS = {  # what a member of each axis has
+PROTOCOLS = {  # attributes that a member of each axis must have
     "scope": ("resolve", "first_bits", "last_bits"),
     "estimator": ("grids", "memory", "start", "refit", "apply", "values", "before_step"),
     "activation": ("bits", "inputs", "memory", "start", "apply", "fixed"),
     "allocation": ("allocate", "check_layers", "uniform", "needs", "refresh"),
     "path": ("window", "num_jumps", "bits_at"),
 }
-OF_INPUTS = ("sensitivity", "file")  # scores that also see what bits of inputs do
-FITTED = ("bits", "memory", "fit", "quantise", "values")  # what a grid has that is fitted to weights
+OF_INPUTS = ("sensitivity", "file")  # scores that also see the effect of input bits
+FITTED = ("bits", "memory", "fit", "quantise", "values")  # attributes of a grid that can be fitted to weights
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,19 +28,19 @@ class Quantization:
     """The axes of a quantisation method.
 
     Args:
-        scope: which layers, and the bits of the first and the last.
-        estimator: of weights, with their grid.
-        allocation: which layer gets how many bits.
-        path: the bits on the way.
-        activation: of inputs; None, or `activation_bits` null: inputs are not quantised.
-        weight_bits: of every layer; where `target` is null, the budget of other allocations is what these bits cost.
-        activation_bits: of every layer's inputs; null: they stay as they are.
+        scope: which layers are quantised, and fixed bits of the first and the last.
+        estimator: estimator of weights, with its grid.
+        allocation: number of bits of each layer.
+        path: bits in force between 32 and the target.
+        activation: estimator of inputs; needed if `activation_bits` is set.
+        weight_bits: bits of the uniform allocation; without `target`, their cost is the budget of other allocations.
+        activation_bits: bits of every layer's inputs; null: inputs are not quantised.
         levels: bits that an allocation may choose from; null: all that the estimators have.
         budget: what an allocation may spend: `size`, `bitops` or `latency`.
-        target: share of the 32-bit size, or of the bitops or latency at 8 bits; layers with bits of their own count.
+        target: share of the 32-bit size, or of the bitops or latency at 8 bits; layers with fixed bits count, too.
         latency: a file of microseconds of each layer at each pair of bits, see `Latency`; for budget=latency.
         activation_decay: weight decay of the clips of inputs (PACT's L2).
-        every: how often grids follow the weights: steps ('100it') or epochs ('1ep').
+        every: how often grids are fitted to the weights: steps ('100it') or epochs ('1ep').
 
     Raises:
         ValueError: two members do not go together, or bits are out of their range.
@@ -93,7 +93,7 @@ class Quantization:
 
     @property
     def pairs(self) -> bool:
-        """Tell whether the allocation chooses bits of inputs as well: where these cost something."""
+        """Tell whether the allocation also chooses bits of inputs, which it does if the budget counts them."""
         return getattr(self.allocation, "pairs", False) and self.budget != "size" and self.quantises_inputs
 
     @property
@@ -103,11 +103,11 @@ class Quantization:
         return {axis: member for axis in axes if (member := getattr(self, axis)) is not None}
 
     def both(self, bits: int) -> tuple[int, int | None]:
-        """Bits of weights and inputs of a layer with bits of its own."""
+        """Bits of weights and inputs of a layer whose bits are fixed."""
         return bits, bits if self.quantises_inputs else None
 
     def gates_from(self, steps_per_epoch: int, total_steps: int) -> int:
-        """The step from which gates learn; of methods without any, 0."""
+        """The step from which gates learn; 0 for methods without gates."""
         from_time = getattr(self.allocation, "gates_from", 0)
         return steps_of("gates_from", from_time, steps_per_epoch, total_steps)
 
@@ -117,7 +117,7 @@ class Quantization:
         return [(weight, activation) for weight in self.choices for activation in inputs]
 
     def latencies(self) -> Latency | None:
-        """The table of latencies, where the budget asks for it."""
+        """Read the table of latencies; None: the budget is not latency."""
         return Latency.read(self.latency) if self.budget == "latency" else None
 
     def _check_activation(self) -> None:
@@ -137,7 +137,7 @@ class Quantization:
         """Refuse bits of the first and the last layer that weights, or inputs, cannot have."""
         low, high = self.estimator.bits
         if self.estimator.learns_bits:
-            high = 8  # their bits are given, and not learned
+            high = 8  # fixed bits are not learned: the number of gates is no limit
         if self.quantises_inputs:
             low = max(low, self.activation.bits[0])
         for name in ("first_bits", "last_bits"):
@@ -212,10 +212,10 @@ class Quantization:
 
 
 def check_has(axis: str, member: object, needed: tuple[str, ...]) -> None:
-    """Refuse what is no member of an axis.
+    """Refuse an object that is no member of an axis.
 
     Raises:
-        ValueError: a file built nothing, or something is missing.
+        ValueError: a file built nothing, or an attribute is missing.
     """
     if isinstance(member, dict):
         raise ValueError(

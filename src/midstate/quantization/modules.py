@@ -1,4 +1,4 @@
-"""Quantisers on the tensors of a network: parametrizations of weights, and modules before a layer's inputs."""
+"""Quantisers in a network: parametrizations of weights, and modules that a layer's inputs pass through first."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -13,26 +13,26 @@ from midstate.quantization.estimators.base import Estimator, Kind
 from midstate.quantization.fixed import FixedLevels, FixedSteps
 from midstate.sparsity.tensors import Layer
 
-INPUT = "input_quantizer"  # name of the module, below its layer
+INPUT = "input_quantizer"  # name of the quantiser of inputs, a child module of its layer
 
 
 class Quantised(nn.Module):
-    """Quantises one tensor, as a parametrization or before a layer, once bits are in force; until then it is as it was.
+    """Quantises one tensor, as a parametrization or before a layer; without bits in force the tensor is unchanged.
 
-    `kind` is changed by the quantizer alone; a compiled model is compiled again when the bits change.
+    `kind` changes with the bits; a compiled model is then compiled again.
     """
 
     def __init__(self, x: Tensor, estimator: Estimator, kind: Kind) -> None:
         """Begin without any bits in force.
 
         Args:
-            x: the weights, or a batch of inputs.
-            estimator: of their kind.
-            kind: with the most bits that there will be.
+            x: the weights, or inputs.
+            estimator: estimator for this kind of tensor.
+            kind: kind of the tensor, with the most bits that it will have.
         """
         super().__init__()
         self.estimator, self.kind, self.on = estimator, kind, False
-        self.starting = False  # whether the next tensor is the one to begin from
+        self.starting = False  # whether the next forward pass first fits the values to its tensor
         memory = estimator.memory(x, kind)
         self._names = tuple(memory)
         for name, tensor in memory.items():
@@ -48,13 +48,13 @@ class Quantised(nn.Module):
 
     @property
     def bits(self) -> int | None:
-        """Bits in force; of learned ones the open gates; None: none yet."""
+        """Bits in force, or the number of open gates if bits are learned; None: no bits in force."""
         if not self.on:
             return None
         return int(self.estimator.bits_of(self.memory)) if self.kind.learned else self.kind.bits
 
     def put(self, bits: int | None) -> None:
-        """Put a number of bits into force; None: none. What is learned stays."""
+        """Set the bits in force; None: the tensor passes unquantised. Learned parameters stay."""
         self.on = bits is not None
         self.kind = self.kind if bits is None else replace(self.kind, bits=bits)
 
@@ -76,7 +76,7 @@ def put_before(module: nn.Module, quantiser: nn.Module) -> None:
 
 
 def remove_before(module: nn.Module) -> None:
-    """Take a module's quantiser of inputs away, if it has one."""
+    """Remove a module's quantiser of inputs, if it has one."""
     for key, hook in list(module._forward_pre_hooks.items()):
         if hook is _quantise_input:
             del module._forward_pre_hooks[key]
@@ -98,7 +98,7 @@ def put_on(layer: Layer, quantiser: Quantised) -> None:
 
 @contextmanager
 def without_input_quantisers(model: nn.Module) -> Iterator[None]:
-    """Let inputs pass as they are for the time of the context: counting follows what depends on the image."""
+    """Remove the quantisers of inputs during the context: counts, gradients and exports are made without them."""
     taken = [(module, getattr(module, INPUT)) for module in _with_quantised_inputs(model)]
     for module, _ in taken:
         remove_before(module)
@@ -111,9 +111,9 @@ def without_input_quantisers(model: nn.Module) -> Iterator[None]:
 
 @torch.no_grad()
 def follow(copy: nn.Module, model: nn.Module) -> None:
-    """Have the quantisers of a copy, such as a moving average, begin where those of the network have begun anew.
+    """Copy bits and values to a copy's quantisers, such as a moving average's, where the model's bits have changed.
 
-    What a quantiser learns at some bits says nothing of what it learns at others, and before its first start, nothing.
+    Values learned at other bits, or set before any bits were in force, must not be averaged with the new ones.
     """
     for own, other in zip(_quantisers(model), _quantisers(copy), strict=True):
         if (own.on, own.kind) != (other.on, other.kind):
@@ -131,7 +131,7 @@ def _with_quantised_inputs(model: nn.Module) -> list[nn.Module]:
 
 
 def drop_input_quantisers(model: nn.Module) -> bool:
-    """Take the quantisers of inputs of a finished network away, which give no gradient; tell whether it had any."""
+    """Remove a finished network's quantisers of inputs, whose gradient is 0; tell whether it had any."""
     found = _with_quantised_inputs(model)
     for module in found:
         remove_before(module)
@@ -139,11 +139,11 @@ def drop_input_quantisers(model: nn.Module) -> bool:
 
 
 def load_input_quantisers(model: nn.Module, state: Mapping[str, Any]) -> None:
-    """Make the quantisers of inputs that a finished network's file names; their values are loaded with the rest.
+    """Create the quantisers of inputs that a finished network's state names; load_state_dict then sets their values.
 
     Args:
         model: plain.
-        state: of the file, by name.
+        state: state dict of the file.
     """
     for name in state:
         place, _, buffer = name.partition(f".{INPUT}.")

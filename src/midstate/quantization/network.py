@@ -1,4 +1,4 @@
-"""One network under one quantisation method: makes a view of every layer that bits are given to."""
+"""One network under one quantisation method: views of the layers whose bits the allocation chooses."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -26,13 +26,13 @@ class Network:
     model: nn.Module
     method: Quantization
     pattern: Bits
-    free: Sequence[QuantisedLayer]  # bits are given to these
-    layers: Sequence[QuantisedLayer]  # all, those with bits of their own, too
+    free: Sequence[QuantisedLayer]  # layers whose bits the allocation chooses
+    layers: Sequence[QuantisedLayer]  # all quantised layers, also those with fixed bits
     costs: Costs
     macs: Mapping[str, int]
     seed: int
     sample: Sample | None
-    search: Search | None = None  # where the allocation tries schemes
+    search: Search | None = None  # None unless the allocation tries schemes
     before_measuring: list[Callable[[], None]] = field(default_factory=list)  # called before each loss is measured
 
     def try_measuring(self) -> None:
@@ -41,7 +41,7 @@ class Network:
         observe.try_measuring("quantizer", needs, self.sample, self._measure)
 
     def views(self) -> list[LayerView]:
-        """The layers as they are now; what is measured for them is shared by all views of one call."""
+        """Views of the free layers as they are now; all views of one call share their measurements."""
         needs = self.method.allocation.needs
         shared = {name: cache(lambda name=name: self._measure(name)) for name in needs if name in MEASURED_BY_LAYER}
         return [
@@ -63,7 +63,7 @@ class Network:
         ]
 
     def _measure(self, name: str, sample: Sample | None = None) -> Sequence[Tensor]:
-        """One tensor a layer; measured on a sample, or on the network's own."""
+        """Measure one tensor a layer, on the given sample or on the network's own."""
         layers = [each.layer for each in self.free]
         vectors = getattr(self.method.allocation, "vectors", observe.NUM_VECTORS)
         return observe.measured(name, self.model, layers, sample or self.sample, self.seed, vectors)

@@ -10,12 +10,12 @@ from midstate.sparsity.schedules import Window
 
 @dataclass(frozen=True)
 class Jump:
-    """No state between: the target's bits when the schedule's window opens."""
+    """No intermediate state: bits jump to the target when the schedule's window opens."""
 
     name: ClassVar[str] = "direct"
 
     def window(self, window: Window) -> Window:
-        """The jump is at the window's start."""
+        """The window of the jump: it ends where it starts."""
         return replace(window, curve="one_shot", stop=window.start)
 
     def num_jumps(self, least: int) -> int:
@@ -36,7 +36,7 @@ class StepBits:
     """Bits step down one by one: 32, then `max_bits`, max_bits - 1, ... to each tensor's target, which then stays.
 
     Args:
-        max_bits: of the first step below 32.
+        max_bits: bits of the first step below 32.
     """
 
     max_bits: int = 8
@@ -46,7 +46,7 @@ class StepBits:
         checks.integer("max_bits", self.max_bits, 2, 8)
 
     def window(self, window: Window) -> Window:
-        """The schedule's own."""
+        """The schedule's window, unchanged."""
         return window
 
     def num_jumps(self, least: int) -> int:

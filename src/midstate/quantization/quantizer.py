@@ -27,11 +27,11 @@ from midstate.sparsity.walker import Walker
 
 
 class Quantizer(Walker):
-    """Walks a model from 32 bits to its target; the counterpart of `Pruner`, which it may stand beside.
+    """Walks a model from 32 bits to its target; the counterpart of `Pruner`; both may work on one model.
 
     Attach it after pretrained weights are loaded, after a pruner, and before the optimizer is made; then give it the
-    optimizer (`own_groups`). Call `tick` before the forward pass of each step, `before_step` before the optimizer's,
-    `refresh` before an evaluation, and `finalise` at the end, before a pruner's.
+    optimizer (`own_groups`). Call `tick` before the forward pass of each step, `before_step` before the optimizer's
+    step, `refresh` before an evaluation, and `finalise` at the end, before the pruner's `finalise`.
     """
 
     def __init__(
@@ -46,7 +46,7 @@ class Quantizer(Walker):
         uses: Mapping[str, int] | None = None,
         sample: Sample | None = None,
     ) -> None:
-        """Put quantisers on every layer in scope, no bits in force.
+        """Attach quantisers to every layer in scope; no bits are in force yet.
 
         Args:
             model: on its device, plain or with a pruner's masks.
@@ -54,10 +54,10 @@ class Quantizer(Walker):
             schedule: curve and window, placed in the run of `total_steps`.
             steps_per_epoch: optimizer steps an epoch.
             total_steps: optimizer steps of the run.
-            seed: of everything that is drawn.
+            seed: seed of all random numbers.
             classifier: name of the classifier, or names of its layers.
             uses: multiply-accumulates of one weight on one image, by layer name; None: 1 each.
-            sample: training images with labels, for quantisers of inputs and for what is measured.
+            sample: training images with labels, for quantisers of inputs and for measurements.
 
         Raises:
             ValueError: scope, window, budget or table do not fit this model and run.
@@ -76,7 +76,7 @@ class Quantizer(Walker):
         self.pattern = self._pattern(layers, fixed)
         self.layers = attach(model, method, layers, fixed, sample)
         self.free = [each for each in self.layers if each.fixed_bits is None]
-        self.levels: list[Any] | None = None  # of the free layers; None until decided
+        self.levels: list[Any] | None = None  # bits of the free layers; None until decided
         if "trial" in method.allocation.needs:
             self._try_schemes(model, method.allocation, sample, seed, self._at_levels)
         self._network = Network(
@@ -86,15 +86,15 @@ class Quantizer(Walker):
         self._network.try_measuring()
         if self.free:
             method.allocation.check_layers(self.pattern, self._network.views())
-            if method.allocation.refresh == "never":  # from shapes alone: what does not fit is refused here
+            if method.allocation.refresh == "never":  # depends on shapes alone: a misfit is refused here
                 self.levels = method.allocation.allocate(self.pattern, self._network.views())
-        self._budget: GatedBudget | None = None  # of learned bits
+        self._budget: GatedBudget | None = None  # budget of learned bits; None: bits are not learned
         if isinstance(method.allocation, Gates) and self.free:
             allowed = self.pattern.limit(self._network.views(), "size")
             self._budget = GatedBudget(method.allocation, self.free, allowed, method.activation_bits)
 
     def _pattern(self, layers: Sequence[Layer], fixed: Sequence[int | None]) -> Bits:
-        """What the allocation gives out, and under which limit."""
+        """The levels that the allocation chooses from, and its budget."""
         method = self.method
         own = {layer.name: method.both(bits) for layer, bits in zip(layers, fixed, strict=True) if bits is not None}
         free = [layer.name for layer in layers if layer.name not in own]
@@ -111,7 +111,7 @@ class Quantizer(Walker):
 
     @property
     def num_jumps(self) -> int:
-        """Jumps on the path to the target, at whose ends gaps are probed."""
+        """Number of jumps on the path to the target; the gap of each is probed."""
         return self.method.path.num_jumps(self._least())
 
     @torch.no_grad()
@@ -126,7 +126,7 @@ class Quantizer(Walker):
 
     @torch.no_grad()
     def bits_at(self, progress: float) -> list[BitsPair]:
-        """Bits of each layer's weights and inputs at `progress`; the allocation decides at the first above 0."""
+        """Bits of each layer's weights and inputs at `progress`; at the first one above 0 the allocation decides."""
         if progress == 0:
             return [(None, None)] * len(self.layers)
         if self.levels is None:
@@ -138,7 +138,7 @@ class Quantizer(Walker):
         ]
 
     def targets(self) -> list[BitsPair]:
-        """Bits of each layer's weights and inputs at the target; before that is decided, those of uniform bits."""
+        """Target bits of each layer's weights and inputs; before the allocation decides, those of the uniform one."""
         levels = self.levels or [self.pattern.target(each.hidden.shape) for each in self.free]
         given = {each.layer.name: self.pattern.both(level) for each, level in zip(self.free, levels, strict=True)}
         pairs = [given.get(each.layer.name) or self.method.both(each.fixed_bits) for each in self.layers]
@@ -148,7 +148,7 @@ class Quantizer(Walker):
 
     @torch.no_grad()
     def put(self, bits: Sequence[BitsPair]) -> None:
-        """Put bits into force; values begin anew where they change."""
+        """Put bits into force; values are fitted anew where bits change."""
         for each, (weight, activation) in zip(self.layers, bits, strict=True):
             each.put_weight(weight)
             each.put_input(activation)
@@ -156,7 +156,7 @@ class Quantizer(Walker):
 
     @contextmanager
     def _at_levels(self, levels: Sequence[Choice]) -> Iterator[None]:
-        """Put a whole scheme into force for the time of the context, at the path's end."""
+        """Put the target bits of a scheme into force during the context."""
         before = self.levels
         with restored(self.layers):
             self.levels = list(levels)
@@ -167,15 +167,15 @@ class Quantizer(Walker):
                 self.levels = before
 
     def trial(self) -> AbstractContextManager[None]:
-        """Put bits and values back as they were before the context."""
+        """Restore bits and values at the end of the context."""
         return restored(self.layers)
 
     def weighed(self, loss: Tensor) -> Tensor:
-        """The loss as it is minimised: times what learned bits cost over their budget."""
+        """The loss to minimise: multiplied by a penalty factor while learned bits exceed their budget."""
         return self._budget.weighed(loss) if self._budget else loss
 
     def over_budget(self) -> str | None:
-        """What learned bits cost over their budget, in words; None: they meet it, or none are learned."""
+        """The exceeded budgets of learned bits, in words; None: none is exceeded, or bits are not learned."""
         return self._budget.over() if self._budget else None
 
     def before_step(self, optimizer: Optimizer, step: int) -> None:
@@ -189,7 +189,7 @@ class Quantizer(Walker):
                     parameter.grad = None
 
     def own_groups(self, optimizer: Optimizer) -> None:
-        """Give what is learned beside the weights groups of its own, which do not decay but for the clips."""
+        """Move the quantisers' parameters to parameter groups of their own; of these, only clips have weight decay."""
         own = dict.fromkeys(id(parameter) for _, parameter in self._parameters())
         for group in optimizer.param_groups:
             group["params"] = [p for p in group["params"] if id(p) not in own]
@@ -202,17 +202,17 @@ class Quantizer(Walker):
             optimizer.add_param_group({"params": params, **settings.get(kind, {"weight_decay": 0.0})})
 
     def _parameters(self) -> list[tuple[str, nn.Parameter]]:
-        """What is learned beside the weights, with its name."""
+        """The quantisers' parameters, each with its name."""
         every = [each for layer in self.layers for each in layer.parts]
         return [(name, tensor) for each in every for name, tensor in each.named_parameters(recurse=False)]
 
     def finalise(self) -> None:
-        """Leave plain quantised weights, and finished quantisers before the layers.
+        """Leave plain quantised weights, and finished quantisers of inputs before the layers.
 
-        Call it before a pruner's, which folds the weights that it has masks on.
+        Call it before the pruner's `finalise`, which folds masked weights.
 
         Raises:
-            ValueError: no bits were ever put in force, so that the network would be left as it is.
+            ValueError: no refresh was ever made, so that the network would be left as it is.
         """
         if self.layers and self._refreshed < 0:
             raise ValueError(
@@ -223,15 +223,15 @@ class Quantizer(Walker):
             each.finish()
 
     def verify(self) -> bool:
-        """Tell whether every finished layer has no more values than its bits allow, all of its grid, and 0."""
+        """Tell whether the weights of all finished layers obey their bits and grids, see `QuantisedLayer.obeys`."""
         return all(each.obeys() for each in self.layers)
 
     def report(self) -> dict[str, Any]:
-        """What the bits of the finished network come to, see `report.report`."""
+        """Mean bits and costs of the finished network, see `report.report`."""
         return report(self.layers, self.costs)
 
     def scheme(self) -> dict[str, list[int | None]]:
-        """Bits of weights and inputs by layer, without those of their own, as `BitScheme` reads them."""
+        """Bits of weights and inputs of all layers without fixed bits, as `BitScheme` reads them."""
         return {each.layer.name: list(each.final_bits) for each in self.free}
 
     def rows(self, epoch: int) -> list[dict[str, Any]]:
@@ -246,17 +246,17 @@ class Quantizer(Walker):
         return _described([(each.bits, each.hidden.numel()) for each in self.layers])
 
     def states(self) -> list[str]:
-        """Names of the states at the path's own jumps, 32 bits first."""
+        """Names of the path's states: 32 bits, then the state after each jump."""
         sizes = [each.hidden.numel() for each in self.layers]
         jumps = self.num_jumps
         return [_described(list(zip(self.bits_at(k / jumps), sizes, strict=True))) for k in range(jumps + 1)]
 
     def _least(self) -> int:
-        """The fewest target bits of any tensor, to which a path of steps leads."""
+        """The fewest target bits of any tensor, where a path of steps ends."""
         return min(bits for pair in self.targets() for bits in pair if bits is not None)
 
     def state_dict(self) -> dict[str, Any]:
-        """State beside the model's own state_dict, which holds weights and what is learned or fitted."""
+        """State that the model's state_dict lacks; weights and the quantisers' tensors are in the model's."""
         every = [(each.weight, each.input) for each in self.layers]
         return {
             "levels": self.levels,
@@ -266,7 +266,7 @@ class Quantizer(Walker):
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take back `state_dict`, after the model's own."""
+        """Restore a `state_dict`; load the model's own first."""
         self.levels, self._refreshed = state["levels"], state["refreshed"]
         if self.search and "search" in state:
             self.search.load_state_dict(state["search"])
@@ -279,7 +279,7 @@ class Quantizer(Walker):
 def _check_latency(
     latency: Latency, method: Quantization, every: Sequence[Layer], layers: Sequence[Layer], fixed: Sequence[int | None]
 ) -> None:
-    """Refuse a table that lacks a layer, or a pair of bits that one may have; layers left out have 32."""
+    """Refuse a table that lacks a layer, or a pair of bits that a layer may have (32 if it is not quantised)."""
     own = {method.both(bits) for bits in fixed if bits is not None}
     latency.check(layers, [*method.pairs_to_time(), *sorted(own), REFERENCE_BITS])
     names = {layer.name for layer in layers}
@@ -288,7 +288,7 @@ def _check_latency(
 
 
 def _described(parts: Sequence[tuple[BitsPair, int]]) -> str:
-    """Mean bits, of weights and of inputs."""
+    """Mean bits of weights and of inputs, such as 'W4 A8'."""
     words = []
     for letter, which in (("W", 0), ("A", 1)):
         known = [(pair[which], num) for pair, num in parts if pair[which] is not None]

@@ -1,4 +1,4 @@
-"""What the bits of a finished network come to."""
+"""Mean bits, costs and size of a finished network."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -18,13 +18,13 @@ def report(layers: Sequence[QuantisedLayer], costs: Costs) -> dict[str, Any]:
     """Means and costs of a finished network's bits.
 
     Args:
-        layers: finished.
-        costs: of the network.
+        layers: finished layers.
+        costs: costs of the network.
 
     Returns:
-        `weight_bits` and `activation_bits`, means over the weights, and over the weights' multiply-accumulates (None:
-        inputs are not quantised); `size_share` of 32 bits, `bitops_share` and, of a table, `latency_share` of 8 bits
-        of weights and inputs, over all layers with weights; `verified`; and by layer the bits of both.
+        `weight_bits`, a mean over weights; `activation_bits`, a mean over multiply-accumulates (None: inputs are not
+        quantised); `size_share`, relative to 32 bits, `bitops_share` and, with a table, `latency_share`, relative to
+        8 bits of weights and inputs, of the whole network; `verified`; `layers`, bits of weights and inputs by layer.
     """
     bits = {each.layer.name: each.final_bits for each in layers}
     macs = {name: costs.macs[name] for name, pair in bits.items() if pair[1] is not None}
@@ -39,9 +39,9 @@ def report(layers: Sequence[QuantisedLayer], costs: Costs) -> dict[str, Any]:
 
 
 def stored_and_index(pattern: Pattern, shape: torch.Size, level: Level) -> tuple[int, int]:
-    """How many weights of a pruned layer are stored, and the bits that say where they lie.
+    """Number of stored weights of a pruned layer, and the bits of the index of their positions.
 
-    Under N:M a place in its group for each; of filters a bit each; else a bit for each weight of the layer.
+    The index has ceil(log2 M) bits a stored weight under N:M, one bit a filter for filters, else one bit a weight.
     """
     stored = pattern.kept(shape, level)
     if stored == shape.numel():  # left dense
@@ -57,9 +57,9 @@ def size_in_bytes(
     """Bytes that a finished network takes when it is packed.
 
     Args:
-        model: finished.
-        layers: of it, quantised.
-        stored: of layers that were pruned, from `stored_and_index`, by name; of others all weights are stored.
+        model: finished model.
+        layers: its quantised layers.
+        stored: by name of each pruned layer, the result of `stored_and_index`; other layers store all weights.
 
     Returns:
         `values`: stored weights at their bits, with a codebook or steps a layer at 32 bits, and all other parameters at
@@ -79,7 +79,7 @@ def size_in_bytes(
 
 
 def _described(each: QuantisedLayer) -> int:
-    """Bits that say which values a layer has: a step for each row, or all values where they are no multiples of one."""
+    """Bits that describe a layer's values: one step a row, or all values if they are no multiples of a step."""
     regular = "step" in each.weight.memory
     return FLOAT_BITS * (len(each.values) if regular else each.values.numel())
 

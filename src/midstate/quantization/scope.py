@@ -1,4 +1,4 @@
-"""Scope: which layers are quantised, and which have bits of their own."""
+"""Scope: which layers are quantised, and which have fixed bits."""
 
 from collections import Counter
 from collections.abc import Collection
@@ -14,11 +14,11 @@ from midstate.sparsity.tensors import Layer, names_of, weight_layers
 
 @dataclass(frozen=True)
 class Scope:
-    """Every convolution and linear layer but those that are excluded.
+    """Every convolution and linear layer that is not excluded.
 
     Args:
-        first_bits: of the weights and inputs of the first layer, always, whatever is allocated; None: as the others.
-        last_bits: the same of the classifier.
+        first_bits: fixed bits of the first layer's weights and inputs; None: the allocation decides, as for the others.
+        last_bits: the same for the classifier.
         exclude: shell-style name patterns of layers that are not quantised.
     """
 
@@ -35,14 +35,14 @@ class Scope:
     def resolve(
         self, model: nn.Module, classifier: str | Collection[str] | None
     ) -> tuple[list[Layer], list[int | None]]:
-        """The layers of `model` to quantise, and the bits of those that are fixed.
+        """List the layers of `model` to quantise, and for each its fixed bits; None: the allocation decides.
 
         Args:
             model: plain, or with masks on.
             classifier: name of its classifier, or names of its layers.
 
         Raises:
-            ValueError: nothing is left, a pattern matches nothing, or a weight is shared or computed.
+            ValueError: no layer is left, a pattern matches no layer, or a weight is shared or computed.
         """
         every, heads = weight_layers(model), names_of(classifier)
         unmatched = [each for each in self.exclude if not any(fnmatchcase(layer.name, each) for layer in every)]

@@ -8,11 +8,11 @@ from pathlib import Path
 from midstate.common.errors import EXIT_BAD_CONFIG
 from midstate.common.secrets import say, show_any_letter
 
-LARGEST = 4096  # M
+LARGEST = 4096  # largest M
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Do what the command line says; returns the exit status."""
+    """Run the command line; return the exit status."""
     show_any_letter()
     options = _parser().parse_args(arguments)
     if not options.file.is_file():
@@ -20,13 +20,13 @@ def main(arguments: list[str] | None = None) -> int:
         hint = f"is a directory; name a file, such as {files[0] if files else options.file / 'model.pt'}"
         say(f"{options.file}: {hint if options.file.is_dir() else 'no such file'}", sys.stderr)
         return EXIT_BAD_CONFIG
-    import torch  # it comes when it is needed
+    import torch  # slow to import, so only when needed
 
     from midstate.verify.judging import judged
     from midstate.verify.reading import NoCheckpoint
     from midstate.verify.report import as_json, as_text
 
-    torch.set_num_threads(1)  # several would wait for each other more than they help
+    torch.set_num_threads(1)  # more threads are slower: they wait for each other
     try:
         verdict = judged(options.file, options.pattern)
     except NoCheckpoint as error:

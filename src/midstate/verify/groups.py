@@ -1,4 +1,4 @@
-"""How many non-zeros the groups of a weight have: along its inputs, along inputs and kernel, along its outputs.
+"""Numbers of non-zeros in the groups of a weight: along its inputs, along inputs and kernel, along its outputs.
 
 Shape legend: O outputs, C inputs, *K kernel. A weight (O, C, *K) is cut into groups of M neighbours
 
@@ -22,20 +22,20 @@ from torch import Tensor
 from torch.nn import functional as F
 
 AXES = ("input", "flattened", "output")
-ELEMENTS = 2**22  # looked at in one go
-_PAGE_OUT = 21  # Linux: let go of pages, keep what they hold
+ELEMENTS = 2**22  # approximate number of elements in a slice
+_PAGE_OUT = 21  # MADV_PAGEOUT of Linux: reclaim pages without losing their content
 
 
 def most_non_zeros(parts: Sequence[Tensor], sizes: Sequence[int]) -> tuple[dict[str, dict[int, int]], int]:
     """The largest number of non-zeros in any group.
 
     Args:
-        parts: tensors of one shape (O, C, *K), of which the weight is the product.
+        parts: tensors of one shape (O, C, *K), whose product is the weight.
         sizes: M of the groups, each a multiple of the one before.
 
     Returns:
-        By axis and M; without groups that are longer than the axis, and without `flattened` where that is `input`.
-        And the number of non-zeros in all.
+        The largest number by axis and M, without groups longer than the axis, and without `flattened` if it equals
+        `input`; and the total number of non-zeros of the weight.
     """
     shape = parts[0].shape
     lengths = dict(zip(AXES, (shape[1], shape[1:].numel(), shape[0]), strict=True))
@@ -56,19 +56,19 @@ def most_non_zeros(parts: Sequence[Tensor], sizes: Sequence[int]) -> tuple[dict[
 
 
 def _non_zero(parts: list[Tensor], largest: int) -> Tensor:
-    """Ones where a weight is not zero, (O, C, K), in whole numbers that can count a group."""
+    """1 where a weight is not zero, else 0, (O, C, K), in an integer type that can hold the count of a group."""
     marks = reduce(torch.logical_and, map(_marked, parts))
     marks = marks.contiguous().flatten(2) if marks.dim() > 2 else marks.contiguous().unsqueeze(2)
     return marks.view(torch.uint8) if largest < 256 else marks.int()
 
 
 def _marked(tensor: Tensor) -> Tensor:
-    """True where a number is not zero; of float8, which torch cannot turn into bools everywhere, as of float32."""
+    """True where a number is not zero; float8 goes through float32, as not every torch can convert it to bool."""
     return (tensor.float() if tensor.dtype.itemsize == 1 and tensor.dtype.is_floating_point else tensor).bool()
 
 
 def _most(marks: Tensor, dim: int, sizes: list[int]) -> dict[int, int]:
-    """The largest sum of each size of group; sums of larger groups are made of those of smaller ones."""
+    """The largest sum of any group, by group size; sums of larger groups are computed from those of smaller groups."""
     found, done = {}, 1
     for m in sizes:
         factor = m // done
@@ -80,7 +80,7 @@ def _most(marks: Tensor, dim: int, sizes: list[int]) -> dict[int, int]:
 
 
 def _let_go(tensor: Tensor) -> None:
-    """Let the system have the pages of a mapped file again, where it can be told; they can be read anew."""
+    """Let Linux reclaim the memory pages of a mapped file; they are read again when needed."""
     if sys.platform != "linux":
         return
     storage = tensor.untyped_storage()

@@ -1,4 +1,4 @@
-"""What each layer obeys, and what the whole file comes to."""
+"""Which pattern each layer obeys, and the verdict on the whole file."""
 
 from dataclasses import dataclass
 from math import prod
@@ -10,21 +10,21 @@ from midstate.verify.layers import is_weight, stored
 from midstate.verify.reading import opened, read
 
 SIZES = (2, 4, 8, 16, 32)  # M of the patterns that are looked for
-BY_CHANCE = 1e-3  # the share of zeros up to which a layer is dense: random numbers and half precision make some
+BY_CHANCE = 1e-3  # a layer with at most this share of zeros is dense: random numbers and half precision make some
 OBEYS, DENSE, NEITHER, EMPTY = "obeys", "dense", "neither", "empty"
 Pattern = tuple[int, int]  # N and M
 
 
 @dataclass(frozen=True)
 class Layer:
-    """A layer's weight as it was found.
+    """A layer's weight as found in the file.
 
     Args:
-        name: of the tensor, without what wrappers add.
-        shape: of it.
-        dtype: of it.
+        name: name of the tensor, without the parts that wrappers add.
+        shape: shape of the weight.
+        dtype: dtype of the weight, such as float32.
         zeros: how many of its weights are zero.
-        axes: the pattern that it obeys along each axis, the tightest, or the one that was asked for.
+        axes: by axis, the tightest pattern that it obeys, or the one that was asked for.
     """
 
     name: str
@@ -65,7 +65,7 @@ class Layer:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a file comes to: its layers, and the names of masks that are stored beside weights, not applied."""
+    """The verdict on a file: its layers, and the names of masks in it that are not applied."""
 
     file: str
     asked: Pattern | None
@@ -77,7 +77,7 @@ class Verdict:
         return [layer.name for layer in self.layers if layer.verdict == verdict]
 
     def status(self, of_all: bool) -> int:
-        """Exit status: 0 if at least one layer obeys and every other is dense; `of_all`: obeys, too."""
+        """Exit status: 0 if at least one layer obeys and every other is dense (`of_all`: none is dense) or empty."""
         wrong = self.named(NEITHER) + (self.named(DENSE) if of_all else [])
         return EXIT_NOT_OBEYED if wrong or not self.named(OBEYS) else EXIT_FINISHED
 
@@ -86,11 +86,11 @@ def judged(path: Path, asked: Pattern | None = None) -> Verdict:
     """Read a file and judge its layers, one after the other.
 
     Args:
-        path: of the file.
-        asked: N and M; None: the tightest of each layer is found.
+        path: path of the file.
+        asked: N and M; None: find the tightest pattern of each layer.
 
     Raises:
-        NoCheckpoint: the file is none.
+        NoCheckpoint: the file is no checkpoint.
     """
     layers = []
     with opened(path) as tensors:

@@ -8,10 +8,10 @@ from torch import Tensor
 
 from midstate.common.state_dicts import masked_weights
 
-WRAPPERS = ("module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")  # put around networks
+WRAPPERS = ("module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")  # name parts that wrappers add
 
 
-# Weights that are not stored as they are: the first part has the weight's zeros, and no part is a weight itself.
+# Forms in which a weight is stored as several tensors, none of which is judged alone: names of these parts.
 FORMS = {
     "packed": ("bitmask", "shape", "compressed", "row_offsets"),
     "semi_structured": ("values", "metadata"),
@@ -23,9 +23,9 @@ class Stored:
     """A tensor of a file that may be a weight.
 
     Args:
-        name: of the weight, without what wrappers add.
-        parts: names of the file's tensors that it is made of.
-        form: how: `plain`, the product of an original and its masks; or one of FORMS.
+        name: name of the weight, without the parts that wrappers add.
+        parts: names of the tensors in the file that make the weight.
+        form: `plain`: the weight is the product of the parts, an original and its mask, if any; or a key of FORMS.
     """
 
     name: str
@@ -34,7 +34,7 @@ class Stored:
 
 
 def stored(names: Iterable[str]) -> tuple[list[Stored], list[str]]:
-    """The tensors that may be weights, and the masks that are stored beside weights without being applied."""
+    """List the tensors that may be weights, and names of masks without a known original, which are not applied."""
     names = list(names)
     masked = masked_weights(names)
     owner = {part: weight for weight, parts in masked.items() for part in parts.values()}
@@ -66,9 +66,9 @@ def _in_other_forms(names: list[str]) -> list[Stored]:
 
 
 def is_weight(tensor: Tensor, name: str) -> bool:
-    """Tell whether a tensor can be a layer's weight: of numbers, with two or more dimensions that are larger than 1.
+    """Tell whether a tensor can be a layer's weight: floating, complex or int8, with two or more dimensions.
 
-    Tensors for a batch of one that are not called weights, (1, ...), are positions, tokens and scales.
+    If it is not called a weight, dim 0 and another dim must exceed 1: (1, ...) are positions, tokens and scales.
     """
     numbers = tensor.dtype.is_floating_point or tensor.dtype.is_complex or tensor.dtype == torch.int8
     wide = tensor.dim() > 1 and tensor.numel() > 0

@@ -28,22 +28,22 @@ def tensors_before(path: Path) -> dict[str, Callable[[], Tensor]]:
 
 
 def tensors(path: Path) -> dict[str, Callable[[], Tensor]]:
-    """Of torch.export.save: an archive of raw bytes beside their sizes, which are all that is read of it."""
+    """The tensors of a torch.export.save archive: only raw bytes and their sizes, strides and dtypes are read."""
     with path.open("rb") as file, zipfile.ZipFile(file) as archive:
-        mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)  # torch warns of memory that cannot be written
+        mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)  # torch warns about read-only memory
         found: dict[str, Callable[[], Tensor]] = {}
         for config in (name for name in archive.namelist() if name.endswith("_weights_config.json")):
             for name, about in json.loads(archive.read(config))["config"].items():
                 member = archive.getinfo(f"{config.rpartition('/')[0]}/{about['path_name']}")
                 if about["use_pickle"] or member.compress_type != zipfile.ZIP_STORED or not member.file_size:
-                    continue  # subclasses of tensors, and what has no elements
+                    continue  # skip pickled subclasses, compressed and empty tensors
                 start = _start(file, member)
                 found[name] = lambda start=start, meta=about["tensor_meta"]: _raw(mapped, start, meta)
     return found
 
 
 def _start(file: Any, member: zipfile.ZipInfo) -> int:
-    """Where a member's bytes begin: behind its local header, whose lengths are its own."""
+    """Offset of a member's bytes: after its local header, whose lengths can differ from those of the directory."""
     file.seek(member.header_offset)
     header = file.read(30)
     return member.header_offset + 30 + int.from_bytes(header[26:28], "little") + int.from_bytes(header[28:30], "little")

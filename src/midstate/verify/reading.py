@@ -1,4 +1,4 @@
-"""Tensors of a file, whoever wrote it: read where they lie; no code of the file is run.
+"""Tensors of a file that any program wrote, memory-mapped if possible; no code of the file is run.
 
 Three formats, told apart by their content: safetensors, what torch.save writes, and what torch.export.save writes.
 """
@@ -20,7 +20,7 @@ from midstate.common.errors import first_line
 from midstate.common.state_dicts import named_tensors
 from midstate.verify import programs
 
-Tensors = dict[str, Callable[[], Tensor]]  # each is made when it is asked for
+Tensors = dict[str, Callable[[], Tensor]]  # by name, a function that reads the tensor
 
 
 class NoCheckpoint(Exception):
@@ -28,7 +28,7 @@ class NoCheckpoint(Exception):
 
 
 class _Inert(list):
-    """Stands for any class or function that a file names: it takes what it is given, and does nothing."""
+    """Stands for any class or function that a file names: accepts any arguments, and does nothing."""
 
     def __new__(cls, *_: Any) -> "_Inert":
         return super().__new__(cls)
@@ -42,10 +42,10 @@ class _Inert(list):
 
 @contextmanager
 def opened(path: Path) -> Iterator[Tensors]:
-    """The tensors of a file by name; they are valid as long as it is open.
+    """The tensors of a file by name, valid within the context.
 
     Raises:
-        NoCheckpoint: it is none.
+        NoCheckpoint: the file is no checkpoint.
     """
     try:
         with path.open("rb") as file:
@@ -60,7 +60,7 @@ def opened(path: Path) -> Iterator[Tensors]:
         found = reader(path)
     except NoCheckpoint:
         raise
-    except Exception as error:  # whatever damaged bytes lead to, and whatever is no data
+    except Exception as error:  # damaged files, and files of other kinds, can raise any error
         why = "what it holds is not tensors alone" if isinstance(error, UnpicklingError) else first_line(error)
         raise NoCheckpoint(
             f"{path}: no checkpoint that can be read without running it ({why}); state dicts of torch.save, "
@@ -72,15 +72,15 @@ def opened(path: Path) -> Iterator[Tensors]:
 
 
 def read(tensors: Tensors, names: Sequence[str], form: str = "plain") -> list[Tensor]:
-    """The tensors of which a weight is the product, all of the first one's shape.
+    """Read the tensors whose product is the weight, all expanded to the first one's shape.
 
     Args:
         tensors: of an open file.
-        names: of the parts that the weight is made of.
-        form: how it is, see `layers.Stored`.
+        names: names of the parts that make the weight.
+        form: form of storage, see `layers.Stored`.
 
     Raises:
-        NoCheckpoint: one of them cannot be read, or does not fit.
+        NoCheckpoint: a part cannot be read, or its shape does not fit.
     """
     try:
         found = [tensors[name]() for name in names]
@@ -97,7 +97,7 @@ def read(tensors: Tensors, names: Sequence[str], form: str = "plain") -> list[Te
 
 
 def _bits(bitmask: Tensor, shape: Tensor) -> Tensor:
-    """The marks (O, *rest) in a bitmask (O, bytes), the lowest bit first, as numbers."""
+    """Unpack a bitmask (O, bytes), the lowest bit first, to zeros and ones (O, *rest) in int8."""
     bits = bitmask.unsqueeze(-1) >> torch.arange(8, dtype=torch.uint8) & 1
     return bits.flatten(1)[:, : int(shape[1:].prod())].reshape(shape.tolist()).view(torch.int8)
 
@@ -114,11 +114,11 @@ def _safetensors(path: Path) -> Tensors:
 
 
 def _torch(path: Path) -> Tensors:
-    """Of torch.save: mapped into memory, not read, where the file is of the zipped format."""
+    """The tensors of a torch.save file, memory-mapped if it has the zip format."""
     zipped = zipfile.is_zipfile(path)
     known = {"builtins.dict": dict, "collections.defaultdict": defaultdict}
     inert = [(_Inert, name) for name in get_unsafe_globals_in_checkpoint(path) if name not in known] if zipped else []
     with safe_globals([*inert, *((each, name) for name, each in known.items())]), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of torch's own deprecations
+        warnings.simplefilter("ignore")  # torch's own deprecation warnings
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
     return {name: lambda each=each: each for name, each in named_tensors(content).items()}

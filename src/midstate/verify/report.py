@@ -1,11 +1,11 @@
-"""How a verdict is told: a table and a few lines, or JSON."""
+"""A verdict as a table and a few lines of text, or as JSON."""
 
 import json
 from collections import Counter
 
 from midstate.verify.judging import BY_CHANCE, DENSE, EMPTY, NEITHER, OBEYS, Layer, Pattern, Verdict
 
-NAMED = 12  # layers that a line names at most
+NAMED = 12  # most layers named in a line
 
 
 def label(pattern: Pattern | None) -> str:
@@ -14,7 +14,7 @@ def label(pattern: Pattern | None) -> str:
 
 
 def as_json(verdict: Verdict, of_all: bool) -> str:
-    """All that was found."""
+    """The verdict and all layers, as JSON."""
     layers = [
         {
             **{name: getattr(each, name) for name in ("name", "shape", "dtype", "zeros", "density", "verdict")},
@@ -31,7 +31,7 @@ def as_json(verdict: Verdict, of_all: bool) -> str:
 
 
 def as_text(verdict: Verdict, of_all: bool) -> str:
-    """A table of the layers, and what they come to."""
+    """A table of the layers, a summary and the conclusion."""
     head = ("layer", "shape", "density", "verdict", "pattern", "along", "filled")
     rows = [head, *map(_row, verdict.layers)]
     widths = [max(len(row[column]) for row in rows) for column in range(len(head))]
@@ -42,7 +42,7 @@ def as_text(verdict: Verdict, of_all: bool) -> str:
 
 
 def _row(layer: Layer) -> tuple[str, ...]:
-    """One line of the table; `filled` is the share of what the pattern allows that is there."""
+    """One line of the table; `filled` is the density divided by the pattern's N/M."""
     filled = f"{layer.density * layer.pattern[1] / layer.pattern[0]:.3f}" if layer.pattern else "-"
     few = f", {layer.zeros} zeros" if layer.verdict == DENSE and layer.zeros else ""
     along, shape = ", ".join(layer.along) or "-", "x".join(map(str, layer.shape))

@@ -1,1 +1,1 @@
-"""Estimators: what forward and backward see of a quantised tensor, and what is learned."""
+"""Estimators: forward value and gradient of a quantised tensor, and its learned parameters."""

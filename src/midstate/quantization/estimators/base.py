@@ -1,6 +1,6 @@
-"""Estimators: what forward and backward see of a quantised tensor, and what is learned of its values.
+"""Estimators: forward value and gradient of a quantised tensor, and the learned parameters of its values.
 
-One instance serves all tensors of its kind, weights or inputs; what it keeps of one tensor is its `memory`.
+One instance serves all weights, or all inputs; the tensors that it keeps for one of them are a `memory`.
 """
 
 from collections.abc import Mapping
@@ -15,12 +15,12 @@ Memory = Mapping[str, Tensor]  # by name
 
 @dataclass(frozen=True)
 class Kind:
-    """What is quantised: weights of a layer, or its inputs.
+    """Kind of a quantised tensor: weights of a layer, or its inputs.
 
     Args:
-        bits: in force.
-        signed: whether there are negative numbers.
-        weights: whether they are weights; else inputs.
+        bits: in force; if learned, the most.
+        signed: whether it may have negative elements.
+        weights: True for weights, False for inputs.
         learned: whether training finds the bits; else `bits` are given.
     """
 
@@ -41,7 +41,7 @@ class Kind:
 
 
 class StraightThrough(torch.autograd.Function):
-    """The quantised tensor forward, the gradient unchanged backward."""
+    """Straight-through estimator: the quantised tensor forward, the unchanged gradient backward."""
 
     @staticmethod
     def forward(ctx, x: Tensor, quantised: Tensor) -> Tensor:
@@ -55,22 +55,22 @@ class StraightThrough(torch.autograd.Function):
 
 
 class Estimator:
-    """Base of estimators; members add `memory`, `start`, `apply`; those of weights `values`, of inputs `fixed`.
+    """Base of estimators; members add `memory`, `start`, `apply`, and for weights `values`, for inputs `fixed`.
 
     Protocol: `memory` is called when the quantizer is attached, before the optimizer exists, so that parameters in it
     are trained. `start` is called when a number of bits comes into force, `refit` at every refresh after that;
-    `apply` in every forward pass. `before_step` runs before the optimizer's step, on real gradients.
+    `apply` in every forward pass. `before_step` runs before the optimizer's step, on unscaled gradients.
     """
 
     bits: tuple[int, int] = (2, 8)  # least and most
-    grids: ClassVar[tuple[str, ...]] = ()  # names of the grids of weights that it takes; none: it is not for weights
-    any_grid: ClassVar[bool] = False  # whether it takes others, too, that can be fitted to weights
+    grids: ClassVar[tuple[str, ...]] = ()  # names of the grids that it takes for weights; empty: it is not for weights
+    any_grid: ClassVar[bool] = False  # whether it also takes other grids that can be fitted to weights
     inputs: ClassVar[bool] = False  # whether it is for inputs
     learns_bits: ClassVar[bool] = False  # whether training itself finds the bits
-    scaled_gradients: ClassVar[bool] = True  # whether gradients may be scaled, as fp16 asks for
+    scaled_gradients: ClassVar[bool] = True  # whether it works with the loss scaling of fp16
 
     def refit(self, x: Tensor, kind: Kind, memory: Memory) -> None:
-        """Follow the weights at a refresh."""
+        """Fit the values to the present weights at a refresh."""
 
     def before_step(self, x: Tensor, kind: Kind, memory: Memory) -> None:
-        """Change the gradients of what is learned of weights; after unscaling."""
+        """Change the gradients of learned parameters of weights, after unscaling."""

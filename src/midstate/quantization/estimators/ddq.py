@@ -18,7 +18,7 @@ from midstate.quantization.estimators.base import Estimator, Kind, Memory
 from midstate.quantization.fixed import FixedLevels
 from midstate.quantization.grids.levels import Levels, nearest_index, taken
 
-LEAST_BITS = 2  # so many gates stay open
+LEAST_BITS = 2  # number of gates that are always open
 
 
 class Gate(torch.autograd.Function):
@@ -40,8 +40,8 @@ class Gate(torch.autograd.Function):
 class _Nearest(torch.autograd.Function):
     """The nearest of ascending levels; the gradient passes to x between the first and the last.
 
-    What a level gets is the sum over the elements that took it, times `scale`; to it `correction` adds
-    lambda * (x_q - x) an element, which x does not see.
+    The gradient of a level is the sum over the elements rounded to it, times `scale`. `correction` is lambda: it adds
+    lambda * (x_q - x) to each element of this sum, but not to the gradient of x.
     """
 
     @staticmethod
@@ -69,7 +69,7 @@ def mixed(levels: Tensor, gates: Tensor) -> Tensor:
 
     Args:
         levels: q, (2^b,).
-        gates: sorted, (b,): 0 or 1, ones first; the gradient is that of what lies between.
+        gates: (b,), each 0 or 1, ones first; the gradient is that of the formula for real values from 0 to 1.
     """
     for i, gate in enumerate(gates):
         pairs = levels.view(2**i, 2, -1)
@@ -86,16 +86,16 @@ def open_gates(numbers: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class DDQ(Estimator):
-    """Learned levels, and a gate a bit: the open gates of a tensor are its bits.
+    """Learned levels, and one gate a bit: the number of open gates of a tensor is its number of bits.
 
     Choices of ours, where the paper is silent or its text was not at hand: levels begin equally spaced over the
-    tensor's range, are learned in its units, and are not rounded themselves; their gradient, and through it that of
-    the gates, is scaled by 1 / sqrt(elements a level), after LSQ; two gates stay open.
+    tensor's range, are learned in its units, and are not rounded themselves; the gradients of levels and gates are
+    scaled by 1 / sqrt(elements per level), similar to LSQ; two gates are always open.
 
     Args:
-        grid: of weights: how many levels; None for inputs.
-        max_bits: gates of an input.
-        gate: what each gate's number begins at; below .1 gates close at the first step.
+        grid: gives the number of levels of weights; None for inputs.
+        max_bits: number of gates of a layer's inputs.
+        gate: initial number of each gate, 0 to 1; below .1 gates close at the first step.
         correction: lambda of the gradient correction.
     """
 
@@ -106,7 +106,7 @@ class DDQ(Estimator):
     grids: ClassVar[tuple[str, ...]] = ("levels",)
     inputs: ClassVar[bool] = True
     learns_bits: ClassVar[bool] = True
-    scaled_gradients: ClassVar[bool] = False  # the correction is no part of the loss
+    scaled_gradients: ClassVar[bool] = False  # the correction is not part of the loss, so it would not be scaled
 
     def __post_init__(self) -> None:
         checks.integer("max_bits", self.max_bits, LEAST_BITS, 8)
@@ -115,7 +115,7 @@ class DDQ(Estimator):
 
     @property
     def bits(self) -> tuple[int, int]:
-        """From two to all."""
+        """Fewest and most bits."""
         return LEAST_BITS, self._max_bits
 
     @property
@@ -123,7 +123,7 @@ class DDQ(Estimator):
         return self.grid.max_bits if self.grid else self.max_bits
 
     def memory(self, x: Tensor, kind: Kind) -> Mapping[str, Tensor]:
-        """The `levels`, (2^b,), and where bits are learned the numbers of the `gates`, (b,); all parameters."""
+        """Parameters: the `levels`, (2^b,), and, if bits are learned, the numbers of the `gates`, (b,)."""
         bits = self._max_bits if kind.learned else max(self._max_bits, kind.bits)
         levels = {"levels": nn.Parameter(torch.linspace(-1, 1, 2**bits, device=x.device))}
         if not kind.learned:
@@ -132,7 +132,7 @@ class DDQ(Estimator):
 
     @torch.no_grad()
     def start(self, x: Tensor, kind: Kind, memory: Memory) -> None:
-        """Space the levels equally over the tensor's range; of weights, or signed inputs, symmetrically."""
+        """Space the levels equally from -max |x| to max |x|, or from 0 to max |x| if the tensor is not signed."""
         high, levels = x.abs().amax().float(), memory["levels"]
         levels.copy_(torch.linspace(-1.0 if kind.signed else 0.0, 1.0, len(levels)).to(x.device) * high)
 
@@ -158,7 +158,7 @@ class DDQ(Estimator):
         return FixedLevels(self.values(kind, memory)[0])
 
     def bits_of(self, memory: Memory) -> Tensor:
-        """Number of open gates, differentiable as the gates are."""
+        """Number of open gates; differentiable with the gradient of `Gate`."""
         return open_gates(memory["gates"]).sum()
 
     def _ascending(self, kind: Kind, memory: Memory) -> Tensor:
@@ -168,7 +168,7 @@ class DDQ(Estimator):
             return levels.view(2**kind.bits, -1).mean(1).sort().values
         gates = open_gates(memory["gates"])
         each = 2 ** (self._max_bits - int(gates.detach().sum()))
-        return mixed(levels, gates)[::each].sort().values  # of equal neighbours the first, as argmin takes it
+        return mixed(levels, gates)[::each].sort().values  # the first of equal neighbours, as argmin would take
 
     @staticmethod
     def _nearest(x: Tensor, levels: Tensor, correction: float) -> Tensor:

@@ -12,14 +12,14 @@ from midstate.quantization.estimators.base import Estimator, Kind, Memory
 from midstate.quantization.fixed import FixedSteps
 from midstate.quantization.grids.uniform import Uniform, multiples, positive
 
-LEAST_STEP = 1e-8  # below, or negative, a learned step is taken as this
+LEAST_STEP = 1e-8  # smaller or negative learned steps count as this
 
 
 class _Learned(torch.autograd.Function):
     """round(clip(x/s, low, high)) * s, with the published gradients of x and s.
 
-    By s: round(x/s) - x/s inside the range, low or high outside it, times the scale of the gradient. Summed over a
-    step's elements that is (sum(g * x_q) - sum(g * inside * x)) / s.
+    The derivative by s is round(x/s) - x/s inside the range and low or high outside it. Its product with the incoming
+    gradient g, summed over a step's elements, is (sum(g * x_q) - sum(g * inside * x)) / s; `scale` multiplies it.
     """
 
     @staticmethod
@@ -45,11 +45,11 @@ class _Learned(torch.autograd.Function):
 class LSQ(Estimator):
     """A step size that is trained with the weights.
 
-    Its gradient is scaled by 1 / sqrt(N * high), where N elements share the step; it begins at 2 * mean|x| /
-    sqrt(high). Signed numbers have the multiples -2^(b-1) ... 2^(b-1) - 1, others 0 ... 2^b - 1.
+    Its gradient is scaled by 1 / sqrt(N * high), where N elements share the step; its initial value is
+    2 * mean|x| / sqrt(high). Signed numbers have the multiples -2^(b-1) ... 2^(b-1) - 1, others 0 ... 2^b - 1.
 
     Args:
-        grid: of weights: `uniform`, one step a layer or a filter; None for inputs, which have one step a layer.
+        grid: for weights `Uniform`, with one step a layer or one a filter; None for inputs: one step a layer.
     """
 
     grid: Uniform | None = None
@@ -57,13 +57,13 @@ class LSQ(Estimator):
     inputs: ClassVar[bool] = True
 
     def memory(self, x: Tensor, kind: Kind) -> Mapping[str, Tensor]:
-        """The `step`, a parameter."""
+        """The `step`, a parameter, (1,) or (O, 1, *1)."""
         step = torch.ones(1, device=x.device) if self.grid is None else self.grid.memory(x, kind.bits)["step"]
         return {"step": nn.Parameter(step)}
 
     @torch.no_grad()
     def start(self, x: Tensor, kind: Kind, memory: Memory) -> None:
-        """Set the step from the tensor; weights that a mask keeps out, zeros, do not count."""
+        """Set the step from the tensor; zero weights, such as masked ones, do not count."""
         step = memory["step"]
         rows = x.flatten(1) if step.numel() > 1 else x.reshape(1, -1)
         mean = rows.abs().sum(1) / rows.count_nonzero(1).clamp_min(1) if kind.weights else rows.abs().mean(1)

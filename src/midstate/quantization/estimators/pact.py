@@ -11,14 +11,14 @@ from midstate.quantization.estimators.base import Estimator, Kind, Memory
 from midstate.quantization.fixed import FixedSteps
 from midstate.quantization.grids.uniform import multiples
 
-NUM_TRIED = 64  # clips between 0 and the largest input, of which the one of least squared error is taken
-LEAST_CLIP = 1e-8  # below, or negative, a learned clip is taken as this
+NUM_TRIED = 64  # number of clips tried, up to the largest input; the one of least squared error is taken
+LEAST_CLIP = 1e-8  # smaller or negative learned clips count as this
 
 
 class _Clipped(torch.autograd.Function):
     """The nearest multiple of clip / high in [0, clip], or [-clip, clip]; gradients as published.
 
-    By the clip: 1 where x >= clip (and -1 where x <= -clip); by x: 1 between.
+    Derivative by the clip: 1 where x >= clip (and -1 where x <= -clip), else 0; by x: 1 between, else 0.
     """
 
     @staticmethod
@@ -32,7 +32,7 @@ class _Clipped(torch.autograd.Function):
     def backward(ctx, gradient: Tensor) -> tuple[Tensor, Tensor, None, None]:
         """The gradients, as the class says."""
         x, clip = ctx.saved_tensors
-        # torch's own derivatives of clipping: on a CPU 20 times faster than filling where a comparison holds.
+        # torch's own derivatives of clipping: on a CPU 20 times faster than a comparison with masked_fill.
         high = float(clip)
         between = torch.ops.aten.hardtanh_backward(gradient, x, -high if ctx.signed else 0.0, high)
         outside = gradient - between
@@ -46,8 +46,8 @@ class _Clipped(torch.autograd.Function):
 class PACT(Estimator):
     """Inputs in [0, clip], or [-clip, clip] where some are negative, in equal steps; the clip is trained.
 
-    It begins at the clip of least squared error on a batch of training images, which is a choice of ours: the paper
-    begins at a constant, HAQ's code at the largest input, or below 5 bits at a threshold of least KL divergence.
+    The initial clip has the least squared error on a batch of training images, which is a choice of ours: the paper
+    begins at a constant, HAQ's code at min(6, largest input), or below 5 bits at a threshold of least KL divergence.
     """
 
     inputs: ClassVar[bool] = True
@@ -76,5 +76,5 @@ class PACT(Estimator):
 
 
 def _range(kind: Kind) -> tuple[int, int]:
-    """Least and largest multiple of the step: symmetric where there are negative numbers, as in HAQ's code."""
+    """Least and largest multiple of the step: symmetric for signed inputs, as in HAQ's code."""
     return (-kind.high if kind.signed else 0), kind.high

@@ -1,4 +1,4 @@
-"""Straight through: weights move as if nothing were rounded, and the grid follows them."""
+"""Straight-through estimator: the gradient ignores the rounding, and the grid is fitted to the weights."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,9 +14,9 @@ from midstate.quantization.grids.uniform import Uniform
 
 @dataclass(frozen=True)
 class STE(Estimator):
-    """Forward the nearest value of the grid, backward the gradient as it is (Bengio et al., arXiv 1308.3432).
+    """Forward the nearest value of the grid, backward the unchanged gradient (Bengio et al., arXiv 1308.3432).
 
-    The grid is fitted to the weights anew at every refresh; those that a mask keeps out are no part of it.
+    The grid is fitted to the weights anew at every refresh; masked weights do not count.
     """
 
     grid: Uniform | KMeans
@@ -25,11 +25,11 @@ class STE(Estimator):
 
     @property
     def bits(self) -> tuple[int, int]:
-        """As the grid has them."""
-        return getattr(self.grid, "bits", (2, 8))  # of no grid of its own, which is refused
+        """Fewest and most bits, those of the grid."""
+        return getattr(self.grid, "bits", (2, 8))  # default for a grid without bits, which `Quantization` refuses
 
     def memory(self, x: Tensor, kind: Kind) -> Mapping[str, Tensor]:
-        """The grid's."""
+        """The tensors that the grid keeps."""
         return self.grid.memory(x, kind.bits)
 
     @torch.no_grad()

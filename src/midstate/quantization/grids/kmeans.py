@@ -1,4 +1,4 @@
-"""A codebook of the layer's own: k-means on its weights."""
+"""One codebook for each layer: k-means on its weights."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,12 +13,12 @@ from midstate.quantization.grids.levels import midpoints, nearest
 
 @dataclass(frozen=True)
 class KMeans:
-    """2^b values a layer, the centres of k-means on its weights (Deep Compression, arXiv 1510.00149; HAQ's for size).
+    """2^b values a layer, the centres of k-means on its weights (Deep Compression, arXiv 1510.00149; HAQ for size).
 
-    Lloyd's algorithm on the sorted weights; nothing is drawn.
+    Lloyd's algorithm on the sorted weights; deterministic.
 
     Args:
-        iterations: of a fit at most; it ends sooner where nothing moves.
+        iterations: most iterations of a fit; it ends earlier when no centre moves.
     """
 
     iterations: int = 50
@@ -29,11 +29,11 @@ class KMeans:
         checks.integer("iterations", self.iterations, 1)
 
     def memory(self, weight: Tensor, bits: int) -> dict[str, Tensor]:
-        """What is kept of a layer: its `codebook`, (256,), of which the first 2^b are the values, in order."""
+        """Tensors kept for a layer: its `codebook`, (256,), whose first 2^b entries are the values, ascending."""
         return {"codebook": torch.zeros(2 ** self.bits[1], dtype=weight.dtype, device=weight.device)}
 
     def fit(self, weight: Tensor, bits: int, memory: Mapping[str, Tensor]) -> None:
-        """Set the codebook from the weights that are not 0, which a mask keeps out."""
+        """Fit the codebook to the non-zero weights, as masked weights are 0; without any, it stays as it is."""
         used = weight[weight != 0]
         if len(used):
             memory["codebook"].zero_()[: 2**bits].copy_(lloyd(used, 2**bits, self.iterations))
@@ -51,9 +51,9 @@ def lloyd(x: Tensor, num: int, iterations: int) -> Tensor:
     """Centres of k-means in one dimension, ascending, (num,).
 
     Args:
-        x: numbers, (n,), one at least.
-        num: of centres; where there are fewer different numbers, some centres have none.
-        iterations: at most.
+        x: numbers, (n,), n at least 1.
+        num: number of centres; if x has fewer different numbers, some centres get none.
+        iterations: most iterations.
     """
     ordered = x.double().sort().values
     sums = torch.cat([ordered.new_zeros(1), ordered.cumsum(0)])
@@ -71,7 +71,7 @@ def lloyd(x: Tensor, num: int, iterations: int) -> Tensor:
 
 
 def _first_centres(ordered: Tensor, num: int) -> Tensor:
-    """Centres as dense as the cube root of the numbers' density: best for many (Panter and Dite, 1951)."""
+    """Initial centres, as dense as the cube root of the numbers' density, optimal for many (Panter and Dite, 1951)."""
     bins = max(4, round(2 * len(ordered) ** (1 / 3)))  # Rice's rule
     edges = torch.linspace(float(ordered[0]), float(ordered[-1]), bins + 1, dtype=ordered.dtype, device=ordered.device)
     counts = torch.searchsorted(ordered, edges[1:-1].contiguous(), right=True)

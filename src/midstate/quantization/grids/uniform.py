@@ -10,8 +10,8 @@ from torch import Tensor
 from midstate.common import checks
 
 CLIPS = ("error", "max")
-NUM_TRIED = 64  # clips between 0 and max |w|, of which the one of least squared error is taken
-FEW_BITS = 4  # up to which HAQ's code looks for a clip; of more it takes max |w|
+NUM_TRIED = 64  # number of clips tried, up to max |w|; the one of least squared error is taken
+FEW_BITS = 4  # up to this many bits a clip is searched for, as in HAQ's code; above, it is max |w|
 
 
 def symmetric_limit(bits: int) -> int:
@@ -20,13 +20,13 @@ def symmetric_limit(bits: int) -> int:
 
 
 def positive(step: Tensor) -> Tensor:
-    """A step that half precision has not rounded to 0, by which nothing can be divided."""
+    """Replace a step of 0, as half precision rounds to, by the smallest positive number, so that it can divide."""
     kind = torch.finfo(step.dtype)
     return step.clamp_min(kind.tiny * kind.eps)
 
 
 def multiples(x: Tensor, step: Tensor, low: int, high: int) -> Tensor:
-    """The nearest multiple of `step` between `low` and `high` times it; ties to the even multiple."""
+    """Round x to a multiple of `step`, from low * step to high * step; ties go to the even multiple."""
     step = positive(step)
     return x.div(step).round_().clamp_(low, high).mul_(step)
 
@@ -37,7 +37,7 @@ class Uniform:
 
     Args:
         per_channel: a step for each output filter; else one for the layer.
-        clip: `error`: up to 4 bits T is the clip of least squared error, above it is max |w|; `max`: always max |w|.
+        clip: `error`: up to 4 bits T is the clip of least squared error, above 4 bits max |w|; `max`: always max |w|.
     """
 
     per_channel: bool = False
@@ -50,12 +50,12 @@ class Uniform:
         checks.one_of("clip", self.clip, CLIPS)
 
     def memory(self, weight: Tensor, bits: int) -> dict[str, Tensor]:
-        """What is kept of a layer, (O, C, *K): its `step`, (1,) or (O, 1, *1)."""
+        """Tensors kept for a layer's weights (O, C, *K): the `step`, (1,) or (O, 1, *1)."""
         shape = (len(weight), *[1] * (weight.dim() - 1)) if self.per_channel else (1,)
         return {"step": torch.ones(shape, dtype=weight.dtype, device=weight.device)}
 
     def fit(self, weight: Tensor, bits: int, memory: Mapping[str, Tensor]) -> None:
-        """Set the step from the weights that are in use; of a layer without any it stays."""
+        """Fit the step to the weights, masked ones being 0; where all are 0, it stays as it is."""
         rows = weight.flatten(1) if self.per_channel else weight.reshape(1, -1)
         largest = rows.abs().amax(1, keepdim=True)
         high = symmetric_limit(bits)
