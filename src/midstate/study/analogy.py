@@ -1,4 +1,4 @@
-"""What layers are left over depth, of whatever found it: figure and correlations for the report."""
+"""Bits, levels or sensitivity of layers over their depth: figures and rank correlations for the report."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,9 +15,9 @@ from midstate.study.figure_plan import LevelFigure, Panel
 
 @dataclass(frozen=True)
 class Way:
-    """One line of a figure: how what it shows goes with depth."""
+    """One line of a figure, with its correlation with depth."""
 
-    what: str  # the panel
+    what: str  # title of the panel
     label: str
     arm: str
     seeds: int  # planned
@@ -46,10 +46,10 @@ def levels_of_claim(claim: Claim, tables: Tables, folder: Path) -> list[Levels]:
 
 
 def ways(plan: LevelFigure, tables: Tables) -> list[Way]:
-    """How what each line of a figure shows goes with depth.
+    """Correlations with depth, one for each line of a figure.
 
     Args:
-        plan: of the figure.
+        plan: panels and arms of the figure.
         tables: rows of one cell.
     """
     sizes = tables.levels[tables.levels.arm.isin(plan.arms)].drop_duplicates("layer").set_index("layer")
@@ -70,7 +70,7 @@ def _rows(panel: Panel, arm: str, tables: Tables) -> pd.DataFrame:
 
 
 def _found(rows: pd.DataFrame, sizes: pd.DataFrame) -> WithDepth | None:
-    """Correlations of the layers whose sizes are known; where nothing was found for any, of all, by parameters."""
+    """Correlations over the layers of known size; if no size is known, over all layers, sized by parameters."""
     if rows.empty:
         return None
     table = rows.pivot(index="seed", columns="layer", values="value")

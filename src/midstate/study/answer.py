@@ -18,16 +18,16 @@ Row = Mapping[str, Any]  # of claims.csv
 
 @cache
 def words() -> dict[str, Any]:
-    """The question, what verdicts say to it, and the schemes of its figure."""
+    """The question, a sentence for each verdict, and the schemes of the answer's figure."""
     return read_yaml(WORDS)
 
 
 def headline(claim: Claim, results: Iterable[Row]) -> Row | None:
-    """What decides a claim: in the second edition its planned cell, in the first its first cell."""
+    """The row that decides a claim: its first with a verdict, in the second edition at the planned scale."""
     own = [row for row in results if (row["claim"], row["edition"]) == (claim.claim, claim.edition)]
-    own = [row for row in own if isinstance(row["verdict"], str) and row["verdict"]]  # NaN: a secondary one, in a file
+    own = [row for row in own if isinstance(row["verdict"], str) and row["verdict"]]  # NaN: secondary, from a file
     if claim.edition > 1:
-        scale = PLANNED if PLANNED in claim.scales else next(iter(claim.scales))  # a user's own has one
+        scale = PLANNED if PLANNED in claim.scales else next(iter(claim.scales))  # typed overrides: the typed scale
         own = [row for row in own if row["scale"] == scale]
     return next(iter(own), None)
 
@@ -36,8 +36,8 @@ def answer(results: Iterable[Row], brief: bool = False) -> str:
     """One paragraph for the article's question, from the verdicts of C1, C11, C6, C12 and C13.
 
     Args:
-        results: rows of claims.csv; of other claims, editions and scales there may be more.
-        brief: nothing twice, no effects, nothing of what is not run: a table below has them.
+        results: rows of claims.csv; rows of other claims, editions and scales are ignored.
+        brief: leave out effects, claims without an answer and repetitions of the first sentence; a table has them.
     """
     results, text = list(results), words()
     found = {claim.claim: (claim, headline(claim, results)) for claim in _asked()}
@@ -53,12 +53,12 @@ def answer(results: Iterable[Row], brief: bool = False) -> str:
 
 @cache
 def _asked() -> list[Claim]:
-    """The claims that decide."""
+    """The claims that the answer is composed from."""
     return read_claims(list(words()["says"]))
 
 
 def _verdict(claim: Claim, row: Row | None) -> str:
-    """The verdict; where an equivalence is refuted, on which side."""
+    """The verdict; of a refuted equivalence with its side, positive or negative."""
     if row is None:
         return NOT_RUN
     if claim.endpoint.test == "equivalence" and row["verdict"] == "refuted":
@@ -72,7 +72,7 @@ def _denied(name: str, verdicts: Mapping[str, str]) -> str:
 
 
 def _lead(verdicts: Mapping[str, str]) -> str:
-    """No, where any verdict speaks against "always"; else what is known."""
+    """The first sentence: no, if any verdict speaks against "always"; else yes, open or not answered."""
     text = words()
     affirmed = text["affirmed"]
     reasons = [why for name in text["denied"] if (why := _denied(name, verdicts))]
@@ -87,7 +87,7 @@ def _lead(verdicts: Mapping[str, str]) -> str:
 
 
 def _sentence(says: Mapping[str, str], claim: Claim, row: Row | None) -> str:
-    """What one verdict says, its effect still to be put in; empty where it says nothing of its own."""
+    """The sentence of one verdict, with `{effect}` to fill in; empty if the verdict has none."""
     return says.get(_verdict(claim, row), "")
 
 
@@ -96,6 +96,6 @@ def _effect(claim: Claim, row: Row) -> str:
 
 
 def _left(verdicts: Mapping[str, str], state: str, asks: Mapping[str, str]) -> str:
-    """The questions that have no answer, and why."""
+    """One sentence with the questions of all claims whose verdict is `state`; empty if there are none."""
     left = [f"{asks[name]} ({name})" for name, verdict in verdicts.items() if verdict == state]
     return f"{state.capitalize()}: {', '.join(left)}." if left else ""

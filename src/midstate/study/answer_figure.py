@@ -1,4 +1,4 @@
-"""The figure of the answer: what schemes gain over uniform, against what they compute."""
+"""The figure of the answer: gain of schemes over uniform against their MACs."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,8 +14,8 @@ from midstate.study.drawing import SMALL, STYLE, save, small
 from midstate.study.figures import Drawn
 
 COLOURS = {"weights": BLUE, "filters": ORANGE, "N:M a layer": GREEN, "N:M a filter": PURPLE, "reference": "#333333"}
-MARKERS = {"params": ("o", True), "macs": ("s", False), "both": ("o", False), "nothing": ("*", True)}  # and filled
-APART = 0.16  # of a doubling, over which points at equal MACs are spread, or they would cover each other
+MARKERS = {"params": ("o", True), "macs": ("s", False), "both": ("o", False), "nothing": ("*", True)}  # marker, filled
+APART = 0.16  # doublings of MACs over which points at equal MACs are spread, so that none covers another
 HELD = {
     "params": "equal parameters",
     "both": "equal parameters and MACs",
@@ -72,7 +72,7 @@ def _within(axes: Axes, tick: float) -> bool:
 
 
 def _legend(schemes: Sequence[Scheme]) -> list[Line2D]:
-    """Colours by pattern, then markers by what is held equal; of what is shown alone."""
+    """Legend of the shown schemes: colours by pattern, then markers by the cost held equal."""
     patterns = [name for name in COLOURS if name != "reference" and any(s.pattern == name for s in schemes)]
     held = [name for name in HELD if name != "nothing" and any(s.holds == name for s in schemes)]
     shown = [Line2D([], [], marker="o", ls="", ms=5, color=COLOURS[name], label=name) for name in patterns]

@@ -11,7 +11,7 @@ OWN = Path("outputs/reproduce")
 
 
 def parser() -> argparse.ArgumentParser:
-    """What can be typed, and what `--help` says."""
+    """The parser of all arguments, with the text of `--help`."""
     made = argparse.ArgumentParser(
         description="Run the experiments of the article's claims, judge them, write tables, figures and the report.",
         epilog="What is finished is not run again; what was interrupted goes on. Exit status: 0 all finished, "

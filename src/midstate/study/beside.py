@@ -16,7 +16,7 @@ WITHIN = 1.0  # points of top-1 from the dense network that count as recovered
 
 @dataclass(frozen=True)
 class Beside:
-    """One line."""
+    """A number beside the endpoints of a claim, in one cell."""
 
     what: str
     scale: str
@@ -27,7 +27,7 @@ class Beside:
 
 def beside(claim: Claim, tables: Tables) -> list[Beside]:
     """Every line of a claim, cell by cell; empty for most claims."""
-    lines = _LINES.get(claim.claim) if claim.edition == 1 else None  # those of the second are its endpoints
+    lines = _LINES.get(claim.claim) if claim.edition == 1 else None  # the second edition has them as endpoints
     cells = [(scale, " ".join(cell)) for scale in SCALES for cell in claim.cells(scale)] if lines else []
     return [
         Beside(what, scale, cell, value, seeds)
@@ -39,17 +39,17 @@ def beside(claim: Claim, tables: Tables) -> list[Beside]:
 def epochs_to_recover(
     epochs: pd.DataFrame, arm: str, reference: str, within: float = WITHIN
 ) -> tuple[int, int, float] | None:
-    """Epochs of finetuning until validation top-1 is as good as that of the reference at its end.
+    """Epochs of finetuning until validation top-1 reaches the reference's of the last epoch, less `within`.
 
     Args:
         epochs: rows of epochs.csv of one cell, with arm, seed, epoch and val/top1.
         arm: the pruned network.
         reference: the dense network finetuned as long, compared seed by seed.
-        within: points that may be missing.
+        within: points below the reference that still count as recovered.
 
     Returns:
-        How many seeds recovered, of how many, and the median number of epochs, those that did not recover being
-        censored at their last epoch (inf: fewer than half recovered); None without two seeds.
+        Number of seeds that recovered, number of seeds, and the median number of epochs, where seeds that did not
+        recover are censored at the last epoch (inf: fewer than half recovered); None for fewer than two seeds.
     """
     both = epochs[epochs.arm.isin((arm, reference))].groupby("arm")
     curves = {name: rows.pivot(index="seed", columns="epoch", values="val/top1") for name, rows in both}
@@ -61,7 +61,7 @@ def epochs_to_recover(
     goal = curves[reference].loc[seeds].iloc[:, -1] - within
     reached = curves[arm].loc[seeds].ge(goal, axis=0)
     done, first = reached.any(axis=1), reached.idxmax(axis=1)
-    # All are censored at the same epoch, the last: the median of Kaplan and Meier is the middle of those in order.
+    # All are censored at the same epoch, the last: the Kaplan-Meier median is the lower middle of the sorted values.
     in_order = sorted(first.where(done, np.inf))
     return int(done.sum()), len(seeds), float(in_order[(len(seeds) - 1) // 2])
 

@@ -1,16 +1,16 @@
-"""What a reader has to know of the rows that a claim compares: how many there are, and what made them."""
+"""Caveats on the rows that a claim compares: missing runs, and rows of different versions or machines."""
 
 import pandas as pd
 
 from midstate.study import verdicts
 from midstate.study.claims import SCALES, Claim, in_words
 
-# Columns of runs.csv that say what made a row; those that a table does not have are passed over.
+# Columns of runs.csv that tell the origin of a row; columns that a table lacks are skipped.
 ORIGIN = ("torch", "numerics", "device", "cpu", "threads", "data", "data_digest")
 
 
 def incomplete(claim: Claim, runs: pd.DataFrame) -> list[str]:
-    """The cells of a claim of which arms or seeds are missing, in words."""
+    """The cells of a claim with missing runs, in words."""
     missing = []
     for scale in SCALES:
         for cell in claim.cells(scale):
@@ -32,7 +32,7 @@ def _done(done: int, planned: int) -> str:
 
 
 def mixed_origins(claim: Claim, runs: pd.DataFrame) -> list[str]:
-    """The cells of a claim whose rows differ in what made them (torch, numerics, device and the like), in words."""
+    """The cells of a claim whose rows differ in origin (torch, numerics, device and the like), in words."""
     mixed = []
     for scale in SCALES:
         for cell in claim.cells(scale):

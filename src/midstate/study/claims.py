@@ -1,4 +1,4 @@
-"""The article's claims: what is compared, which effect counts, what must show up besides; a file each in conf/claim."""
+"""The article's claims, one file each in conf/claim: endpoints, smallest effect of interest, gates or control."""
 
 import hashlib
 import json
@@ -19,7 +19,7 @@ EDITIONS = {1: CLAIMS / "first", 2: CLAIMS}  # exploratory, on toy data; confirm
 SCALES = ("quick", "full", "paper")
 COMMITTED = Path("results")  # the tables of the study
 PLANNED = "full"  # the scale that the second edition's verdicts rest on
-PILOT = "pilot"  # the scale that chooses cells and decides gates; judged nowhere
+PILOT = "pilot"  # the scale that chooses cells and decides gates; never judged
 # Fields that explain or show a claim and change no number; not part of its digest.
 PROSE = (
     "title", "article", "english", "short", "would_change", "notes", "changes",
@@ -43,26 +43,26 @@ class Claim:
     would_change: str
     notes: tuple[str, ...]
     changes: tuple[str, ...]
-    digest: str  # of all that decides its numbers
+    digest: str  # of all fields of the file but PROSE
     control: Endpoint | None = None  # of the first edition: a planted effect that must be seen
-    gate: tuple[Gate, ...] = ()  # of the second: what must be true for the question to have an answer
+    gate: tuple[Gate, ...] = ()  # of the second edition: conditions for the question to have an answer
     edition: int = 1
     short: str = ""  # about ten words for README.md; empty: the English sentence
     figure: Drawing | None = None  # None: every endpoint in the unit of the primary one
     role_swaps: dict[str, Any] | None = None  # arms whose layers' order of sensitivity is compared with a reference's
-    keep_losses: bool = False  # of its arms, the training loss of every step, in losses.csv.gz
-    levels: tuple[LevelFigure, ...] = ()  # run where `--arms` names their arms, and judged nowhere
+    keep_losses: bool = False  # whether losses.csv.gz keeps its arms' training loss of every step
+    levels: tuple[LevelFigure, ...] = ()  # run only if `--arms` names their arms; never judged
 
     @classmethod
     def read(cls, path: Path) -> "Claim":
         """Read a claim's file.
 
         Raises:
-            ValueError: it lacks a field, has one that is not known, or says nothing that could be judged.
+            ValueError: a field is missing, unknown or invalid.
         """
         try:
             return cls._made(read_yaml(path))
-        except (ValueError, TypeError, KeyError, AttributeError) as error:  # what is no claim at all, too
+        except (ValueError, TypeError, KeyError, AttributeError) as error:  # also of a file that is no claim
             raise ValueError(f"{path.name}: {error}") from error
 
     @classmethod
@@ -84,7 +84,7 @@ class Claim:
         return claim
 
     def _check(self) -> None:
-        """Refuse what could not be judged or drawn."""
+        """Refuse a claim that could not be judged or drawn."""
         checks.boolean("keep_losses", self.keep_losses)
         if not re.fullmatch(r"C\d+", self.claim):
             raise ValueError(f"claim={self.claim!r}: must be C and a number, such as C16")
@@ -109,17 +109,17 @@ class Claim:
 
     @property
     def key(self) -> str:
-        """Names its figure and its place in the report."""
+        """Name of its figure and of its anchor in the report."""
         return self.claim.lower() if self.edition > 1 else f"first_{self.claim.lower()}"
 
     @cached_property
     def level_arms(self) -> dict[str, int]:
-        """Further experiments that show what layers are left, each with its number of seeds."""
+        """Further experiments, of the figures in `levels`, each with its number of seeds."""
         return {arm: each.seeds for each in self.levels for arm in each.arms if arm not in self.all_arms}
 
     @property
     def level_cell(self) -> tuple[str, ...]:
-        """Under which overrides those are run: what a user typed, or none."""
+        """Overrides of the runs of `level_arms`: those that a user typed, or none."""
         quick = self.scales.get("quick", {})
         return tuple(quick["cells"][0]) if quick.get("typed") else ()
 
@@ -127,7 +127,7 @@ class Claim:
         """The endpoint called `endpoint`, `control` or by its own name.
 
         Raises:
-            ValueError: there is none.
+            ValueError: no endpoint has that name.
         """
         known = {"endpoint": self.endpoint} | ({"control": self.control} if self.control else {})
         known |= {each.name: each for each in self.endpoints}
@@ -140,14 +140,14 @@ class Claim:
         return [tuple(cell) for cell in self.scales.get(scale, {}).get("cells", [])]
 
     def arms_in(self, cell: tuple[str, ...], scale: str | None = None) -> list[str]:
-        """The arms that are run in a cell; of the pilot those that it names."""
+        """The arms that are run in a cell; at scale pilot those that its settings list."""
         if scale == PILOT:
             return list(self.scales[PILOT]["arms"])
         left_out = {arm for key, arms in self.leave_out.items() if any(o.startswith(key) for o in cell) for arm in arms}
         return [arm for arm in self.all_arms if arm not in left_out]
 
     def seeds(self, scale: str, number: int | None = None) -> range:
-        """The seeds that a scale begins with, or another number of them."""
+        """The seeds of a scale from its first seed on: `number` of them; None: the scale's own number."""
         settings = self.scales.get(scale, {})
         first = settings.get("first_seed", 0)
         return range(first, first + (number or settings.get("seeds", 0)))
@@ -174,5 +174,5 @@ def read_all() -> list[Claim]:
 
 
 def in_words(scale: str, cell: tuple[str, ...]) -> str:
-    """A cell of a scale, for people."""
+    """A scale and a cell of it, in words."""
     return f"{scale}, {' '.join(cell) or 'the experiments as they are'}"

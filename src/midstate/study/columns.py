@@ -15,7 +15,7 @@ from midstate.study import statistics
 def along_the_ramp(epochs: pd.DataFrame) -> dict[str, float]:
     """Validation top-1 at the epoch end nearest to the middle of the ramp, and at the last one before its last jump.
 
-    A run without a ramp has neither: both are then those of the last epoch.
+    Without a ramp both are those of the last epoch.
     """
     during = epochs[epochs.progress < 1]
     if during.empty:
@@ -25,7 +25,7 @@ def along_the_ramp(epochs: pd.DataFrame) -> dict[str, float]:
 
 
 def gaps(probes: pd.DataFrame, summary: dict[str, Any], config: dict[str, Any]) -> dict[str, float]:
-    """Gaps at the probes, in points; BatchNorm estimated anew where not called raw."""
+    """Gaps at the probes, in points, with BatchNorm re-estimated; `gap_raw_last` without."""
     if probes.empty:
         return {}
     gap = probes.gap_bn
@@ -37,7 +37,7 @@ def gaps(probes: pd.DataFrame, summary: dict[str, Any], config: dict[str, Any]) 
         "gap_mean": gap.mean(),
         "gap_sum": gap.sum(),
     }
-    if len(probes) == probes.to.max():  # every state was passed through
+    if len(probes) == probes.to.max():  # every jump has its probe
         row["gap_first_third"] = gap[probes.progress <= 1 / 3 + 1e-9].mean()
         late = gap[probes.progress > 2 / 3 + 1e-9]
         row["gap_last_third"], row["gap_last_third_but_one"] = late.mean(), late.iloc[:-1].mean()
@@ -47,7 +47,7 @@ def gaps(probes: pd.DataFrame, summary: dict[str, Any], config: dict[str, Any]) 
 
 
 def last_excess(gaps: np.ndarray, target: float) -> float:
-    """How far the last gap is beyond proportion: points a halving of N, of the last jump minus of all before it.
+    """Gap a halving of N, in points: that of the last jump minus that of all jumps before it.
 
     Args:
         gaps: of the jumps M -> M-1 -> ... -> N, in points.
@@ -60,7 +60,7 @@ def last_excess(gaps: np.ndarray, target: float) -> float:
 
 
 def instability(losses: pd.DataFrame) -> dict[str, float]:
-    """How the loss of single steps varies around its running median, and relative to its own mean."""
+    """Variance of the loss of single steps around its running median; relative: over the squared mean loss."""
     variance = statistics.residual_variance(losses.loss.to_numpy())
     relative = variance / losses.loss.mean() ** 2
     return {
@@ -71,7 +71,7 @@ def instability(losses: pd.DataFrame) -> dict[str, float]:
 
 
 def sensitivity(path: Path) -> dict[str, float]:
-    """How a layer's sensitivity goes with its depth: rank correlations, over layers, of what was measured."""
+    """Rank correlations over layers of sensitivity with depth, for the kinds that a run's sensitivity.csv has."""
     kinds = dict(list(pd.read_csv(path).groupby("kind"))) if path.is_file() else {}
     row = {"half_correlation": _half_correlation(kinds)}
     if "share" not in kinds:
@@ -94,7 +94,7 @@ def sensitivity(path: Path) -> dict[str, float]:
 
 
 def _half_correlation(kinds: dict[str, pd.DataFrame]) -> float:
-    """How far both halves of the images agree on which layers are sensitive; NaN where they were not measured."""
+    """Rank correlation of the layers' sensitivity on both halves of the images; NaN where it was not measured."""
     if not set(HALVES) <= set(kinds):
         return nan
     first, second = (kinds[kind].set_index("layer").loss_rise for kind in HALVES)

@@ -26,7 +26,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Do what the command line says; returns the exit status."""
     try:
         return _main(arguments)
-    except KeyboardInterrupt:  # runs that are at work take a first one themselves
+    except KeyboardInterrupt:  # not during a sweep, which handles SIGINT itself
         say("stopped at once; what stands in the tables is whole", file=sys.stderr)
         return EXIT_INTERRUPTED
     finally:
@@ -35,7 +35,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _main(arguments: list[str] | None) -> int:
     options = parser().parse_args(arguments)
-    options.committed = options.results or COMMITTED  # what has a row there counts as done for --missing
+    options.committed = options.results or COMMITTED  # runs with a row there count as done for --missing
     about_committed = (options.report or options.verify) and not options.overrides
     options.results = options.results or (COMMITTED if about_committed else OWN)
     try:
@@ -56,19 +56,19 @@ def _main(arguments: list[str] | None) -> int:
 
 
 def _with_overrides(claim: Claim, scale: str, overrides: list[str], num_seeds: int | None) -> Claim:
-    """A claim whose only cell is the user's; its gates are those of a pilot in that cell."""
+    """A claim with the user's overrides as its only cell; its pilot gets them, too."""
     if scale not in claim.scales:
         raise ValueError(f"scale={scale!r}: {claim.claim} has only {', '.join(claim.scales)}")
     seeds = max(num_seeds or 0, len(claim.seeds(scale)))
     scales = {scale: {**claim.scales[scale], "cells": [overrides], "seeds": seeds, "typed": True}}
-    if PILOT in claim.scales:  # on validation images, as its first cell says
+    if PILOT in claim.scales:  # its first cell asks for validation images
         cell = [*claim.cells(PILOT)[0], *overrides]
         scales[PILOT] = {**claim.scales[PILOT], "cells": [cell], "seeds": len(claim.seeds(PILOT))}
     return replace(claim, scales=scales)
 
 
 def _check_seeds(claims: list[Claim], options: argparse.Namespace) -> None:
-    """Refuse seeds that nothing would look at."""
+    """Refuse more seeds than a claim of the second edition has set down: they would not be judged."""
     if options.arms or not options.seeds:
         return
     for claim in claims:
@@ -81,7 +81,7 @@ def _check_seeds(claims: list[Claim], options: argparse.Namespace) -> None:
 
 
 def _check_report(options: argparse.Namespace) -> None:
-    """Refuse what `--report` does not look at: it is of all claims and rows, or of the cell that is typed."""
+    """Refuse options that `--report` ignores: it shows all claims and rows, or the typed cell alone."""
     ignored = ("arms", "seeds", "missing", *(() if options.overrides else ("only", "edition")))
     if typed := [f"--{name}" for name in ignored if options.report and getattr(options, name)]:
         raise ValueError(f"{', '.join(typed)}: not with --report, which shows all that is in {options.results}")
@@ -99,7 +99,7 @@ def _print_list(claims: list[Claim]) -> None:
 
 
 def _claims(options: argparse.Namespace) -> list[Claim]:
-    """The claims that are asked for: of the second edition, or, where nothing is run, of both."""
+    """The claims asked for; without --edition those of the second, with --list, --report or --verify of both."""
     only = options.only.split(",") if options.only else None
     if options.edition or not (options.list or options.report or options.verify):
         return read_claims(only, EDITIONS[options.edition or "second"])
@@ -121,12 +121,12 @@ def _plan(options: argparse.Namespace) -> tuple[list[Claim], list]:
         raise ValueError(f"--results={options.results}: must be a folder")
     if options.verify and not (options.results / "claims.csv").is_file():
         raise ValueError(f"--verify: {options.results / 'claims.csv'} is not there")
-    if options.overrides:  # instead of the scale's own cells, and away from the committed results
+    if options.overrides:  # they replace the scale's own cells
         claims = [_with_overrides(claim, options.scale, options.overrides, options.seeds) for claim in claims]
     if options.list or options.report or options.verify:
         return claims, []
     _check_seeds(claims, options)
-    from midstate.study import outline, planning, remembered  # torch and the like come when they are needed
+    from midstate.study import outline, planning, remembered  # late, as these import torch
 
     asked = (claims, options.scale, options.seeds, options.arms)
     if options.dry_run and not options.overrides and (planned := outline.outline(*asked)):
@@ -178,7 +178,7 @@ def _print_gates(claims: list[Claim], options: argparse.Namespace) -> None:
 
 
 def _counted(options: argparse.Namespace) -> "Rows | None":
-    """The rows that count as done, where `--missing` says so."""
+    """The rows whose runs count as done with `--missing`; None without it."""
     from midstate.study.forecast import Rows
 
     return Rows.read(options.committed, table=_table(options)) if options.missing else None
@@ -192,7 +192,7 @@ def _table(options: argparse.Namespace) -> str:
 
 
 def _print_forecast(planned: list, options: argparse.Namespace) -> None:
-    """Say how much there is to do, and how long it takes where records tell; every run, if asked."""
+    """Print how many runs are to do and how long they take; with --dry-run also every run."""
     from midstate.study import forecast
 
     table = _table(options)
@@ -209,7 +209,7 @@ def _print_forecast(planned: list, options: argparse.Namespace) -> None:
 
 
 def _sweep(claims: list[Claim], planned: list, options: argparse.Namespace) -> "Sweep":
-    """Run what is missing, further seeds where they are needed, and bring the tables up to date."""
+    """Run what is missing, then further seeds where they are needed; update the tables after each round."""
     from midstate.study import forecast, tables
     from midstate.study.execution import Sweep
 
@@ -229,7 +229,7 @@ def _sweep(claims: list[Claim], planned: list, options: argparse.Namespace) -> "
 
 
 def _is_asked(run: "PlannedRun", options: argparse.Namespace) -> bool:
-    """Tell whether a run is one that was asked for, and not only what another begins from."""
+    """Tell whether a run was asked for itself, not only as the start of another."""
     return not options.arms or fnmatchcase(run.experiment, options.arms)
 
 
@@ -245,7 +245,7 @@ def _write_report(claims: list[Claim], options: argparse.Namespace) -> None:
 
 
 def _more_seeds(claims: list[Claim], options: argparse.Namespace) -> list:
-    """Runs of further seeds for claims whose minimum detectable effect is still above what is of interest."""
+    """Runs of further seeds for claims whose minimum detectable effect is still above the SESOI."""
     from midstate.study import tables, verdicts
     from midstate.study.planning import plan_runs
 

@@ -1,4 +1,4 @@
-"""What arms cost beside what they reach: parameters and MACs as ratios, arms that diverged, hours that are left."""
+"""Costs of arms: parameters and MACs as ratios, arms that diverged, hours that are left."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -13,8 +13,8 @@ from midstate.study.endpoints import Endpoint
 from midstate.study.measuring import Measured, measure
 from midstate.study.verdicts import rows_of
 
-COSTS = {"params": "params_sparse", "macs": "macs"}  # what can be held: column of runs.csv
-EQUAL = (0.99, 1.0)  # of the reference's
+COSTS = {"params": "params_sparse", "macs": "macs"}  # cost that a scheme may hold equal: column of runs.csv
+EQUAL = (0.99, 1.0)  # ratios to the reference's cost that count as equal, lowest and highest
 DIVERGED = 50.0  # top-1 in percent, below which an arm counts as diverged
 
 
@@ -31,13 +31,13 @@ class Scheme:
 
     @property
     def outside(self) -> list[str]:
-        """The costs that it is to hold and does not."""
+        """The costs that it should hold equal to the reference's and does not."""
         held = COSTS if self.holds == "both" else [self.holds] if self.holds in COSTS else []
         return [cost for cost in held if not EQUAL[0] <= round(self.ratios[cost], 3) <= EQUAL[1]]
 
 
 def schemes(finished: Iterable[Claim], runs: pd.DataFrame) -> list[Scheme]:
-    """The points of the answer's figure, of arms that finished claims compare, in the cell that decides those."""
+    """The points of the answer's figure: arms of finished claims, each in the planned cell of its claim."""
     finished, found = list(finished), []
     for group in words()["figure"]["groups"]:
         reference = group["reference"]
@@ -55,10 +55,10 @@ def schemes(finished: Iterable[Claim], runs: pd.DataFrame) -> list[Scheme]:
 
 
 def ratio(endpoint: Endpoint, rows: pd.DataFrame, cost: str) -> tuple[float, float] | None:
-    """A cost of the plus side over that of the minus side; of several arms the range over their reference's.
+    """Cost of a contrast's plus side over its minus side; without sides the range of the arms over their reference.
 
     Returns:
-        Smallest and largest ratio, the same where there is one; None where nothing is compared or not all arms are run.
+        Smallest and largest ratio, equal if there is one; None if no arms are compared or not all of them are run.
     """
     column = COSTS[cost]
     if column not in rows or not set(endpoint.arms) <= set(rows.arm):
@@ -100,7 +100,7 @@ def described(arm: str) -> str:
 
 
 def diverged(rows: pd.DataFrame) -> list[str]:
-    """The arms of which seeds ended below 50 %, in words."""
+    """The arms with seeds that ended below 50 %, in words."""
     if "top1" not in rows:
         return []
     found = []
@@ -112,7 +112,7 @@ def diverged(rows: pd.DataFrame) -> list[str]:
 
 
 def hours_left(claim: Claim, runs: pd.DataFrame, pilot: pd.DataFrame) -> float | None:
-    """Hours of one process that missing runs of the planned cell take, by rows of the same arms; None: not known."""
+    """Hours of one process for the missing runs of the planned cell, estimated from rows of its arms; None: unknown."""
     planned = claim.cells(PLANNED)
     if not planned:
         return None

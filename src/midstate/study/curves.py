@@ -38,7 +38,7 @@ def shapes(axes: Axes, panel: Panel, claim: Claim, tables: Tables) -> None:
 
 
 def deficits(axes: Axes, panel: Panel, claim: Claim, tables: Tables) -> None:
-    """Accuracy missing to the reference over the pruning rate, with a line for each slope endpoint."""
+    """Accuracy below the reference's over the pruning rate, with a line for each slope endpoint."""
     for i, (label, name) in enumerate(panel.rows.items()):
         slope = claim.named(name)
         rates = list(slope.slope.values())
@@ -76,7 +76,7 @@ def recovered(axes: Axes, panel: Panel, claim: Claim, tables: Tables) -> None:
 
 
 def trend(axes: Axes, panel: Panel, claim: Claim, tables: Tables) -> None:
-    """A value of arms over what the endpoint's slope is taken over, and that slope."""
+    """A value of arms over the endpoint's measured column (log scale), with the endpoint's slope."""
     endpoint = claim.endpoint
     means = tables.runs.groupby("arm")[[endpoint.value, endpoint.against]].mean()
     reference = means.loc[endpoint.reference] if endpoint.reference else None
@@ -98,7 +98,7 @@ def trend(axes: Axes, panel: Panel, claim: Claim, tables: Tables) -> None:
 
 
 def _with_bars(axes: Axes, x, found: list[Measured], index: int, label: str, line: str = "-") -> np.ndarray:
-    """Means with their intervals; returns the means."""
+    """Draw means with their intervals; return the means."""
     mean, low, high = (np.array([getattr(each, key) for each in found]) for key in ("effect", "low", "high"))
     style = {"marker": MARKERS[index], "ms": 4, "color": (BLUE, *COLOURS[2:])[index], "ls": line, "capsize": 2}
     axes.errorbar(x, mean, yerr=[mean - low, high - mean], label=label or None, lw=1.3, **style)
@@ -106,7 +106,7 @@ def _with_bars(axes: Axes, x, found: list[Measured], index: int, label: str, lin
 
 
 def _line(axes: Axes, x, means: np.ndarray, slope: float, label: str, colour: str = ORANGE) -> None:
-    """A line of a slope through the middle of what is shown."""
+    """Draw a line of a given slope through the centre of the points."""
     x = np.array(x)
     ends = np.array([x.min(), x.max()])
     axes.plot(ends, means.mean() + slope * (ends - x.mean()), color=colour, lw=1.6, ls="--", label=label)

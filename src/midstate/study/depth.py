@@ -1,4 +1,4 @@
-"""Does what layers are left go with their depth? Rank correlations over layers, and what chance alone gives.
+"""Rank correlations of layers' values with depth, their permutation p values, and the agreement of seeds.
 
 Values are (S, L): a row a seed, a column a layer; depths are (L,), sizes (L, k), such as parameters and MACs.
 """
@@ -19,16 +19,16 @@ Interval = tuple[float, float, float]  # mean over seeds, and the ends of its 95
 
 @dataclass(frozen=True)
 class WithDepth:
-    """How values of layers go with depth, over the seeds of one network."""
+    """Correlations of layers' values with depth, over the seeds of one network."""
 
     seeds: int
-    ordered: int  # of these, seeds in which layers differ at all; a correlation without any order counts as 0
+    ordered: int  # number of seeds in which layers differ; the correlation of any other seed is 0
     plain: Interval  # Spearman's correlation with depth
-    given_size: Interval  # the same of what is left of the ranks given those of log sizes
-    p: float  # of `plain`: depths permuted among all layers
-    p_size: float | None  # of layers of one size: depths permuted among them; None: no two layers are of one size
+    given_size: Interval  # the same given log sizes (partial rank correlation)
+    p: float  # p value of `plain`: depths permuted among all layers
+    p_size: float | None  # p value with depths permuted among layers of one size alone; None: all sizes differ
     concordance: float | None  # Kendall's W of the seeds; None: one seed, or values without any order
-    tau: float | None  # Kendall's tau-b, mean over pairs of seeds; None: the same
+    tau: float | None  # Kendall's tau-b, mean over pairs of seeds; None: fewer than two seeds with an order
 
 
 def with_depth(
@@ -37,7 +37,7 @@ def with_depth(
     """Correlate the values of layers with depth.
 
     Raises:
-        ValueError: fewer than 3 layers, numbers that differ, sizes that are not above 0, NaN or infinite values.
+        ValueError: fewer than 3 layers, lengths that differ, sizes that are not above 0, NaN or infinite values.
     """
     values, depths, logs = _checked(values, depths, sizes)
     plain = [rank_correlation(row, depths) for row in values]
@@ -56,27 +56,27 @@ def with_depth(
 
 
 def same_size(sizes: np.ndarray) -> np.ndarray:
-    """Number the layers' sizes: layers of one number are equal in all columns of (L, k)."""
+    """Number the layers by size: layers with the same number are equal in all columns of (L, k)."""
     return np.unique(sizes, axis=0, return_inverse=True)[1].reshape(-1)
 
 
 def permuted(
     values: np.ndarray, depths: Sequence[float], strata: Sequence[int], draws: int = DRAWS, seed: int = 0
 ) -> float | None:
-    """Two-sided p value of the correlation with depth, had depths been dealt to the layers of a stratum by chance.
+    """Two-sided p value of the correlation with depth, by permuting depths among the layers of each stratum.
 
-    All seeds are dealt the same: they are of one network, and it is the layers that could have stood elsewhere. The
-    statistic is the mean over seeds of the covariance of ranks; with one stratum, of Spearman's correlation.
+    All seeds get the same permutation: they share one network, and its layers are what is exchanged. The statistic
+    is the mean over seeds of the covariance of ranks; with one stratum, of Spearman's correlation.
 
     Args:
         values: (S, L).
         depths: (L,).
-        strata: (L,), one number for layers that are alike.
-        draws: permutations; the same at every call.
-        seed: of the draws.
+        strata: (L,), the same number for layers that may be exchanged.
+        draws: number of permutations.
+        seed: of the permutations, so that they are the same at every call.
 
     Returns:
-        (1 + draws at least as far from 0 as what was found) / (1 + draws); None where every layer is alone.
+        (1 + permutations at least as far from 0 as the data) / (1 + draws); None where each stratum has one layer.
     """
     strata = np.asarray(strata)
     groups = [at for each in np.unique(strata) if len(at := np.flatnonzero(strata == each)) > 1]
@@ -89,7 +89,7 @@ def permuted(
         centred = ranks[at] - ranks[at].mean()
         found += centred @ scores[at]
         by_chance += generator.permuted(np.tile(centred, (draws, 1)), axis=1) @ scores[at]
-    slack = 1e-9 * len(ranks) ** 2  # what is equal but for rounding counts
+    slack = 1e-9 * len(ranks) ** 2  # draws that are equal up to rounding count, too
     return float((1 + np.count_nonzero(abs(by_chance) >= abs(found) - slack)) / (1 + draws))
 
 

@@ -17,12 +17,12 @@ from midstate.study.tables import KEY, read_table
 
 STYLE = {**drawing.STYLE, "font.size": 8, "pdf.fonttype": 42, "legend.fontsize": 7, "axes.titlesize": 8.5}
 COLUMN, PAGE = 3.4, 7.0  # inches: one column of a two-column page, and both
-SMALL = 6.5  # points, of what stands beside
+SMALL = 6.5  # font size of notes, in points
 
 
 @dataclass(frozen=True)
 class Tables:
-    """The rows of one cell: runs, and curves over epochs, probes and layers."""
+    """The rows of one cell or of all: runs, and curves over epochs, probes and layers."""
 
     runs: pd.DataFrame
     epochs: pd.DataFrame
@@ -38,7 +38,7 @@ class Tables:
         return cls(*(read_table(results / f"{name}.csv") for name in names), levels)
 
     def cell(self, overrides: str, seeds: Iterable[int] | None = None) -> "Tables":
-        """The rows of one cell; of these seeds alone, or of all."""
+        """The rows of one cell, of the given seeds or of all."""
         cell = (table[table.overrides == overrides] for table in vars(self).values())
         return Tables(*(table if seeds is None else table[table.seed.isin(seeds)] for table in cell))
 
@@ -75,12 +75,12 @@ def panels(
     columns: int | None = None,
     width: float | None = None,
 ) -> tuple[Figure, list[Axes]]:
-    """An empty figure, one column wide with one panel and two with more.
+    """An empty figure, as wide as a text column with one panel a row, else as the page.
 
     Args:
-        number: of panels.
+        number: number of panels.
         height: inches.
-        ratios: of the panels' widths.
+        ratios: relative widths of the columns.
         columns: panels a row; None: all.
         width: inches; None: by the number of columns.
     """
@@ -91,14 +91,14 @@ def panels(
     kept = list(axes.flat[:number])
     for empty in axes.flat[number:]:
         empty.remove()
-    if number % columns and rows > 1:  # the last one takes what is left of its row
+    if number % columns and rows > 1:  # the last panel fills the rest of its row
         kept[-1].remove()
         kept[-1] = figure.add_subplot(axes[0, 0].get_gridspec()[-1, (number - 1) % columns :])
     return figure, kept
 
 
 def dots(axes: Axes, rows: Sequence[Effect], sesoi: float | None = None) -> None:
-    """Effects with their intervals, one below the other; the band is what would be too small to matter."""
+    """Effects with their intervals, one below the other; the band is ±`sesoi`, too small to matter."""
     if sesoi:
         axes.axvspan(-sesoi, sesoi, color=GREY, alpha=0.22, lw=0)
         place = {"xycoords": ("data", "axes fraction"), "xytext": (0, 1), "textcoords": "offset points"}
@@ -141,7 +141,7 @@ def bar(axes: Axes, length: float, unit: str) -> None:
 
 
 def small(axes: Axes, sesoi: float) -> None:
-    """A band around zero on the vertical axis: too small to matter."""
+    """A band of ±`sesoi` on the vertical axis: too small to matter."""
     axes.axhspan(-sesoi, sesoi, color=GREY, alpha=0.22, lw=0)
     axes.axhline(0, color=GREY, lw=0.8)
     place = {"xycoords": ("axes fraction", "data"), "xytext": (-2, 1), "textcoords": "offset points", "ha": "right"}
@@ -149,7 +149,7 @@ def small(axes: Axes, sesoi: float) -> None:
 
 
 def chance(axes: Axes, level: float) -> None:
-    """The accuracy of a guess."""
+    """A line at the accuracy of a random guess."""
     axes.axhline(level, color="#555555", lw=0.9, ls=(0, (4, 3)))
     place = {"xycoords": ("axes fraction", "data"), "xytext": (2, 2), "textcoords": "offset points"}
     axes.annotate(f"chance, {level:g} %", (0, level), fontsize=SMALL, color="#555555", **place)

@@ -1,4 +1,4 @@
-"""What claims ask of runs: one number a seed, what is expected of it, and what must be true for it to mean anything."""
+"""Endpoints and gates of claims: what is measured, what is expected, and which conditions must hold."""
 
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, fields
@@ -12,10 +12,10 @@ DECIDED_IN = ("pilot", "study")
 
 
 def check_fields(kind: type, content: Mapping[str, Any], where: str) -> None:
-    """Refuse content that a dataclass cannot be made of.
+    """Check that a mapping has the fields that a dataclass needs, and no others.
 
     Raises:
-        ValueError: it has a field that is not known, or lacks one.
+        ValueError: a field is unknown or missing.
     """
     known = {field.name: field.default is MISSING and field.default_factory is MISSING for field in fields(kind)}
     if unknown := [name for name in content if name not in known]:
@@ -26,14 +26,15 @@ def check_fields(kind: type, content: Mapping[str, Any], where: str) -> None:
 
 @dataclass(frozen=True)
 class Endpoint:
-    """One number a seed, and what is asked of it.
+    """What is measured of runs, by which test, and the expected result.
 
-    A contrast is the sum over arms of weight times `value`, over `divide_by`; with `slope` the weights are those
-    of a least-squares slope of (reference - arm) over the given rates.
+    A contrast is the sum over arms of weight times `value`, divided by `divide_by`. The field `slope` sets the weights
+    to those of a least-squares slope of (reference - arm) over the given rates.
 
-    Tests of several arms: `slope` is that of `value` over a measured column within a seed (`of`, `against`, `reference`
-    or `offset`); `recovered_share` is the slope over pruning rates (`over`) of the share of the damage that finetuning
-    has made good; `half_damage` counts the rates with damage; `span` is the ratio of the largest to the smallest mean.
+    Tests of several arms: the test `slope` is the slope of `value` over log2 of a measured column within a seed (`of`,
+    `against`, `reference` or `offset`); `recovered_share` is the slope over pruning rates (`over`) of the share of the
+    damage that finetuning recovers; `half_damage` counts the rates with damage, 0 unless the shares recovered lie on
+    both sides of a half; `span` is the ratio of the largest to the smallest mean.
     """
 
     name: str
@@ -50,16 +51,16 @@ class Endpoint:
     expected: str | None = None  # positive or negative; None: shown without a verdict
     sesoi: float | None = None  # smallest effect of interest, in `unit`
     of: tuple[str, ...] = ()  # arms, for slope and span
-    against: str | None = None  # column: its log2, as a ratio to the reference's, or plus `offset`
+    against: str | None = None  # column whose log2 is the slope's x, over the reference's or plus `offset`
     offset: float = 0.0
-    floor: float | None = None  # of curves: no shape goes below, such as chance
+    floor: float | None = None  # lower bound of the fitted shapes, such as chance
 
     @classmethod
     def read(cls, content: Mapping[str, Any]) -> "Endpoint":
-        """Make it from what a claim's file says.
+        """Make an endpoint from its mapping in a claim's file.
 
         Raises:
-            ValueError: a field is not known, missing, or has a value that it cannot have.
+            ValueError: a field is unknown, missing or invalid.
         """
         check_fields(cls, content, f"endpoint {content.get('name')!r}")
         return cls(**content)
@@ -73,7 +74,7 @@ class Endpoint:
 
     @property
     def weights(self) -> dict[str, float]:
-        """Weight of every arm in the contrast; empty for tests of curves."""
+        """Weight of every arm in the contrast; empty for tests without a contrast."""
         if self.slope:
             mean = sum(self.slope.values()) / len(self.slope)
             spread = sum((rate - mean) ** 2 for rate in self.slope.values())
@@ -96,9 +97,9 @@ class Gate:
 
     Args:
         endpoint: what is measured.
-        at_least: smallest value at which the gate is met; None: none.
-        at_most: largest such value; None: none.
-        decided: by rows of the `pilot`, or of the `study` itself.
+        at_least: smallest value at which the gate is met; None: no lower bound.
+        at_most: largest value at which the gate is met; None: no upper bound.
+        decided: which rows decide, those of the `pilot` or of the `study`.
     """
 
     endpoint: Endpoint
@@ -111,7 +112,7 @@ class Gate:
         """Read a gate as a claim's file has it.
 
         Raises:
-            ValueError: no bound, or decided in neither.
+            ValueError: no bound, an unknown `decided`, or an invalid endpoint.
         """
         asked = dict(content)
         bounds = [asked.pop(name, None) for name in ("at_least", "at_most")]

@@ -1,4 +1,4 @@
-"""Running what is planned: every run a process of its own, so that none takes others along."""
+"""Execution of planned runs, each in a process of its own, so that a crash ends no other run."""
 
 import signal
 import threading
@@ -21,27 +21,27 @@ from midstate.study.process import LOST, exit_status, start_train
 from midstate.study.turns import is_held, turn
 
 LOGS = OUTPUTS / "reproduce"
-SECONDS = 0.5  # that the main thread waits at most before it looks for signals
-UNWATCHED = ("machine.figures=false",)  # nobody looks at a run of many
+SECONDS = 0.5  # the main thread waits at most so long between two checks for signals
+UNWATCHED = ("machine.figures=false",)  # nobody looks at the figures of single runs of a sweep
 
 
 @dataclass
 class Sweep:
-    """Runs in progress, and what became of those that failed."""
+    """The runs in progress, and the reason of each failure."""
 
     stopping: threading.Event = field(default_factory=threading.Event)
     processes: dict[Path, BaseProcess] = field(default_factory=dict)
     failures: dict[PlannedRun, str] = field(default_factory=dict)
 
     def run(self, planned: list[PlannedRun], jobs: int) -> None:
-        """Run what is not finished, `jobs` at a time; go on where one fails; end early once it is stopped."""
+        """Run what is not finished, `jobs` at a time; go on after a failure; begin no run once `stopping` is set."""
         todo = [run for run in planned if not run.finished]
         if not todo:
             return
         bar = tqdm(total=len(todo), unit="run", desc="reproduce", disable=None, smoothing=0.05)
         futures: dict[Path, Future] = {}
         with ThreadPoolExecutor(jobs) as pool, bar:
-            for run in todo:  # parents come first, so nobody waits for what is not yet begun
+            for run in todo:  # parents come first, so that no run waits for one that is not yet begun
                 before = futures.get(run.parent.directory) if run.parent else None
                 futures[run.directory] = pool.submit(self._one, run, before)
             started = time.monotonic()
@@ -55,7 +55,7 @@ class Sweep:
                     bar.set_postfix_str(line, refresh=False)
 
     def _one(self, run: PlannedRun, before: Future | None) -> str | None:
-        """Do one run; what becomes of it in a line, None where it was not begun."""
+        """Do one run; return its outcome as a line, None where it was not begun."""
         if before:
             before.result()
         if self.stopping.is_set():
@@ -77,7 +77,7 @@ class Sweep:
                     return None
                 before = log.stat().st_size
                 status = 0 if run.finished else self._status(run, log)
-            if status != EXIT_BAD_CONFIG or not is_held(run.directory):  # else another process was quicker
+            if status != EXIT_BAD_CONFIG or not is_held(run.directory):  # else another process took it: wait
                 break
         if status in (0, LOST) and run.finished:
             return f"{run.name}: top-1 {read_summary(run.directory)['top1']:.1f} %"
@@ -100,7 +100,7 @@ class Sweep:
 
     @contextmanager
     def stopped_by_signal(self) -> Iterator[None]:
-        """Pass SIGINT and SIGTERM on to the runs, which save and end; what else is in hand is finished first."""
+        """On SIGINT or SIGTERM terminate the runs, which save and end; the caller goes on, with `stopping` set."""
 
         def stop(number: int, frame: FrameType | None) -> None:
             self.stopping.set()
@@ -116,7 +116,7 @@ class Sweep:
 
 
 def _as_done(futures: Iterable[Future]) -> Iterator[Future]:
-    """Yield finished runs; polls, because a signal just before the wait would not wake the main thread."""
+    """Yield futures as they end; polls, because a signal just before a wait would not wake the main thread."""
     pending = set(futures)
     while pending:
         done, pending = wait(pending, SECONDS, FIRST_COMPLETED)

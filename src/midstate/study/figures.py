@@ -19,12 +19,12 @@ from midstate.study.verdicts import Result, rows_of
 LENGTHS = (
     ("full", ("trainer.epochs=15",)),
     ("quick", ()),
-)  # of the article's figure in the first edition: longest first
+)  # scale and cell of the article's figure in the first edition, longest first
 
 
 @dataclass(frozen=True)
 class Drawn:
-    """A figure as it lies on disk, which runs it shows, and what a reader cannot see."""
+    """A figure on disk, which runs it shows, and its caption."""
 
     path: Path
     runs: str
@@ -96,7 +96,7 @@ def draw_panels(shown: Drawing, claim: Claim, tables: Tables) -> Figure:
 
 
 def _endpoints(claim: Claim) -> Drawing:
-    """For a claim whose file has no figure: every endpoint in the unit of the primary one."""
+    """The figure of a claim whose file plans none: every endpoint in the unit of the primary one."""
     unit = claim.endpoint.unit
     rows = {each.name: each.name for each in claim.endpoints if each.unit == unit}
     return Drawing((Panel("effects", rows=rows, margin=claim.endpoint.sesoi is not None, xlabel=unit),), 3.2)
@@ -112,7 +112,7 @@ def article(tables: Tables, arms: Mapping[str, str] | None = None) -> Figure:
 
     Args:
         tables: rows of one cell.
-        arms: with their labels; None: those of the first edition.
+        arms: label of each arm; None: the arms of the first edition.
     """
     arms = arms or _of_the_article()
     with plt.rc_context(STYLE):
@@ -123,7 +123,7 @@ def article(tables: Tables, arms: Mapping[str, str] | None = None) -> Figure:
             band(axes["curves"], epochs, "epoch", "val/top1", label, i)
             band(axes["gaps"], probes, "progress", "gap_bn", label, i)
             kept = epochs.groupby("epoch").kept.mean()
-            width = 4.0 - 1.5 * i  # curves that cover each other are seen by their widths
+            width = 4.0 - 1.5 * i  # so that curves that coincide can be seen
             axes["path"].plot([0, *kept.index], [100, *(100 * kept)], color=COLOURS[i], lw=width, label=label)
         axes["curves"].sharex(axes["path"])
         axes["curves"].tick_params(labelbottom=False)
@@ -143,7 +143,7 @@ def article(tables: Tables, arms: Mapping[str, str] | None = None) -> Figure:
 
 
 def mid_ramp(tables: Tables, arms: Mapping[str, str]) -> str:
-    """What the article's figure must not hide: how far its first curve lies below its last before the end."""
+    """Caption of the article's figure: how far its first curve lies below its last at the worst epoch."""
     epoch, low, high = _deepest(tables, arms)
     names = list(arms.values())
     seeds = tables.epochs[tables.epochs.arm == next(iter(arms))].seed.nunique()

@@ -1,4 +1,4 @@
-"""What a sweep would do: which runs are done, which have rows in the tables, and how long the others take."""
+"""Forecast of a sweep: which runs are done, which have rows in the tables, and how long the others take."""
 
 import csv
 from collections import defaultdict
@@ -10,15 +10,15 @@ from statistics import median
 from midstate.study.outline import UNKNOWN, unknown
 from midstate.study.planning import PlannedRun, with_parents
 
-START_SECONDS = 2  # of a run before its first step and after its last, on 2 cores
+START_SECONDS = 2  # a run's time before its first step and after its last, on 2 cores
 
 
 @dataclass(frozen=True)
 class Rows:
-    """The rows of runs.csv, to be asked about thousands of runs; where an identity is unknown, by arm and cell."""
+    """The rows of runs.csv, indexed by arm, identity and seed; an unknown identity is found by its cell."""
 
     found: set[tuple[str, str, int]]
-    seconds: dict[tuple[str, str], float]  # the median of such runs
+    seconds: dict[tuple[str, str], float]  # median of an arm and identity
 
     @classmethod
     def read(cls, *folders: Path, table: str = "runs.csv") -> "Rows":
@@ -37,17 +37,17 @@ class Rows:
         return (run.experiment, run.config_hash, run.seed) in self.found
 
     def seconds_of(self, run: PlannedRun) -> float | None:
-        """Seconds that such runs took; None where there is none."""
+        """Median seconds of runs of the same arm and identity; None where there is no row."""
         return self.seconds.get((run.experiment, run.config_hash))
 
 
 def to_do(planned: list[PlannedRun], rows: Rows | None) -> list[PlannedRun]:
-    """The runs still to be made, those that they begin from among them; with `rows`, what has one counts as done."""
+    """The runs still to be made, with the runs that they begin from; with `rows`, a run with a row counts as done."""
     return with_parents(run for run in planned if not (rows and rows.has(run)))
 
 
 def amount(todo: list[PlannedRun], rows: Rows, jobs: int) -> str:
-    """How many runs these are and how long they take, as far as records tell."""
+    """The number of runs, and how long they take as far as rows tell, in words."""
     seconds = [rows.seconds_of(run) for run in todo]
     told = [START_SECONDS + each for each in seconds if each is not None]
     text = f"{len(todo)} to do"

@@ -1,4 +1,4 @@
-"""What the repository's history says of a file: how it stood in each commit, and which commit came before which."""
+"""The history of a file in git: its text in each commit, and which commit came before which."""
 
 import subprocess
 from dataclasses import dataclass

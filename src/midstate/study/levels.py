@@ -1,4 +1,4 @@
-"""What each layer was left: bits and levels of a finished run, beside its depth, parameters and MACs."""
+"""Bits and levels of the layers of a finished run, with depth, parameters and MACs."""
 
 import json
 from functools import cache
@@ -17,7 +17,7 @@ COLUMNS = ("layer", "depth", "params", "macs", "weight_bits", "activation_bits",
 
 
 def levels_of(directory: Path) -> list[dict[str, Any]]:
-    """One row a layer that bits or a level were given to, in order of depth; none where the run leaves no scheme.
+    """One row a layer with bits or a level, in order of depth; none where the run has no scheme.json.
 
     Args:
         directory: of a finished run, with config.yaml and scheme.json.
@@ -44,7 +44,7 @@ def _untrained(model: dict[str, Any]) -> dict[str, Any]:
 
 @cache
 def _sizes(config: str) -> dict[str, tuple[int, int]]:
-    """Parameters and MACs of an image, of every layer of a network in order."""
+    """Parameters and MACs an image of every layer of a network, in the network's order."""
     composed = OmegaConf.create(json.loads(config))
     data = build(composed, "data").load()
     with torch.random.fork_rng(devices=[]):

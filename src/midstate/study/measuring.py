@@ -1,4 +1,4 @@
-"""From rows of runs to measured endpoints: brought together within a seed, then compared over seeds."""
+"""From rows of runs to measured endpoints: aggregated within a seed, then compared over seeds."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -12,7 +12,7 @@ from midstate.study.endpoints import Endpoint
 
 NUM_SYNTHETIC = 4  # synthetic curves of each shape
 DAMAGED = 2.0  # points lost from which a pruning rate counts as damaged
-FINETUNED = ("just_pruned", "recovered")  # columns of what finetuning recovers
+FINETUNED = ("just_pruned", "recovered")  # columns of top-1 before and after finetuning
 
 
 @dataclass(frozen=True)
@@ -27,9 +27,9 @@ class Measured:
     correlation: float | None = None  # of the pairs
     bca: tuple[float, float] | None = None
     sd: float = nan  # of the differences
-    equivalent: bool | None = None  # of an equivalence test
-    seed_share: float | None = None  # of the test of curves: share of seeds in which the exponential is the best
-    detail: str = ""  # in words, what the numbers leave open
+    equivalent: bool | None = None  # result of an equivalence test
+    seed_share: float | None = None  # test `shapes`: share of seeds with the exponential better by 2 AICc or more
+    detail: str = ""  # further numbers, in words
 
 
 def measure(endpoint: Endpoint, rows: pd.DataFrame) -> Measured | None:
@@ -59,7 +59,7 @@ def measure(endpoint: Endpoint, rows: pd.DataFrame) -> Measured | None:
 
 
 def mean_of(endpoint: Endpoint, rows: pd.DataFrame) -> tuple[float, int]:
-    """What an endpoint comes to on average, and over how many seeds; NaN and 0 where it is not run."""
+    """Effect of an endpoint and its number of seeds; NaN and 0 where it is not run."""
     measured = measure(endpoint, rows)
     return (nan, 0) if measured is None else (measured.effect, measured.seeds)
 
@@ -72,7 +72,7 @@ def _columns(endpoint: Endpoint) -> tuple[str, ...]:
 
 
 def _by_seed(endpoint: Endpoint, rows: pd.DataFrame, column: str) -> pd.DataFrame | None:
-    """One column of the seeds that have every arm: a row a seed, a column an arm; None: no run has it yet."""
+    """One column of the seeds that have every arm: a row a seed, a column an arm; None: there is no such column."""
     if column not in rows:
         return None
     needed = endpoint.arms
@@ -96,7 +96,7 @@ def estimated(plus: Sequence[float], minus: Sequence[float]) -> Measured:
 
 
 def margin(endpoint: Endpoint, rows: pd.DataFrame) -> float:
-    """Margin of an equivalence test: its SESOI, bounded by a share of another contrast; 0 where that is too small."""
+    """Margin of an equivalence test: the SESOI, at most a share of another contrast; 0 if that is small or not run."""
     scale = endpoint.scaled_by
     if not scale:
         return float(endpoint.sesoi)
@@ -107,7 +107,7 @@ def margin(endpoint: Endpoint, rows: pd.DataFrame) -> float:
 
 
 def _share_within(endpoint: Endpoint, values: pd.DataFrame) -> Measured:
-    """Share of pairs of arms whose mean difference is smaller than the SESOI."""
+    """Share of pairs of arms whose absolute mean difference is smaller than the SESOI."""
     means = [(values[arm] - values[other]).mean() for arm, other in endpoint.pairs.items()]
     share = sum(abs(mean) < endpoint.sesoi for mean in means) / len(means)
     above = sum(mean >= endpoint.sesoi for mean in means)
@@ -116,7 +116,7 @@ def _share_within(endpoint: Endpoint, values: pd.DataFrame) -> Measured:
 
 
 def _slopes(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Least-squares slope of every row of y (seeds, arms) over that of x."""
+    """Least-squares slope of every row of y (seeds, arms) over the same row of x."""
     x = x - x.mean(axis=1, keepdims=True)
     return (x * y).sum(axis=1) / (x**2).sum(axis=1)
 
@@ -157,7 +157,7 @@ def _recovered_share(endpoint: Endpoint, just_pruned: pd.DataFrame, recovered: p
 
 
 def _half_damage(endpoint: Endpoint, just_pruned: pd.DataFrame, recovered: pd.DataFrame) -> Measured:
-    """How many rates are damaged on average; 0 where shares recovered do not lie on both sides of a half."""
+    """Number of rates with damage on average; 0 unless their shares recovered lie on both sides of a half."""
     damage, shares = (each.mean(axis=0) for each in _shares(endpoint, just_pruned, recovered))
     damaged = damage >= DAMAGED
     found = shares[damaged]
@@ -209,7 +209,7 @@ def _recovery(rates: np.ndarray, values: np.ndarray, floor: float | None) -> Mea
 
 
 def _concavity(rates: np.ndarray, values: np.ndarray, floor: float | None) -> Measured:
-    """Share of neighbouring rates at which the curve bends down, a seed at a time."""
+    """Share of inner rates at which a seed's curve is concave (second difference below 0), mean over seeds."""
     shares = [np.mean(np.array(shapes.second_differences(rates, seed)) < 0) for seed in values]
     return estimated(shares, np.zeros(len(shares)))
 
@@ -223,7 +223,7 @@ def role_swap(sensitivity: pd.DataFrame, before: str, after: str) -> Measured | 
     Args:
         sensitivity: the rows of sensitivity.csv of one cell.
         before: an arm.
-        after: an arm; the same one: its own next seed, which is what noise alone reverses.
+        after: an arm; if it is `before`, each seed is compared with the next: the reversals that noise alone makes.
     """
     share = sensitivity[sensitivity.kind == "share"]
     arms = {arm: rows.pivot(index="seed", columns="layer", values="loss_rise") for arm, rows in share.groupby("arm")}

@@ -1,8 +1,8 @@
 """The runs that claims plan, read from files alone.
 
-To compose an experiment takes a third of a second, and the larger scales have hundreds. So parents are read from the
-experiments' files, and identities are remembered from the last sweep. What is composed are experiments that have runs
-in outputs/ and no identity on record.
+Composing an experiment takes a third of a second, and the larger scales have hundreds. So parents are read from the
+experiments' files, and identities are remembered from the last sweep. Only experiments that have runs in outputs/ and
+no identity on record are composed.
 """
 
 from collections.abc import Iterable
@@ -28,11 +28,11 @@ def outline(
     """The runs of `planning.plan_runs`, parents first, without the claims that each belongs to.
 
     Args:
-        claims: as there.
-        scale: as there.
-        num_seeds: as there.
-        arms: as there.
-        look_up: whether to compose what has runs in outputs/; else those, too, have no identity.
+        claims: as in `plan_runs`.
+        scale: as in `plan_runs`.
+        num_seeds: as in `plan_runs`.
+        arms: as in `plan_runs`.
+        look_up: whether to look up identities, on record or by composing; else every run has an unknown one.
     """
     asked = [
         ((arm, cell), seed) for claim in claims for seed, arm, cell in planning.asked(claim, scale, num_seeds, arms)
@@ -50,12 +50,12 @@ def outline(
 
 
 def unknown(overrides: Iterable[str]) -> str:
-    """What stands for an identity that was not looked up, in each cell another."""
+    """Placeholder for an identity that was not looked up, different for each cell."""
     return " ".join((UNKNOWN, *overrides))
 
 
 def _ancestry(cell: Cell) -> Iterable[Cell]:
-    """A cell, the one that its runs begin from, and so on."""
+    """A cell, the parent cell that its runs begin from, the parent of that one, and so on."""
     arm, overrides = cell
     yield cell
     while arm := _parent(arm):
@@ -65,7 +65,7 @@ def _ancestry(cell: Cell) -> Iterable[Cell]:
 
 @cache
 def _parent(experiment: str) -> str | None:
-    """The experiment whose runs another begins from, by its file and those that it is based on."""
+    """The parent that an experiment's runs begin from, read from its file and its bases; None: no parent."""
     content = _content(experiment)
     for group, setting in (("model", "checkpoint"), ("pruner", "scheme")):
         node = content.get(group)
@@ -78,7 +78,7 @@ def _parent(experiment: str) -> str | None:
 
 
 def _named(base: str, experiment: str) -> str:
-    """The experiment that another names among its defaults: from the group on, or beside itself."""
+    """The experiment that an entry of `defaults` names: from /experiment/ on, or beside the file itself."""
     return base.removeprefix("/experiment/") if base.startswith("/") else (Path(experiment).parent / base).as_posix()
 
 
@@ -88,7 +88,7 @@ def _content(experiment: str) -> dict[str, Any]:
 
 
 def _identities(cells: Iterable[Cell]) -> dict[Cell, str]:
-    """Identities that are on record, and those of experiments that have runs."""
+    """Identities on record, and newly composed ones of experiments that have runs."""
     known = remembered.read()
     left = [cell for cell in cells if cell not in known and _has_runs(cell[0])]
     found = {cell: planning.identity(*cell)[0] for cell in tqdm(left, "composing", disable=None, leave=False)}

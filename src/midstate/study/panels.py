@@ -1,4 +1,4 @@
-"""The kinds of panel that the figure of a claim is made of; its file in conf/claim says which, and of which arms."""
+"""The kinds of panel in the figure of a claim; the claim's file in conf/claim names kinds and arms."""
 
 import numpy as np
 import pandas as pd
@@ -15,8 +15,8 @@ from midstate.study.endpoints import Endpoint
 from midstate.study.figure_plan import Panel
 from midstate.study.measuring import margin, measure
 
-DODGE = 0.12  # of a layer, between lines that may coincide
-LEGEND = 0.45  # of the lines' height, for a legend above them
+DODGE = 0.12  # shift along depth, in layers, between lines that may coincide
+LEGEND = 0.45  # share of the axis added above the lines for the legend
 
 
 def effects(axes: Axes, panel: Panel, claim: Claim, tables: Tables) -> None:
@@ -73,7 +73,7 @@ def gaps(axes: Axes, panel: Panel, claim: Claim, tables: Tables) -> None:
 
 
 def _at_its_end(runs: pd.DataFrame) -> str:
-    """A warning where an arm has diverged: no gap is left to be seen near chance."""
+    """A warning for the label of an arm that has diverged: near chance no gap can be seen."""
     top1 = runs.top1.mean() if "top1" in runs else np.nan
     return f" (diverged: ends at {top1:.0f} %)" if top1 < DIVERGED else ""
 
@@ -98,7 +98,7 @@ def depth(axes: Axes, panel: Panel, claim: Claim, tables: Tables) -> None:
 
 
 def levels(axes: Axes, panel: Panel, claim: Claim, tables: Tables) -> None:
-    """What each layer is left over depth, a line an arm; arms without rows are named as not run."""
+    """Bits or level of each layer over depth, a line an arm; arms without rows are named as not run."""
     every = {
         label: tables.levels[tables.levels.arm == arm].dropna(subset=[panel.value]) for arm, label in panel.arms.items()
     }
@@ -118,7 +118,7 @@ def levels(axes: Axes, panel: Panel, claim: Claim, tables: Tables) -> None:
 
 
 def sizes(axes: Axes, panel: Panel, claim: Claim, tables: Tables) -> None:
-    """Parameters and MACs of the layers of the first arm with rows."""
+    """Parameters and MACs of every layer that one of the arms has rows of."""
     rows = tables.levels[tables.levels.arm.isin(panel.arms)].drop_duplicates("layer").sort_values("depth")
     for at, (column, label) in enumerate({"params": "parameters", "macs": "MACs an image"}.items()):
         axes.bar(rows.depth + (at - 0.5) * 0.4, rows[column], 0.4, color=(SKY, GREY)[at], label=label)
@@ -134,7 +134,7 @@ def _seeds(number: int) -> str:
 
 
 def _legend_inside(axes: Axes, title: str) -> None:
-    """A legend above the lines: the scale goes on there, its numbers do not."""
+    """Draw a legend above the lines, where the axis goes on without numbers."""
     low, high = axes.get_ylim()
     axes.yaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))
     axes.set_yticks([tick for tick in axes.get_yticks() if low <= tick <= high])

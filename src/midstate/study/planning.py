@@ -21,7 +21,7 @@ from midstate.runs.plan import resolve, runs_with_schemes
 from midstate.study.claims import Claim, read_all
 
 log = logging.getLogger(__name__)
-LEVELS_AT = "quick"  # the scale of the arms that show what layers are left
+LEVELS_AT = "quick"  # the scale at which the arms of `levels` are run
 OUTPUTS = Path("outputs")  # where train.py puts runs by itself; plain multiruns and this sweep share them
 
 
@@ -35,11 +35,11 @@ class PlannedRun:
     config_hash: str
     claims: tuple[str, ...] = field(default=(), compare=False)  # such as C10-1a2b3c4d, name and digest
     parent: "PlannedRun | None" = None  # the run that it begins from
-    takes: str | None = None  # from its parent: the setting that says where it is
+    takes: str | None = None  # setting that names the parent's runs, such as model.checkpoint
 
     @property
     def name(self) -> str:
-        """For people."""
+        """The run in words."""
         return " ".join((self.experiment, *self.overrides, f"seed {self.seed}"))
 
     @property
@@ -49,7 +49,7 @@ class PlannedRun:
 
     @property
     def finished(self) -> bool:
-        """Tell whether the run is there; one whose summary is damaged is not."""
+        """Tell whether the run is finished; with a damaged summary it is not."""
         try:
             summary = read_summary(self.directory)
         except ConfigError:
@@ -77,12 +77,13 @@ def plan_runs(
 
     Args:
         claims: in the order in which they are to be run.
-        scale: quick, full or paper.
+        scale: quick, full, paper or pilot.
         num_seeds: instead of each claim's own number.
-        arms: pattern of names; these arms alone, those that show what layers are left among them.
+        arms: pattern of names; these arms alone, at scale quick also those of `levels`; None: all but those.
 
     Raises:
         ValueError: no arm of the claims has such a name.
+        ConfigError: an experiment cannot work.
     """
     claims = list(claims)
     planned: dict[Path, PlannedRun] = {}
@@ -104,7 +105,7 @@ def plan_runs(
 
 
 def asked(claim: Claim, scale: str, num_seeds: int | None, arms: str | None) -> list[tuple[int, str, tuple[str, ...]]]:
-    """Seed, arm and cell of every run of a claim; arms of its levels where they are named, as their files have them."""
+    """Seed, arm and cell of every run of a claim; arms of `levels` only where `arms` names them."""
     found = []
     for cell in claim.cells(scale):
         names = [arm for arm in claim.arms_in(cell, scale) if not arms or fnmatchcase(arm, arms)]
@@ -142,7 +143,7 @@ def _planned(experiment: str, overrides: tuple[str, ...], seed: int) -> PlannedR
 
 @cache
 def _tags(experiment: str) -> tuple[str, ...]:
-    """Every claim that an experiment is an arm of, whoever asks for it first, with the digest of its file."""
+    """Name and digest of every claim, of both editions, that an experiment is an arm of."""
     return tuple(
         f"{claim.claim}-{claim.digest}" for claim in read_all() if experiment in (*claim.all_arms, *claim.level_arms)
     )
@@ -156,14 +157,15 @@ def inherited(overrides: tuple[str, ...]) -> tuple[str, ...]:
 
 @cache
 def identity(experiment: str, overrides: tuple[str, ...]) -> tuple[str, str | None, str | None]:
-    """The config hash that `train.py` will give a run, the experiment it begins from, and the setting that says so.
+    """Config hash that `train.py` will give a run, the parent it begins from, and the setting that names the parent.
 
     Raises:
         ConfigError: the experiment cannot work.
+        ValueError: it begins from several runs, or from runs of no experiment.
     """
     config = compose(experiment, overrides)
     scheme = runs_with_schemes(config)
-    # A scheme that is still to be found stands for nothing but its place: the rest is checked without it.
+    # The parent may not have found the scheme yet: the rest is checked with a uniform allocation in its place.
     parts = build_parts(_without_scheme(config) if scheme else config)
     places = {"model.checkpoint": parts.model.checkpoint, "pruner.scheme": scheme}
     found = {setting: _experiment(setting, place) for setting, place in places.items() if place}
@@ -184,7 +186,7 @@ def _without_scheme(config: DictConfig) -> DictConfig:
 
 
 def _experiment(setting: str, place: str) -> str:
-    """The experiment whose runs lie where something is to be taken from."""
+    """The experiment whose runs lie at `place`, the value of a setting."""
     path = Path(place)
     name = path.relative_to(OUTPUTS).as_posix() if path.is_relative_to(OUTPUTS) else None
     if name is None or not any((folder / "experiment" / f"{name}.yaml").is_file() for folder in member_folders()):
@@ -193,7 +195,7 @@ def _experiment(setting: str, place: str) -> str:
 
 
 def try_data(planned: Iterable[PlannedRun]) -> None:
-    """Load the data of the first run that is to be made, so that what is missing is said once and before any run.
+    """Load the data of the first unfinished run, so that missing files are reported once and before any run.
 
     Raises:
         ValueError: the files are missing or damaged.

@@ -18,7 +18,7 @@ from midstate.study.verdicts import Result, rows_of
 
 @dataclass(frozen=True)
 class Reading:
-    """One claim: of the second edition where that is decided, else of the first, else of the second and not run."""
+    """One claim in the edition that runs decide, the second first; else in the second, not run or without power."""
 
     claim: Claim
     result: Result | None
@@ -69,7 +69,7 @@ class Reading:
 
     @property
     def shown(self) -> str:
-        """What it shows and what it does not, in Markdown."""
+        """The verdict, what it means and what would change it, in Markdown."""
         change = f"What it does not show: {self.claim.would_change.strip()}"
         if not self.result:
             return "Not run."

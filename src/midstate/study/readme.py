@@ -12,7 +12,7 @@ from midstate.study.verdicts import NOT_RUN
 
 
 def readme_table(results: Path) -> str:
-    """What claims.csv says, for README.md."""
+    """The answer and the table of verdicts of claims.csv, in Markdown."""
     rows = pd.read_csv(results / "claims.csv", dtype={"git": str}).to_dict("records")
     lines = [
         answer(rows, brief=True),

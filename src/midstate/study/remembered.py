@@ -1,4 +1,4 @@
-"""Identities of the claims' experiments, on record for as long as nothing changes that decides them."""
+"""Cached identities of the claims' experiments, valid until code, settings, versions or machine change."""
 
 import hashlib
 import json
@@ -17,7 +17,7 @@ _VARIABLES = ("WORLD_SIZE", "LOCAL_WORLD_SIZE", "CUDA_VISIBLE_DEVICES")  # what 
 
 
 def read() -> dict[tuple[str, tuple[str, ...]], str]:
-    """Identity of each experiment and its overrides; empty where code, settings or machine are others by now."""
+    """Identity of each experiment and its overrides; empty if code, settings, versions or machine have changed."""
     try:
         content = json.loads(FILE.read_text())
         if content["of"] != _state():

@@ -120,7 +120,7 @@ def _environment(html: bool, results: Path) -> jinja2.Environment:
 
 
 def _bold(text: str) -> Markup:
-    """Words between two stars each, for HTML."""
+    """HTML of a text, with `**words**` set in bold."""
     return Markup(re.sub(r"\*\*(.+?)\*\*", r"<strong>\1</strong>", str(escape(text))))
 
 

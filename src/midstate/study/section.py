@@ -25,7 +25,7 @@ class Section:
     """One claim in the report."""
 
     claim: Claim
-    headline: Result | None  # what decides it; None: not run, or not all seeds are there
+    headline: Result | None  # the result that decides the claim; None: not run, or seeds are missing
     primary: list[Result]  # one a cell
     needed: list[str]  # seeds that would be enough, and their cost; one a cell
     others: list[Result]
@@ -34,7 +34,7 @@ class Section:
     incomplete: list[str]  # cells of which runs are missing, and how many are done
     changed: list[str]  # digests that rows carry and the committed file no longer has
     mixed: list[str]  # cells whose rows were made by different versions or machines
-    levels: list[Levels]  # what layers are left, one a network with rows
+    levels: list[Levels]  # bits or levels of layers, one a network with rows
     gates: tuple[Judged, ...]
     costs: dict[str, str]  # ratios of parameters and of MACs in the headline's contrast
     diverged: list[str]  # arms
@@ -47,12 +47,12 @@ class Section:
 
     @property
     def closed(self) -> bool:
-        """Tell whether the pilot decided it, so that nothing was run."""
+        """Tell whether the pilot decided it, without results of runs."""
         return self.headline is not None and self.headline.by_pilot
 
     @property
     def effect(self) -> str:
-        """What it came to, with its interval; else what there is to run."""
+        """The effect with its interval; else why there is none, or the hours left to run."""
         if self.closed:
             return "not run: a gate is not met in the pilot"
         if self.headline and self.verdict == NOT_RUN:
@@ -63,7 +63,7 @@ class Section:
 
     @property
     def withdrawn(self) -> str:
-        """Why nobody should rely on it any more; empty: it stands."""
+        """Why the claim's verdict is withdrawn; empty: it is not."""
         return words()["withdrawn"].get(self.claim.key, "").strip()
 
     @property
@@ -73,18 +73,18 @@ class Section:
 
     @property
     def command(self) -> str:
-        """What makes it again."""
+        """The command that runs the claim again."""
         return command(self.claim)
 
     @property
     def levels_not_run(self) -> list[LevelFigure]:
-        """The networks of which nobody has seen what layers are left."""
+        """The entries of the claim's `levels` without rows."""
         shown = [each.plan for each in self.levels]
         return [each for each in self.claim.levels if each not in shown]
 
     @property
     def elsewhere(self) -> str:
-        """The verdicts but for the first, in a few words."""
+        """The verdicts of all cells but the headline's, in a few words."""
         return elsewhere((each.verdict, each.measured.effect) for each in self.primary if each is not self.headline)
 
 
@@ -99,7 +99,7 @@ def meaning(claim: Claim, result: Result | None) -> str:
 
 
 def command(claim: Claim) -> str:
-    """What runs a claim again."""
+    """The command that runs a claim again."""
     option = "--edition first" if claim.edition == 1 else f"--scale {PLANNED}"
     return f"python scripts/reproduce.py {option} --only {claim.claim}"
 
@@ -107,15 +107,15 @@ def command(claim: Claim) -> str:
 def section(
     claim: Claim, judged: Iterable[Result], tables: Tables, pilot: pd.DataFrame, figure: Drawn | None, folder: Path
 ) -> Section:
-    """What the report says of one claim; of the second edition nothing of a cell whose seeds are not all there.
+    """What the report says of one claim; in the second edition without cells whose seeds are incomplete.
 
     Args:
         claim: to report on.
         judged: results of any claims.
         tables: all rows.
         pilot: rows of pilot.csv.
-        figure: of the headline.
-        folder: for the figures of what layers are left.
+        figure: drawn from the headline's cell; None: not drawn.
+        folder: for the figures of `levels`.
     """
     own = [result for result in judged if is_of(result, claim)]
     rows = tables.runs[tables.runs.arm.isin(claim.all_arms)]
@@ -174,10 +174,10 @@ def needed(claim: Claim, result: Result, runs: pd.DataFrame) -> str:
     """How many seeds would bring the minimum detectable effect below the SESOI, and what those missing would cost.
 
     Args:
-        claim: says with which seed each scale begins.
+        claim: gives the seeds of each scale.
         result: of a primary endpoint.
-        runs: rows of runs.csv of the claim's arms; the cost is that of as many again as `result` has, in hours of
-            one process.
+        runs: rows of runs.csv of the claim's arms; the cost is their mean time a seed for each missing seed, in
+            hours of one process.
 
     Returns:
         Such as "36 (+1.2 h)"; empty where it is below already.

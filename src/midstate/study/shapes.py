@@ -1,4 +1,4 @@
-"""Which curve accuracy follows over the pruning rate: is it a - b * exp(c * s), and not some other?
+"""Fits of five curves to accuracy over the pruning rate: is a - b * exp(c * s) the best of them?
 
 Rates s are shares pruned, 0 to 1; values are in percent.
 """
@@ -14,21 +14,21 @@ from scipy.special import expit
 
 from midstate.common.correlations import samples
 
-# Squared points. Accuracy comes in steps of .01 points, so a smaller residual sum is an exact fit; without
-# a floor its logarithm is minus infinity, or a contest of roundings between two exact fits.
+# Squared points. Accuracy comes in steps of .01 points, so a smaller residual sum is an exact fit. Without this
+# lower bound its logarithm would be minus infinity, or rank exact fits by their rounding errors.
 EXACT = 1e-12
-NEAR_FLOOR = 2.0  # points; what lies nearer to a floor tells little of the curve above it
-_ONE_BEND = ((0.01, 200.0),), (np.geomspace(0.01, 200, 100),)  # from all but straight (or a step) to a cliff at the end
+NEAR_FLOOR = 2.0  # points; values nearer to the floor tell little of the curve above it
+_ONE_BEND = ((0.01, 200.0),), (np.geomspace(0.01, 200, 100),)  # from nearly straight (or a step at 0) to a cliff at 1
 
 
 @dataclass(frozen=True)
 class Shape:
-    """A curve linear in its first parameters; the others bend it."""
+    """A curve that is linear in its first parameters and nonlinear in the others, the bends."""
 
-    columns: Callable[..., list[np.ndarray]]  # (s, *bends): what each linear parameter multiplies
-    lowest: tuple[float, ...]  # bounds from below, of the linear parameters
-    bounds: tuple[tuple[float, float], ...] = ()  # low and high, of the bends
-    grid: tuple[Sequence[float], ...] = ()  # where to start from, of the bends
+    columns: Callable[..., list[np.ndarray]]  # (s, *bends): the column that each linear parameter multiplies
+    lowest: tuple[float, ...]  # lower bounds of the linear parameters
+    bounds: tuple[tuple[float, float], ...] = ()  # lower and upper bound of each bend
+    grid: tuple[Sequence[float], ...] = ()  # start values of each bend
 
 
 SHAPES = {
@@ -40,7 +40,7 @@ SHAPES = {
         lambda s, k, s0: [expit(-k * (s - s0))],
         (0,),
         ((0.1, 200.0), (0.0, 10.0)),
-        # s0 densely towards 1, as rates usually lie: a coarser grid ends in local minima of noisy curves.
+        # s0 is dense near 1, where most rates lie: a coarser grid ends in local minima of noisy curves.
         (np.geomspace(0.1, 200, 15), [*(1.2 - np.geomspace(0.12, 1.2, 50)), 1.5, 2, 3, 5, 10]),
     ),
 }
@@ -106,7 +106,7 @@ def fit_shapes(rates: Sequence[float], values: Sequence[float], floor: float | N
 
 
 def best_margin(fits: dict[str, Fit]) -> tuple[str, float]:
-    """Name the strongest rival of the exponential and its AICc less the exponential's: above 0, none is better."""
+    """Name the strongest rival of the exponential and its AICc minus the exponential's: above 0, no rival is better."""
     rival = min((fit for fit in fits.values() if fit.name != "exponential"), key=lambda fit: fit.aicc)
     return rival.name, rival.aicc - fits["exponential"].aicc
 
@@ -114,7 +114,7 @@ def best_margin(fits: dict[str, Fit]) -> tuple[str, float]:
 def second_differences(rates: Sequence[float], values: Sequence[float]) -> list[float]:
     """Divided second differences f[s0, s1, s2] of (n,) values, n - 2 numbers in percent; negative where concave.
 
-    They are half the second derivative, exactly so of a parabola on any grid.
+    They estimate half the second derivative, exactly for a parabola on any grid.
 
     Raises:
         ValueError: fewer than 3 points, rates that do not increase or lie outside 0..1, lengths that differ, NaN.
@@ -132,15 +132,15 @@ def _check_rates(rates: np.ndarray) -> None:
 
 
 def _fit(name: str, shape: Shape, rates: np.ndarray, values: np.ndarray) -> Fit:
-    """Search the bends alone; the linear parameters follow (variable projection, Golub and Pereyra 1973)."""
+    """Optimise the bends alone, each with its best linear parameters (variable projection, Golub and Pereyra 1973)."""
 
     def residuals(bends: Sequence[float]) -> np.ndarray:
         return _project(shape, rates, values, bends)[1] - values
 
     bends = _start(shape, rates, values)
     if bends:
-        # Not `curve_fit`, which calls this and raises where a search runs long in a flat valley: what it has
-        # found by then is as good. "dogbox" because "trf" creeps where the valley of k and s0 meets a bound.
+        # Not `curve_fit`, which calls this and raises where a search runs long in a flat valley: the parameters
+        # found by then are as good. "dogbox" because "trf" creeps where the valley of k and s0 meets a bound.
         bounds = tuple(zip(*shape.bounds, strict=True))
         bends = least_squares(residuals, bends, bounds=bounds, method="dogbox", ftol=1e-12, xtol=1e-12).x
     parameters = (*_project(shape, rates, values, bends)[0].tolist(), *map(float, bends))
@@ -149,12 +149,12 @@ def _fit(name: str, shape: Shape, rates: np.ndarray, values: np.ndarray) -> Fit:
 
 
 def _start(shape: Shape, rates: np.ndarray, values: np.ndarray) -> tuple[float, ...]:
-    """The bends of the grid that leave the smallest residuals, of all at once: one by one they take seconds."""
+    """The bends of the grid with the smallest residual sum; solved in one batch, as a loop takes seconds."""
     grid = list(product(*shape.grid))
     design = np.stack([np.column_stack(shape.columns(rates, *bends)) for bends in grid])
-    basis, triangle = np.linalg.qr(design)  # whatever the size of a column
+    basis, triangle = np.linalg.qr(design)  # stable for columns of any size
     along = values @ basis
-    if shape.grid:  # of their linear parameters the last alone is bounded, by 0, which is best where it would be below
+    if shape.grid:  # only the last linear parameter is bounded, by 0, its best value where it would be below
         along[along[:, -1] * triangle[:, -1, -1] < shape.lowest[-1], -1] = 0
     curves = (basis @ along[..., None])[..., 0]
     return grid[int(((curves - values) ** 2).sum(axis=1).argmin())]
@@ -168,7 +168,7 @@ def _fit_above(
     floor: float,
     starts: Sequence[Sequence[float]],
 ) -> Fit:
-    """Search all parameters at once, as the maximum is linear in none; the best of several starts counts."""
+    """Optimise all parameters at once, as max(floor, shape) is linear in none; keep the best of several starts."""
     lowest = [*shape.lowest, *(low for low, _ in shape.bounds)]
     highest = [*([inf] * len(shape.lowest)), *(high for _, high in shape.bounds)]
 
@@ -194,7 +194,7 @@ def _project(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return the best linear parameters for given bends, and the curve, (n,)."""
     design = np.column_stack(shape.columns(rates, *bends))
-    # Columns are scaled to one size: beside exp(200 s) ones would be lost.
+    # Columns are scaled to one size: beside exp(200 s) a column of ones would be lost.
     size = np.maximum(abs(design).max(axis=0), np.finfo(np.float64).tiny)
     linear = lsq_linear(design / size, values, bounds=(shape.lowest, inf)).x
     return linear / size, design / size @ linear

@@ -18,7 +18,7 @@ BCA_PAIRS = 30  # fewer are too few for the bootstrap: its intervals then cover 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean paired difference with what the pairs can and cannot tell, in the unit of the values."""
+    """A mean paired difference with its interval and minimum detectable effect, in the unit of the values."""
 
     effect: float  # mean of the differences
     low: float  # 95 % paired t interval
@@ -71,7 +71,7 @@ def minimum_detectable_effect(sd: float, num_pairs: int, power: float = 0.8, alp
     from statsmodels.stats.power import TTestPower
 
     # One-sided at alpha / 2: the other tail adds nothing (1e-6 at 5 pairs), and with it, at 2 or 3 pairs,
-    # scipy's noncentral t is NaN for some effects, so that the solver returns a wrong number without a word.
+    # scipy's noncentral t is NaN for some effects, so that the solver returns a wrong number without a warning.
     return float(sd * TTestPower().solve_power(nobs=num_pairs, alpha=alpha / 2, power=power, alternative="larger"))
 
 
@@ -109,8 +109,8 @@ def equivalence(plus: Sequence[float], minus: Sequence[float], margin: float) ->
 def residual_variance(losses: Sequence[float], window: int = 21) -> float:
     """Mean square of the losses, one a step, around their running median, in squared units of the loss.
 
-    Beyond the ends the first and the last loss go on. Raises ValueError unless `window` is odd and 3 or
-    more, and as `samples`, below 1.
+    The first and the last loss are repeated beyond the ends. Raises ValueError unless `window` is odd and 3 or
+    more, and for no losses or a value that is NaN or infinite.
     """
     if window < 3 or window % 2 == 0:
         raise ValueError(f"window={window!r}: must be odd, 3 or more")
@@ -121,7 +121,7 @@ def residual_variance(losses: Sequence[float], window: int = 21) -> float:
 def order_reversals(x: Sequence[float], y: Sequence[float]) -> float:
     """Share of pairs, 0 to 1, that x orders strictly one way and y strictly the other; ties are no reversals.
 
-    Without ties (1 - Kendall's tau) / 2. Raises ValueError as `samples`, below 2.
+    Without ties (1 - Kendall's tau) / 2. Raises ValueError as `samples`, for fewer than 2 values.
     """
     x, y = samples(2, x=x, y=y)
     opposite = np.sign(np.subtract.outer(x, x)) * np.sign(np.subtract.outer(y, y)) < 0
@@ -129,7 +129,7 @@ def order_reversals(x: Sequence[float], y: Sequence[float]) -> float:
 
 
 def _difference(plus: np.ndarray, minus: np.ndarray) -> tuple[np.ndarray, float, float]:
-    """Return plus - minus, (n,), its mean and its sample standard deviation, 0 where it is but rounding."""
+    """Return plus - minus, (n,), its mean and its sample standard deviation, 0 where it is only rounding."""
     difference = plus - minus
     scale = max(abs(plus).max(), abs(minus).max())
     return difference, float(difference.mean()), deviation(difference, scale)

@@ -1,4 +1,4 @@
-"""Rows of results that no claim plans: of an arm, a cell or a seed that was dropped, or never was one."""
+"""Rows of results that no claim plans: no claim's file asks for their arm, cell and seed."""
 
 from collections.abc import Iterable
 from dataclasses import fields
@@ -21,7 +21,7 @@ def stray(claims: Iterable[Claim], tables: Tables) -> list[str]:
 
 
 def planned_runs(claims: Iterable[Claim]) -> set[tuple[str, str, int]]:
-    """Arm, overrides and seed of every run that claims may ask for, those that others begin from among them."""
+    """Arm, overrides and seed of every run that claims may ask for, and of the runs that these begin from."""
     runs = []
     for claim in claims:
         for scale in SCALES:

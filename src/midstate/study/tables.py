@@ -46,7 +46,7 @@ def read_table(path: Path, columns: Iterable[str] = tuple(KEY)) -> pd.DataFrame:
 
 
 def read_pilot(results: Path) -> pd.DataFrame:
-    """Read pilot.csv; where a folder has none, the study's, whose gates hold for whoever runs it again."""
+    """Read pilot.csv; if `results` has none, the committed one, whose gates then hold."""
     found = [path for folder in (results, COMMITTED) if (path := folder / PILOT_TABLE).is_file()]
     return read_table(next(iter(found), results / PILOT_TABLE), [*KEY, "config_hash", "wall_seconds"])
 
@@ -62,12 +62,13 @@ def collect_pilot(planned: Iterable[PlannedRun], results: Path) -> None:
 def collect(planned: Iterable[PlannedRun], results: Path, claims: Sequence[Claim] | None = None) -> None:
     """Add finished runs to the tables in `results`, to all of them or, where one cannot be written, to none.
 
-    A run of the same arm, cell and seed replaces its row there.
+    A run replaces the rows of its arm, cell and seed; in runs.csv also rows of its arm, cell and device with another
+    config hash.
 
     Args:
         planned: runs, finished or not.
         results: folder of the tables.
-        claims: that say of which arms there is more than a row a run; None: all.
+        claims: choose the arms with rows in losses.csv.gz and levels.csv; None: all claims.
     """
     finished = [run for run in planned if run.finished]
     claims = read_all() if claims is None else claims
@@ -88,7 +89,7 @@ def collect(planned: Iterable[PlannedRun], results: Path, claims: Sequence[Claim
 
 @contextmanager
 def _alone(results: Path) -> Iterator[None]:
-    """Let no other sweep read the tables and write them back in the meantime: its rows, or these, would be lost."""
+    """Lock the tables while they are read and written back: with two sweeps at once rows would be lost."""
     results.mkdir(parents=True, exist_ok=True)
     folder = os.open(results, os.O_RDONLY)
     try:
@@ -100,19 +101,19 @@ def _alone(results: Path) -> Iterator[None]:
 
 
 def _merged(path: Path, new: pd.DataFrame) -> bytes:
-    """A table with new rows, as it stands in its file: old rows whose run is among the new ones go."""
+    """The bytes of a table's file with new rows added; old rows of the same runs are dropped."""
     if path.is_file():
         old = read_table(path)
         stale = _among(old, new, KEY)
         if "config_hash" in new:
-            # Rows of an experiment as it was before a change would be compared with those of after.
+            # Drop rows from before a change of the experiment: they would be compared with the new ones.
             cell = ["arm", "overrides", "device"]
             stale |= _among(old, new, cell) & ~_among(old, new, [*cell, "config_hash"])
         new = pd.concat([old[~stale], new])
-    # A column in which the new rows have nothing holds objects by now, and their numbers would be written otherwise.
+    # A column that is empty in the new rows has dtype object after concat; its numbers would be formatted otherwise.
     new = new.infer_objects().sort_values(KEY, kind="stable")
     content = new.to_csv(index=False, float_format="%.6g").encode()
-    # Without a time in its header a packed table is the same bytes whenever it is written.
+    # Without a time in the gzip header the same table is always the same bytes.
     return gzip.compress(content, mtime=0) if path.suffix == ".gz" else content
 
 
@@ -136,7 +137,7 @@ def _curve(run: PlannedRun, name: str) -> list[dict[str, Any]]:
 
 
 def _levels(finished: Iterable[PlannedRun], claims: Sequence[Claim]) -> list[dict[str, Any]]:
-    """What layers are left in the runs of arms that claims show it of."""
+    """Bits and levels of the layers, of the finished runs of the claims' `level_arms`."""
     shown = {arm for claim in claims for arm in claim.level_arms}
     return [{**_key(run), **row} for run in finished if run.experiment in shown for row in levels_of(run.directory)]
 

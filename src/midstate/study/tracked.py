@@ -9,7 +9,7 @@ PROJECT = "midstate"
 
 
 def log_claims(sections: Iterable[Section], results: Path, mode: str, directory: Path = Path("outputs")) -> None:
-    """Log every claim that was run.
+    """Log every claim with a verdict.
 
     Args:
         sections: of the report.

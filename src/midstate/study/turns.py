@@ -10,16 +10,16 @@ from typing import IO
 from midstate.common.secrets import say
 from midstate.runs.locking import FILE
 
-SECONDS = 0.5  # between two looks
+SECONDS = 0.5  # between two tries
 
 
 @contextmanager
 def turn(log: Path, directory: Path, stopping: threading.Event) -> Iterator[bool]:
-    """Hold a run's log for as long as this sweep makes the run; the lock goes with its holder, however that ends.
+    """Lock a run's log while this sweep makes the run; the lock is released however its holder ends.
 
     Args:
-        log: of the run; made where it is missing, and never emptied.
-        directory: of the run, which a `train.py` of its own may hold.
+        log: file of the run's output; created where it is missing, and never emptied.
+        directory: of the run; a `train.py` outside of any sweep may hold it.
         stopping: ends the waiting.
 
     Yields:
@@ -41,7 +41,7 @@ def turn(log: Path, directory: Path, stopping: threading.Event) -> Iterator[bool
 def is_held(directory: Path) -> bool:
     """Tell whether a process holds a run's directory."""
     try:
-        with (directory / FILE).open() as file:  # shared: others may look at the same time
+        with (directory / FILE).open() as file:  # a shared lock: others may test at the same time
             return not _taken(file, fcntl.LOCK_SH)
     except OSError:  # no run has begun there
         return False

@@ -1,4 +1,4 @@
-"""From measured endpoints to verdicts, by the rules that stand in docs/claims.md."""
+"""From measured endpoints to verdicts, by the rules in docs/claims.md and docs/preregistration.md."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
@@ -13,8 +13,8 @@ from midstate.study.measuring import Measured, margin, mean_of, measure
 
 SUPPORTED, REFUTED, NO_POWER, INCONCLUSIVE, NOT_RUN = "supported", "refuted", "no power", "inconclusive", "not run"
 TOO_SMALL = "too small to matter"  # of the second edition; the first calls it refuted
-# Curves: the exponential has to be better by its SESOI, in the first edition in this share of the seeds, too; worse by
-# 10 refutes it.
+# Test `shapes`: supported if the exponential is better by the SESOI, in the first edition also by 2 AICc in this share
+# of the seeds; refuted if it is worse by 10.
 SEED_SHARE, REFUTING_AICC = 0.8, 10.0
 COLUMNS = (
     "claim", "edition", "endpoint", "data", "model", "scale", "effect", "low", "high", "seeds", "sesoi", "mde",
@@ -24,7 +24,7 @@ COLUMNS = (
 
 @dataclass(frozen=True)
 class Judged:
-    """What came of one gate."""
+    """The outcome of one gate."""
 
     gate: Gate
     value: float  # NaN: not run
@@ -60,7 +60,7 @@ class Result:
 
     @property
     def by_pilot(self) -> bool:
-        """Tell whether the pilot decided it, so that there are no runs."""
+        """Tell whether the pilot decided it, without results of runs."""
         return not self.measured.seeds
 
     @property
@@ -74,8 +74,8 @@ class Result:
 def judge(claims: Iterable[Claim], runs: pd.DataFrame, pilot: pd.DataFrame | None = None) -> list[Result]:
     """Judge every claim in every cell of which there are runs: the primary endpoint first, then the others.
 
-    Of the second edition nothing is said of an endpoint before all seeds that were set down are there. A claim of which
-    the pilot does not meet a gate is judged without runs, too: nothing needs to be run for it.
+    In the second edition an endpoint has a result only when all seeds that were set down are there. A claim with a gate
+    that the pilot does not meet gets `no power` without runs.
 
     Args:
         claims: of any edition.
@@ -102,7 +102,7 @@ def _has_all_seeds(claim: Claim, result: Result) -> bool:
 
 
 def _closed(claim: Claim, scale: str, cell: tuple[str, ...], rows: pd.DataFrame, pilot: pd.DataFrame) -> Result | None:
-    """The verdict of a claim that the pilot's gates decide while not all of its runs are there; None: they do not."""
+    """The result `no power` of a claim whose gate the pilot does not meet, while runs are missing; else None."""
     if scale != PLANNED or len(rows) >= len(claim.seeds(scale)) * len(claim.arms_in(cell)):
         return None
     gates = gates_of(claim, pilot.iloc[:0], pilot)
@@ -114,15 +114,15 @@ def _closed(claim: Claim, scale: str, cell: tuple[str, ...], rows: pd.DataFrame,
 
 
 def rows_of(claim: Claim, scale: str, cell: tuple[str, ...], runs: pd.DataFrame) -> pd.DataFrame:
-    """The rows that a claim compares in one cell; of the second edition those of the seeds that were set down."""
+    """The rows that a claim compares in one cell; in the second edition only of the seeds that were set down."""
     rows = runs[(runs.overrides == " ".join(cell)) & runs.arm.isin(claim.arms_in(cell))]
     return rows if claim.edition == 1 else rows[rows.seed.isin(claim.seeds(scale))]
 
 
 def gates_of(claim: Claim, rows: pd.DataFrame, pilot: pd.DataFrame) -> tuple[Judged, ...]:
-    """What came of a claim's gates: the mean over seeds decides, of a pilot those of its first cell and no others."""
+    """The outcomes of a claim's gates: the mean over seeds decides; of the pilot only the first cell counts."""
     planned = claim.seeds(PILOT)
-    if cells := claim.cells(PILOT):  # further ones are tried on the way to the first, and shown
+    if cells := claim.cells(PILOT):  # further cells decide nothing
         pilot = pilot[(pilot.overrides == " ".join(cells[0])) & pilot.seed.isin(planned)]
     found = []
     for gate in claim.gate:
@@ -185,10 +185,10 @@ def verdict(endpoint: Endpoint, measured: Measured, sesoi: float, state: str, ed
 
     Args:
         endpoint: the primary one.
-        measured: what it came to.
+        measured: effect, interval and seeds of the endpoint.
         sesoi: smallest effect of interest, or the margin of an equivalence test.
         state: of the control (shown, not shown) or of the gates (met, not met); or not run.
-        edition: whose rules hold.
+        edition: whose rules apply.
     """
     if state == NOT_RUN and edition > 1:
         return NOT_RUN
@@ -212,7 +212,7 @@ def verdict(endpoint: Endpoint, measured: Measured, sesoi: float, state: str, ed
 
 
 def _equivalence_verdict(measured: Measured, bound: float) -> str:
-    if not bound > 0:  # what the margin is a share of is too small to be shared
+    if not bound > 0:  # the contrast that bounds the margin is too small
         return NO_POWER
     if measured.equivalent:
         return SUPPORTED
@@ -226,7 +226,7 @@ def _shapes_verdict(measured: Measured, sesoi: float, edition: int) -> str:
 
 
 def _shown(control: Endpoint, measured: Measured) -> bool:
-    """Tell whether a positive control showed what was planted."""
+    """Tell whether a positive control showed its planted effect."""
     if control.test == "recovery":
         return measured.effect >= control.sesoi
     sign = 1 if control.expected == "positive" else -1

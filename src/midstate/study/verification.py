@@ -18,18 +18,18 @@ from midstate.study.drawing import Tables
 from midstate.study.stray import stray
 from midstate.study.tables import read_pilot
 
-TOLERANCE = 6e-6  # claims.csv has six digits, half a unit in the last of them, and a millionth for the machine
+TOLERANCE = 6e-6  # relative: claims.csv has six digits, so rounding takes 5e-6, and other machines get 1e-6
 
 
 @dataclass
 class Findings:
-    """What was found of one claim: lines for people, and whether any of them is a difference."""
+    """Findings on one claim: lines to print, and whether any of them is a difference."""
 
     lines: list[str] = field(default_factory=list)
     differs: bool = False
 
     def add(self, line: str, differs: bool = False) -> None:
-        """Note something."""
+        """Add a line."""
         self.lines.append(f"DIFFERS: {line}" if differs else line)
         self.differs |= differs
 
@@ -81,7 +81,7 @@ def _equal(new: Any, old: Any) -> bool:
 
 
 def _compare_order(claim: Claim, runs: pd.DataFrame, whole: bool, found: Findings) -> None:
-    """Compare the commit that set down what decides a claim's numbers with those that its rows were made by."""
+    """Compare the commit that set down the digest of a claim's file with the commits of the claim's rows."""
     rows = _rows_of(claim, runs)
     if rows.empty:
         return
@@ -99,10 +99,10 @@ def _files() -> dict[tuple[str, str], Path]:
 
 
 def _rows_of(claim: Claim, runs: pd.DataFrame) -> pd.DataFrame:
-    """The rows that a claim compares anywhere, each with the digest that the claim's file had then, or none."""
+    """The rows of a claim in all its cells, each with the digest of the claim's file when it was run, or none."""
     cells = [verdicts.rows_of(claim, scale, cell, runs) for scale in claim.scales for cell in claim.cells(scale)]
     rows = runs.loc[sorted({index for cell in cells for index in cell.index})]
-    if rows.empty:  # of a folder without tables, without columns too
+    if rows.empty:  # without a table there is no column `claims`
         return rows
     return rows.assign(digest=rows.claims.str.extract(rf"\b{claim.claim}-([0-9a-f]+)", expand=False).fillna(""))
 
@@ -120,11 +120,11 @@ def _compare_digest(
         found.add(f"order of commits: no commit of the file has digest {digest or claim.digest}", differs=True)
         return
     for line, differs in _order(decided, rows):
-        found.add(line, differs and bool(digest))  # what was run for another claim owes this one no order
+        found.add(line, differs and bool(digest))  # rows run for another claim need no order here
 
 
 def _carry(digest: str, now: str, explained: bool) -> str:
-    """What rows carry, beside the digest that the file has now."""
+    """The digest that rows carry, compared with the file's digest now, in words."""
     if not digest:
         return "carry no digest of it: they were run for other claims"
     if digest == now:
@@ -133,7 +133,7 @@ def _carry(digest: str, now: str, explained: bool) -> str:
 
 
 def _order(decided: str, rows: pd.DataFrame) -> Iterable[tuple[str, bool]]:
-    """Say of the commits of rows whether they came after the one that decided, and whether that is wrong."""
+    """Lines on whether the commits of rows came after `decided`, each with whether it is a difference."""
     by = {commit: len(each) for commit, each in rows.groupby(rows.git.fillna("none"))}
     order = {commit: history.comes_before(decided, commit.rstrip("+"), CONF) for commit in by}
     after = [commit for commit, is_after in order.items() if is_after]
@@ -146,7 +146,7 @@ def _order(decided: str, rows: pd.DataFrame) -> Iterable[tuple[str, bool]]:
 
 
 def set_down(digest: str, digests: list[tuple[str, str | None]]) -> str | None:
-    """The commit that gave a file a digest, the last one to do so.
+    """The commit that gave a file a digest, the newest one if several did; None: none did.
 
     Args:
         digest: to look for.
