@@ -16,9 +16,9 @@ from midstate.cli import command_line, past_hydra
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="train")
 def main(config: DictConfig) -> float:
-    """Do one run; a multirun comes here once a job."""
+    """Do one run; a multirun calls this once for each job."""
     with past_hydra():
-        from midstate.runs.run import run  # heavy, and after composition: a refusal and --cfg answer at once
+        from midstate.runs.run import run  # heavy; after composition, so that errors and --cfg answer at once
 
         return run(config)
 

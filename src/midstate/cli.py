@@ -46,14 +46,14 @@ from midstate.distributed.signals import (
     stop_workers_on_signal,
 )
 
-PATIENCE = 10  # seconds
+PATIENCE = 10  # seconds that other ranks wait for torchrun's signal before they print an error themselves
 
 
 def command_line(main: Callable[[], None]) -> int:
     """Run a `hydra.main` function; turn bad configurations and failed runs into a message and a status."""
     os.environ["HYDRA_FULL_ERROR"] = "1"  # let errors reach us instead of Hydra's own printing
     show_any_letter()
-    logging.raiseExceptions = False  # a log on a full disk must not bring tracebacks
+    logging.raiseExceptions = False  # no tracebacks from logging when the disk is full
     try:
         with stop_workers_on_signal() as stop_requested:
             status = _status(main)
@@ -68,7 +68,7 @@ def command_line(main: Callable[[], None]) -> int:
 class Sweep(Callback):
     """Checks values before anything heavy is loaded, and remembers the sweep that this process has begun.
 
-    conf/train.yaml names it. The jobs of a sweep know the same identity.
+    conf/train.yaml lists this callback; `identity` is the same in all jobs of a sweep.
     """
 
     begun: ClassVar[list[tuple[str, str]]] = []  # the sweep's directory and identity
@@ -77,12 +77,12 @@ class Sweep(Callback):
         self.identity = identity
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Before a single run."""
+        """Check the values of a single run."""
         with _past_callbacks():
             check_values(config)
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """In the main process of a sweep."""
+        """In the main process of a sweep: check the values of all its jobs, and remember the sweep."""
         with _past_callbacks():
             check_jobs(config)
         self.begun.append((config.hydra.sweep.dir, self.identity))
@@ -100,18 +100,18 @@ def _compare_sweeps() -> None:
             if len(runs := [run for run in noted(notes) if run.is_dir()]) > 1:
                 say(compare(runs, (), Path(place)))
         except (ConfigError, OSError) as error:
-            say(f"no table of the sweep: {error}")  # what failed was said before, to standard error
+            say(f"no table of the sweep: {error}")  # standard error already has the errors of the jobs
         finally:
             shutil.rmtree(notes, ignore_errors=True)
 
 
 class _Ended(BaseException):
-    """Carries an error that has its own message past Hydra, which would print the command line in front of it."""
+    """Carries an error past Hydra, which would otherwise print the command line before the error's message."""
 
 
 @contextmanager
 def _past_callbacks() -> Iterator[None]:
-    """Let what a callback refuses reach `command_line`: Hydra turns other errors of callbacks into warnings."""
+    """Let errors of a callback reach `command_line`; Hydra would turn them into warnings."""
     try:
         yield
     except Exception as error:
@@ -120,12 +120,12 @@ def _past_callbacks() -> Iterator[None]:
 
 @contextmanager
 def past_hydra() -> Iterator[None]:
-    """Let errors reach `command_line` as they are, but in a sweep, where Hydra goes on past them.
+    """Let errors reach `command_line` as they are, except in a sweep, where Hydra goes on to the next job.
 
-    A search would do so with a configuration that cannot run, too, over and over; where it is in this process, it ends.
-    A process of a pool listens for a request to stop from here on: what a run imports takes it seconds.
+    A ConfigError ends a search that runs its jobs in this process: otherwise it would go on with such configurations.
+    A pool worker listens for a request to stop from here on, because the imports of a run take seconds.
     """
-    in_pool = multiprocessing.current_process().name != "MainProcess"  # joblib's: others have own handlers
+    in_pool = multiprocessing.current_process().name != "MainProcess"  # in joblib's; others have own handlers
     if in_pool and is_job(HydraConfig.get().mode):
         listen_between_runs()
     try:
@@ -139,29 +139,29 @@ def past_hydra() -> Iterator[None]:
 
 
 def _status(main: Callable[[], None]) -> int:
-    resolved = any(len(each) > 3 and "--resolve".startswith(each) for each in sys.argv)  # abbreviated, too
+    resolved = any(len(each) > 3 and "--resolve".startswith(each) for each in sys.argv)  # or an abbreviation of it
     try:
-        sys.argv[1:] = as_typed(sys.argv[1:])  # Hydra reads them there
+        sys.argv[1:] = as_typed(sys.argv[1:])  # where Hydra reads the overrides
         check_command_line(sys.argv[1:])
         register_local_members()
         with _redacted_output() if resolved else nullcontext():
             run_composed_once(main, sys.argv[1:])
     except _Ended as ended:
         return _tell(ended.__cause__)
-    except KeyboardInterrupt:  # the second; the first lets the step finish
+    except KeyboardInterrupt:  # by a second Ctrl-C; the first lets the step finish
         say("stopped at once; the last checkpoint is whole", sys.stderr)
         return EXIT_INTERRUPTED
     except Exception as error:
         reader_left = isinstance(error, BrokenPipeError) and _frames(error)[-1][0].startswith("hydra.")
-        if not reader_left:  # of what Hydra prints: its completion, or the configuration
+        if not reader_left:  # a closed pipe under Hydra's own output, as in `--cfg job | head`, is no error
             return _tell(error)
     return EXIT_FINISHED
 
 
 def _tell(error: BaseException) -> int:
-    """Print what an error has to say to the user; return the status that goes with it."""
+    """Print the message of an error for the user; return its exit status."""
     message, status = _message(error)
-    # Under torchrun the others have mostly found the same; when the first has said so, torchrun stops them.
+    # Under torchrun most processes meet the same error: the first prints it, and torchrun then stops the others.
     if message and (status == EXIT_DEFECT or not local_rank() or not asked_within(PATIENCE)):
         say(message, sys.stderr)
     return status
@@ -203,7 +203,7 @@ def _lost_job(error: BaseException) -> str | None:
 
 @contextmanager
 def _redacted_output() -> Iterator[None]:
-    """Keep secrets that references in a configuration stand for out of what is printed of it."""
+    """Redact secrets in what Hydra prints: a resolved configuration has the values of environment variables."""
     try:
         with redirect_stdout(StringIO()) as text:
             yield

@@ -1,7 +1,7 @@
 """Tables of presets, members and refused products: `python -m midstate.methods --write docs/methods.md`.
 
-All is read from the files under conf/. A preset's comment has Source, Settings, Reported and Differs; a member's
-comment says what it does, and may have a Source; the comment behind a setting says what it means.
+Presets and members are read from the files under conf/. A preset's comment has Source, Settings, Reported and Differs;
+a member's comment says what it does, and may have a Source; the comment behind a setting says what it means.
 """
 
 import argparse
@@ -18,9 +18,9 @@ from midstate.common.project import CONF
 PRESETS = CONF / "pruner"
 AXES = ("pattern", "criterion", "allocation", "path", "update", "estimator", "scope")
 FACTS = ("Source", "Settings", "Reported", "Differs")
-ORDER = ("", "weight", "row", "filter", "channel", "nm")  # of patterns in the table
-BITS_AXES = ("grid", "estimator", "activation", "allocation", "path", "scope")  # of a quantizer
-# Whose members have a table each.
+ORDER = ("", "weight", "row", "filter", "channel", "nm")  # of the patterns in the table of presets
+BITS_AXES = ("grid", "estimator", "activation", "allocation", "path", "scope")  # axes of a quantizer
+# Groups whose members have a table each.
 GROUPS = (*AXES, "penalty", "window", "schedule", *(f"quantizer/{axis}" for axis in (*BITS_AXES, "method")))
 
 
@@ -44,13 +44,13 @@ class Member:
 
 
 def methods() -> list[dict[str, str]]:
-    """One row a pruner's preset: its name, what it is, its axes and what its file says of its source."""
+    """One row for each preset of a pruner: `preset`, `method`, the member of each axis, and `FACTS`."""
     rows = [_read(path, AXES) for path in sorted(PRESETS.glob("*.yaml"))]
     return sorted(rows, key=lambda row: ORDER.index(row["pattern"]))
 
 
 def quantizers() -> list[dict[str, str]]:
-    """One row a quantizer's preset, as `methods`."""
+    """One row for each preset of a quantizer, as in `methods`."""
     return [_read(path, BITS_AXES) for path in sorted((CONF / "quantizer").glob("*.yaml"))]
 
 
@@ -65,7 +65,7 @@ def table(rows: list[dict[str, str]], axes: tuple[str, ...] = AXES) -> str:
 
 def refused_table() -> str:
     """Render the products of axes that are refused, with the reasons, as a Markdown table."""
-    from midstate.sparsity.refused import REFUSED  # takes as long as importing torch
+    from midstate.sparsity.refused import REFUSED  # imports torch
 
     rows = [(each.what, re.sub(r"\{[^}]*\}", "…", each.why)) for each in REFUSED]
     lines = ["| refused | reason, and the way out |", "|---|---|"]
@@ -74,7 +74,7 @@ def refused_table() -> str:
 
 def _read(path: Path, axes: tuple[str, ...]) -> dict[str, str]:
     comment = "\n".join(line[1:] for line in path.read_text().splitlines() if line.startswith("# "))
-    comment = re.sub(r"\n {2,}", " ", comment)  # indented lines go on
+    comment = re.sub(r"\n {2,}", " ", comment)  # an indented line continues the line before
     first, *rest = (line.strip() for line in comment.splitlines())
     facts = dict(line.split(": ", 1) for line in rest)
     if missing := [fact for fact in FACTS if fact not in facts]:
@@ -94,13 +94,13 @@ def _read(path: Path, axes: tuple[str, ...]) -> dict[str, str]:
 
 
 def members(group: str) -> list[Member]:
-    """The members of an axis, of `window` or of `schedule`, by name; of a quantizer's axis as `quantizer/grid`."""
+    """The members of a group (an axis, `window`, `schedule`, or such as `quantizer/grid`), sorted by name."""
     folder = CONF / group if group == "schedule" or "/" in group else PRESETS / group
     return [_read_member(path) for path in sorted(folder.glob("*.yaml"))]
 
 
 def members_table(group: str) -> str:
-    """Render a group's members as a Markdown table; below it, as another, what their settings mean."""
+    """Render a group's members as a Markdown table, and below it a table of what their settings mean."""
     rows, meanings = members(group), {}
     lines = ["| name | what it does | source | settings |", "|---|---|---|---|"]
     for row in rows:
@@ -132,11 +132,11 @@ def _read_member(path: Path) -> Member:
 
 
 def _settings(lines: list[str]) -> tuple[Setting, ...]:
-    """The settings among a file's lines; not what belongs to the node of the class itself."""
+    """The settings in the lines of a member's file; indented ones only if no line has a `_target_`."""
     found: list[Setting] = []
     parent = ""
     for line in lines:
-        if found and (more := re.fullmatch(r" +# (.*)", line)):  # the comment goes on
+        if found and (more := re.fullmatch(r" +# (.*)", line)):  # a comment that continues
             found[-1] = Setting(found[-1].name, found[-1].default, f"{found[-1].meaning} {more[1]}")
         elif setting := re.fullmatch(r"( *)(\w+):(?: +([^#]*?))?(?: *# (.*))?", line):
             indent, name, default, meaning = setting.groups()
@@ -148,7 +148,7 @@ def _settings(lines: list[str]) -> tuple[Setting, ...]:
 
 
 def tables(only: str | None = None) -> dict[str, str]:
-    """Every table by the name of its mark, or one of them."""
+    """Every table by the name of its mark; with `only`, that one alone."""
     made = {
         "methods": lambda: table(methods()),
         "quantizers": lambda: table(quantizers(), BITS_AXES),

@@ -18,7 +18,7 @@ log = logging.getLogger(__name__)
 
 
 def _uncompiled(kind: type[optim.Optimizer]) -> type[optim.Optimizer]:
-    """An optimizer of torch's as it is without torch's compiler; what `trainer.compile` compiles is the network."""
+    """Derive an optimizer without the wrappers of torch's compiler; `trainer.compile` compiles the network only."""
     own = type(kind.__name__, (kind,), {"step": torch.no_grad()(unwrap(kind.step))})
     return uncompiled(own, "add_param_group", "zero_grad", "state_dict", "load_state_dict")
 
@@ -31,12 +31,12 @@ class Rate:
     """Learning rate over a run: a linear warm-up, then the decay.
 
     Args:
-        lr: when warmed up.
-        decay: `cosine` (to 0 at the end), `constant`, or `steps`: times a factor from each of its steps on.
+        lr: rate after the warm-up.
+        decay: `cosine` (to 0 at the end), `constant`, or `steps` (multiplied by a factor from each milestone on).
         warmup_steps: optimizer steps of the warm-up.
         total_steps: optimizer steps of the run.
-        factors: of `steps`, by the step from which they count.
-        every: steps from one setting of the rate to the next.
+        factors: for decay=steps, each factor by the step from which it applies.
+        every: number of steps between two changes of the rate.
     """
 
     lr: float
@@ -61,16 +61,16 @@ class Rate:
 
 @dataclass(frozen=True, kw_only=True)
 class _Optimizer:
-    """What the optimizers share: the learning rate's course, and which parameters decay.
+    """Settings of every optimizer: the learning rate over the run, and which parameters decay.
 
     Args:
         lr: learning rate, 0 or more.
-        weight_decay: 0 or more.
-        warmup: a share of the run, epochs or steps.
+        weight_decay: coefficient, 0 or more.
+        warmup: its length, as a share of the run, epochs or steps.
         decay: see `Rate`.
-        milestones: of decay=steps: when the rate changes, each as `warmup` is written, in their order.
-        factors: of decay=steps: what the rate is multiplied by at each of them, one number or one for each.
-        every: how often the rate is set anew: steps ('1it') or epochs ('1ep').
+        milestones: for decay=steps, the times at which the rate changes, written as `warmup`, in ascending order.
+        factors: for decay=steps, factor of the rate at each milestone; one number, or a list with one for each.
+        every: time between two changes of the rate: steps ('1it') or epochs ('1ep').
         weight_decay_1d: whether parameters of one dimension (biases, BatchNorm's) decay, too.
     """
 
@@ -87,7 +87,7 @@ class _Optimizer:
         """Place the learning rate in a run.
 
         Raises:
-            ValueError: milestones that do not come one after another.
+            ValueError: the milestones are not strictly ascending.
         """
         starts = [steps_of("milestones", each, steps_per_epoch, total_steps) for each in self.milestones]
         if any(later <= earlier for earlier, later in pairwise(starts)):
@@ -110,7 +110,7 @@ class _Optimizer:
         )
 
     def _groups(self, model: nn.Module) -> list[dict[str, Any]]:
-        """A model's parameters: in one group, or those of one dimension in a second that does not decay."""
+        """A model's parameters: in one group, or those of at most one dimension in a second group without decay."""
         parameters = list(model.parameters())
         if self.weight_decay_1d:
             return [{"params": parameters}]

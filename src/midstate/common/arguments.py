@@ -1,4 +1,4 @@
-"""Kinds of values on the command lines of scripts, for argparse."""
+"""Argument types for argparse in scripts."""
 
 import argparse
 
@@ -7,7 +7,7 @@ def positive(text: str) -> int:
     """A whole number, 1 or more.
 
     Raises:
-        argparse.ArgumentTypeError: it is none.
+        argparse.ArgumentTypeError: the text is not such a number.
     """
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text}: must be a whole number, 1 or more")

@@ -28,15 +28,15 @@ def samples(least: int, **columns: Sequence[float]) -> list[np.ndarray]:
 
 
 def rank_correlation(x: Sequence[float], y: Sequence[float]) -> float:
-    """Spearman's correlation, -1 to 1; 0 where one side is constant. Raises ValueError as `samples`, below 2."""
+    """Spearman's correlation, -1 to 1; 0 where one side is constant. Raises as `samples` with least=2."""
     x, y = samples(2, x=x, y=y)
     return 0.0 if np.ptp(x) == 0 or np.ptp(y) == 0 else float(stats.spearmanr(x, y).statistic)
 
 
 def partial_rank_correlation(x: Sequence[float], y: Sequence[float], *given: Sequence[float]) -> float:
-    """Spearman's partial correlation of x and y, -1 to 1: of what is left of their ranks given those of `given`.
+    """Spearman's partial correlation, -1 to 1: of the ranks of x and y after linear regression on those of `given`.
 
-    0 where `given` leaves nothing of one of them. Raises ValueError as `samples`, below 3.
+    0 where the regression leaves no residual of x or of y. Raises as `samples` with least=3.
     """
     columns = {f"given[{i}]": values for i, values in enumerate(given)}
     x, y, *given = (stats.rankdata(values) for values in samples(3, x=x, y=y, **columns))

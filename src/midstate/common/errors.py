@@ -6,7 +6,7 @@ from contextlib import contextmanager
 
 EXIT_FINISHED, EXIT_BAD_CONFIG, EXIT_FAILED, EXIT_STOPPED = 0, 2, 3, 75
 EXIT_DEFECT = 1  # with a traceback
-EXIT_NOT_OBEYED = 1  # of a check: the answer is no
+EXIT_NOT_OBEYED = 1  # a check answers no
 EXIT_INTERRUPTED = 128 + signal.SIGINT  # as shells count
 
 
@@ -19,7 +19,7 @@ class RunFailed(Exception):
 
 
 class RunStopped(Exception):
-    """A run was stopped on request; it goes on by the same command."""
+    """A run was stopped on request; the same command continues it."""
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Files: written whole or not at all, tables, and text between marks."""
+"""Files: atomic writes, tables, and text between marks."""
 
 import csv
 import io
@@ -20,7 +20,7 @@ def write_atomically(path: Path, content: bytes) -> None:
 
 
 def write_together(contents: dict[Path, bytes]) -> None:
-    """Write files that belong together: where one of them cannot be written, all stay as they were."""
+    """Write files that belong together: all are written beside their targets before the first target is replaced."""
     beside: dict[Path, str] = {}
     try:
         for path, content in contents.items():
@@ -30,7 +30,7 @@ def write_together(contents: dict[Path, bytes]) -> None:
                 file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
-            os.chmod(beside[path], 0o644)  # mkstemp's own mode would hide results from colleagues
+            os.chmod(beside[path], 0o644)  # mkstemp's 0600 would hide results from colleagues
         for path, temporary in beside.items():
             os.replace(temporary, path)
     except BaseException:
@@ -47,14 +47,14 @@ def read_yaml(path: Path) -> Any:
 
 
 def remove_partial(directory: Path) -> None:
-    """Remove what a process that was killed has left half written, in a directory and the ones in it."""
+    """Remove the partial files that a killed process has left in a directory and its direct subdirectories."""
     for path in [*directory.glob(f".*{PARTIAL}"), *directory.glob(f"*/.*{PARTIAL}")]:
         with suppress(OSError):
             path.unlink()
 
 
 def _sync(directory: Path) -> None:
-    """Make a renaming last, before anything older is removed; not every system can."""
+    """Flush a directory's entries to the disk, so that a renaming survives a crash; not every system can."""
     with suppress(OSError):
         handle = os.open(directory, os.O_RDONLY)
         try:
@@ -73,7 +73,7 @@ def write_csv(path: Path, columns: tuple[str, ...], rows: list[dict[str, Any]]) 
 
 
 def put(path: Path, name: str, text: str) -> None:
-    """Replace what stands between a file's marks.
+    """Replace the text between a file's marks <!-- name --> and <!-- end -->.
 
     Raises:
         ValueError: the file has no such marks.

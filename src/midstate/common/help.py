@@ -1,7 +1,7 @@
 """`train.py --help`, answered from the folders of members before Hydra is imported.
 
-Hydra would first copy its whole store of configurations once a group, which takes longer than importing torch where
-the plugins of the sweep extras are installed. For the same reason only light modules are imported here.
+Hydra would first copy its whole store of configurations once for each group, which takes longer than importing torch
+where the plugins of the sweep extras are installed. For the same reason only light modules are imported here.
 """
 
 import os
@@ -14,14 +14,14 @@ from midstate.common.secrets import flush_output, say
 
 FOLDERS = ("conf", "local/conf")
 WIDTH = 100
-_ASKS = ("-h", "--help", "--hel", "--he")  # as argparse, too, takes abbreviations; --h may be --hydra-help
+_ASKS = ("-h", "--help", "--hel", "--he")  # argparse takes these abbreviations; --h may be --hydra-help
 _BESIDE = ("-m", "--multirun")
 
 
 def asked(arguments: list[str]) -> bool:
-    """Tell whether help is asked for, alone or beside overrides; beside an option of Hydra's it is Hydra's to answer.
+    """Tell whether help is asked for, alone or beside overrides; with another option, Hydra itself answers.
 
-    Overrides are not looked at: they change nothing of what is shown, and who asks for help may have them wrong.
+    Overrides are ignored: they do not change the help, and may be what the user has got wrong.
     """
     options = [each for each in arguments if each.startswith("-")]
     return any(each in _ASKS for each in options) and all(each in _ASKS + _BESIDE for each in options)
@@ -31,14 +31,14 @@ def show(root: Path) -> int:
     """Print the help of the project at `root`; return the exit status."""
     text = help_text(root)
     if hasattr(sys.stdout, "reconfigure"):
-        sys.stdout.reconfigure(errors="backslashreplace")  # file names that the terminal has no letters for
+        sys.stdout.reconfigure(errors="backslashreplace")  # for file names that the terminal cannot encode
     say(text)
     flush_output()
     return 0
 
 
 def help_text(root: Path) -> str:
-    """The words of `hydra.help.template`, found without a reader of YAML, with the groups put in."""
+    """The text of `hydra.help.template`, found without a YAML parser, with the groups filled in."""
     config = (root / "conf" / "train.yaml").read_text("utf-8") + "\n"
     block = re.search(r"^( *)template: \|.*\n((?:\1 +.*\n| *\n)+)", config, re.MULTILINE)
     words = dedent(block[2]).rstrip() if block else "$APP_CONFIG_GROUPS"
@@ -48,7 +48,7 @@ def help_text(root: Path) -> str:
 
 
 def is_shared(group: str) -> bool:
-    """Tell whether a folder holds what experiments share, and no experiment."""
+    """Tell whether a group is a folder of parts that experiments share, not of experiments."""
     return group.startswith("experiment/") and group.endswith("/base")
 
 
@@ -68,7 +68,7 @@ def groups(folders: list[Path]) -> dict[str, list[str]]:
 
 
 def families(names: list[str]) -> list[str]:
-    """Names with the same beginning up to the first underscore as one, with their count: `c10_* (12)`."""
+    """Merge names with the same beginning up to the first underscore, with their count: `c10_* (12)`."""
     beginnings = [name.partition("_")[0] + "_*" if "_" in name else name for name in names]
     counts = {each: beginnings.count(each) for each in beginnings}
     shown = [
@@ -78,7 +78,7 @@ def families(names: list[str]) -> list[str]:
 
 
 def _line(group: str, names: list[str]) -> str:
-    """One group, wrapped; a family stays with its count."""
+    """One group as wrapped text; a family and its count stay on one line."""
     if group == "experiment":
         names = families(names)
     text = f"{group}: " + ", ".join(name.replace(" ", "\N{NO-BREAK SPACE}") for name in names)

@@ -5,11 +5,11 @@ from collections.abc import Sequence
 import numpy as np
 from scipy.special import stdtrit  # scipy.stats has the same function, and takes a second to import
 
-ROUNDING = 1e-9  # spread relative to the values below which it is rounding; single precision resolves 6e-8
+ROUNDING = 1e-9  # up to this share of the values, their range is rounding; single precision resolves 6e-8
 
 
 def mean_interval(values: Sequence[float]) -> tuple[float, float, float]:
-    """Mean over seeds and its 95 % t interval; of one seed, the value alone.
+    """Mean over seeds and the ends of its 95 % t interval; of one seed, its value three times.
 
     Raises:
         ValueError: no values, or one that is NaN or infinite.
@@ -30,10 +30,10 @@ def t_interval(mean: float, sd: float, num: int, level: float) -> tuple[float, f
 
 
 def deviation(values: np.ndarray, scale: float) -> float:
-    """Sample standard deviation, 0 where it is but rounding at numbers of that scale."""
+    """Sample standard deviation; 0 if the values are `flat`."""
     return 0.0 if flat(values, scale) else float(values.std(ddof=1))
 
 
 def flat(values: np.ndarray, scale: float) -> bool:
-    """Tell whether values differ by no more than rounding at numbers of that scale."""
+    """Tell whether values differ by no more than the rounding error of numbers as large as `scale`."""
     return bool(np.ptp(values) <= ROUNDING * scale)

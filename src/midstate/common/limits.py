@@ -1,7 +1,7 @@
-"""What values the settings of pruning may have, class by class; those of training are in `training_limits`.
+"""Allowed values of the settings of pruning, class by class; those of training are in `training_limits`.
 
-The classes ask here when they are built, and so does the command line, before torch and data are loaded: each function
-takes the fields of one class by name, and raises ValueError that names the field, its value and what is allowed.
+Called when a class is built, and for a command line before torch and data are loaded. Each function takes the fields of
+one class by name, and raises a ValueError that names the field, its value and what is allowed.
 """
 
 from collections.abc import Mapping
@@ -10,9 +10,9 @@ from typing import Any
 from midstate.common import checks
 from midstate.common.times import check_interval, steps_of
 
-Fields = Mapping[str, Any]  # of a class, by name; in a configuration also `group`, the one that it stands in
+Fields = Mapping[str, Any]  # of a class, by name; from a configuration also `group`, the top-level key above it
 
-BUDGETS = ("params", "macs")  # of patterns of weights, counted nominally
+BUDGETS = ("params", "macs")  # counted nominally, dead channels included
 EXTRACTED = {f"extracted_{name}": name for name in BUDGETS}  # of filters, counted without dead channels
 BITS = ("size", "bitops", "latency")  # of a quantizer
 COMBINED = {"both": BUDGETS}  # names of several budgets that hold together
@@ -26,20 +26,20 @@ RERANKS = ("live", "sticky")
 GRANULARITIES = ("layer", "group")
 STEPS = ("single", "powers_of_two")
 REPAIRS = ("deepest", "shallowest", "cost")
-COMBINE = ("mean", "sum", "max")  # scores of a channel's filters
+COMBINE = ("mean", "sum", "max")  # ways to combine the scores of a channel's filters
 REGROW = ("free", "never")
 GROW = ("gradient", "random")
 INITIAL = ("random", "criterion")
 
 
 def schedule(fields: Fields) -> None:
-    """Of a schedule's window; which curves there are its own file knows."""
+    """Check a schedule's window; the class itself checks the name of the curve."""
     for name in ("start", "stop"):
         steps_of(name, fields[name], 1, 1)
 
 
 def nm(fields: Fields) -> None:
-    """Of N:M."""
+    """Check N:M."""
     checks.integer("m", fields["m"], 1)
     checks.integer("n", fields["n"], 1, fields["m"])
     if "permute" in fields:
@@ -48,20 +48,20 @@ def nm(fields: Fields) -> None:
 
 
 def share(fields: Fields) -> None:
-    """Of patterns that prune a share of the units."""
+    """Check patterns that prune a share of the units."""
     if checks.number("sparsity", fields["sparsity"], 0, 1) == 1:
         raise ValueError(f"sparsity={fields['sparsity']!r}: must be below 1; a network without weights is no network")
 
 
 def channel(fields: Fields) -> None:
-    """Of coupled channels."""
+    """Check coupled channels."""
     share(fields)
     checks.one_of("combine", fields["combine"], COMBINE)
     checks.boolean("heads", fields["heads"])
 
 
 def update(fields: Fields) -> None:
-    """Of masks that follow the scores."""
+    """Check the update by which masks follow the scores."""
     timed(fields)
     checks.one_of("regrow", fields["regrow"], REGROW)
     checks.number("hysteresis", fields["hysteresis"], 0)
@@ -69,7 +69,7 @@ def update(fields: Fields) -> None:
 
 
 def drop_grow(fields: Fields) -> None:
-    """Of masks that exchange weights."""
+    """Check the update by which masks drop and grow weights."""
     timed(fields)
     checks.number("drop_fraction", fields["drop_fraction"], 0, 1)
     checks.one_of("grow", fields["grow"], GROW)
@@ -77,32 +77,32 @@ def drop_grow(fields: Fields) -> None:
 
 
 def timed(fields: Fields) -> None:
-    """Of every update."""
+    """Check the fields of every update."""
     check_interval("every", fields["every"])
     if fields["until"] is not None:
         steps_of("until", fields["until"], 1, 1)
 
 
 def counted(fields: Fields) -> None:
-    """Of allocations that are held to one budget."""
+    """Check allocations that are held to one budget."""
     _budget(fields, *EXTRACTED)
 
 
 def ranked(fields: Fields) -> None:
-    """Of allocations that rank all layers together."""
+    """Check allocations that rank all layers together."""
     checks.one_of("refresh", fields["refresh"], REFRESHES)
     checks.number("min_density", fields["min_density"], 0, 1)
     _budget(fields, *EXTRACTED, "units")
 
 
 def global_(fields: Fields) -> None:
-    """Of the threshold on scores, which may be normalised first."""
+    """Check the global threshold on scores, which may be normalised first."""
     checks.one_of("normalise", fields["normalise"], NORMALISERS)
     ranked(fields)
 
 
 def budget(fields: Fields) -> None:
-    """Of levels that are chosen under a budget."""
+    """Check the allocation that chooses levels under a budget."""
     checks.one_of("score", fields["score"], SCORES)
     _budget(fields, *COMBINED)
     checks.one_of("per", fields["per"], PER)
@@ -120,7 +120,7 @@ def budget(fields: Fields) -> None:
 
 
 def tried(fields: Fields) -> None:
-    """Of allocations that try whole schemes."""
+    """Check allocations that try whole schemes."""
     checks.integer("episodes", fields["episodes"], 1)
     checks.one_of("repair", fields["repair"], REPAIRS)
     _budget(fields)
@@ -128,13 +128,13 @@ def tried(fields: Fields) -> None:
 
 
 def _budget(fields: Fields, *of_pruners: str) -> None:
-    """Of what is counted; a class that both groups have does not know in which of them it stands."""
+    """Check what is counted; without `group`, the budgets of a pruner and of a quantizer are both allowed."""
     known = {"pruner": (*BUDGETS, *of_pruners), "quantizer": BITS}
     checks.one_of("budget", fields["budget"], known.get(fields.get("group"), (*known["pruner"], *BITS)))
 
 
 def _slack(slack: object, worst: object) -> None:
-    """Of how much of a budget must be spent."""
+    """Check how much of a budget must be spent."""
     if slack is not None:
         checks.number("slack", slack, 0, 1)
     if checks.boolean("worst", worst) and slack is None:
@@ -142,7 +142,7 @@ def _slack(slack: object, worst: object) -> None:
 
 
 def levels(value: object) -> None:
-    """Of levels to choose from, or None for those that the pattern has."""
+    """Check the levels to choose from; None stands for those of the pattern."""
     if value is None:
         return
     if not isinstance(value, list | tuple) or not value:
@@ -152,7 +152,7 @@ def levels(value: object) -> None:
 
 
 def blocks(fields: Fields) -> None:
-    """Of the path over blocks."""
+    """Check the path over blocks."""
     checks.one_of("order", fields["order"], ORDERS)
     checks.one_of("rank", fields["rank"], RANKS)
     checks.one_of("rerank", fields["rerank"], RERANKS)
@@ -160,12 +160,12 @@ def blocks(fields: Fields) -> None:
 
 
 def density(fields: Fields) -> None:
-    """Of the path over the share of pruned units."""
+    """Check the path over the share of pruned units."""
     if fields["states"] is not None:
         checks.integer("states", fields["states"], 1)
 
 
 def step_n(fields: Fields) -> None:
-    """Of the path over N."""
+    """Check the path over N."""
     checks.one_of("granularity", fields["granularity"], GRANULARITIES)
     checks.one_of("steps", fields["steps"], STEPS)

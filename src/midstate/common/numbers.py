@@ -2,9 +2,9 @@
 
 import math
 
-EPSILON = 1e-9  # floors are floor(x + EPSILON), so that 0.3 * 10 counts as 3
+EPSILON = 1e-9  # floors are floor(x + EPSILON), so that 0.29 * 100 counts as 29
 
 
 def floor(x: float) -> int:
-    """Floor that forgives the last bits of floating point."""
+    """Floor that tolerates rounding errors: floor(x + EPSILON)."""
     return math.floor(x + EPSILON)

@@ -5,7 +5,7 @@ from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).parents[3]
-# Beside the package where that is installed as a copy; else, editable or by PYTHONPATH, in the checkout.
+# conf/ lies in the package if the package is installed as a copy; else (editable, or by PYTHONPATH) in the checkout.
 _INSTALLED = Path(__file__).parents[1] / "conf"
 CONF = _INSTALLED if _INSTALLED.is_dir() else ROOT / "conf"
 LOCAL = ROOT / "local"  # a user's own members: modules, and their configurations in local/conf
@@ -20,7 +20,7 @@ def member_folders() -> list[Path]:
 def git_commit() -> str | None:
     """Commit of the code, with `+` for uncommitted changes to tracked files; None outside a checkout.
 
-    Asked once a process: what is imported stays what it is.
+    Asked once a process, because imported code does not change.
     """
     command = ["git", "describe", "--always", "--exclude=*", "--abbrev=12", "--dirty=+"]
     try:

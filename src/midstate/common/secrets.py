@@ -1,4 +1,4 @@
-"""Values of secret environment variables are kept out of files and messages; what cannot be shown stops nothing."""
+"""Keeps values of secret environment variables out of files and messages; failing output stops nothing."""
 
 import os
 import re
@@ -22,29 +22,29 @@ def redact(value: Any) -> Any:
 
 
 def show_any_letter() -> None:
-    """Let standard output and error show letters that they have no code for as escapes, and not raise."""
+    """Make standard output and error write characters that they cannot encode as escapes, instead of raising."""
     for stream in (sys.stdout, sys.stderr):
         if getattr(stream, "errors", None) == "strict" and hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
 
 
 def say(text: str, file: TextIO | None = None, end: str = "\n") -> None:
-    """Print for people, secrets replaced; where nobody can be told, the work goes on all the same."""
+    """Print for people, secrets replaced; an output that cannot be written to is ignored."""
     with suppress(OSError):
         print(redact(text), end=end, file=file, flush=True)
 
 
 def flush_output() -> None:
-    """Write out what was printed before a process ends; where nobody reads it, or the disk is full, it is dropped."""
+    """Flush the output before the process ends; it is dropped if nobody reads it, or the disk is full."""
     for stream in filter(None, (sys.stdout, sys.stderr)):  # a closed one is None
         try:
             stream.flush()
-        except OSError:  # else Python tries again at its end, and the status is another
+        except OSError:  # else Python flushes again at exit, and changes the exit status
             os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def _secrets() -> list[tuple[str, str]]:
-    """Secret values of the environment with their names, the longest first; also as Python quotes them, and by line."""
+    """Secret values of 8 characters or more, longest first, with their names; also as `repr` has them, and by line."""
     named = [(name, value) for name, value in os.environ.items() if _SECRET.search(name)]
     texts = {
         (text, name)

@@ -1,4 +1,4 @@
-"""One seed, and from it one for each purpose."""
+"""Seeds for each purpose, derived from one seed."""
 
 import hashlib
 

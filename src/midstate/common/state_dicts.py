@@ -20,9 +20,9 @@ def holds_tensors(value: Any) -> bool:
 
 
 def masked_part(name: str) -> tuple[str, str] | None:
-    """The weight that a tensor belongs to, and as what: `original`, `mask`, `scale`.
+    """The weight that a tensor belongs to, and its part in it: `original`, `mask`, `scale`.
 
-    Of this project's checkpoints in the middle of a run, and of torch.nn.utils.prune; None: of neither.
+    Knows the names in this project's unfinished checkpoints and those of torch.nn.utils.prune; None for others.
     """
     if match := _MASKED.fullmatch(name):
         return f"{match['layer']}.{match['name']}", match["what"].rpartition(".")[2]
@@ -41,12 +41,12 @@ def masked_weights(names: Iterable[str]) -> dict[str, dict[str, str]]:
 
 
 def _is_masked(parts: dict[str, str]) -> bool:
-    """True if a weight is an original, with or without a mask; no other kind is known."""
+    """True if the parts are an original with a mask, or an original alone; other combinations are not known."""
     return "original" in parts and ("mask" in parts or len(parts) == 1)
 
 
 def named_tensors(content: Any) -> dict[str, Tensor]:
-    """The tensors in nested dicts: of the first key that programs save weights under, otherwise all of them."""
+    """The tensors in nested dicts: those under the first of `CONTAINERS`, else all but those of optimizers."""
     if not holds_tensors(content):
         return {}
     chosen = next((name for name in CONTAINERS if holds_tensors(content.get(name))), None)

@@ -12,7 +12,7 @@ def steps_of(name: str, time: object, steps_per_epoch: int, total_steps: int) ->
     """Turn a time into a step: a share of the run (0..1), epochs ('10ep') or steps ('500it').
 
     Raises:
-        ValueError: anything else; a bare number above 1 is answered with the spelling in epochs.
+        ValueError: anything else; for a bare number above 1 the message says how to write epochs and steps.
     """
     allowed = "a share of the run from 0 to 1, epochs such as '30ep' or steps such as '500it'"
     if isinstance(time, str):
@@ -37,12 +37,12 @@ def steps_of(name: str, time: object, steps_per_epoch: int, total_steps: int) ->
 
 
 def check_interval(name: str, value: object, allowed: str = "steps such as '1it' or epochs such as '1ep'") -> None:
-    """Raise ValueError unless this is a time between two events, of one step at least."""
+    """Raise ValueError unless `value` is an interval as text, of at least one step or one epoch."""
     if not isinstance(value, str) or steps_of(name, value, 1, 1) < 1:
         raise ValueError(f"{name}={value!r}: must be {allowed}")
 
 
 def warn_if_longer(name: str, time: object, steps: int, total_steps: int, then: str) -> None:
-    """Warn of a time that is longer than the run; `then` tells what comes of it."""
+    """Warn of a time that is longer than the run; `then` tells the consequence."""
     if steps > total_steps:
         log.warning(f"warning: {name}={time} is longer than the run ({steps} steps, and it has {total_steps}): {then}")

@@ -1,22 +1,22 @@
-"""What values the settings of training may have, class by class; see `limits`."""
+"""Allowed values of the settings of training, class by class; see `limits`."""
 
 from midstate.common import checks
 from midstate.common.limits import Fields
 from midstate.common.times import check_interval, steps_of
 
 DEVICES = ("auto", "cpu", "cuda")
-MOST_THREADS = 1024  # what cannot be begun aborts the process
+MOST_THREADS = 1024  # threads that cannot be started abort the process
 MODES = ("train", "finetune")
 FINAL_IMAGES = ("test", "validation")
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
-CHANGES = ("share", "params", "noise")  # that sensitivity is measured by, unless others are asked for
+CHANGES = ("share", "params", "noise")  # default kinds of harm by which sensitivity is measured
 HALVES = ("first_half", "second_half")  # `share`, on each half of the images
 DECAYS = ("cosine", "constant", "steps")
-FACTOR = 0.1  # of each milestone, unless another is asked for
+FACTOR = 0.1  # default factor at each milestone
 
 
 def trainer(fields: Fields) -> None:
-    """Of the training loop."""
+    """Check the training loop."""
     checks.integer("epochs", fields["epochs"], 1)
     checks.integer("batch_size", fields["batch_size"], 1)
     checks.number("label_smoothing", fields["label_smoothing"], 0, 1)
@@ -50,7 +50,7 @@ def trainer(fields: Fields) -> None:
 
 
 def optimizer(fields: Fields) -> None:
-    """Of every optimizer."""
+    """Check the fields of every optimizer."""
     checks.number("lr", fields["lr"], 0)
     checks.number("weight_decay", fields["weight_decay"], 0)
     checks.one_of("decay", fields["decay"], DECAYS)
@@ -61,7 +61,7 @@ def optimizer(fields: Fields) -> None:
 
 
 def sgd(fields: Fields) -> None:
-    """Of SGD."""
+    """Check SGD."""
     optimizer(fields)
     checks.number("momentum", fields["momentum"], 0, 1)
     checks.boolean("nesterov", fields["nesterov"])
@@ -70,14 +70,14 @@ def sgd(fields: Fields) -> None:
 
 
 def adamw(fields: Fields) -> None:
-    """Of AdamW."""
+    """Check AdamW."""
     optimizer(fields)
     checks.number("beta1", fields["beta1"], 0, 1 - 1e-9)
     checks.number("beta2", fields["beta2"], 0, 1 - 1e-9)
 
 
 def _milestones(decay: str, milestones: object, factors: object) -> None:
-    """Of when the learning rate changes, and by how much."""
+    """Check when the learning rate changes, and by which factors."""
     if not isinstance(milestones, list):
         raise ValueError(f"milestones={milestones!r}: must be a list such as [30ep,60ep,90ep]")
     for milestone in milestones:

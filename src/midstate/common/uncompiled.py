@@ -1,4 +1,4 @@
-"""Methods that torch keeps its compiler out of, as they are without that: it imports the compiler to do so."""
+"""Methods of torch without the decorators that keep torch's compiler out, and import the compiler to do so."""
 
 from inspect import unwrap
 from typing import TypeVar
@@ -9,12 +9,12 @@ Kind = TypeVar("Kind", bound=type)
 def uncompiled(kind: Kind, *names: str) -> Kind:
     """Take torch's decorators off methods of a class, changed in place.
 
-    The first call of a decorated one would import torch's compiler, which takes half as long as torch itself. Only a
-    class whose methods the compiler never sees may do without.
+    The first call of a decorated method imports torch's compiler, which takes half as long as importing torch. Use
+    this only for a class whose methods are never compiled.
 
     Args:
-        kind: the class; a class of torch's is left to others as it is, so it must be an own subclass.
-        names: of methods, inherited ones, too.
+        kind: the class, a subclass of our own: torch's class must stay as it is for other code.
+        names: names of methods, which may be inherited.
     """
     for name in names:
         setattr(kind, name, unwrap(getattr(kind, name)))

@@ -17,7 +17,7 @@ from midstate.common.errors import ConfigError, user_errors
 from midstate.config import local
 from midstate.config.schema import flatten
 
-# Packages whose classes a configuration may name, beside those of local/; no configuration can say so itself.
+# Packages whose classes a configuration may name, beside those of local/; only the environment can add one.
 TRUSTED = ("midstate", *filter(None, os.environ.get("MIDSTATE_TRUST", "").split(",")))
 
 
@@ -25,10 +25,10 @@ def build(config: DictConfig, key: str) -> Any:
     """Instantiate one node of the configuration, with every object below it.
 
     Raises:
-        ConfigError: a number that is not finite, or whatever a constructor refuses.
+        ConfigError: a target that is not trusted, a number that is not finite, or whatever a constructor refuses.
     """
     node = OmegaConf.to_container(config[key], resolve=True)
-    _check_targets(key, node)  # and what was checked is what is built, not what another resolving would give
+    _check_targets(key, node)  # this checked node is built: to resolve again could give another
     for name, value in flatten({key: node}):
         if isinstance(value, float) and not math.isfinite(value):
             raise ConfigError(f"{name}={value}: must be a finite number")
@@ -36,7 +36,7 @@ def build(config: DictConfig, key: str) -> Any:
         return hydra.utils.instantiate({key: node}, _convert_="all")[key]
     except InstantiationException as error:
         cause = error.__cause__
-        # Only these two come from what the user typed; anything else is a defect and keeps its traceback.
+        # Only a refused target, ValueError and TypeError are the user's; all else is a defect and keeps its traceback.
         if cause is None:  # a target that Hydra itself refuses
             raise ConfigError(str(error)) from error
         if isinstance(cause, ValueError | TypeError):
@@ -47,13 +47,13 @@ def build(config: DictConfig, key: str) -> Any:
 
 
 def _check_targets(name: str, node: Any) -> None:
-    """Refuse to build what is not this package's own: a configuration is no program.
+    """Refuse targets that are not trusted: a configuration is no program.
 
-    What counts is the module where an object is defined, whatever name it is reached by. All are checked before any
-    is called, in lists, too.
+    A class is trusted by the module that defines it, whatever name it is reached by. All targets, in lists, too, are
+    checked before any is called.
 
     Raises:
-        ConfigError: a target elsewhere, one of Hydra's own keys that change what a target does, or a reference that
+        ConfigError: an untrusted target, one of Hydra's own keys that change what a target does, or a reference that
             is still to be resolved.
     """
     if isinstance(node, dict):
@@ -72,10 +72,10 @@ def _check_targets(name: str, node: Any) -> None:
 
 def _check_target(name: str, target: Any) -> None:
     found = None
-    # Only names of ours are looked up: looking up another would already run what it imports.
+    # Only trusted names are looked up: a lookup imports the module, which runs its code.
     if isinstance(target, str) and re.fullmatch(r"\w+(\.\w+)+", target):
         if target.split(".")[0] in TRUSTED:
-            with suppress(Exception):  # whatever a name that leads nowhere raises
+            with suppress(Exception):  # any error of a name that does not exist
                 found = pkgutil.resolve_name(target)
         elif local.has_module(target):
             with user_errors(f"{name}={target}"):
@@ -89,7 +89,7 @@ def _check_target(name: str, target: Any) -> None:
 
 
 def _known(where: str, error: Exception, config: DictConfig) -> str:
-    """The settings of a node, where an unknown one was added to it."""
+    """The settings that a node knows, as text, if the error is about an unknown one; else nothing."""
     added = re.search(r"unexpected keyword argument '(\w+)'", str(error))
     if not added:
         return ""
@@ -106,7 +106,7 @@ def _typed_as(where: str, field_name: str, config: DictConfig) -> str | None:
 
 
 def named(where: str, error: Exception, config: DictConfig) -> str:
-    """Put a refused field the way the user types it: `pruner.n=17: must be ...`, whichever node refused it."""
+    """Name a refused field as the user types it: `pruner.n=17: must be ...`, whichever node refused it."""
     message = re.sub(r"^\w+(\.\w+)*\.__init__\(\) ", "", str(error))  # Python's own wording of a call
     field_name = re.match(r"(\w+)=", message)
     group = where.split(".")[0]

@@ -26,7 +26,7 @@ class LocalMembers(SearchPathPlugin):
     """Puts local/conf, where it exists, behind conf/ on Hydra's search path."""
 
     def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
-        """Append the folder; raise ConfigError where a file of it is hidden by conf/, or is no text."""
+        """Append the folder; raise ConfigError if a file in it is no UTF-8 .yaml, or is hidden by one in conf/."""
         folder = LOCAL / "conf"
         if folder.is_dir():
             _check_files(folder)
@@ -39,14 +39,14 @@ def register_local_members() -> None:
 
 
 def run_composed_once(main: Callable[[], None], typed: Sequence[str]) -> None:
-    """Call a `hydra.main` function for a command line, a single run with one composition in place of two.
+    """Call a `hydra.main` function for a command line; a single run is composed once instead of twice.
 
-    Hydra's own way composes first only to see whether `hydra.mode` asks for a sweep. Here that is refused by Hydra's
-    `run` before anything is done, and goes its own way then, as a command line with flags or several values does.
+    Hydra composes first only to see whether `hydra.mode` asks for a sweep. Here Hydra's `run` refuses such a mode
+    before anything is done; then `main` goes Hydra's own way, as for a command line with flags or several values.
 
     Args:
         main: decorated; its configuration is conf/train.yaml.
-        typed: the command line; `check_command_line` could read it.
+        typed: the command line, which `check_command_line` has accepted.
     """
     begun = []
 
@@ -59,7 +59,7 @@ def run_composed_once(main: Callable[[], None], typed: Sequence[str]) -> None:
             with initialize_config_dir(str(CONF), "train", version_base="1.3"):
                 GlobalHydra.instance().hydra.run("train", job, list(typed))
             return
-        except AssertionError:  # of `hydra.mode`
+        except AssertionError:  # `hydra.mode` asks for a sweep
             if begun:
                 raise
     main()
@@ -73,7 +73,7 @@ def _is_single(typed: Sequence[str]) -> bool:
 
 
 def composed(*overrides: str) -> DictConfig:
-    """Compose a configuration as `python train.py OVERRIDES` does, with Hydra's own facts in place."""
+    """Compose a configuration as `python train.py OVERRIDES` does, and set `HydraConfig`."""
     config = compose_root(overrides, return_hydra_config=True)
     HydraConfig.instance().set_config(config)
     with open_dict(config):
@@ -90,7 +90,7 @@ def compose_root(overrides: Sequence[str], return_hydra_config: bool = False) ->
 
 
 def compose_aside(overrides: Sequence[str]) -> tuple[DictConfig, dict[str, str]]:
-    """Compose a configuration and leave Hydra's globals as they are: this may be somebody else's program of Hydra's.
+    """Compose a configuration and leave Hydra's globals as they are: the caller may itself be a Hydra program.
 
     Args:
         overrides: as on the command line.
@@ -98,7 +98,7 @@ def compose_aside(overrides: Sequence[str]) -> tuple[DictConfig, dict[str, str]]
     Returns:
         The configuration without Hydra's own node, and the chosen member of each group.
     """
-    Plugins.instance()  # sources are looked up there
+    Plugins.instance()  # registers the kinds of sources
     version, search_path = VersionBase.instance(), ConfigSearchPathImpl()
     search_path.append("hydra", "pkg://hydra.conf")
     search_path.append("main", f"file://{CONF}")

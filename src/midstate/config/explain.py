@@ -1,4 +1,4 @@
-"""A configuration error in a few lines, with suggestions for what looks like a typo."""
+"""Explains a configuration error in a few lines, with suggestions for what looks like a typo."""
 
 import re
 import sys
@@ -21,33 +21,33 @@ from midstate.config.schema import flatten, member_file
 _BARE = (ValueError, OSError, ArithmeticError, RecursionError, TypeError, AssertionError)
 # Launchers and sweepers that raise errors for a setting; the error of a job comes through Hydra's JobReturn.
 _PLUGINS = ("joblib", "hydra_plugins", "submitit", "ray", "optuna")
-# Members that bring a plugin of Hydra's, and the extra that installs it.
+# Members that need a plugin of Hydra's, and the extra that installs it.
 _EXTRAS = {"submitit_slurm": "slurm", "submitit_local": "slurm", "ray": "ray", "optuna": "optuna"}
 
 
 def is_users(error: Exception) -> bool:
-    """Tell whether an error speaks of the configuration; anything else is a defect and keeps its traceback."""
+    """Tell whether an error is about the configuration; anything else is a defect and keeps its traceback."""
     if isinstance(error, InstantiationException):
-        return False  # `build` has already taken out those that are the user's
+        return False  # `build` has turned those of the user into ConfigError
     if isinstance(error, ConfigError | HydraException | OmegaConfBaseException):
         return True
     # Hydra answers some overrides, such as group=null, with a bare error of its own; so do its launchers.
     frames = _frames(error)
-    if isinstance(error, yaml.MarkedYAMLError):  # a member's file
+    if isinstance(error, yaml.MarkedYAMLError):  # in a member's file
         return not any(module == "midstate.runs.run" for module, _ in frames)
     last = frames[-1][0].split(".")[0]
-    if last == "submitit" or ("submitit.core.core", "map_array") in frames:  # no Slurm here, or what it refuses
+    if last == "submitit" or ("submitit.core.core", "map_array") in frames:  # no Slurm, or it refuses
         return isinstance(error, (*_BARE, RuntimeError))
     return (
         isinstance(error, _BARE)
         and not any(module == "midstate.runs.run" for module, _ in frames)
-        and frames[-1] != ("hydra.core.utils", "return_value")  # a job's, from another process
+        and frames[-1] != ("hydra.core.utils", "return_value")  # from a job's process
         and last in ("hydra", "omegaconf", "antlr4", "os", "pathlib", *_PLUGINS)
     )
 
 
 def _frames(error: BaseException) -> list[tuple[str, str]]:
-    """Module and function of each frame that an error came through, its own last."""
+    """Module and function of each frame that an error came through, the innermost last."""
     walked = traceback.walk_tb(error.__traceback__)
     return [(frame.f_globals.get("__name__", ""), frame.f_code.co_name) for frame, _ in walked]
 
@@ -58,7 +58,7 @@ def explain(error: Exception) -> str:
         mark = error.problem_mark
         return f"{mark.name}, line {mark.line + 1}: cannot be read as YAML ({error.problem})"
     lines = [line for line in str(error).splitlines() if line.strip()]
-    # Hydra ends with its search path and the way round its own check; neither helps somebody who mistyped a name.
+    # Hydra ends with its search path and how to avoid its own check; neither helps after a typo.
     noise = re.compile(r"Config search path|To append to your default list|\s*provider|To append to your config use")
     message = "\n".join(line for line in lines if not noise.match(line))
     message = re.sub(r"Available options in '.*':\n\t", "available: ", message).replace("\n\t", ", ")
@@ -92,10 +92,10 @@ def _suggest_member(typed: str) -> str:
 
 
 def suggest_key(typed: str) -> str:
-    """Suggest a key or a group for a mistyped one, and list what there is in its place."""
+    """Suggest a key or a group for a mistyped one, and list the known ones."""
     files = _member_files()
     groups = {name.rpartition("/")[0] for name in files}
-    if typed in groups:  # only some members of the one above bring it
+    if typed in groups:  # only some members of the group above bring this group
         group, _, member = typed.rpartition("/")
         owners = [name.rpartition("/")[2] for name in files if name.rpartition("/")[0] == group]
         owners = [owner for owner in owners if f"- {member}:" in files[f"{group}/{owner}"].read_text()]
@@ -128,7 +128,7 @@ def suggest_key(typed: str) -> str:
 
 
 def _member_files() -> dict[str, Path]:
-    """The file of every member of a group, by group/member; what experiments share is no member."""
+    """The file of every member of a group, by group/member; parts that experiments share are left out."""
     return {
         path.relative_to(folder).with_suffix("").as_posix(): path
         for folder in member_folders()
@@ -138,7 +138,7 @@ def _member_files() -> dict[str, Path]:
 
 
 def _composed_keys(members: Collection[str]) -> list[str]:
-    """Keys of the configuration that the command line's valid group choices compose."""
+    """Keys of the configuration composed from the valid group choices on the command line."""
     valid = [argument for argument in sys.argv[1:] if argument.replace("=", "/", 1) in members]
     try:
         config = compose_root(valid)

@@ -1,6 +1,6 @@
-"""Classes of a user's own: modules in local/, which are trusted as train.py itself is.
+"""The user's own classes: modules in local/, which are trusted as train.py itself is.
 
-A class is trusted by the file that it is written in, whatever name it is reached by.
+A class is trusted by the file that defines it, whatever name it is reached by.
 """
 
 import ast
@@ -31,15 +31,15 @@ def near_module(target: Any) -> str:
 
 
 def is_local(found: type) -> bool:
-    """Tell whether a class is written in a file of local/."""
+    """Tell whether a file in local/ defines a class."""
     return _lies_in_local(getattr(sys.modules.get(found.__module__), "__file__", None))
 
 
 def find(target: str) -> Any:
-    """Import what a target names in a module of local/, and return it.
+    """Import and return the object that a target names in a module of local/.
 
     Raises:
-        ValueError: an installed module has that name, the module cannot be imported, or there is no such thing in it.
+        ValueError: an installed module has that name, the module cannot be imported, or has no such name.
     """
     if str(LOCAL) not in sys.path:
         sys.path.append(str(LOCAL))  # last: it hides no module of others
@@ -58,9 +58,9 @@ def find(target: str) -> Any:
 
 
 def sources(target: str) -> set[Path]:
-    """The files in local/ that a class comes from: its module's, and those of the local modules imported there.
+    """The files in local/ that a class depends on: its module's, and those of local modules imported by these.
 
-    What is imported under a name that is only known at run time is not found.
+    Imports by a name that is only known at run time are not found.
     """
     seen, todo = set(), list(_files(target))
     while todo:
@@ -72,7 +72,7 @@ def sources(target: str) -> set[Path]:
 
 
 def _files(name: str) -> Iterator[Path]:
-    """The files in local/ of a dotted name's modules: of a.b.C those of a and a.b."""
+    """The files in local/ of a dotted name's modules: for a.b.C those of a and a.b."""
     parts = name.split(".")
     for i in range(1, len(parts) + 1):
         place = LOCAL.joinpath(*parts[:i])
@@ -80,7 +80,7 @@ def _files(name: str) -> Iterator[Path]:
 
 
 def _imports(file: Path) -> Iterator[str]:
-    """Dotted names of all that a file imports, those in functions, too."""
+    """Dotted names of all that a file imports, also inside functions."""
     package = file.relative_to(LOCAL).parent.parts
     for node in ast.walk(ast.parse(file.read_bytes())):
         if isinstance(node, ast.Import):
@@ -92,7 +92,7 @@ def _imports(file: Path) -> Iterator[str]:
 
 
 def _check_not_hidden(first: str) -> None:
-    """Raise ValueError where another module of that name comes first; it is not imported to find out."""
+    """Raise ValueError if another module of that name comes first on sys.path, without importing it."""
     try:
         spec = importlib.util.find_spec(first)
     except ValueError:  # a module without a spec, as __main__
@@ -112,7 +112,7 @@ def _imported(name: str) -> Any:
 
 
 def _where(error: BaseException, name: str) -> str:
-    """File and line in local/ where an import has failed: the innermost."""
+    """Innermost file and line in local/ at which an import has failed."""
     lines = [(each.filename, each.lineno) for each in traceback.extract_tb(error.__traceback__)]
     if isinstance(error, SyntaxError):
         lines.append((error.filename, error.lineno))
@@ -127,7 +127,7 @@ def _what(error: BaseException) -> str:
 
 
 def _shown(found: Any) -> str:
-    """A module's file, or a class in its file, as it is named in a message."""
+    """The file of a module or class as a message names it; the object's own name if it is not in local/."""
     file = inspect.getmodule(found).__file__ if inspect.getmodule(found) else None
     return str(Path(file).relative_to(LOCAL)) if _lies_in_local(file) else getattr(found, "__name__", "it")
 

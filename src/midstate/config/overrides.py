@@ -13,9 +13,9 @@ from midstate.common.secrets import redact
 from midstate.config.explain import suggest_key
 from midstate.config.schema import GROUPS
 
-# Settings of Hydra that may be changed, to plain values. Others of launchers and sweepers would run something (setup,
+# Settings of Hydra that may be changed, to plain values. Other ones of launchers and sweepers run code (setup,
 # python, runtime_env, custom_search_space), read pickles (submitit_folder, address, storage), put lines into a batch
-# script (additional_parameters), open ports, or be overrides that nobody has looked at (params).
+# script (additional_parameters), open ports, or hold overrides that are not checked (params).
 _OF_LAUNCHERS = {
     "joblib": "n_jobs verbose timeout pre_dispatch batch_size max_nbytes",
     "submitit": "name timeout_min cpus_per_task gpus_per_node mem_gb stderr_to_stdout partition qos comment constraint "
@@ -33,16 +33,16 @@ OWN_OF_HYDRA = (
 
 
 def check_command_line(arguments: list[str]) -> None:
-    """Refuse what would run code, or read files elsewhere, before any configuration is there to be checked.
+    """Refuse a command line that would run code or read other files, before a configuration is composed.
 
     Args:
-        arguments: of the command line.
+        arguments: the command line, without the program's name.
 
     Raises:
         ConfigError: unknown options; settings of Hydra's own but launcher, sweeper, verbosity and the sweep's
-            directory; settings that are put below them; members of groups that are paths; a folder of experiments
+            directory; settings that are put below `hydra`; members of groups that are paths; a folder of experiments
             typed as a group; options that read another configuration or a pickle.
-        HydraException: not readable as overrides.
+        HydraException: the arguments cannot be read as overrides.
     """
     options, unknown = get_args_parser().parse_known_args(arguments)
     if unknown:
@@ -64,7 +64,7 @@ def check_command_line(arguments: list[str]) -> None:
             raise ConfigError(f"{typed}: write experiment={key.partition('/')[2]}/{redact(value)}")
         if "hydra" in (override.package or "").split("."):
             raise ConfigError(f"{typed}: nothing may be put below hydra")
-        # Also hydra/launcher and its like.
+        # Groups, and nested ones such as hydra/launcher.
         if ("/" in key or key in GROUPS) and re.search(r"\.\.|\$\{|(^|[\[,'\"])\s*/", value):
             raise ConfigError(
                 f"{typed}: must be a member of the group {key}, not a path; members of your own go into local/conf"

@@ -1,4 +1,4 @@
-"""The root of every configuration, and checks of what no group knows."""
+"""The schema of a configuration's root, and checks of all that no group checks itself."""
 
 import math
 import re
@@ -49,23 +49,26 @@ class Root:
     rerun: bool = False
 
 
-# Chosen with group=member; experiment and debug are saved choices.
+# Groups, chosen with group=member; experiment and debug are saved choices.
 GROUPS = ("model", "data", "schedule", "pruner", "quantizer", "optimizer", "trainer", "logger", "launcher")
 GROUPS += ("experiment", "debug", "claim", "sweep")
-# Of this name, since the store is shared with a program that imports this one.
+# The name has a prefix because a program that imports this one shares the store.
 ConfigStore.instance().store(name="midstate_schema", node=Root)
 
 
 def check_root(config: DictConfig, typed: list[str], choices: Mapping[str, str | None] | None = None) -> None:
-    """Refuse what no group or schema knows: unknown root keys, pruner settings that no axis reads.
+    """Refuse unknown root keys, settings of pruner or quantizer that no axis reads, and numbers that are too large.
 
-    `+key=value` on the command line passes Hydra's own checks, hence these. What a preset set for an axis
-    that was then replaced goes with that axis: it is removed.
+    `+key=value` on the command line passes Hydra's own checks, hence these. A preset's settings for an axis
+    that was replaced by another are removed.
 
     Args:
-        config: the composed root; settings nobody reads are removed in place.
+        config: the composed root; settings that no axis reads are removed in place.
         typed: the user's overrides.
-        choices: the chosen member of each group, so that a file can be named.
+        choices: the chosen member of each group, to name its file in a message.
+
+    Raises:
+        ConfigError: names the key, its value and what is allowed.
     """
     known = [f.name for f in fields(Root)]
     _check_packages(config, known, choices or {})
@@ -90,8 +93,7 @@ def check_root(config: DictConfig, typed: list[str], choices: Mapping[str, str |
 
 
 def _check_read(config: DictConfig, group: str, typed: list[str]) -> None:
-    """Refuse settings of a group that none of its axes reads, where they were typed or no member knows them; remove
-    the others."""
+    """Refuse settings that no axis reads, if they were typed or no member declares them; remove the others."""
     raw = OmegaConf.to_container(config[group], resolve=False)
     axes = str([node for node in raw.values() if isinstance(node, dict)])
     scalars = [key for key, node in raw.items() if not isinstance(node, dict)]
@@ -104,7 +106,7 @@ def _check_read(config: DictConfig, group: str, typed: list[str]) -> None:
                 f"{group}.{key}={raw[key]}: no axis of this {group} reads it{near(key, used)}; "
                 f"known: {', '.join(used) or 'none'}"
             )
-        if key not in (known := _declared(group)):  # a slip in a file
+        if key not in (known := _declared(group)):  # a typo in a file
             raise ConfigError(f"{group}.{key}={raw[key]}: no axis of any {group} knows it{near(key, sorted(known))}")
         with open_dict(config[group]):
             del config[group][key]
@@ -118,7 +120,7 @@ def _declared(group: str) -> set[str]:
 
 
 def _check_packages(config: DictConfig, known: list[str], choices: Mapping[str, str | None]) -> None:
-    """Refuse members of groups that went to the wrong place, for want of `# @package` in their files."""
+    """Refuse members whose settings are in the wrong place because their files lack `# @package`."""
     for key in config:
         if key not in known and choices.get(key):
             raise ConfigError(f"{member_file(key, choices[key])}: needs `# @package _global_` as its very first line")

@@ -1,4 +1,4 @@
-"""Settings that are texts, taken as they are typed: Hydra reads 2024_11_29 as a number, and refuses a second `=`."""
+"""Settings with values that are text, kept as typed: Hydra reads 2024_11_29 as a number, and refuses a second `=`."""
 
 import re
 
@@ -42,7 +42,7 @@ def _as_typed(argument: str) -> str:
 
 def _text(value: str) -> str:
     if sweep := re.fullmatch(r"\s*choice\((.*)\)\s*", value, re.DOTALL):
-        value = sweep[1]  # the same sweep; inside choice() Hydra would forget the quotes
+        value = sweep[1]  # a,b is the same sweep; inside choice() Hydra drops the quotes
     values = _split(value)
     if len(values) > 1:
         return ",".join(map(_text, values))
@@ -56,7 +56,7 @@ def _one(value: str) -> str:
     try:
         read = OverridesParser.create().parse_override(f"text={value}").value()
     except HydraException:
-        begun = value.startswith(("'", '"'))  # somebody's own quotes, which Hydra is to complain about
+        begun = value.startswith(("'", '"'))  # the user's own quotes: Hydra reports the error
         return value if begun else _quoted(value)
     return _quoted(value) if isinstance(read, bool | int | float) else value
 

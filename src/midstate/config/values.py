@@ -1,6 +1,6 @@
-"""Wrong values, told before torch and data are loaded: of one run, and of all jobs of a sweep before the first begins.
+"""Refuses wrong values before torch and data are loaded: of one run, or of all jobs of a sweep before the first begins.
 
-What a class refuses is told here in the same words; what only torch, a network or data can tell is refused later.
+Checks and messages are those of the classes; errors that only torch, a network or data can show are raised later.
 """
 
 from collections.abc import Callable, Iterator
@@ -49,7 +49,7 @@ LIMITS: dict[str, Callable[[limits.Fields], None]] = {
 
 
 def check_values(config: DictConfig) -> None:
-    """Refuse a configuration, as Hydra has composed it, for whatever can be told from it alone.
+    """Refuse a configuration, as Hydra has composed it, for errors that can be found in it alone.
 
     Raises:
         ConfigError: names the setting, its value and what is allowed.
@@ -62,7 +62,7 @@ def check_values(config: DictConfig) -> None:
     check_root(config, typed, choices)
     tree = OmegaConf.to_container(config, resolve=True)
     if not all(isinstance(tree[group], dict) for group in ("schedule", "trainer")):
-        return  # nothing can be built of it
+        return  # nothing can be built from it
     for where, node in _built(tree):
         if check := LIMITS.get(node["_target_"]):
             with suppress(KeyError):  # a field that the configuration leaves out: the class knows its default
@@ -76,10 +76,10 @@ def check_values(config: DictConfig) -> None:
 def check_jobs(config: DictConfig) -> None:
     """Refuse a sweep, as Hydra has composed it, for a wrong value in any of its jobs.
 
-    Jobs that differ in their seeds alone are looked at once. Of a search there are no jobs yet.
+    Jobs that differ only in their seeds are checked once. A search has no jobs yet, so nothing is checked.
 
     Raises:
-        ConfigError: as `check_values`, and says which job.
+        ConfigError: as `check_values`, and names the job.
     """
     if config.hydra.runtime.choices["hydra/sweeper"] != "basic":
         return
@@ -98,7 +98,7 @@ def check_jobs(config: DictConfig) -> None:
 
 
 def _built(tree: Any, where: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
-    """Every node of which an object is built, and its dotted key."""
+    """The dotted key of every node with a `_target_`, and the node."""
     if not isinstance(tree, dict):
         return
     if isinstance(tree.get("_target_"), str):
@@ -115,7 +115,7 @@ def _named(check: Callable[[limits.Fields], None], node: limits.Fields, where: s
 
 
 def _check_window(schedule: limits.Fields, epochs: int) -> None:
-    """Refuse a window that ends after the run, or before it begins, whatever the number of steps an epoch has."""
+    """Refuse a window that ends after the run or before its own start, whatever the number of steps in an epoch."""
     start, stop = (
         None if str(schedule[name]).strip().endswith("it") else steps_of(name, schedule[name], 1, epochs)
         for name in ("start", "stop")

@@ -1,7 +1,7 @@
-"""Sweeps on submitit (Slurm, or processes here) and Ray: stops reach their jobs, preempted ones are queued again.
+"""Sweeps on submitit (Slurm, or local processes) and Ray: stops reach their jobs, preempted ones are queued again.
 
-Hydra's plugins start the jobs; these callbacks, which conf/launcher/*.yaml name, add what they leave out. Imports
-nothing heavy: Hydra makes them before there is a run.
+Hydra's plugins start the jobs; these callbacks, named in conf/launcher and conf/sweep, add what the plugins lack.
+Imports nothing heavy: Hydra creates callbacks before a run.
 """
 
 import atexit
@@ -35,10 +35,10 @@ from midstate.distributed.signals import (
 
 if TYPE_CHECKING:
     from submitit import Job
-# Neither reports of use to Ray's makers, nor lines left out because another job said the same.
+# No reports of use to Ray's makers, and no lines dropped because another job has printed the same.
 RAY_SETTINGS = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_DEDUP_LOGS": "0"}
 
-_submitted: "list[Job]" = []  # by this process to submitit
+_submitted: "list[Job]" = []  # jobs that this process has submitted
 
 
 class SubmititJobs(Callback):
@@ -48,8 +48,8 @@ class SubmititJobs(Callback):
         """In the main process of a sweep: pass a request to stop on to the jobs."""
         _remember_jobs()
         pass_on_to(_cancel_submitted)
-        # Ctrl-C reaches all processes of a terminal, and those that submitit starts here would kill their jobs unsaved.
-        # They inherit what this thread has blocked; another one takes the signal.
+        # Ctrl-C reaches all processes of a terminal, and local ones of submitit would kill their jobs unsaved. They
+        # inherit the signals blocked in this thread; the new thread leaves SIGINT open for this process.
         threading.Thread(target=threading.Event().wait, daemon=True).start()
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
 
@@ -64,7 +64,7 @@ class RayJobs(Callback):
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """In the main process of a sweep: start or join Ray, and pass a request to stop on to the jobs."""
-        with suppress(Exception), _same_handlers():  # the launcher would try once more, and say why it fails
+        with suppress(Exception), _same_handlers():  # the launcher tries once more, and reports the error
             _start_ray(OmegaConf.to_container(config.hydra.launcher.ray.init, resolve=True))
             pass_on_to(_ask_ray_jobs)
 
@@ -79,7 +79,7 @@ class Search(Callback):
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         """In the main process of a sweep: end with the status of a stopped run if the search was stopped."""
-        from midstate.common.errors import EXIT_STOPPED  # which imports this module
+        from midstate.common.errors import EXIT_STOPPED
 
         if is_stopping():
             raise SystemExit(EXIT_STOPPED)
@@ -89,11 +89,11 @@ def queue_again(numbers: list[int]) -> None:
     """In a stopped submitit job: queue it again if it was preempted or its time is up.
 
     Args:
-        numbers: the signals that the run has had.
+        numbers: the signals that the run has received.
 
     Raises:
-        SystemExit: it is queued; submitit's own handler, which listens again, leaves so.
-        RunStopped: it may not be queued any more.
+        SystemExit: the job is queued again; submitit's own handler, in place again by now, raises it.
+        RunStopped: submitit does not queue the job again.
     """
     preemption = getattr(signal, "SIG" + os.environ.get("SUBMITIT_PREEMPT_SIGNAL", "USR2"))
     if "SUBMITIT_EXECUTOR" not in os.environ or preemption not in numbers:
@@ -131,15 +131,15 @@ def _remember_jobs() -> None:
 
 
 def _cancel_submitted() -> None:
-    """Ask submitted jobs to stop, those that are submitted from now on, too."""
+    """Ask submitted jobs to stop, also those that are submitted later; never returns."""
     from submitit import LocalJob
 
     cancelled: set[str] = set()
     while True:
         for job in list(_submitted):
             if isinstance(job, LocalJob):
-                # Its own `cancel` leaves a second to save. More than once: a process that only begins may miss it.
-                with suppress(ProcessLookupError):  # it may end in between
+                # Its own `cancel` leaves a second to save. Repeated: a process that is starting may miss the signal.
+                with suppress(ProcessLookupError):  # the job may end in between
                     if not job.done():
                         os.kill(int(job.job_id), signal.SIGTERM)
             elif job.job_id not in cancelled:
@@ -152,21 +152,21 @@ def _start_ray(settings: dict[str, Any]) -> None:
     for name, value in RAY_SETTINGS.items():
         os.environ.setdefault(name, value)
     if settings.get("address") == "local":
-        # A token of its own, kept nowhere; its files go with it.
+        # This Ray has a token that is stored nowhere, and its files are removed at exit.
         if not (Path.home() / ".ray" / "auth_token").exists():
             os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
         os.environ.setdefault("RAY_AUTH_MODE", "token")
-        # Ray's default place, too: names of sockets must be short.
+        # In /tmp, as Ray does by default: names of sockets must be short.
         settings["_temp_dir"] = tempfile.mkdtemp(prefix="ray-", dir=os.environ.get("RAY_TMPDIR", "/tmp"))
         atexit.register(shutil.rmtree, settings["_temp_dir"], ignore_errors=True)
-    import ray  # after all that: what it registers for the exit comes before what is registered here
+    import ray  # last, so that at exit its own handlers run before the rmtree registered here
 
     ray.init(**settings)
 
 
 @contextmanager
 def _same_handlers() -> Iterator[None]:
-    """Keep the handlers of signals as they are: Ray's for SIGTERM would end the sweep, and its jobs unsaved."""
+    """Restore the signal handlers after the context: Ray's for SIGTERM would end the sweep, and its jobs unsaved."""
     before = {number: signal.getsignal(number) for number in SIGNALS}
     try:
         yield
@@ -190,7 +190,7 @@ def _wait_for_request() -> None:
 
 
 def _request() -> bytes:
-    """The name that a request to stop has in Ray's own store: of this sweep only, also where others share the Ray."""
+    """The key of a stop request in Ray's key-value store; it is of this sweep only, also on a shared cluster."""
     import ray
 
     return f"midstate-stop-{ray.get_runtime_context().get_job_id()}".encode()

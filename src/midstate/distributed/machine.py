@@ -19,14 +19,14 @@ def keep_freed_memory() -> bool:
     """Keep freed memory for the next allocation instead of giving it back to the system; False where unknown.
 
     A training step frees and allocates the same activations over and over; glibc gives those of 128 KiB or more
-    back each time, and the system then hands out zeroed pages anew: a fifth of a small network's training, more of a
-    large one's. The process keeps its peak, which is somewhat higher, until it ends; results do not change.
+    back each time, and the system then hands out zeroed pages anew: a fifth of a small network's training time, more of
+    a large one's. The process keeps its peak, which is somewhat higher, until it ends; results do not change.
     """
     try:
         set_option = ctypes.CDLL(None).mallopt  # glibc's
     except (AttributeError, OSError, TypeError):
         return False
-    taken = [set_option(option, value) for option, value in KEEP.items()]  # all of them, whatever becomes of one
+    taken = [set_option(option, value) for option, value in KEEP.items()]  # all are set, even if one fails
     return all(taken)
 
 
@@ -49,10 +49,10 @@ def processor_name() -> str:
 
 @contextmanager
 def enough_memory() -> Iterator[None]:
-    """Say in a line that memory has run out, on the CPU or a GPU, or that a process which reads images was killed.
+    """Turn errors of memory, and of processes that read images, into one line.
 
     Raises:
-        RunFailed: it has, or was.
+        RunFailed: memory has run out, on the CPU or a GPU, or a process that reads images has ended.
     """
     try:
         yield
@@ -70,6 +70,6 @@ def enough_memory() -> Iterator[None]:
 
 
 def is_memory(error: BaseException) -> bool:
-    """Tell whether an error says that memory has run out; torch has a kind of its own for GPUs only."""
-    said = ("can't allocate memory", "Storage size calculation overflowed", "failed to map segment")  # a late import
+    """Tell whether an error says that memory has run out; torch has an exception type of its own for GPUs only."""
+    said = ("can't allocate memory", "Storage size calculation overflowed", "failed to map segment")  # last: an import
     return isinstance(error, MemoryError | torch.OutOfMemoryError) or any(each in str(error) for each in said)

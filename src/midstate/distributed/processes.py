@@ -1,4 +1,4 @@
-"""The parametrization that puts a mask on a tensor, and those of a whole model."""
+"""The processes of one run under torchrun: joining them, sums and averages over them, and comparing their tensors."""
 
 import inspect
 import pickle
@@ -32,18 +32,18 @@ TIMEOUT = timedelta(hours=2)
 def digest(tensor: Tensor) -> Tensor:
     """Return an int64 checksum that depends on every bit of a tensor.
 
-    The sum of eight bytes at a time, each such word times an odd number of its own, modulo 2^64.
+    The sum, modulo 2^64, of all words of eight bytes, each times an odd number that depends on its position.
     """
     content = tensor.detach().contiguous().flatten().view(torch.uint8)
     words = F.pad(content, (0, -len(content) % 8)).view(torch.int64)
     odd = torch.arange(1, len(words) + 1, device=tensor.device) * _MIX[0]
-    for factor in _MIX[1:]:  # splitmix64's way to numbers that no pattern of differences cancels
+    for factor in _MIX[1:]:  # splitmix64's mixing: no regular pattern of differences cancels
         odd = (odd ^ (odd >> 29)) * factor
     return (words * (odd | 1)).sum()
 
 
 def same_everywhere(value: T) -> T:
-    """The value that the first process has, where several are joined, whoever has joined them."""
+    """The first process's value, if a process group exists, whoever has made it; else the value itself."""
     if not (distributed.is_available() and distributed.is_initialized()):
         return value
     values: list[Any] = [None] * distributed.get_world_size()
@@ -56,9 +56,9 @@ class Processes:
     """The processes of one run.
 
     Args:
-        rank: of this one, 0..size-1; 0 owns the run's directory.
-        size: how many there are.
-        distributed: whether torchrun has started them, even where there is one only.
+        rank: number of this process, 0..size-1; rank 0 owns the run's directory.
+        size: number of processes.
+        distributed: whether torchrun has started them, even if there is only one.
     """
 
     rank: int = 0
@@ -107,7 +107,7 @@ class Processes:
         return outcome[0]
 
     def rank_zero_first(self, call: Callable[[], T]) -> T:
-        """Call on rank zero first, then on the others, which find what it has fetched."""
+        """Call on rank zero first, then on the others, which find the files that rank zero has fetched."""
         mine: list[T] = []
         self.on_rank_zero(lambda: mine.append(call()))
         return mine[0] if mine else call()
@@ -124,7 +124,7 @@ class Processes:
             tensor.copy_(part.view(tensor.shape))
 
     def differing(self, tensors: Sequence[Tensor]) -> list[int]:
-        """Places at which not all processes have the same tensor, told by numbers that depend on every bit."""
+        """Indices of the tensors that are not the same in all processes, compared by `digest`."""
         if self.size == 1 or not tensors:
             return []
         digests = torch.stack([digest(tensor) for tensor in tensors])
@@ -133,17 +133,17 @@ class Processes:
         return (torch.stack(rows) != digests).any(0).nonzero().flatten().tolist()
 
     def parallel(self, model: nn.Module) -> nn.Module:
-        """Return what averages gradients over all processes (DistributedDataParallel); alone, the model itself.
+        """Wrap a model to average gradients over all processes (DistributedDataParallel); without torchrun, return it.
 
-        Buffers are never broadcast: that would overwrite a mask that has gone astray before anybody compares it, and
-        send all masks at every forward pass.
+        Buffers are never broadcast: that would overwrite a mask that differs before it is compared, and send all masks
+        at every forward pass.
         """
         if not self.distributed:
             return model
         known = inspect.signature(DistributedDataParallel.__init__).parameters
         option = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
         device = next(model.parameters()).device
-        # A CPU's convolutions give gradients of 1x1 kernels in a layout of their own; nothing to be done about it.
+        # On a CPU the gradients of 1x1 kernels have another memory layout; there is no remedy.
         warnings.filterwarnings("ignore", "Grad strides do not match")
         return DistributedDataParallel(
             model, device_ids=[device.index] if device.type == "cuda" else None, **{option: False}
@@ -154,7 +154,7 @@ ALONE = Processes()
 
 
 def _sendable(error: Exception) -> Exception:
-    """The error, or what it says, where it cannot be pickled."""
+    """The error; if it cannot be pickled, a RuntimeError with its type and message."""
     try:
         pickle.loads(pickle.dumps(error))
     except Exception:
@@ -164,7 +164,7 @@ def _sendable(error: Exception) -> Exception:
 
 @contextmanager
 def joined(device: torch.device) -> Iterator[Processes]:
-    """Join the processes that torchrun has started, for the time of the context; without torchrun, be alone.
+    """Join the processes that torchrun has started, for the time of the context; without torchrun, yield `ALONE`.
 
     Args:
         device: where this process computes; on GPUs gradients go over NCCL, else over Gloo.
@@ -180,15 +180,15 @@ def joined(device: torch.device) -> Iterator[Processes]:
     distributed.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo", timeout=TIMEOUT)
     with others_at_work():
         yield Processes(distributed.get_rank(), distributed.get_world_size(), True)
-    distributed.destroy_process_group()  # after an error it could wait for others, and the process ends anyhow
+    distributed.destroy_process_group()  # not after an error: it could wait for others
 
 
 @contextmanager
 def others_at_work() -> Iterator[None]:
-    """Say in a line that another process has ended.
+    """Turn errors of lost connections into one line.
 
     Raises:
-        RunFailed: it has.
+        RunFailed: another process of this run has ended.
     """
     try:
         yield

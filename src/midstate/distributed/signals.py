@@ -16,7 +16,7 @@ PASSED_ON = signal.SIGURG
 SECONDS = 0.5  # between repetitions: a worker whose job has just begun can miss the first
 _outside = threading.Event()  # a stop was requested of this process while it was not in a run
 _first: list[int] = []  # pid of the process that the user started; not of a launcher's worker
-_jobs_elsewhere: list[Callable[[], None]] = []  # ask jobs to stop that are not children of this process
+_jobs_elsewhere: list[Callable[[], None]] = []  # functions that stop jobs which are no children of this process
 
 
 class Requests:
@@ -32,7 +32,7 @@ class Requests:
 
 @contextmanager
 def stop_on_signal() -> Iterator[Requests]:
-    """Yield what tells whether a stop was requested; a second SIGINT stops at once."""
+    """Yield the requests to stop, which are true when called if there is one; a second SIGINT stops at once."""
     requests = Requests()
     with _handled(requests.numbers, lambda: None):
         yield requests
@@ -40,12 +40,12 @@ def stop_on_signal() -> Iterator[Requests]:
 
 @contextmanager
 def stop_workers_on_signal() -> Iterator[Callable[[], bool]]:
-    """In the main process of a sweep: pass a request to stop on to the workers."""
+    """In the main process of a sweep: pass a request to stop on to the workers; yield a function that tells of one."""
 
     def pass_on() -> None:
         _outside.set()
         workers = [worker.pid for worker in multiprocessing.active_children()]
-        # In threads: the signal may have interrupted code that holds a lock they need.
+        # In threads: the signal may have interrupted code that holds a lock `ask` needs.
         for ask in (lambda: _ask(workers), *_jobs_elsewhere):
             threading.Thread(target=ask, daemon=True).start()
 
@@ -97,7 +97,7 @@ def _handled(requested: list[int], act: Callable[[], None]) -> Iterator[None]:
         requested.append(number)
         act()
 
-    if threading.current_thread() is not threading.main_thread():  # only there may handlers be set
+    if threading.current_thread() is not threading.main_thread():  # Python sets handlers only there
         yield
         return
     before = {number: signal.signal(number, request) for number in (*SIGNALS, PASSED_ON)}

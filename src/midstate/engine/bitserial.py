@@ -1,8 +1,9 @@
 """A bit-serial kernel in numpy: integers of few bits multiplied plane by plane, as bit-serial hardware does.
 
-x and w are sums of bit planes, so that x . w = sum over i, j of +-2^(i+j) popcount(w_i AND x_j): the time goes with the
-product of the two numbers of bits (BISMO, arXiv 1806.08862). Negative numbers are two's complements, whose highest
-plane counts negatively. G is groups of a convolution, R rows (filters, or positions), K what is summed over.
+x and w are sums of bit planes, so that x . w = sum over i, j of +-2^(i+j) popcount(w_i AND x_j): the time is
+proportional to the product of the two numbers of bits (BISMO, arXiv 1806.08862). Negative numbers are in two's
+complement: the highest plane counts negatively. Shapes: G groups of a convolution, R rows (filters or positions), K
+summands of one output.
 """
 
 import numpy as np
@@ -13,7 +14,7 @@ WORD = 64  # bits
 
 
 def planes(values: np.ndarray, bits: int) -> np.ndarray:
-    """Pack integers (G, R, K) of so many bits into words of one plane each, (bits, G, K / 64, R) uint64."""
+    """Pack integers (G, R, K) of `bits` bits into bit planes (bits, G, ceil(K / 64), R) of uint64 words."""
     low = values.astype(np.int8).view(np.uint8) if values.dtype != np.uint8 else values
     shifts = np.arange(bits, dtype=np.uint8)[:, None, None, None]
     packed = np.packbits((low[None] >> shifts) & 1, axis=-1, bitorder="little")
@@ -22,12 +23,12 @@ def planes(values: np.ndarray, bits: int) -> np.ndarray:
 
 
 def product(weights: np.ndarray, inputs: np.ndarray, signed_inputs: bool) -> np.ndarray:
-    """Products of every filter with every position, (G, filters, positions) int32.
+    """Dot products of every filter with every position, (G, filters, positions) int32.
 
     Args:
         weights: planes of signed integers, (bits, G, words, filters).
         inputs: planes, (bits, G, words, positions).
-        signed_inputs: whether their highest plane counts negatively.
+        signed_inputs: whether the inputs are in two's complement.
     """
     total = np.zeros((weights.shape[1], weights.shape[3], inputs.shape[3]), dtype=np.int32)
     for i, weight in enumerate(weights):
@@ -39,7 +40,7 @@ def product(weights: np.ndarray, inputs: np.ndarray, signed_inputs: bool) -> np.
 
 
 def columns(module: nn.Module, inputs: np.ndarray) -> np.ndarray:
-    """What each position of a layer's output reads, (G, positions, K): im2col of one image, or a linear layer's rows.
+    """Inputs that each output position of a layer reads, (G, positions, K): im2col of one image, or rows of a Linear.
 
     Args:
         module: Conv2d or Linear.
@@ -67,16 +68,16 @@ def layer(module: nn.Module, packed: np.ndarray, inputs: np.ndarray, bits: int, 
 
     Args:
         module: Conv2d or Linear.
-        packed: planes of its filters.
+        packed: `planes` of its filters.
         inputs: integers, see `columns`.
-        bits: of the inputs.
-        signed: whether these are two's complements.
+        bits: number of bits of the inputs.
+        signed: whether the inputs are in two's complement.
     """
     total = product(packed, planes(columns(module, inputs), bits), signed)
     return total.reshape(-1, total.shape[-1])
 
 
 def _padding(module: nn.Conv2d) -> list[tuple[int, int]]:
-    """Zeros above and below, left and right."""
+    """Padding of the height (above, below) and of the width (left, right)."""
     left, right, top, bottom = module._reversed_padding_repeated_twice
     return [(top, bottom), (left, right)]

@@ -18,13 +18,13 @@ def evaluate(model: nn.Module, split: Split, processes: Processes = ALONE) -> di
     Args:
         model: the same in all processes.
         split: what to measure on.
-        processes: that share the work.
+        processes: the processes that share the work.
 
     Raises:
-        RunFailed: there is no image that can be read.
+        RunFailed: no image of the split can be read.
     """
     totals, num_images = torch.zeros(3, dtype=torch.float64), 0
-    with evaluation(model), parametrize.cached():  # weights stand still: masked once, not for every batch
+    with evaluation(model), parametrize.cached():  # cached: weights are masked once, not for every batch
         for images, labels in split.batches(EVAL_BATCH, processes.rank, processes.size):
             logits = model(images)
             ranked = logits.topk(min(5, logits.shape[1]), dim=1).indices == labels[:, None]
@@ -33,7 +33,7 @@ def evaluate(model: nn.Module, split: Split, processes: Processes = ALONE) -> di
                 .double()
                 .cpu()
             )
-            num_images += len(labels)  # of images in files some may be left out
+            num_images += len(labels)  # damaged image files may be skipped
     *totals, num_images = processes.sum([*totals.tolist(), num_images])
     if not num_images:
         raise RunFailed("no image of a split can be read")

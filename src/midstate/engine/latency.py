@@ -3,10 +3,10 @@
 | kernel      | what is timed                                                                                     |
 |-------------|---------------------------------------------------------------------------------------------------|
 | `bitserial` | im2col, packing of the inputs, AND and popcount of every pair of bit planes (`engine.bitserial`)   |
-| `int8`      | torch's int8 convolution or product; fewer bits take as long, as where there is no smaller type    |
+| `int8`      | torch's int8 convolution or product; fewer bits take as long: there is no smaller type             |
 
-32 bits of both are torch's float32. Weights are packed beforehand. The median of several repeats, in time of the thread
-itself, so that other programs on the machine count as little as possible.
+A pair of 32 bits is the module itself, in float32. Weights are packed beforehand. Each time is the median of several
+repeats in CPU time of this thread, so that other programs on the machine count as little as possible.
 """
 
 import statistics
@@ -28,8 +28,8 @@ from midstate.sparsity.observe import evaluation
 
 KERNELS = ("bitserial", "int8")
 REPEATS = 7
-MOST_SECONDS = 0.5  # for the repeats of one pair; three are made in any case
-Kernel = Callable[[nn.Module, Tensor], Callable[[int, int], Callable[[], Any]]]  # what runs a layer at a pair of bits
+MOST_SECONDS = 0.5  # limit for the repeats of one pair, of which three at least are made
+Kernel = Callable[[nn.Module, Tensor], Callable[[int, int], Callable[[], Any]]]  # to run a layer at a pair of bits
 
 
 @torch.no_grad()
@@ -40,20 +40,20 @@ def latencies(
     pairs: Sequence[tuple[int, int]],
     measured: Callable[[], object] = lambda: None,
 ) -> dict[str, dict[str, Any]]:
-    """Whole microseconds of every layer at every pair of bits of weights and inputs, and at 32 bits, for one image.
+    """Time every layer for one image, in whole microseconds, at every pair of bits (weights, inputs) and at 32 bits.
 
     Args:
         model: on the CPU.
         images: (1, C, H, W).
         kernel: one of `KERNELS`.
-        pairs: of 1 to 8 bits.
+        pairs: bits of weights and of inputs, 1 to 8 each.
         measured: called after each layer.
 
     Returns:
-        By layer `shape` of its weight, and `us` by pair, as `Latency` reads them.
+        For each layer, by name, the `shape` of its weight, and `us` by pair, as `Latency` reads them.
 
     Raises:
-        ValueError: a layer that cannot be timed, or a kernel that this torch has not got.
+        ValueError: a layer cannot be timed, or this build of torch lacks the kernel.
     """
     layers, table = weight_layers(model), {}
     inputs = layer_inputs(model, layers, images)
@@ -68,7 +68,7 @@ def latencies(
 
 
 def layer_inputs(model: nn.Module, layers: Sequence[Layer], images: Tensor) -> dict[str, list[Tensor]]:
-    """The inputs of each layer, one a call.
+    """The inputs of each layer by name, one tensor for each call.
 
     Raises:
         ValueError: a layer of another kind than Conv2d and Linear, or one that is never called.
@@ -117,16 +117,16 @@ def _times(layer: Layer, seen: Tensor, kernel: str, pairs: Sequence[tuple[int, i
 
 
 def integers(draws: np.random.Generator, shape: tuple[int, ...], bits: int, signed: bool) -> np.ndarray:
-    """Random numbers over the whole range of so many bits, int8 or uint8."""
+    """Random integers over the whole range of `bits` bits, int8 if signed, else uint8."""
     low = -(2 ** (bits - 1)) if signed else 0
     return draws.integers(low, low + 2**bits, shape, dtype=np.int8 if signed else np.uint8)
 
 
 def _int8(module: nn.Module, seen: Tensor) -> Callable[[], Any]:
-    """A layer's int8 product, weights packed."""
+    """A function that runs a layer in int8, its weights packed beforehand."""
     quantized, scale = torch.ops.quantized, 0.02
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torch speaks of another interface to the same kernels
+        warnings.simplefilter("ignore")  # torch recommends another interface to the same kernels
         x = torch.quantize_per_tensor(seen.float(), scale, 128, torch.quint8)
         w = torch.quantize_per_tensor(module.weight.detach().float(), scale, 0, torch.qint8)
     if isinstance(module, nn.Linear):
@@ -141,8 +141,8 @@ def _int8(module: nn.Module, seen: Tensor) -> Callable[[], Any]:
 
 
 def microseconds(call: Callable[[], Any]) -> int:
-    """The median of several calls, 1 at least."""
-    call()  # whatever is made once
+    """Median CPU time of several calls, in whole microseconds, 1 at least."""
+    call()  # warm-up: the first call may create caches
     times: list[float] = []
     while len(times) < REPEATS and (len(times) < 3 or sum(times) < MOST_SECONDS):
         started = time.thread_time()

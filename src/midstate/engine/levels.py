@@ -1,4 +1,4 @@
-"""Sensitivity by level: what a finished network loses with one layer alone at each of several levels.
+"""Sensitivity by level: how much a finished network loses when one layer alone is at each of several levels.
 
 | kind         | a level                                    | how the layer gets there                             |
 |--------------|--------------------------------------------|------------------------------------------------------|
@@ -30,12 +30,12 @@ from midstate.sparsity import NM, Layer, Sample, observe
 from midstate.sparsity.observe import evaluation
 
 KINDS = ("weights", "filters", "nm", "bits", "input_bits")
-ORDERS = ("taylor", "hessian")  # of the loss's expansion: measured once a layer, not by level
+ORDERS = ("taylor", "hessian")  # orders of the loss's Taylor expansion, measured once for each layer
 COLUMNS = (
     *("layer", "depth", "params", "macs", "kind", "level", "full", "removed", "loss_rise", "top1_drop"),
     *("taylor", "hessian_trace"),
 )
-Asked = Mapping[str, Sequence[Any]]  # by kind: shares in use that go; pairs of N and M; bits
+Asked = Mapping[str, Sequence[Any]]  # by kind: shares to remove of the units in use; pairs (N, M); bits
 
 
 @torch.no_grad()
@@ -50,7 +50,7 @@ def sensitivities_by_level(
     """Measure every layer alone at every level.
 
     Args:
-        model: finished and plain, quantisers of inputs in place; left as it was.
+        model: finished and plain, with its quantisers of inputs if it has any; left as it was.
         layers: of the model.
         split: images to measure on.
         asked: levels by kind, see `Asked`.
@@ -58,8 +58,8 @@ def sensitivities_by_level(
         measured: called after each level.
 
     Returns:
-        A row a layer, kind and level: `level` of `full` that the layer has as it is, `removed` share of its weights
-        in use, `loss_rise` in nats and `top1_drop` in points, both positive where the network got worse.
+        A row for each layer, kind and level: `level`, `full` (the level of the unchanged layer), `removed` (share of
+        its weights in use), `loss_rise` in nats and `top1_drop` in points, both positive where the network got worse.
     """
     before, rows = evaluate(model, split), []
     for layer in layers:
@@ -87,21 +87,21 @@ def _of(layer: Layer, asked: Asked) -> Iterator[tuple[str, Any]]:
 
 
 def facts_of(layer: Layer) -> dict[str, Any]:
-    """What a layer is."""
+    """Name, depth and number of weights of a layer."""
     return {"layer": layer.name, "depth": layer.depth, "params": layer.weight.numel()}
 
 
 def has_kind(layer: Layer, kind: str) -> bool:
-    """Tell whether a layer has levels of a kind: what attention's own tensors read is not the module's first input."""
+    """Tell whether a layer has levels of a kind; an attention module's own tensors have no `input_bits`."""
     return kind != "input_bits" or layer.tensor_name == "weight"
 
 
 def expansions(
     model: nn.Module, layers: Sequence[Layer], split: Split, orders: Sequence[str], seed: int
 ) -> list[dict[str, float]]:
-    """First and second order of the loss by each layer's weights, at the weights as they are.
+    """Measure first- and second-order sensitivity of the loss to each layer's weights, at their present values.
 
-    Inputs are not rounded meanwhile: a rounded input has no gradient, so that layers before it would have none.
+    Quantisers of inputs are off meanwhile: rounding has no gradient, so that layers before it would have none.
 
     Args:
         model: finished; left as it was.
@@ -111,8 +111,8 @@ def expansions(
         seed: of the random vectors.
 
     Returns:
-        By layer: `taylor`, the sum of (w * gradient)^2, as the criterion adds up a filter's; `hessian_trace`, that of
-        the layer's block, estimated (Hutchinson).
+        For each layer: `taylor`, the sum of (w * gradient)^2, as the criterion adds up a filter's; `hessian_trace`,
+        Hutchinson's estimate of the trace of the layer's block of the Hessian.
     """
     found: list[dict[str, float]] = [{} for _ in layers]
     sample = Sample(split.images, split.labels)
@@ -130,7 +130,7 @@ def expansions(
 
 @contextmanager
 def _at(model: nn.Module, layer: Layer, kind: str, asked: Any, images: Tensor) -> Iterator[tuple[int, int, float]]:
-    """Have one layer at a level for the time of the context; gives the level, the full one, and the share removed."""
+    """Put one layer at a level inside the context; yields the level, the full level, and the share removed."""
     if kind == "input_bits":
         with _rounded_inputs(model, layer, asked, images):
             yield asked, FLOAT_BITS, 0.0
@@ -177,7 +177,7 @@ _CHANGED = {"weights": _fewer_weights, "filters": _fewer_filters, "nm": _nm, "bi
 
 @contextmanager
 def _rounded_inputs(model: nn.Module, layer: Layer, bits: int, images: Tensor) -> Iterator[None]:
-    """Have a layer's inputs in few bits, after a quantiser that they already have."""
+    """Round a layer's inputs to `bits` inside the context, after a quantiser that they may already have."""
     seen: list[Tensor] = []
     with _before(layer.module, lambda _, inputs: seen.append(inputs[0])), evaluation(model):
         model(images[:NUM_CALIBRATED])

@@ -29,17 +29,17 @@ def train(
     """Train to the end, or until a stop is requested.
 
     Args:
-        session: where to go on from; it is changed in place.
+        session: the state to continue from; changed in place.
         checkpoint: saves the session.
-        end_of_epoch: takes the row of each finished epoch, before its checkpoint.
+        end_of_epoch: called with the row of each finished epoch, before its checkpoint.
         stop_requested: asked after every step, and between the measurements and the trials of an allocation.
-        end_of_episode: called after every trial of a scheme but the last.
+        end_of_episode: called before every trial of a scheme, so that it can record the trial before.
 
     Returns:
         True when finished, False when stopped (a checkpoint is saved, unless the stop has also ended the compiler).
 
     Raises:
-        RunFailed: the loss is no longer a finite number.
+        RunFailed: the loss is not finite, or masks or bits cannot be refreshed, see `refresh`.
     """
 
     def between_measurements() -> None:
@@ -62,7 +62,7 @@ def train(
         session.search.between[:] = [between_episodes]
     try:
         return _train(session, checkpoint, end_of_epoch, stop_requested)
-    except _Stopped:  # what was measured so far is measured again; what was tried is known
+    except _Stopped:  # a resumed run repeats the measurements, not the finished trials
         checkpoint()
         return False
     except Exception as error:
@@ -81,7 +81,7 @@ class _Stopped(Exception):
 def _stopped_compiler(session: Session, error: Exception, stop_requested: Callable[[], bool]) -> bool:
     """Tell whether a step failed because the signal that asks for a stop has ended the compiler, as Ctrl-C does.
 
-    Asked of a process that trains alone: of several, the others may not be at the same place.
+    Only for a run with one process: several processes may be at different steps.
     """
     alone = session.processes.size == 1 and session.settings.compile and not isinstance(error, RunFailed)
     return alone and stop_requested()
@@ -163,7 +163,7 @@ def _close_epoch(session: Session) -> dict[str, Any]:
 
 
 def _best(search: Search) -> str:
-    """What a search has found so far, in a few words."""
+    """The best scheme of a search so far, in a few words."""
     if not search.rows:
         return ""
     best, last = max(search.rows, key=lambda row: row["reward"]), search.rows[-1]

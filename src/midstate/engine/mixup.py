@@ -26,12 +26,13 @@ class Mixing:
 
     @classmethod
     def of(cls, mixup: float, cutmix: float, num_classes: int, seed: int) -> "Mixing | None":
-        """Return what mixes as asked; None where nothing is to be mixed."""
+        """Return the mixing with these settings; None if both alphas are 0."""
         return cls(mixup, cutmix, num_classes, seed) if mixup or cutmix else None
 
     def __call__(self, images: Tensor, labels: Tensor, step: int) -> tuple[Tensor, Tensor]:
-        """Return mixed images (N, C, H, W) and their labels (N, num_classes) as shares; each image's partner is the
-        one before it in the batch.
+        """Return mixed images (N, C, H, W), and shares of the classes (N, num_classes) as their labels.
+
+        Each image is mixed with the one before it in the batch, the first with the last.
         """
         from torchvision.transforms import v2  # takes a while to import
 
@@ -40,6 +41,6 @@ class Mixing:
             for way, alpha in ((v2.MixUp, self.mixup), (v2.CutMix, self.cutmix))
             if alpha
         ]
-        with torch.random.fork_rng(devices=[]):  # training's own draws stay as they are
+        with torch.random.fork_rng(devices=[]):  # training's own generator stays as it is
             torch.default_generator.manual_seed(seed_for(self.seed, "mixing", step))  # GPUs' generators are left alone
             return v2.RandomChoice(ways)(images, labels)

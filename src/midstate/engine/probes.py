@@ -1,8 +1,8 @@
 """Gap probes: how far accuracy falls when a frozen network moves from one intermediate state to the next.
 
-Both masks come from the same weights, so that re-ranking is left out. `gap` is the plain difference in
-top-1 (points, positive: a drop), `gap_bn` the same after BatchNorm statistics are estimated anew under
-each mask. The same probes in every arm make paths comparable.
+The masks of both states come from the same weights, so that a gap does not include re-ranking. `gap` is the
+plain difference in top-1 (points, positive: a drop), `gap_bn` the same after BatchNorm statistics are
+estimated anew under each mask. The same probes in every arm make paths comparable.
 """
 
 from collections.abc import Iterator
@@ -20,7 +20,7 @@ from midstate.quantization import Quantizer
 from midstate.sparsity import Pruner
 from midstate.sparsity.observe import EVAL_BATCH
 
-NUM_IMAGES = 1000  # at most, of training to estimate BatchNorm on
+NUM_IMAGES = 1000  # most training images to estimate BatchNorm statistics on
 
 
 class _Masks:
@@ -66,8 +66,8 @@ class GapProbe:
 
     Args:
         model: with masks or bits attached.
-        walker: that puts them in force.
-        train: its first images are for BatchNorm.
+        walker: the pruner or quantizer that sets them.
+        train: its first `NUM_IMAGES` images are for BatchNorm.
         validation: its first `num_images`, or as many as there are, are measured on.
     """
 
@@ -81,12 +81,12 @@ class GapProbe:
         self.state = 0  # the last state measured; part of a checkpoint
 
     def before_refresh(self, step: int) -> dict[str, float] | None:
-        """Measure, if the refresh at `step` crosses into a new state; masks are put back as they were."""
+        """Measure the gap if the refresh at `step` enters a new state, else return None; masks or bits are restored."""
         jumps = self.states.num_jumps
         state = floor(jumps * self.states.window.progress(step))
         if state <= self.state:
             return None
-        # Both before either is set: what comes next may depend on what is in force.
+        # Both are computed before either is set: a state may depend on the masks in force.
         pair = [self.states.at(each / jumps, step) for each in (self.state, state)]
         with self.states.trial():
             last = self._accuracies(pair[0])
@@ -103,7 +103,7 @@ class GapProbe:
         return row
 
     def _accuracies(self, state: list) -> tuple[float, float]:
-        """Top-1 in a given state: as is, and with BatchNorm estimated anew."""
+        """Top-1 in percent in a given state: as is, and with BatchNorm estimated anew."""
         whole = self.states.put(state)
         raw = evaluate(self.model, self.validation)["top1"]
         if not _batchnorms(self.model):  # a second pass would give the same bits
@@ -113,7 +113,7 @@ class GapProbe:
 
 
 def _same(state: list, other: list) -> bool:
-    """Tell whether two states are one: the same masks, or the same bits."""
+    """Tell whether two states have the same masks, or the same bits."""
     return all(
         torch.equal(one, another) if torch.is_tensor(one) else one == another
         for one, another in zip(state, other, strict=True)

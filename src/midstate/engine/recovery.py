@@ -1,4 +1,4 @@
-"""Recovery: what a network knows when it has just been pruned, and when it is finished, on images no run sees."""
+"""Recovery: top-1 of a network just after it was pruned, and when it is finished, on images that no run sees."""
 
 from torch import nn
 
@@ -9,11 +9,11 @@ from midstate.sparsity.observe import EVAL_BATCH
 
 
 class Recovery:
-    """Measures top-1 in percent, BatchNorm estimated anew, so that a damage is of the weights alone.
+    """Measures top-1 in percent with BatchNorm estimated anew, so that damage is of the weights alone.
 
     Args:
-        model: that is trained, or finished.
-        train: its first images are for BatchNorm.
+        model: the network in training, or finished.
+        train: its first `NUM_IMAGES` images are for BatchNorm.
         unused: images to measure on.
     """
 
@@ -23,10 +23,10 @@ class Recovery:
         self.just_pruned: float | None = None  # part of a checkpoint; None: not pruned yet
 
     def top1(self) -> float:
-        """Top-1 of the network as it is now; nothing of it changes, and no generator moves."""
+        """Top-1 in percent of the network as it is now; neither it nor a generator changes."""
         with reestimated_batchnorm(self.model, self.bn_batches):
             return evaluate(self.model, self.unused)["top1"]
 
     def report(self) -> dict[str, int | float | None]:
-        """What goes into the summary; call with the finished network."""
+        """The entry of summary.json; call it with the finished network."""
         return {"images": len(self.unused), "just_pruned": self.just_pruned, "finished": self.top1()}

@@ -3,7 +3,7 @@
 Each layer in turn is harmed in one way, measured on validation images, and put back:
 
 - `share`: a given share of its weights in use goes, smallest first;
-- `params`: the same number of weights in every layer, that share of the smallest layer;
+- `params`: the same number of weights goes from every layer, that share of the layer with fewest in use;
 - `noise`: all its weights in use are replaced by Gaussian noise of their own deviation (a control);
 - `first_half`, `second_half`: the same as `share`, measured on one half of the images: how far ranks can be trusted.
 """
@@ -35,12 +35,12 @@ def sensitivities(
         model: finished and plain; left as it was.
         layers: of the model.
         split: images to measure on.
-        share: of a layer's weights in use that goes, 0..1.
+        share: share of a layer's weights in use that goes, 0..1.
         seed: of the noise.
-        kinds: of harm, see above.
+        kinds: kinds of harm, see the top of this file.
 
     Returns:
-        One row (`COLUMNS`) a layer and kind: `removed` weights, `loss_rise` in nats, `top1_drop` in points;
+        One row (`COLUMNS`) a layer and kind: number of `removed` weights, `loss_rise` in nats, `top1_drop` in points;
         both positive where the network got worse.
     """
     splits = {kind: _measured_on(split, kind) for kind in kinds}
@@ -90,7 +90,7 @@ def _harmed(weight: Tensor, kind: str, share: float, smallest: int, seed: int) -
 
 
 def without_smallest(weight: Tensor, count: int) -> Tensor:
-    """Return a copy without its `count` smallest non-zero weights; of equals the first go."""
+    """Return a copy without its `count` smallest non-zero weights; among equal ones the first go."""
     flat = weight.flatten().clone()
     magnitude = flat.abs().masked_fill(flat == 0, torch.inf)
     flat[magnitude.sort(stable=True).indices[:count]] = 0

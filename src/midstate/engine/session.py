@@ -29,12 +29,12 @@ if TYPE_CHECKING:
 
 
 class Counting:
-    """A bar that opens with the first thing that is counted, and is gone when closed.
+    """A progress bar that opens with the first count, and disappears when closed.
 
     Args:
-        shown: whether this process shows bars; on a terminal only in any case.
-        what: is done.
-        unit: what is counted.
+        shown: whether this process shows the bar, and then only on a terminal.
+        what: description of the work.
+        unit: name of one count.
     """
 
     def __init__(self, shown: bool, what: str, unit: str) -> None:
@@ -42,7 +42,7 @@ class Counting:
         self._bar: tqdm | None = None
 
     def update(self, to: int | None = None, total: int | None = None, text: str = "") -> None:
-        """Count one more, or up to a number; say how many there are in all, and what has come of it."""
+        """Count one more, or set the count to `to`; `total` is the count at the end, `text` stands behind the bar."""
         if self._bar is None:
             self._bar = tqdm(
                 desc=self.what, unit=self.unit, total=total, initial=to or 0, leave=False,
@@ -67,13 +67,13 @@ class Session:
     data: Images
     model: nn.Module  # as it is evaluated and saved
     uses: dict[str, int]  # how often one image uses each weight of the plain model
-    narrowed: dict[str, Any] | None  # the widths that were found, where the network is a narrower one
+    narrowed: dict[str, Any] | None  # the widths of a narrower network; None: the model's own
     pruner: Pruner
     optimizer: Optimizer
     rate: Rate
     batches: Batches
     probe: GapProbe | None
-    forward: Callable[[Tensor], Tensor]  # the same model as it is trained: compiled, its gradients averaged
+    forward: Callable[[Tensor], Tensor]  # the model for training: compiled if asked for, averages gradients
     scaler: GradScaler
     mixing: Mixing | None = None
     ema: "ModelEmaV3 | None" = None
@@ -106,27 +106,27 @@ class Session:
 
     @property
     def walkers(self) -> list[Pruner | Quantizer]:
-        """Those that walk the network to its target, in the order in which they act."""
+        """The pruner, and the quantizer if there is one, in the order in which they act."""
         return [self.pruner, *([self.quantizer] if self.quantizer else [])]
 
     @property
     def dense(self) -> bool:
-        """Tell whether there is nothing to walk to."""
+        """Tell whether nothing is pruned or quantised."""
         return self.pruner.method.dense and self.quantizer is None
 
     @property
     def search(self) -> Search | None:
-        """The trials of schemes, where an allocation makes any."""
+        """The trials of schemes; None if no allocation tries any."""
         return next((walker.search for walker in self.walkers if walker.search), None)
 
     @property
     def num_episodes(self) -> int:
-        """How many schemes are tried in all."""
+        """Number of schemes to try in all; only where there is a `search`."""
         return next(walker.method.allocation.episodes for walker in self.walkers if walker.search)
 
     @property
     def window(self) -> Window:
-        """Where the run's states lie: the pruner's, or a quantizer's where nothing is pruned."""
+        """The window in which states change: the pruner's, or a quantizer's where nothing is pruned."""
         alone = self.quantizer is not None and self.pruner.method.dense
         return self.quantizer.window if alone else self.pruner.window
 
@@ -144,7 +144,7 @@ class Session:
         return self.device.type == "cuda"
 
     def check_finite(self) -> None:
-        """Raise RunFailed if a weight is not finite; called before each checkpoint, so that all saved ones are good."""
+        """Raise RunFailed if a weight or buffer is not finite; called before a save, so that checkpoints are good."""
         for name, tensor in self.model.state_dict().items():
             if not bool(tensor.isfinite().all()):
                 self.diverged(f"{name} holds numbers that are not finite")
@@ -179,7 +179,7 @@ class Session:
         self.processes.average([tensor for model in models for tensor in _statistics(model)])
 
     def follow_quantizer(self) -> None:
-        """Have the moving average begin anew with what a quantizer has just put into force."""
+        """Restart the quantisers of the moving average where the quantizer has put new bits into force."""
         if self.ema and self.quantizer:
             follow(self.ema.module, self.model)
 
@@ -208,7 +208,7 @@ class Session:
             mean.copy_(kept)
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything needed to resume with the same bits; called by all processes."""
+        """All but the step that is needed to resume with the same bits; called by all processes."""
         self.synchronise()
         rng = self.processes.gather(torch.get_rng_state())
         skipped = self.skipped()
@@ -232,7 +232,7 @@ class Session:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore `state_dict` and the step."""
+        """Restore `state_dict`, and the step that the checkpoint adds to it."""
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.pruner.load_state_dict(state["pruner"])
@@ -259,12 +259,12 @@ class Session:
 
 
 def _statistics(model: nn.Module) -> list[Tensor]:
-    """Float buffers of a model's own layers; masks and scales are left out, for they are equal in all processes."""
+    """Float buffers of a model's own layers; not those of parametrizations, which are equal in all processes."""
     return [buffer for name, buffer in model.named_buffers() if buffer.is_floating_point() and not _of_mask(name)]
 
 
 def _averageable(model: nn.Module) -> list[Tensor]:
-    """Tensors of the moving average: weights, and BatchNorm statistics; gates are open or closed, not in between."""
+    """Tensors of the moving average: weights but for gates, which are open or closed, and BatchNorm statistics."""
     averaged = [p.detach() for name, p in model.named_parameters() if name.rpartition(".")[2] != "gates"]
     return [*averaged, *_statistics(model)]
 

@@ -1,4 +1,4 @@
-"""One optimizer step: forward and backward in parts, the pruner around the update."""
+"""One optimizer step: forward and backward in micro-batches, and the walkers' rules around the update."""
 
 import math
 import time
@@ -15,11 +15,11 @@ from midstate.sparsity import OutOfReach, Unrankable
 from midstate.sparsity.walker import Walker
 
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
-LEAST_SCALE = 2.0**-14  # of fp16's gradients, whose least normal number it is: below, no scale helps
+LEAST_SCALE = 2.0**-14  # of the loss: fp16's smallest normal number; a smaller scale would not help
 
 
 def train_step(session: Session, images: Tensor, labels: Tensor) -> None:
-    """One optimizer step: masks, learning rate, forward, backward, update."""
+    """Do one optimizer step: masks, learning rate, forward, backward, update."""
     if due := [walker for walker in session.walkers if walker.due(session.step)]:
         refresh(session, due)
     started = time.perf_counter()
@@ -47,7 +47,7 @@ def refresh(session: Session, due: Sequence[Walker]) -> None:
 
     Args:
         session: changed in place.
-        due: of its walkers, those that act now.
+        due: the session's walkers that refresh now.
 
     Raises:
         RunFailed: scores cannot be ranked, a budget cannot be met, or the masks of the processes differ.
@@ -79,7 +79,7 @@ def refresh(session: Session, due: Sequence[Walker]) -> None:
 
 
 def measure_just_pruned(session: Session) -> None:
-    """Measure, once a run and if asked, what the network knows in the state that it is in; all is left as it was."""
+    """Measure top-1 for `Recovery` in the present state, once a run and if asked; all is left as it was."""
     recovery = session.recovery
     if recovery is None or recovery.just_pruned is not None:
         return
@@ -92,8 +92,10 @@ def measure_just_pruned(session: Session) -> None:
 
 
 def _forward_backward(session: Session, images: Tensor, labels: Tensor) -> tuple[float, int, int]:
-    """Gradients of a batch's mean loss, taken in parts; that loss, how many are right, and of how many images, in all
-    processes.
+    """Compute the gradients of a batch's mean loss, in `accumulate` micro-batches.
+
+    Returns:
+        The mean loss, the number of correct answers and the number of images, over all processes.
     """
     settings, targets = session.settings, labels
     if session.mixing:
@@ -118,21 +120,21 @@ def _forward_backward(session: Session, images: Tensor, labels: Tensor) -> tuple
 
 
 def _averaging_gradients(session: Session, last: bool) -> AbstractContextManager:
-    """Average gradients over processes once a step, with the last part."""
+    """Average gradients over processes once a step, with the last micro-batch."""
     if last or not session.processes.distributed:
         return nullcontext()
     return session.forward.no_sync()
 
 
 def _update(session: Session) -> None:
-    """The pruner's rules around the optimizer's step, on real gradients: unscaled, not yet clipped."""
+    """Do the optimizer's step with the walkers' rules around it; `before_step` sees unscaled, unclipped gradients."""
     scaler, optimizer, clip_norm = session.scaler, session.optimizer, session.settings.clip_norm
     scaler.unscale_(optimizer)
     for walker in session.walkers:
         walker.before_step(optimizer, session.step)
     if clip_norm is not None:
         norm = nn.utils.clip_grad_norm_(session.model.parameters(), clip_norm).item()
-        # Clipped, it would be NaN in every weight; in fp16 the scaler leaves such a step out.
+        # Clipping by such a norm would make weights NaN; in fp16 the scaler skips the step instead.
         if not math.isfinite(norm) and not scaler.is_enabled():
             session.diverged(f"the gradient's norm is {norm}")
     scaler.step(optimizer)
