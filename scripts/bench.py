@@ -1,7 +1,7 @@
 """Benchmarks: `python scripts/bench.py first_run`. Prints a table.
 
-With --json F also writes rows and machine, with --docs puts the table into docs/speed.md or docs/scale.md, and the
-figures quoted from the records into README.md.
+With --json F it also writes rows and machine to a file, with --docs it puts the table into docs/speed.md or
+docs/scale.md, and the figures that README.md quotes from results/bench into README.md.
 """
 
 import argparse
@@ -19,7 +19,7 @@ from midstate.common.errors import EXIT_BAD_CONFIG, ConfigError
 from midstate.common.project import ROOT
 from midstate.common.secrets import say
 
-# With the usual number of repeats.
+# Benchmarks, with their default number of repeats.
 COMMANDS = {
     "channels": 15,
     "data": 7,
@@ -39,7 +39,7 @@ COMMANDS = {
     "step_bf16": 25,
     "sweep": 1,
 }
-# Whose tables do not stand in docs/speed.md.
+# Pages of benchmarks whose tables are not in docs/speed.md.
 PAGES = {"files": "docs/scale.md", "parallel": "docs/scale.md"}
 
 
@@ -70,7 +70,7 @@ def main(given: list[str] | None = None) -> None:
 
 
 def _rows(arguments: argparse.Namespace) -> list[dict[str, Any]]:
-    """What the benchmark measures."""
+    """Return the rows that the benchmark measures."""
     if arguments.runs and arguments.command != "infer":
         raise ConfigError(f"{arguments.runs[0]}: {arguments.command} takes no runs; infer does")
     if arguments.runs and arguments.docs:

@@ -1,11 +1,11 @@
-"""The net under changes that must not change a number: every preset and many arms, run briefly, compared bit by bit.
+"""A check of changes that must not change a number: every preset and many arms, run briefly, compared bit by bit.
 
-python scripts/bits.py BEFORE                  on the code as it was
-python scripts/bits.py AFTER --against BEFORE  on the code as it is: prints what differs, and the status is then 1
+python scripts/bits.py BEFORE                  on the old code
+python scripts/bits.py AFTER --against BEFORE  on the new code: prints what differs; the exit status is then 1
 
 Weights, masks, optimizers, random states, tables and summaries are compared; times and commits are not. The runs
-depend on nothing but train.py, conf and tests/arms.yaml, so that the inside of the package may move, and on the
-processor and the versions of libraries: both folders are to be made on one machine.
+use nothing but train.py, conf and tests/arms.yaml, so that the inside of the package may move. Numbers also depend on
+the processor and the versions of libraries: make both folders on one machine.
 """
 
 import argparse
@@ -20,21 +20,21 @@ from pathlib import Path
 import yaml
 
 ROOT = Path(__file__).resolve().parents[1]
-# 20 steps on real digits. What would depend on the machine is pinned.
+# 20 steps on real digits. Settings that depend on the machine are pinned.
 SHORT = [
     *("data=digits", "trainer.epochs=4", "trainer.max_steps_per_epoch=5", "logger=none", "rerun=true"),
     *("trainer.device=cpu", "trainer.threads=1", "trainer.precision=fp32", "machine.workers=1"),
 ]
-NETWORK = "model.widths=[16,16,32]"  # where the arm has none of its own: half the time of the default one
-FIRST = ("dense", "filter", "domino")  # others begin from what these leave, in this order
-LIMIT = 300  # seconds, of a run
+NETWORK = "model.widths=[16,16,32]"  # for arms without a model of their own; takes half the time of the default
+FIRST = ("dense", "filter", "domino")  # run first, in this order: other arms begin from their files
+LIMIT = 300  # seconds for a run, then it is killed
 
-server = get_context("forkserver")  # imports what is slow, and none of ours, once for all runs
+server = get_context("forkserver")  # imports slow libraries, and no code of midstate, once for all runs
 server.set_forkserver_preload(["torch", "torch._dynamo", "matplotlib.pyplot", "timm", "sklearn.datasets", "hydra.main"])
 
 
 def arms() -> dict[str, list[str]]:
-    """What follows `python train.py`, for every arm by name; those that others need come first."""
+    """Return the arguments of train.py for every arm, by name; arms that others need come first."""
     listed = yaml.safe_load((ROOT / "tests" / "arms.yaml").read_text())
     presets = sorted(path.stem for path in (ROOT / "conf" / "pruner").glob("*.yaml"))
     found = {name: f"pruner={name} {listed['presets'].get(name, '')}" for name in presets}
@@ -71,10 +71,10 @@ def _run(out: Path, name: str, arguments: list[str]) -> bool:
 
 
 def _train(out: Path, name: str, arguments: list[str]) -> None:
-    """One run in a process of its own, with the code that this script lies beside, seen from `out` as from anywhere."""
+    """Run train.py in this process, a child, with `out` as working directory and the code beside this script."""
     from matplotlib.figure import Figure
 
-    Figure.savefig = lambda *_, **__: None  # pictures are not compared, and take longer than all else
+    Figure.savefig = lambda *_, **__: None  # figures are not compared, and take longer than all else
     os.chdir(out)
     sys.path.insert(0, str(ROOT / "src"))
     os.environ["PYTHONPATH"] = str(ROOT / "src")
@@ -87,7 +87,7 @@ def _train(out: Path, name: str, arguments: list[str]) -> None:
 
 
 def _images(root: Path) -> None:
-    """Images in folders: two classes that colour tells apart."""
+    """Write images into folders: two classes that differ in colour."""
     import numpy as np
     from PIL import Image
 
@@ -101,7 +101,7 @@ def _images(root: Path) -> None:
 
 
 def _coarse(trained: Path, path: Path) -> None:
-    """Weights that tie: of each layer's the signs are kept, and one size."""
+    """Save weights with many ties: each has its sign, and the mean magnitude of its layer."""
     import torch
 
     weights = torch.load(trained, weights_only=True)["model"]
@@ -110,7 +110,7 @@ def _coarse(trained: Path, path: Path) -> None:
 
 
 def compare(out: Path, before: Path, names: list[str]) -> dict[str, list[str]]:
-    """What differs in which arm of two folders."""
+    """Return what differs between two folders, by arm; arms without differences are left out."""
     sys.path.insert(0, str(ROOT / "src"))
     from faults.compare import differences
 

@@ -12,7 +12,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Do what the command line says; returns the exit status."""
     options = _parser().parse_args(arguments)
     try:
-        from midstate.runs.compare import compare  # torch comes when it is needed
+        from midstate.runs.compare import compare  # imports torch, which --help does not need
 
         say(compare(options.runs, options.by, options.out))
     except ConfigError as error:

@@ -15,7 +15,7 @@ FORMATS = {
     "semi_structured": "2:4 linear layers as sparse tensor cores read them",
     "packed": "values and a bitmask a tensor, for any zeros",
 }
-OPTIONS = {"dtype": "semi_structured", "extracted": "onnx"}  # and whose they are
+OPTIONS = {"dtype": "semi_structured", "extracted": "onnx"}  # and the format that each belongs to
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -27,7 +27,7 @@ def main(arguments: list[str] | None = None) -> int:
         if OPTIONS[name] != options.format:
             parser.error(f"--{name}: belongs to --format {OPTIONS[name]}")
     try:
-        from midstate.runs.export import export_run  # torch comes when it is needed
+        from midstate.runs.export import export_run  # imports torch, which --help does not need
 
         say(export_run(options.run, options.format, options.out, **given))
     except ConfigError as error:

@@ -15,7 +15,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Do what the command line says; returns the exit status."""
     options = _parser().parse_args(arguments)
     try:
-        from midstate.runs.extract import extract_run  # torch comes when it is needed
+        from midstate.runs.extract import extract_run  # imports torch, which --help does not need
 
         say(extract_run(options.run, options.output or options.run / FILE, options.batch_size))
     except ConfigError as error:

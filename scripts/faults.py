@@ -1,6 +1,6 @@
 """Faults, caused for real: `python scripts/faults.py kill --times 100`, `python scripts/faults.py fuzz --times 2000`.
 
-Prints a table; with --docs also puts it into docs/reliability.md. The status is 1 where something was lost or broke.
+Prints a table; with --docs also puts it into docs/reliability.md. The exit status is 1 if something was lost or broke.
 """
 
 import argparse
@@ -12,7 +12,7 @@ from midstate.common import files
 from midstate.common.arguments import positive
 from midstate.common.project import ROOT
 
-# With the usual number of times.
+# Kinds of fault, with their default number of times.
 COMMANDS = {"fuzz": 2000, "kill": 100}
 
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Checks everything that a CUDA device does otherwise than a CPU, and writes one JSON with where it was run.
+# Checks everything that a CUDA device does differently from a CPU, and writes the results and the machine to a JSON.
 #   scripts/gpu_suite.sh [FILE]      FILE: results/gpu/<name of the device>.json, unless given
 # Needs CUDA and torch >= 2.11; takes some minutes. Other arguments: PYTHONPATH=scripts python -m benchmarks.gpu --help
 set -euo pipefail

@@ -12,7 +12,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Do what the command line says; returns the exit status."""
     options = _parser().parse_intermixed_args(arguments)
     try:
-        from midstate.runs.latency import make_table  # torch comes when it is needed
+        from midstate.runs.latency import make_table  # imports torch, which --help does not need
 
         say(make_table(options.network, options.out, options.kernel, options.weight_bits, options.input_bits))
     except ConfigError as error:

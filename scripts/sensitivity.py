@@ -12,7 +12,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Do what the command line says; returns the exit status."""
     options = _parser().parse_args(arguments)
     try:
-        from midstate.runs.sensitivity import measure_run  # torch comes when it is needed
+        from midstate.runs.sensitivity import measure_run  # imports torch, which --help does not need
 
         say(measure_run(options.run, options.kinds, options.levels, options.images, options.out))
     except ConfigError as error:

@@ -18,7 +18,7 @@ NETWORKS = (
     "efficientnet_b0", "regnet_x_400mf", "regnet_y_400mf", "convnext_tiny",
 )  # fmt: skip
 SPARSITY = 0.3
-SIZES = {"alexnet": 64, "inception_v3": 80}  # of images, where a network takes none so small
+SIZES = {"alexnet": 64, "inception_v3": 80}  # of images, for networks that need larger ones than SIZE
 SIZE, BATCH = 32, 16
 
 
@@ -32,7 +32,7 @@ def measure(repeats: int) -> list[dict[str, Any]]:
 
 
 def row_of(name: str, repeats: int) -> dict[str, Any]:
-    """What is left of a network, and how long a pass takes."""
+    """Return what is left of a network, and the time of a pass."""
     import torch
 
     from midstate.compaction.extracting import extract
@@ -62,12 +62,12 @@ def row_of(name: str, repeats: int) -> dict[str, Any]:
 
 
 def shown(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The rows as the page has them: what must hold is tested, not shown."""
+    """Return the rows as the page has them, without `holds`."""
     return [{key: value for key, value in row.items() if key != "holds"} for row in rows]
 
 
 def _by_torch_pruning(model: Any, images: Any) -> tuple[Any, str]:
-    """The network that the library leaves; None and what it said where it cannot."""
+    """Return the network that the library leaves; or None, and the kind of its error."""
     import torch
     import torch_pruning
 
@@ -82,13 +82,13 @@ def _by_torch_pruning(model: Any, images: Any) -> tuple[Any, str]:
         pruner.step()
         with torch.no_grad():
             model.eval()(images)
-    except Exception as error:  # whatever a network leads to that the library does not understand
+    except Exception as error:  # of any kind, on networks that the library cannot handle
         return None, f"fails: {type(error).__name__}"
     return model, ""
 
 
 def _times(networks: dict[str, Any], size: int, repeats: int) -> dict[str, float]:
-    """Median seconds of a pass over the dense network's, taken in turn."""
+    """Return the median time of a pass of each network over the dense one's, measured in turn."""
     import torch
 
     images = torch.randn(BATCH, 3, size, size)

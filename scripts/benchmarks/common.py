@@ -20,7 +20,7 @@ from midstate.config.compose import composed
 if TYPE_CHECKING:
     from midstate.engine.session import Session
 
-# Of processes that run a module of this package, which is not installed.
+# Environment of processes that run a module of this package, which is not installed.
 ENVIRONMENT = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT / "scripts"), *sys.path])}
 
 
@@ -47,14 +47,14 @@ def timed_process(arguments: list[str]) -> dict[str, Any]:
 
 
 def run_all(jobs: Sequence[tuple[list[str], Path]], at_once: int = 2) -> int:
-    """Training runs in processes of their own, forked from one that has imported everything.
+    """Train in processes of their own, forked from one that has imported everything.
 
     Args:
-        jobs: for each the arguments of train.py and the file for its output.
-        at_once: how many side by side.
+        jobs: the arguments of train.py and the file for its output, for each.
+        at_once: how many run at the same time.
 
     Returns:
-        The largest exit status.
+        The largest exit status; of a signal, its number.
     """
     from concurrent.futures import ThreadPoolExecutor
 
@@ -65,7 +65,7 @@ def run_all(jobs: Sequence[tuple[list[str], Path]], at_once: int = 2) -> int:
 
 
 def prepared(*overrides: str) -> "Session":
-    """A run as `python train.py OVERRIDES` prepares it, in this process; nothing is written."""
+    """Prepare a run as `python train.py OVERRIDES` does, in this process; nothing is written."""
     from midstate.runs.plan import Plan
     from midstate.runs.prepare import build_session
 
@@ -73,7 +73,7 @@ def prepared(*overrides: str) -> "Session":
 
 
 def timed(call: Callable[[], Any]) -> float:
-    """Seconds of a call, on a GPU with all that it has begun."""
+    """Return the seconds of a call, including the work that it has queued on a GPU."""
     wait()
     started = time.perf_counter()
     call()
@@ -82,7 +82,7 @@ def timed(call: Callable[[], Any]) -> float:
 
 
 def in_turn(calls: dict[str, Callable[[], Any]], repeats: int) -> dict[str, float]:
-    """Median seconds of each call, by name, taken in turn; nothing without repeats."""
+    """Return the median seconds of each call, by name, measured in turn; empty if `repeats` is 0."""
     seconds: dict[str, list[float]] = {name: [] for name in calls}
     for _ in range(repeats and repeats + 2):  # two to warm up
         for name, call in calls.items():
@@ -91,7 +91,7 @@ def in_turn(calls: dict[str, Callable[[], Any]], repeats: int) -> dict[str, floa
 
 
 def wait() -> None:
-    """Wait for a GPU, if there is one, to finish what it has begun."""
+    """Wait for a GPU, if there is one, to finish its queued work."""
     import torch
 
     if torch.cuda.is_available():
@@ -99,13 +99,13 @@ def wait() -> None:
 
 
 def machine() -> dict[str, Any]:
-    """Where and with what a benchmark ran."""
+    """Describe the machine and the versions that a benchmark runs on."""
     import torch
 
     from midstate.distributed.machine import processor_name
 
     return {
-        "processor": f"{processor_name()}, {torch.backends.cpu.get_cpu_capability()}",  # a name alone tells little
+        "processor": f"{processor_name()}, {torch.backends.cpu.get_cpu_capability()}",  # and its instruction set
         "cores": os.cpu_count(),
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
         "python": platform.python_version(),
@@ -116,7 +116,7 @@ def machine() -> dict[str, Any]:
 
 
 def rendered(benchmark: str, result: dict[str, Any]) -> str:
-    """Render the result of a benchmark as it is to be read: where its module has `shown`, as that arranges the rows."""
+    """Render the result of a benchmark as a table; `shown` of its module, if it has one, arranges the rows."""
     module = importlib.import_module(f"benchmarks.{benchmark}")
     return table({**result, "rows": getattr(module, "shown", list)(result["rows"])})
 

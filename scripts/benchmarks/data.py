@@ -1,7 +1,7 @@
 """data: batches of the device-resident loader, beside torch's DataLoader with the same augmentation.
 
-Both shuffle, crop from a zero border and mirror; images a second, and what a batch costs of a training step of the
-network that is usual for such images.
+Both shuffle, crop from a zero border and mirror; images a second, and the time of a batch as a share of a training step
+of a network that is usual for such images.
 """
 
 import os
@@ -33,7 +33,7 @@ CASES = {
     ),
 }
 CROP = ("data.augmentation.crop_padding=4", "data.augmentation.flip=true", "pruner=dense", "logger=none")
-NUM_BATCHES = 15  # an epoch of digits has not many more
+NUM_BATCHES = 15  # nearly as many as an epoch of digits has
 
 
 def measure(repeats: int) -> list[dict[str, Any]]:
@@ -42,7 +42,7 @@ def measure(repeats: int) -> list[dict[str, Any]]:
 
 
 class _Augmented(Dataset):
-    """A split as torchvision's users have it: an image at a time."""
+    """A split as a data set of torch, one image at a time."""
 
     def __init__(self, images: Tensor, labels: Tensor) -> None:
         self.images, self.labels = images, labels
@@ -73,7 +73,7 @@ def _row(name: str, session: Session, repeats: int) -> dict[str, Any]:
     for _ in range(repeats):
         for way, begin in ways.items():
             seconds[way].append(_seconds_a_batch(begin(), split.images.device))
-        train_step(session, images, labels)  # finds cold caches
+        train_step(session, images, labels)  # not timed: caches are cold
         steps += [timed(lambda: train_step(session, images, labels)) for _ in range(3)]
     ours = median(seconds["ours"])
     return {
@@ -85,7 +85,7 @@ def _row(name: str, session: Session, repeats: int) -> dict[str, Any]:
 
 
 def _seconds_a_batch(batches: Iterator, device: torch.device) -> float:
-    next(batches)  # workers start with the first
+    next(batches)  # not timed: workers start with the first batch
     wait()
     started, count = time.perf_counter(), 0
     for images, _ in islice(batches, NUM_BATCHES - 1):

@@ -1,4 +1,4 @@
-"""files: images a second from JPEGs in folders, decoded by so many processes, cropped, mirrored and put into batches.
+"""files: images a second from JPEGs in folders, decoded by 0, 1 or 2 processes, cropped, mirrored, in batches.
 
 The files are made for the benchmark, of ImageNet's usual size.
 """
@@ -21,7 +21,7 @@ WORKERS = (0, 1, 2)
 
 
 def measure(repeats: int) -> list[dict[str, Any]]:
-    """One row a number of processes; each pass goes through all files, the first of which is not counted."""
+    """One row a number of processes; each pass goes through all files; the first pass is not counted."""
     with tempfile.TemporaryDirectory() as root:
         write_images(Path(root), NUM_IMAGES, HEIGHT, WIDTH)
         return [_row(root, workers, repeats) for workers in WORKERS]

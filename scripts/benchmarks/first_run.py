@@ -1,4 +1,4 @@
-"""first_run: what somebody meets first, the main command of the README after installation."""
+"""first_run: time and memory of the main command of the README, the first one after installation."""
 
 from statistics import median
 from typing import Any

@@ -1,4 +1,4 @@
-"""`python scripts/benchmarks/first_step.py train.py SETTINGS`: the run as typed, ended by its first step."""
+"""`python scripts/benchmarks/first_step.py train.py SETTINGS`: the run as typed, up to its first optimizer step."""
 
 import os
 import runpy
@@ -18,7 +18,7 @@ def main() -> None:
 
 
 def _leave(optimizer: Optimizer, arguments: tuple, keywords: dict) -> None:
-    os._exit(0)  # at once: what ends a run is not part of its beginning
+    os._exit(0)  # at once, so that the end of a run is not timed
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """gate: whether the ratios that matter still hold, with slack for noise; the exit status is 1 where one does not.
 
-Ratios only: what one machine does in twice the time, it does so in all the ways compared. A limit that is broken is
+Only ratios are checked: a machine that is half as fast is so in all the ways compared. A limit that is broken is
 measured a second time before it counts.
 """
 

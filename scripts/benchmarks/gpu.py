@@ -1,7 +1,7 @@
-"""gpu: everything that a CUDA device does otherwise than a CPU, checked: `scripts/gpu_suite.sh`.
+"""gpu: checks of everything that a CUDA device does differently from a CPU: `scripts/gpu_suite.sh`.
 
-Each check compares two ways in one process, or runs train.py, and says whether it holds with the figures it rests on;
-one that breaks off does not end the others. On a CPU (--device cpu) it shows that the checks themselves work.
+Each check compares two ways in one process, or runs train.py, and says whether it holds, with the figures behind
+that; an exception in one does not end the others. On a CPU (--device cpu) it shows that the checks themselves work.
 """
 
 import argparse
@@ -35,7 +35,7 @@ CHECKS: dict[str, Callable[["Size"], dict[str, Any]]] = {}
 
 
 class Size:
-    """On what the checks run: all of it on a GPU, little on a CPU.
+    """Network and data of the checks: full size on a GPU, small on a CPU.
 
     Args:
         device: cuda or cpu.
@@ -54,8 +54,8 @@ class Size:
         self.width = 512 if gpu else 64
 
     def session(self, *overrides: str) -> Session:
-        """A run on the device, ready to take steps with masks that move at each of them."""
-        gc.collect()  # what was before counts for no peak
+        """Prepare a run on the device, ready to take steps; memory is counted from here on."""
+        gc.collect()  # what earlier checks held must not count
         if self.device == "cuda":
             torch.cuda.empty_cache()
             torch.cuda.reset_peak_memory_stats()
@@ -67,16 +67,16 @@ class Size:
         return session
 
     def run(self, *overrides: str) -> dict[str, Any]:
-        """Losses of some steps, images a second, peak memory in GiB."""
+        """Train STEPS steps; return losses, images a second, and peak memory in GiB (None on a CPU)."""
         session = self.session(*overrides)
-        seconds = take(session, STEPS)[STEPS // 2 :]  # warm by then
+        seconds = take(session, STEPS)[STEPS // 2 :]  # the first half warms up
         peak = torch.cuda.max_memory_allocated() / 2**30 if self.device == "cuda" else None
         rate = len(seconds) * session.batches.batch_size / sum(seconds)
         return {"losses": session.losses, "images_per_second": round(rate, 1), "peak_gib": peak}
 
 
 def take(session: Session, steps: int) -> list[float]:
-    """Train up to a step; the seconds of each."""
+    """Train until the run has made `steps` steps; return the seconds of each."""
     seconds = []
     while session.step < steps:
         epoch, first = divmod(session.step, session.batches.steps_per_epoch)
@@ -88,14 +88,14 @@ def take(session: Session, steps: int) -> list[float]:
 
 
 def check(call: Callable[[Size], dict[str, Any]]) -> Callable[[Size], dict[str, Any]]:
-    """Add a check to the list; what it returns has `holds`."""
+    """Add a check, which returns a dict with `holds`, to the list."""
     CHECKS[call.__name__] = call
     return call
 
 
 @check
 def masks_are_the_cpus(size: Size) -> dict[str, Any]:
-    """The stable functions, on weights whose ties are many, give on this device what they give on the CPU."""
+    """Mask functions give on this device what they give on the CPU, also on weights with many ties."""
     generator = torch.Generator().manual_seed(0)
     differing = {}
     for shape in ((size.width, size.width, 3, 3), (size.width, size.width, 1, 1), (size.width, size.width)):
@@ -117,7 +117,7 @@ def _functions() -> dict[str, Callable[[Tensor], Tensor]]:
 
 @check
 def losses_are_the_cpus(size: Size) -> dict[str, Any]:
-    """The same steps in fp32 on this device and on the CPU: the same but for the order of sums."""
+    """The same steps in fp32 have the same losses on this device and on the CPU, but for the order of sums."""
     pair = {}
     for device in (size.device, "cpu"):
         small = Size("cpu")
@@ -128,7 +128,7 @@ def losses_are_the_cpus(size: Size) -> dict[str, Any]:
 
 @check
 def the_same_bits_twice(size: Size) -> dict[str, Any]:
-    """Reported, and required on a CPU only: CUDA's convolutions may sum in another order each time."""
+    """Two runs have the same bits; required on a CPU only: CUDA's convolutions may sum in another order each time."""
     one, other = (size.run()["losses"] for _ in range(2))
     return {"holds": one == other or size.device == "cuda", "same_bits": one == other}
 
@@ -166,7 +166,7 @@ def ways_to_train_agree(size: Size) -> dict[str, Any]:
 
 @check
 def every_method_trains(size: Size) -> dict[str, Any]:
-    """Under bf16, of each preset that needs nothing else: masks on the device, and obeyed by the finished weights."""
+    """Under bf16, masks of each preset that needs nothing else lie on the device, and finished weights obey them."""
     rows = []
     for pruner in PRUNERS:
         session = size.session(f"pruner={pruner}", "trainer.precision=bf16", "trainer.epochs=2")
@@ -181,7 +181,7 @@ def every_method_trains(size: Size) -> dict[str, Any]:
 
 @check
 def a_checkpoint_goes_on(size: Size) -> dict[str, Any]:
-    """fp16: half of the steps, the state loaded into a new session, the other half: near what was not interrupted."""
+    """In fp16, a state saved after half of the steps and loaded again leads near the losses of an uninterrupted run."""
     precision = "trainer.precision=fp16"
     whole = size.run(precision)["losses"]
     first = size.session(precision)
@@ -196,7 +196,7 @@ def a_checkpoint_goes_on(size: Size) -> dict[str, Any]:
 
 @check
 def fused_kernels(size: Size) -> dict[str, Any]:
-    """N:M masks as training makes them, on a GPU by the Triton kernel, are the CPU's; how fast, in copies."""
+    """N:M masks as training makes them, on a GPU by the Triton kernel, equal the CPU's; their time, in copies."""
     weight = torch.randn(size.width, size.width, 3, 3, generator=torch.Generator().manual_seed(0)).to(size.device)
     ways = {"copy": weight.clone, "mask": each_mask(NM(1, 16), [weight])}
     (made,) = ways["mask"]()
@@ -242,7 +242,7 @@ def imagenet_sized(size: Size) -> dict[str, Any]:
 
 
 def _close(losses: list[float], reference: list[float], tolerance: float) -> dict[str, Any]:
-    """Whether losses are near those of another way, and how far they are at most."""
+    """Tell whether losses are within a relative tolerance of `reference`, and the largest difference."""
     distance = max(abs(one - other) / abs(other) for one, other in zip(losses, reference, strict=True))
     return {"holds": distance <= tolerance, "largest_relative_difference": round(distance, 7), "allowed": tolerance}
 

@@ -11,18 +11,18 @@ from benchmarks.loaded import Loaded, linear_sizes, not_installed, onnx_of
 from benchmarks.resident import Pass
 from midstate.formats.onnx import INPUT
 
-MULTIPLE = 64  # of which both sizes of a weight have to be
-RATE = 0.5  # share of zeros from which on they are left out
+MULTIPLE = 64  # both sizes of a weight must be multiples of this
+RATE = 0.5  # share of zeros from which on a layer is stored without them
 
 
 def in_fp32(model: nn.Module, images: Tensor) -> Loaded:
-    """As it is."""
+    """Load the network unchanged."""
     content = onnx_of(model, images)
     return Loaded(lambda batch: _pass(_compiled(content, (batch, *images.shape[1:]))), len(content))
 
 
 def _compiled(content: bytes, shape: tuple[int, ...], **settings: Any) -> Any:
-    """Compile for one latency, in fp32 where the network is, also on processors with bf16."""
+    """Compile for low latency; what is fp32 stays so on processors with bf16, too."""
     import openvino
 
     core = openvino.Core()
@@ -38,7 +38,7 @@ def _pass(compiled: Any) -> Pass:
 
 
 def not_decompressed(model: nn.Module) -> str:
-    """Why no weights are decompressed: OpenVINO's conditions, as its page on CPUs lists them."""
+    """Tell why no weights can be decompressed, by the conditions on OpenVINO's page on CPUs; empty if they can."""
     sizes = linear_sizes(model)
     if not sizes:
         return "does not apply: only int8 linear layers are decompressed, and the classifier is the only linear layer"
@@ -58,7 +58,7 @@ def has_amx() -> bool:
 
 
 def in_int8(model: nn.Module, images: Tensor) -> Loaded:
-    """Linear layers in int8, decompressed as they are used where enough weights are zero."""
+    """Load with int8 linear layers; those with enough zeros are stored without them and decompressed when used."""
     content, shape = quantized(onnx_of(model, images), images), images.shape[1:]
 
     def compiled(batch: int) -> Any:
@@ -71,14 +71,14 @@ def in_int8(model: nn.Module, images: Tensor) -> Loaded:
 
 
 def _executed(operation: Any) -> tuple[str, str]:
-    """What an operation is, and the kernel that runs it."""
+    """Return the type of an operation, and the kernel that runs it."""
     info = operation.get_rt_info()
     what, how = (info[key] for key in ("layerType", "primitiveType"))
     return str(getattr(what, "value", what)), str(getattr(how, "value", how))
 
 
 def quantized(content: bytes, images: Tensor) -> bytes:
-    """The linear layers of an ONNX network in int8, a scale a filter, zeros still zeros; ranges are of these images."""
+    """Turn the linear layers of an ONNX network into int8, a scale a filter; ranges are calibrated on these images."""
     from onnxruntime import quantization
 
     class Images(quantization.CalibrationDataReader):
@@ -96,6 +96,6 @@ def quantized(content: bytes, images: Tensor) -> bytes:
             Images(),
             per_channel=True,
             op_types_to_quantize=["MatMul", "Gemm"],
-            extra_options={"MatMulConstBOnly": True},  # the products of attention have no weights
+            extra_options={"MatMulConstBOnly": True},  # not attention's products, which have no weights
         )
         return Path(place, "int8.onnx").read_bytes()

@@ -1,6 +1,6 @@
 """infer: dense, masked and extracted networks in torch, onnxruntime, OpenVINO and, where there is one, on a GPU.
 
-Half of the coupled channels, and 2:4, of four networks as if trained, or runs: `infer RUN ...`. Needs `.[bench]`.
+Four networks as if trained, without half of their coupled channels, and at 2:4; or `infer RUN ...`. Needs `.[bench]`.
 """
 
 import json
@@ -22,8 +22,8 @@ from midstate.common.errors import first_line
 
 NETWORKS = ("resnet18", "resnet50", "mobilenet_v2", "vit_tiny_patch16_224")
 BATCHES = (1, 64)
-FASTER = 1.05  # less is no speed-up
-CALIBRATED = 4  # images that files are compared on, and ranges of int8 are taken from
+FASTER = 1.05  # smaller ratios are no speed-up
+CALIBRATED = 4  # images for comparing ONNX files and for calibrating int8
 NOTHING = "–"
 Times = dict[int, dict[Form, float]]
 Rows = list[dict[str, Any]]
@@ -45,14 +45,14 @@ def measure(repeats: int, runs: Sequence[Path] = ()) -> Rows:
 
 
 def shown(rows: Rows) -> Rows:
-    """The rows as the page has them: that outputs are equal must hold, and is not shown."""
+    """Return the rows as the page has them, without the equality of outputs, which must hold."""
     hidden = ("largest difference of outputs", "holds")
     return [{key: value for key, value in row.items() if key not in hidden} for row in rows]
 
 
 @torch.no_grad()
 def rows_of(network: Network, repeats: int, batches: Sequence[int] = BATCHES) -> Iterable[dict[str, Any]]:
-    """All forms in all runtimes."""
+    """Yield one row for each form in each runtime."""
     images = torch.randn(max(batches), *network.shape, generator=torch.Generator().manual_seed(0))
     forms = forms_of(network, images)
     for runtime in runtimes():
@@ -79,7 +79,7 @@ def _in_runtime(
 
 
 def _loaded(runtime: Runtime, forms: list[Form], few: Tensor) -> tuple[dict[Form, Loaded], dict[Form, str]]:
-    """The forms that the runtime takes, and why it does not take the others."""
+    """Load the forms that the runtime takes; return also why it does not take the others."""
     loaded, reasons = {}, {form: form.why for form in forms if form.model is None}
     for form in forms:
         if form.model is not None:
@@ -91,7 +91,7 @@ def _loaded(runtime: Runtime, forms: list[Form], few: Tensor) -> tuple[dict[Form
 
 
 def _row(network: Network, runtime: Runtime, form: Form | None, batches: Sequence[int]) -> dict[str, Any]:
-    """A row before anything is measured."""
+    """Return a row before anything is measured."""
     row = {"network": network.name, "pruning": form.pruning if form else "all", "form": form.name if form else "all"}
     row |= {"runtime": runtime.name, "MACs, of dense": round(form.macs, 3) if form and form.model else NOTHING}
     for what in ("ms", "images/s", "times faster than dense"):
@@ -101,7 +101,7 @@ def _row(network: Network, runtime: Runtime, form: Form | None, batches: Sequenc
 
 
 def _first(form: Form, loaded: Loaded, images: Tensor, runtime: Runtime) -> dict[str, Any]:
-    """Outputs and memory."""
+    """Make the first pass; return the difference of its outputs, and its memory."""
     outputs, peak = first_pass(loaded.load, images)
     difference = float((outputs.float().cpu() - form.expected).abs().max() / form.expected.abs().max())
     return {
@@ -113,7 +113,7 @@ def _first(form: Form, loaded: Loaded, images: Tensor, runtime: Runtime) -> dict
 
 
 def _seconds(loaded: dict[Form, Loaded], images: Tensor, repeats: int) -> dict[Form, float]:
-    """Median seconds of a pass of each form, taken in turn."""
+    """Return the median seconds of a pass of each form, measured in turn."""
     return in_turn({form: partial(each.load(len(images)), images) for form, each in loaded.items()}, repeats)
 
 
@@ -128,7 +128,7 @@ def _rates(form: Form, dense: Form, times: Times) -> dict[str, Any]:
 
 
 def _why(row: dict[str, Any], runtime: Runtime, batches: Sequence[int]) -> str:
-    """Why a form is not faster."""
+    """Tell why a form is not faster; empty if it is."""
     if row["form"] == "dense":
         return ""
     if row["form"] == "masked":

@@ -1,4 +1,4 @@
-"""What runtimes have in common: a network as one has it, its ONNX file, what is not installed."""
+"""Parts that runtimes share: a loaded network, its ONNX file, the check of what is installed."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,12 +17,12 @@ _FILES: WeakKeyDictionary[nn.Module, bytes] = WeakKeyDictionary()
 
 @dataclass(frozen=True)
 class Loaded:
-    """A network as a runtime has it.
+    """A network that a runtime has loaded.
 
     Args:
-        load: makes a pass for batches of a size.
-        bytes: of its weights, as they are stored.
-        note: what the runtime did with them.
+        load: from a batch size to a function that makes a forward pass.
+        bytes: size of its weights, as they are stored.
+        note: what the runtime did with the weights, for the table.
     """
 
     load: Callable[[int], Pass]
@@ -31,7 +31,7 @@ class Loaded:
 
 
 def not_installed(*more: str) -> str:
-    """Tell what ONNX and more need that is not here."""
+    """Tell which of the packages for ONNX, and of `more`, are not installed; empty if all are."""
     try:
         check_installed()
     except ValueError as error:
@@ -46,14 +46,14 @@ def size_in_bytes(model: nn.Module) -> int:
 
 
 def onnx_of(model: nn.Module, images: Tensor) -> bytes:
-    """A network's file, written once for all runtimes that read it."""
+    """Return a network as an ONNX file; it is made once for each network, for all runtimes."""
     if model not in _FILES:
         _FILES[model] = as_onnx(model, images)[0]
     return _FILES[model]
 
 
 def linear_sizes(model: nn.Module) -> list[tuple[int, int]]:
-    """Outputs and inputs of the linear layers, the classifier left out."""
+    """Return outputs and inputs of each linear layer but the classifier."""
     heads = classifier_names(model)
     layers = [layer for layer in weight_layers(model) if layer.name not in heads]
     return [tuple(layer.weight.shape) for layer in layers if isinstance(layer.module, nn.Linear)]

@@ -1,6 +1,6 @@
-"""mask: N:M masks, blocks, multi-axis and global ranking over the layers of ResNet-50, beside a plain copy of them.
+"""mask: N:M masks, blocks, multi-axis and global ranking over the layers of ResNet-50, beside a plain copy.
 
-All ways run in one process, interleaved; a row's figures are medians over repeats, as multiples of the copy's.
+All ways run in one process, interleaved; a row's figures are medians over repeats, in multiples of a copy's time.
 """
 
 from collections.abc import Callable
@@ -62,13 +62,13 @@ def _row(name: str, weights: list[Tensor], ways: dict[str, Callable[[], Any]], r
 
 
 def each_mask(pattern: NM, weights: list[Tensor]) -> Callable[[], Any]:
-    """Return what makes the masks of all weights, as training does."""
+    """Return a function that makes the masks of all weights, as training does."""
     places = [LayerView(weight, level=pattern.n, score_of=lambda layer: layer.weight.abs()) for weight in weights]
     return lambda: layer_masks(pattern, places, [pattern.n] * len(places))
 
 
 def _rivals(n: int, m: int, weights: list[Tensor]) -> dict[str, Callable[[], Any]]:
-    """What published code does: masks of the same groups, by other means."""
+    """Return other ways to mask the same groups, as published code has them, by name."""
 
     def argsort(weight: Tensor) -> Tensor:
         groups = weight.abs().movedim(1, -1).reshape(-1, m)
@@ -88,7 +88,7 @@ def _rivals(n: int, m: int, weights: list[Tensor]) -> dict[str, Callable[[], Any
         return patterns[(groups @ patterns.T).argmax(dim=1)]
 
     ways = {"argsort+scatter": argsort, "topk": topk}
-    if patterns is not None:  # 12,870 patterns of 8:16 are nobody's way
+    if patterns is not None:  # up to m=8: nobody tries the 12,870 patterns of 8:16
         ways["patterns"] = by_patterns
     return {name: lambda way=way: [way(weight) for weight in weights] for name, way in ways.items()}
 

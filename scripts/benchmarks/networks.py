@@ -1,4 +1,4 @@
-"""Networks as if trained, pruned at once, and their sizes: what `channels` and `infer` measure on."""
+"""Networks as if trained, pruned at once, and their sizes, for `channels` and `infer`."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ ARGUMENTS = {name: {"aux_logits": False, "init_weights": False} for name in ("go
 
 
 def from_torchvision(name: str) -> Any:
-    """A network of torchvision as if trained."""
+    """Make a network of torchvision as if trained."""
     import torch
     import torchvision
 
@@ -15,7 +15,7 @@ def from_torchvision(name: str) -> Any:
 
 
 def as_if_trained(model: Any) -> Any:
-    """Draw BatchNorms anew, so that what they leave of a pruned channel is not zero by chance."""
+    """Draw BatchNorms at random, so that a pruned channel leaves a constant other than 0; return in evaluation mode."""
     import torch
     from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -29,7 +29,7 @@ def as_if_trained(model: Any) -> Any:
             ):
                 vector.uniform_(low, high)
     for name, parameter in model.named_parameters():
-        if "layer_scale" in name:  # begins at 1e-6, so that what is pruned would hardly count
+        if "layer_scale" in name:  # initially 1e-6: pruned channels would hardly change the outputs
             torch.nn.init.ones_(parameter)
     return model.eval()
 

@@ -12,19 +12,19 @@ DEVICE = "cuda"
 
 
 def in_fp16(model: nn.Module, images: Tensor) -> Loaded:
-    """As it is."""
+    """Load the network in fp16."""
     half = deepcopy(model).to(DEVICE, torch.float16)
     return Loaded(lambda batch: half, size_in_bytes(half))
 
 
 def compiled(model: nn.Module, images: Tensor) -> Loaded:
-    """By torch.compile, for each batch size anew."""
+    """Load the network by torch.compile, anew for each batch size."""
     half = deepcopy(model).to(DEVICE, torch.float16)
     return Loaded(lambda batch: torch.compile(half, dynamic=False), size_in_bytes(half))
 
 
 def not_semi_structured(model: nn.Module) -> str:
-    """Why no layers are semi-structured."""
+    """Tell why no layer can be semi-structured; empty if one may be."""
     if not semi_structured.has_kernels():
         return "does not apply: this GPU has no sparse tensor cores"
     if not linear_sizes(model):
@@ -33,11 +33,11 @@ def not_semi_structured(model: nn.Module) -> str:
 
 
 def in_semi_structured(model: nn.Module, images: Tensor) -> Loaded:
-    """Layers that obey 2:4 in torch's own format; others as they are."""
+    """Load the network with layers that obey 2:4 in torch's semi-structured format, others unchanged."""
     half = deepcopy(model).to(DEVICE, torch.float16)
     whole, weights = size_in_bytes(half), semi_structured.linear_layers(model)[0]
     for name in weights:
         layer = half.get_submodule(name.removesuffix(".weight"))
         layer.weight = nn.Parameter(torch.sparse.to_sparse_semi_structured(layer.weight), requires_grad=False)
-    saved = sum(weight.numel() for weight in weights.values()) * 2 * 7 // 16  # values 1/2, metadata 1/16
+    saved = sum(weight.numel() for weight in weights.values()) * 2 * 7 // 16  # values take 1/2, metadata 1/16
     return Loaded(lambda batch: half, whole - saved, f"{len(weights)} linear layers are semi-structured")

@@ -1,7 +1,7 @@
-"""parallel: what it costs that two processes train one run, by torchrun over Gloo on this machine, piece by piece.
+"""parallel: the cost of training one run in two processes, by torchrun over Gloo on this machine, part by part.
 
-Both processes take, in turn: a step on their own (nobody averages), the run's step (gradients averaged), and the calls
-that a run makes beside it. Figures are medians; each step is a ratio to the step on its own of the same turn.
+Both processes take, in turn: a step on their own (nothing averaged), the run's step (gradients averaged), and the calls
+that a run makes beside it. Figures are medians; the run's step is a ratio to the step on their own of the same turn.
 """
 
 import json
@@ -42,7 +42,7 @@ def measure(repeats: int) -> list[dict[str, Any]]:
 
 
 def _measure(repeats: int) -> list[dict[str, Any]]:
-    """In each of the processes."""
+    """Measure in each process; rank zero returns the rows, others none."""
     import torch
 
     from midstate.distributed.processes import joined
@@ -76,7 +76,7 @@ def _row(model: str, size: int, processes: "Processes", repeats: int) -> dict[st
 
     def step(session: "Session") -> float:
         images, labels = next(batches[id(session)])
-        session.pruner.refresh(session.step)  # beforehand: measured by itself
+        session.pruner.refresh(session.step)  # not timed here, but by itself below
         return timed(lambda: train_step(session, images, labels))
 
     calls = {
@@ -89,7 +89,7 @@ def _row(model: str, size: int, processes: "Processes", repeats: int) -> dict[st
     for turn in range(repeats + 2):
         taken = {"alone": step(alone), "together": step(session)}
         taken |= {name: timed(call) for name, call in calls.items()}
-        for name, time in taken.items() if turn > 1 else ():  # warm by then
+        for name, time in taken.items() if turn > 1 else ():  # the first two warm up
             seconds[name].append(time)
     parameters = sum(parameter.numel() for parameter in session.model.parameters())
     return {
@@ -101,7 +101,7 @@ def _row(model: str, size: int, processes: "Processes", repeats: int) -> dict[st
 
 
 def main() -> None:
-    """What torchrun starts: repeats and the file for the rows."""
+    """Measure in a process of torchrun; the command line has repeats and the file for the rows."""
     if rows := _measure(int(sys.argv[1])):
         Path(sys.argv[2]).write_text(json.dumps(rows))
 

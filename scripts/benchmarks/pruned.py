@@ -21,10 +21,10 @@ class Network:
     """A network, dense and with zeros.
 
     Args:
-        name: in the table.
+        name: as the table has it.
         shape: (C, H, W) of an image.
         dense: without zeros.
-        masked: by how they were pruned.
+        masked: networks with zeros, by the name of their pruning.
     """
 
     name: str
@@ -35,7 +35,7 @@ class Network:
 
 @dataclass(frozen=True, eq=False)
 class Form:
-    """A form of a network: its module, or why there is none; its share of the dense network's MACs, and its outputs."""
+    """A form of a network: its module, or why there is none; its share of the dense MACs, and the outputs to expect."""
 
     pruning: str
     name: str
@@ -46,7 +46,7 @@ class Form:
 
 
 def as_if_trained(name: str) -> Network:
-    """A network of torchvision or timm, and what pruning leaves of it."""
+    """Make a network of torchvision or timm, dense and pruned."""
     if name.startswith("vit"):
         import timm
 
@@ -64,7 +64,7 @@ def pruned(name: str, dense: nn.Module, shape: tuple[int, ...]) -> Network:
 
 
 def of_run(directory: Path) -> Network:
-    """A finished run's network; in the dense one beside it, its zeros are random numbers."""
+    """Load a finished run's network; its dense counterpart has random numbers in the place of zeros."""
     summary, config = read_finished(directory)
     if summary.get("pattern_verified") is None:
         raise ConfigError(f"{directory}: a dense run; nothing was pruned, so there is nothing to compare")
@@ -79,7 +79,7 @@ def of_run(directory: Path) -> Network:
 
 @torch.no_grad()
 def forms_of(network: Network, images: Tensor) -> list[Form]:
-    """What there is of a network, the dense one first; masks are folded in."""
+    """List the forms of a network: dense, then masked (with its zeros) and extracted for each pruning."""
     whole = networks.sizes(network.dense, images[:2])[1]
     forms = [Form("–", "dense", network.dense, "", 1.0, network.dense(images))]
     for pruning, masked in network.masked.items():
@@ -94,11 +94,11 @@ def forms_of(network: Network, images: Tensor) -> list[Form]:
 
 
 def _extracted(masked: nn.Module, shape: tuple[int, ...], images: Tensor, whole: int) -> tuple[nn.Module | None, str]:
-    """The smaller network; None, and why there is none."""
+    """Return the smaller network; or None, and why there is none."""
     try:
         small = extract(masked, shape)
     except ValueError as error:
         return None, f"does not apply: {error}"
-    if networks.sizes(small, images[:2])[1] == whole:  # constants of a ViT's token are no channels
+    if networks.sizes(small, images[:2])[1] == whole:  # constants may be folded, as a ViT's token, but no channel went
         return None, "does not apply: nothing to remove: zeros within filters stay where they are"
     return small, ""

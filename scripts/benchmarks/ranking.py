@@ -27,7 +27,7 @@ def measure(repeats: int) -> list[dict[str, Any]]:
 
 
 def refresh_time(name: str, repeats: int) -> dict[str, Any]:
-    """Median seconds of a refresh, against a plain copy of the weights, and the most memory it added."""
+    """Return the median seconds of a refresh, also over a plain copy of the weights, and the peak memory it added."""
     import torch
     from torchvision.models import resnet50
 
@@ -59,7 +59,7 @@ def refresh_time(name: str, repeats: int) -> dict[str, Any]:
     refreshes, copies = [], []
     for repeat in range(repeats):
         started = time.perf_counter()
-        pruner.refresh(70 + repeat)  # another step each time: at one step it would be done
+        pruner.refresh(70 + repeat)  # a second refresh at the same step does nothing
         refreshes.append(time.perf_counter() - started)
     peak = _peak_bytes() - before
     for _ in range(repeats):
@@ -77,7 +77,7 @@ def refresh_time(name: str, repeats: int) -> dict[str, Any]:
 
 
 def _peak_bytes() -> int:
-    """Largest resident memory since the last reset."""
+    """Return the largest resident memory since the last reset, in bytes."""
     line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
     return int(line.split()[1]) * 1024
 

@@ -1,8 +1,8 @@
 """refresh: whether masks may be refreshed less often than at every step, by the top-1 of the same seeds.
 
-Two one-sided t tests of the paired differences against 0.3 points; `--repeats` is the number of seeds on the digits,
-half as many are taken on clutter, where a run takes four times as long. The runs stay in outputs/refresh and are not
-made again.
+Two one-sided t tests of the paired differences against 0.3 points; `--repeats` is the number of seeds on the digits;
+clutter, where a run takes four times as long, gets half as many. The runs stay in outputs/refresh and are used again
+by the next call.
 """
 
 import json
@@ -48,7 +48,7 @@ def measure(repeats: int) -> list[dict[str, Any]]:
 
 
 def jobs(data: str, pruner: str, every: str, seeds: int) -> list[list[str]]:
-    """Arguments of train.py for 1:16 on ResNet-8, seed by seed; refreshed every `every`."""
+    """Return the arguments of train.py for 1:16 on ResNet-8, seed by seed, with `every` between refreshes."""
     fixed = ["logger=none", "trainer.epochs=15", "trainer.probes=false", *DATA[data], *PRUNERS[pruner]]
     directory = ROOT / "outputs" / "refresh" / f"{data}_{pruner}_{every}"
     return [[*fixed, f"pruner.every={every}", f"seed={n}", f"run_dir={directory / f'seed{n}'}"] for n in range(seeds)]

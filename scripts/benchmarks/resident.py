@@ -1,4 +1,4 @@
-"""Memory that a pass takes at its peak."""
+"""Peak memory of a forward pass."""
 
 import ctypes
 import gc
@@ -13,9 +13,9 @@ Pass = Callable[[Tensor], Tensor]
 
 
 def first_pass(load: Callable[[int], Pass], images: Tensor) -> tuple[Tensor, float | None]:
-    """Outputs of a pass, and the MiB that it takes at its peak beside the loaded network; None where none can tell.
+    """Return the outputs of a pass, and its peak memory in MiB beyond the loaded network; None where it is not known.
 
-    Another copy goes first: kernels that a runtime compiles once, and its threads, count for no network.
+    Another copy of the network runs first, so that kernels compiled once and threads are not counted.
     """
     load(len(images))(images)
     run = load(len(images))
@@ -37,7 +37,7 @@ def _give_back() -> None:
 
 
 def _begin_peak() -> int | None:
-    """Let Linux measure the peak from here on; resident KiB now, None where it cannot."""
+    """Reset Linux's record of the peak; return the KiB resident now, or None where there is no such record."""
     try:
         Path("/proc/self/clear_refs").write_text("5")
         return _status("VmRSS")

@@ -20,11 +20,11 @@ class Runtime:
     """Something that runs networks.
 
     Args:
-        name: in the table.
-        loaded: a network and some images to a `Loaded`; a ValueError says why not.
-        missing: why it runs no form of a network, or nothing.
-        zeros: what it makes of zeros; nothing where `Loaded.note` tells.
-        tolerance: of outputs, over the largest; None: its arithmetic is another.
+        name: as the table has it.
+        loaded: from a network and some images to a `Loaded`; raises ValueError with the reason if it cannot.
+        missing: tells why it runs no form of a network; empty if it does.
+        zeros: how it treats zeros; empty where `Loaded.note` tells.
+        tolerance: largest difference of outputs, over the largest output; None: any, its arithmetic is another.
         device: of images.
         dtype: of images.
     """
@@ -39,7 +39,7 @@ class Runtime:
 
 
 def runtimes() -> list[Runtime]:
-    """List what is compared here."""
+    """List the runtimes to compare; those of a GPU only where there is one."""
     found = [
         Runtime("torch", lambda model, images: Loaded(lambda batch: model, size_in_bytes(model))),
         Runtime("onnxruntime", _in_onnxruntime, lambda model: not_installed()),
@@ -64,7 +64,7 @@ def _in_onnxruntime(model: nn.Module, images: Tensor) -> Loaded:
     def load(batch: int) -> Pass:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = torch.get_num_threads()
-        options.add_session_config_entry("session.force_spinning_stop", "1")  # or it would slow whose turn is next
+        options.add_session_config_entry("session.force_spinning_stop", "1")  # else its threads slow the next one
         session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
         return lambda images: torch.from_numpy(session.run(None, {INPUT: images.numpy()})[0])
 

@@ -19,7 +19,7 @@ FIGURE = ROOT / "results" / "bench" / "scaling.png"
 
 
 def measure(repeats: int) -> list[dict[str, Any]]:
-    """One row a size; everything else is as usual: 1:16, 1 layer of 1x1 kernels, 10 million weights."""
+    """One row a size; what does not grow is 1:16 (M/4:M where M grows), one 1x1 layer, 10 million weights."""
     keep_freed_memory()  # as in training
     torch.manual_seed(0)
     cases = [("weights", int(n), 1, 1, 16) for n in WEIGHTS]
@@ -52,7 +52,7 @@ def _row(grows: str, num_weights: int, num_layers: int, n: int, m: int, repeats:
 
 
 def _draw(rows: list[dict[str, Any]], path: Path) -> None:
-    """Time over weights on logarithmic axes, beside what linear growth would be."""
+    """Plot time over weights on logarithmic axes, beside a line of linear growth."""
     from matplotlib import pyplot as plt
 
     from midstate.study.drawing import STYLE, save

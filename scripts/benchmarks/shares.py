@@ -1,7 +1,7 @@
 """shares: where the processor time of one run goes, by part: ResNet-8, 12,000 images of Fashion-MNIST, one thread.
 
-Each part is counted without the parts inside it. What a run is made of is wrapped where it is called, in a process of
-its own. Processor time, since a machine that does other work, too, lengthens it less than the time on a clock.
+The time of a part leaves out the parts that it calls. The functions of a run are wrapped where they are looked up, in a
+process of its own. Processor time is measured, since other work on the machine changes it less than wall-clock time.
 """
 
 import functools
@@ -63,10 +63,10 @@ class Shares:
 
     def __init__(self) -> None:
         self.seconds: Counter[str] = Counter()
-        self._inside: list[float] = []  # of each call under way, the time of what it has called
+        self._inside: list[float] = []  # for each call under way, the time of counted calls inside it
 
     def wrap(self, call: Callable, part: str) -> Callable:
-        """Return a function that does the same, and is counted."""
+        """Return a function that does the same, and adds its time to `part`."""
 
         @functools.wraps(call)
         def counted(*arguments: Any, **options: Any) -> Any:
@@ -83,7 +83,7 @@ class Shares:
         return counted
 
     def follow(self, place: str, part: str) -> None:
-        """Count what stands at `module:name` or `module:class.name`."""
+        """Wrap the function at `module:name` or `module:class.name`."""
         module, _, name = place.partition(":")
         *owners, name = name.split(".")
         owner = functools.reduce(getattr, owners, importlib.import_module(module))
@@ -91,7 +91,7 @@ class Shares:
 
 
 def _run(out: Path, arguments: list[str]) -> None:
-    """In the process of its own: the run as typed; its shares go to a file."""
+    """Run train.py with these arguments in this process, and write the seconds of its parts to `out`."""
     shares = Shares()
     for place, part in PARTS.items():
         shares.follow(place, part)

@@ -1,6 +1,6 @@
-"""step: what a training step of each method costs, in steps of the dense network, and how many images that is.
+"""step: what a training step of each method costs, in steps of the dense network, and images a second.
 
-The wide ResNet-18, 32x32, batch 64, 1:16 (weights at a density of 1/16, half of the filters), on the way to the target
+The wide ResNet-18, 32x32, batch 64, 1:16 (weights at a density of 1/16, half of the filters), in the middle of the ramp
 where a method has one. Beside them, in hand-written loops that do nothing but forward, backward and update: the dense
 network, and SR-STE as it is published, which sorts every group in every forward pass. All are prepared in one process
 and take their steps in turn, so that every figure is a ratio to the dense step of the same turn.
@@ -27,18 +27,18 @@ SETTINGS = {
 }
 SIZE = ("model=resnet18", "data=fake", "logger=none")
 LENGTH = (f"trainer.threads={os.cpu_count()}", "trainer.batch_size=64", "trainer.epochs=100", "trainer.probes=false")
-MIDDLE = 0.4  # of the run: no ramp has ended
+MIDDLE = 0.4  # share of the run at which steps are timed: no ramp has ended
 N, M = 1, 16
 NM = (f"pruner.n={N}", f"pruner.m={M}")
 METHODS = {
     "nm": ("pruner=nm", *NM),
     "nm_block": ("pruner=nm_block", "schedule=linear", *NM),
     "nm_step": ("pruner=nm_step", "schedule=linear", *NM),
-    "maxq": ("pruner=maxq", "schedule.stop=0.75", *NM),  # else its ramp is over by then
+    "maxq": ("pruner=maxq", "schedule.stop=0.75", *NM),  # its own ramp would have ended
     "magnitude": ("pruner=magnitude", "schedule=cubic", "pruner.sparsity=0.9375"),
     "filter": ("pruner=filter", "schedule=cubic", "pruner.sparsity=0.5"),
 }
-CIFAR_STEPS = 782  # an epoch of 50,000 images: what one refresh an epoch is shared by
+CIFAR_STEPS = 782  # steps of an epoch of 50,000 images, which share one refresh
 PUBLISHED = "SR-STE, published loop"
 
 
@@ -93,18 +93,18 @@ def shown(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def ratio(seconds: list[float], base: list[float]) -> float:
-    """Median of the ratios of one turn: what slows a machine down for a while slows both."""
+    """Return the median over turns of the ratio within a turn: a machine that is slow for a while is so for both."""
     return median(one / other for one, other in zip(seconds, base, strict=True))
 
 
 class Way:
-    """One way of training, taking a refresh of its masks and a step at a time."""
+    """One way of training; every `take` times a refresh of its masks and a step."""
 
     def __init__(self, *overrides: str) -> None:
         self.session: Session = prepared(*SIZE, *LENGTH, *overrides)
         self.session.step = int(MIDDLE * self.session.total_steps)
         self.images = cycle(list(self.session.batches.epoch(0, 0)))
-        self.seconds: list[float] = []  # of a step whose masks are in place
+        self.seconds: list[float] = []  # of steps, without the refresh
         self.refreshes: list[float] = []
         if self.session.quantizer:
             self.session.quantizer.refresh(self.session.step)  # its bits come into force
@@ -114,25 +114,25 @@ class Way:
 
     @property
     def intervals(self) -> dict[str, int]:
-        """Steps between two refreshes, those of an epoch being CIFAR's."""
+        """Steps between two refreshes, by name; an epoch has as many as CIFAR's."""
         if self.session.pruner.method.dense:
-            return {"default": 1}  # there is none
+            return {"default": 1}  # nothing is refreshed
         every = self.session.pruner.refresh_steps.every
         default = CIFAR_STEPS if every == self.session.batches.steps_per_epoch else every
         return {"default": default, "every_step": 1, "every_epoch": CIFAR_STEPS}
 
     def take(self) -> None:
-        """Take a refresh and a step."""
+        """Time a refresh and a step."""
         self.refreshes.append(timed(lambda: self.session.pruner.refresh(self.session.step)))
         images, labels = next(self.images)
         self.seconds.append(timed(lambda: self.step(images, labels)))
 
     def step(self, images: Tensor, labels: Tensor) -> None:
-        """The trainer's step; its masks are in place."""
+        """Take the trainer's step, without a refresh."""
         train_step(self.session, images, labels)
 
     def each(self, interval: int) -> list[float]:
-        """Seconds of each step with its share of a refresh."""
+        """Return the seconds of each step plus 1 / interval of a refresh."""
         return [step + refresh / interval for step, refresh in zip(self.seconds, self.refreshes, strict=True)]
 
 
@@ -143,7 +143,7 @@ class _Bare(Way):
         super().__init__("pruner=dense", *overrides)
 
     def step(self, images: Tensor, labels: Tensor) -> None:
-        """As anybody would write it."""
+        """Take a step as anybody would write it."""
         settings, optimizer = self.session.settings, self.session.optimizer
         with torch.autocast(images.device.type, torch.bfloat16, enabled=settings.precision == "bf16"):
             loss = F.cross_entropy(self.session.model(images), labels)

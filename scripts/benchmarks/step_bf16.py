@@ -16,7 +16,7 @@ def measure(repeats: int) -> list[dict[str, Any]]:
     """One row a way of training and refresh interval.
 
     Raises:
-        ConfigError: there are no such instructions.
+        ConfigError: the processor has no instructions for bf16.
     """
     if not fast_at_bfloat16(torch.device("cuda" if torch.cuda.is_available() else "cpu")):
         raise ConfigError("step_bf16: this processor has no instructions for bf16; emulated, a step takes a minute")

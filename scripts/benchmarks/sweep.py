@@ -1,5 +1,5 @@
-"""sweep: how many runs of the default job an hour has: Hydra's basic launcher, its joblib pool, and forked runs, one at
-a time and two.
+"""sweep: runs of the default job in an hour: by Hydra's basic launcher, its joblib pool, and forked runs, one at a time
+and two.
 """
 
 import sys

@@ -1,4 +1,4 @@
-"""Whether two finished runs of one configuration are the same, to the bit; times and commit excepted."""
+"""Compare two finished runs of one configuration bit by bit; times and commit are left out."""
 
 import csv
 import json
@@ -11,15 +11,15 @@ from midstate.common.files import PARTIAL
 from midstate.runs.checkpoint import checkpoints, digest
 
 CLOCK = ("seconds", "images_per_second", "wall_seconds")
-NOT_COMPARED = (*CLOCK, "mask_seconds", "git", "overrides", "choices")  # the last two: where to, which logger
+NOT_COMPARED = (*CLOCK, "mask_seconds", "git", "overrides", "choices")  # the last two name run_dir and logger
 TABLES = ("metrics.csv", "probes.csv", "losses.csv")
-SOMETIMES = ("scheme.json", "sensitivity.csv", "search.csv")  # which not every run has
+SOMETIMES = ("scheme.json", "sensitivity.csv", "search.csv")  # files that not every run has
 
 
 def differences(directory: Path, reference: Path) -> list[str]:
-    """Name what differs: weights, masks, optimizer, random states, tables, summary; and what is left half written."""
+    """Name what differs: weights, masks, optimizer, random states, tables, summary, and half-written files."""
     ours, theirs = _content(directory), _content(reference)
-    both = ours["summary.json"].keys() & theirs["summary.json"].keys()  # a key that one version adds is no difference
+    both = ours["summary.json"].keys() & theirs["summary.json"].keys()  # keys that one version adds do not count
     for content in (ours, theirs):
         content["summary.json"] = {key: value for key, value in content["summary.json"].items() if key in both}
     partial = [str(path) for path in directory.rglob(f".*{PARTIAL}")]
@@ -27,7 +27,7 @@ def differences(directory: Path, reference: Path) -> list[str]:
 
 
 def _content(directory: Path) -> dict[str, Any]:
-    """Everything that a run leaves, by name, comparable."""
+    """Return everything that a run leaves, by name, as values that `==` compares."""
     content: dict[str, Any] = {}
     for name in TABLES:
         with (directory / name).open(newline="") as file:
@@ -36,7 +36,7 @@ def _content(directory: Path) -> dict[str, Any]:
     content |= {name: (directory / name).read_text() for name in SOMETIMES if (directory / name).exists()}
     for path in [*checkpoints(directory / "checkpoints"), directory / "checkpoints" / "final.pt"]:
         for key, value in torch.load(path, weights_only=True).items():
-            if key in (*CLOCK, "digest", "config"):  # of the configuration, the hash beside it is compared
+            if key in (*CLOCK, "digest", "config"):  # the configuration's hash, a key of its own, is compared
                 continue
             value = [_without_clock(row) for row in value] if key == "rows" else value
             content[f"{path.name}: {key}"] = digest(_without_clock(value) if isinstance(value, dict) else value)

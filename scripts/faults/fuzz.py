@@ -1,4 +1,4 @@
-"""fuzz: random overrides over all groups, valid and invalid: each trains and finishes, or is refused in one message."""
+"""fuzz: random overrides over all groups, valid and invalid: each run must finish, or be refused in one message."""
 
 import random
 import shutil
@@ -21,7 +21,7 @@ from midstate.config.schema import flatten
 from midstate.study.process import exit_status, start_train
 
 CONF = ROOT / "conf"
-# Two steps of the smallest network; what a fuzzed override sets wins, for it comes later.
+# Two steps of the smallest network; fuzzed overrides come later and take precedence.
 SHORT = ("trainer.epochs=1", "trainer.max_steps_per_epoch=2", "trainer.batch_size=16")
 SMALL = {
     "clutter": ("data.train_placements=1", "data.eval_placements=1"),
@@ -29,14 +29,14 @@ SMALL = {
     "mnist5k": (),
     "fake": ("data.num_train=64", "data.num_eval=16", "data.size=16"),
 }
-# What a preset does nothing without: a size, or, where it begins with weights, that there are none.
+# Settings that a preset needs: a size, or, where it begins with trained weights, the mode that does without them.
 NEEDED = {"dense_small": ("pruner.density=0.5",), "asp": ("trainer.mode=train",), "domino": ("trainer.mode=train",)}
-# Large values of these are valid and only take long.
+# Settings of which large values are valid, and only take long.
 SIZES = ("trainer.epochs", "trainer.batch_size", "trainer.max_steps_per_epoch", "data.size", "data.num_train")
 SIZES += ("data.num_eval", "data.resize", "data.train_placements", "data.eval_placements")
-# What is gone through one after another, and would never end.
+# Lengths of loops, which would never end with huge values.
 COUNTS = ("trainer.epochs", "data.num_fragments")
-# Data that would be fetched, servers that would be asked; what starts no run, or is for presets.
+# Data that would be downloaded, launchers of servers; below, whole groups that start no run or are for presets only.
 LEFT_OUT = {
     "data": ("cifar10", "cifar100", "fashion_mnist", "kmnist", "mnist", "timm"),
     "launcher": ("pool", "ray", "slurm", "slurm_local"),
@@ -44,13 +44,13 @@ LEFT_OUT = {
 LEFT_OUT |= dict.fromkeys(
     ("claim", "experiment/base", "experiment/fashion", "experiment/paper", "pruner/window", "sweep")
 )
-KEPT = ("run_dir", "logger.mode", "model.pretrained", "trainer.compile")  # the last takes a minute
-# Numbers at the edges, values of other types, times, references, quoting, paths.
+KEPT = ("run_dir", "logger.mode", "model.pretrained", "trainer.compile")  # never fuzzed; the last takes a minute
+# Values to try: numbers at the edges, other types, times, references, quoting, paths.
 HUGE = ("4000000000", "1000000000000", "99999999999999999999")
 ODD = (*HUGE, "0", "-1", "1", "2", "4", "16", "0.5", "0.9", "1.5")
 ODD += ("1e30", "1e-30", "1e39", "nan", "inf", "null", "true", "abc", "''", "[]", "{}", "[1,2]", "{a:1}", "é", "../up")
 ODD += ("1ep", "2it", "-1ep", "10it", "${seed}", "${nothing}")
-SECONDS = 120  # a run that takes longer hangs
+SECONDS = 120  # a run that takes longer counts as hanging
 
 
 def measure(times: int, seed: int) -> list[dict[str, Any]]:
@@ -68,7 +68,7 @@ def measure(times: int, seed: int) -> list[dict[str, Any]]:
 
 
 def overrides(chance: random.Random) -> list[str]:
-    """Up to three members of groups, then up to three of the settings they bring: near, odd, misplaced, mistyped."""
+    """Draw up to three members of groups, then up to three of their settings: near, odd, misplaced, mistyped."""
     chosen = {group: chance.choice(_members(group)) for group in chance.sample(_groups(), chance.randint(0, 3))}
     if "experiment" not in chosen:
         chosen = {"model": "resnet8", "data": "fake", "logger": "none", **chosen}
@@ -85,7 +85,7 @@ def overrides(chance: random.Random) -> list[str]:
 
 
 def outcome(line: list[str], directory: Path) -> tuple[str, str]:
-    """Run one command line: what came of it, and what it printed; a defect is neither finished nor refused cleanly."""
+    """Run one command line; return its outcome and its output. A defect neither finishes nor is refused cleanly."""
     log = directory.with_suffix(".log")
     process = start_train([*line, f"run_dir={directory}"], log)
     status, text = exit_status(process, SECONDS), log.read_text()
@@ -122,7 +122,7 @@ def _members(group: str) -> list[str]:
 
 
 def _settings(line: list[str]) -> dict[str, Any]:
-    """Every setting that a user may type after these, with its value; the defaults' where they do not go together."""
+    """Return every setting beside these overrides, with its value; of the defaults where these do not compose."""
     try:
         config = compose_root(line)
     except (HydraException, OmegaConfBaseException):

@@ -1,4 +1,4 @@
-"""kill: SIGKILL at random moments; the same command goes on until it has finished, to the bits of a run left alone."""
+"""kill: SIGKILL at random moments; repeated, the command must finish with the same bits as an undisturbed run."""
 
 import itertools
 import os
@@ -23,9 +23,9 @@ KINDS = tuple((method, precision) for method in METHODS for precision in ("fp32"
 JOB = (
     *("data=digits", "data.augmentation.crop_padding=1", "model=resnet8", "logger=none"),
     *("trainer.epochs=8", "trainer.max_steps_per_epoch=8", "trainer.checkpoint_every=3it"),
-    *("trainer.probe_images=100", "machine.figures=false"),  # drawn when all is saved
+    *("trainer.probe_images=100", "machine.figures=false"),  # figures are drawn only after all is saved
 )
-KILLS = 3  # of one run at most: then it is left to finish
+KILLS = 3  # of one run at most; then it may finish
 
 
 def measure(times: int, seed: int, kinds: Sequence[tuple[str, str]] = KINDS) -> list[dict[str, Any]]:
@@ -33,7 +33,7 @@ def measure(times: int, seed: int, kinds: Sequence[tuple[str, str]] = KINDS) -> 
     chance, kills = random.Random(seed), 0
     rows = [{"method": m, "precision": p, "runs": 0, "kills": 0, "not bit-equal": 0} for m, p in kinds]
     with tempfile.TemporaryDirectory() as place, tqdm(total=times, desc="kills", disable=None) as bar:
-        _run(_job(*kinds[0]), Path(place, "warm"))  # the first waits until everything is imported
+        _run(_job(*kinds[0]), Path(place, "warm"))  # not timed: the first run waits for all imports
         references = [_timed(_job(*kind), Path(place, "-".join(kind))) for kind in kinds]
         for turn in itertools.count():
             if kills >= times:
@@ -72,7 +72,7 @@ def _run(job: list[str], directory: Path) -> None:
 
 
 def _killed(job: list[str], directory: Path, after: float) -> bool:
-    """Start a run and kill it after some seconds; False where it had finished before."""
+    """Start a run and kill it after `after` seconds; return False if it had finished before."""
     process = start_train([*job, f"run_dir={directory}"], directory.with_suffix(".log"))
     time.sleep(after)
     with suppress(ProcessLookupError):
