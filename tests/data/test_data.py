@@ -188,5 +188,5 @@ def test_cifar_missing_or_damaged_is_said_in_one_sentence(tmp_path):
     with pytest.raises(ValueError, match=r"root='.*nowhere': no such folder.*data\.download=true"):
         CIFAR(NONE, 10, str(tmp_path / "nowhere"), download=False).load()
     write_cifar10(tmp_path, 20)  # not the published files, as their checksums tell
-    with pytest.raises(ValueError, match="missing or damaged"):
+    with pytest.raises(ValueError, match=r"missing or damaged there, and data\.download=false; put"):
         CIFAR(NONE, 10, str(tmp_path), download=False).load()

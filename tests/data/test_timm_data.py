@@ -7,6 +7,7 @@ import torch
 
 from midstate.common.errors import RunFailed
 from midstate.data import Crops, ImageFolder, TimmData
+from midstate.data.timm_data import _Source
 
 SETTINGS = {"augmentation": Crops(), "num_validation": 6, "size": 16, "resize": 18, "workers": 0}
 
@@ -51,6 +52,17 @@ def test_labels_that_only_reading_tells_are_checked(folder, tmp_path):
         list(TimmData(num_classes=2, **settings).load().test.batches(50))
 
 
+def test_images_without_a_file_are_named_by_their_number():
+    class Reader:  # as timm's of a table of Hugging Face, whose images may be bytes alone
+        def filename(self, index, absolute=False):
+            return None
+
+    class Table(list):
+        reader, targets = Reader(), [0, 1]
+
+    assert _Source(Table("ab")).name(1) == "image 1"
+
+
 def test_a_damaged_image_is_not_replaced_silently(folder):
     (folder / "val/red/02.jpg").write_text("no image")
     with pytest.raises(RunFailed, match=r"val/red/02.jpg cannot be read \(it is no image\)"):
@@ -73,7 +85,7 @@ def test_a_damaged_image_is_not_replaced_silently(folder):
         ({"name": "torch/cifar10", "train": "trian"}, "train='trian': must be one of train, training"),
         ({"name": "TORCH/MNIST", "test": "tset"}, "test='tset': must be one of test, validation, val"),
         ({"name": "torch/mnist", "validation": "val"}, "validation='val': must be null"),
-        ({"name": "torch/imagenet", "validation": "val"}, "test='validation': .* must be different splits"),
+        ({"name": "torch/imagenet", "validation": "val"}, "splits train, val, validation: .* must be different"),
         ({"name": "folder", "num_classes": 2}, "labels from 0 to 2; 2 classes"),
     ],
 )

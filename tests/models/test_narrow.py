@@ -135,6 +135,15 @@ def test_a_run_larger_than_the_whole_network_is_no_measure(pruned, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+def test_a_run_that_has_not_counted_is_no_measure(pruned, tmp_path):
+    shutil.copytree(pruned / "abc" / "seed0", tmp_path / "old")
+    summary = summary_of(tmp_path / "old")
+    del summary["params_sparse"]
+    (tmp_path / "old" / "summary.json").write_text(json.dumps(summary))
+    with pytest.raises(ConfigError, match=r"old': its summary has no params_sparse; do that run again"):
+        Plan.of(composed(*SHORT, "pruner=dense_small", f"pruner.like={tmp_path / 'old'}"))
+
+
 def test_it_goes_on_after_an_interruption_and_only_as_it_began(pruned, tmp_path):
     shutil.copytree(pruned, tmp_path / "filter")
     like = (*SHORT, "pruner=dense_small", f"pruner.like={tmp_path / 'filter'}", f"run_dir={tmp_path / 'run'}")

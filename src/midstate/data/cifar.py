@@ -81,9 +81,10 @@ class CIFAR:
             with removing_what_is_empty(root) if self.download else nullcontext():
                 data = kind(root, train=train, download=self.download)
         except (RuntimeError, OSError) as error:
+            tried = f" and could not be fetched ({error})" if self.download else ", and data.download=false"
             raise ValueError(
-                f"root={self.root!r}: {kind.__name__} is missing or damaged there and could not "
-                f"be fetched ({error}); put torchvision's files into that folder"
+                f"root={self.root!r}: {kind.__name__} is missing or damaged there{tried}; put torchvision's files into "
+                "that folder"
             ) from error
         images: Tensor = torch.as_tensor(data.data).permute(0, 3, 1, 2).float() / 255
         return Split(images.contiguous(), torch.as_tensor(data.targets))

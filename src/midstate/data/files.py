@@ -121,7 +121,7 @@ class Files:
             count = min(most, max(1, round(len(order) * SMALL_SHARE)))
             log.warning(
                 f"warning: data.num_validation={self.num_validation}: cannot be held out of {len(order)} training "
-                f"images, so that each class keeps one; {count} are, a fifth"
+                f"images, so that each class keeps one; {count} are"
             )
         elif 2 * count > len(order):
             log.warning(

@@ -68,7 +68,7 @@ class TimmData(Files):
         elif self._known_as not in FOLDERS:
             names = [name for name in (self.train, self.validation, self.test) if name is not None]
             if len({_synonyms(name) for name in names}) < len(names):
-                raise ValueError(f"test={self.test!r}: train, validation and test must be different splits")
+                raise ValueError(f"splits {', '.join(names)}: train, validation and test must be different splits")
 
     @property
     def _known_as(self) -> str:
@@ -85,6 +85,9 @@ class TimmData(Files):
         """
         names = [name for name in ("train", "validation", "test") if getattr(self, name) is not None]
         sources = {name: self._source(name) for name in names}
+        for name, source in sources.items():
+            if not len(source):
+                raise ValueError(f"{name}={getattr(self, name)!r}: holds no image")
         check_splits(self, sources)
         num_classes, targets = self.num_classes, sources["train"].targets
         if num_classes is None:
@@ -141,7 +144,8 @@ class _Source(Dataset):
 
     def name(self, index: int) -> str:
         """Return the file of an image."""
-        return f"image {index}" if self.reader is None else self.reader.filename(index, absolute=True)
+        file = None if self.reader is None else self.reader.filename(index, absolute=True)
+        return file or f"image {index}"  # images in tables of Hugging Face may have no file
 
 
 def _synonyms(split: str) -> tuple[str, ...]:

@@ -50,6 +50,8 @@ def _staged(folder: Path) -> Iterator[None]:
     finally:
         if before is None:
             del os.environ[STAGING]
+        else:
+            os.environ[STAGING] = before
 
 
 def _tables(directory: Path) -> dict[str, pd.DataFrame]:

@@ -102,8 +102,10 @@ def find_like(narrow: Narrow, config: dict[str, Any]) -> tuple[int, str]:
     own = Path(narrow.like, "summary.json")
     path = own if own.is_file() else find_file("like", narrow.like, "summary.json", config)
     summary = read_summary(path.parent) if path.name == "summary.json" else None
-    if summary is None or summary["status"] != "finished" or MATCHES[narrow.match] not in summary:
+    if summary is None or summary["status"] != "finished":
         raise ValueError(
             f"like={narrow.like!r}: holds no summary of a finished run; give a run's directory, or outputs/NAME"
         )
+    if MATCHES[narrow.match] not in summary:  # an older version wrote it
+        raise ValueError(f"like={narrow.like!r}: its summary has no {MATCHES[narrow.match]}; do that run again")
     return summary[MATCHES[narrow.match]], made_by(summary, config["seed"])

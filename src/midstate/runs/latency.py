@@ -17,7 +17,7 @@ from midstate.config.building import build
 from midstate.config.compose import composed
 from midstate.config.explain import explain, is_users
 from midstate.config.overrides import check_command_line
-from midstate.distributed.machine import keep_freed_memory, processor_name
+from midstate.distributed.machine import enough_memory, keep_freed_memory, processor_name
 from midstate.engine.latency import KERNELS, latencies
 from midstate.quantization.bits import REFERENCE_BITS
 from midstate.runs.finished import read_finished, rebuild
@@ -48,7 +48,7 @@ def make_table(
 
     Raises:
         ConfigError: the kernel or bits are not allowed, there is no such network, or it cannot be timed.
-        RunFailed: the file cannot be written.
+        RunFailed: the file cannot be written, or memory has run out.
     """
     with user_errors("latency"):
         checks.one_of("kernel", kernel, KERNELS)
@@ -62,6 +62,7 @@ def make_table(
     torch.set_num_threads(1)
     keep_freed_memory()
     with (
+        enough_memory(),
         user_errors(name),
         tqdm(total=len(weight_layers(model)), desc="latency", unit="layer", disable=None) as bar,
     ):

@@ -34,7 +34,7 @@ def write_page(directory: Path, summary: dict[str, Any], title: str) -> None:
             (name, caption, _embedded(directory / "figures" / f"{name}.svg")) for name, caption in CAPTIONS.items()
         ],
         layers=summary["layers"],
-        config=(directory / "config.yaml").read_text(),
+        config=(directory / "config.yaml").read_text(encoding="utf-8"),
     )
     write_atomically(directory / NAME, page.encode(errors="surrogateescape"))  # keeps undecodable bytes of paths
 

@@ -159,6 +159,6 @@ def _check_device(trainer: Trainer, cuda: bool, device_index: int) -> None:
         raise ConfigError("trainer.sync_batchnorm=true: torch has it for CUDA devices only; set it to false")
     if cuda and not 0 <= device_index < num_devices:
         raise ConfigError(
-            f"trainer.device=cuda, machine.device_index={device_index}: this machine has {num_devices} "
-            "CUDA devices; use trainer.device=cpu"
+            f"machine.device_index={device_index}: this machine has {num_devices} CUDA devices; must be below that, "
+            "or trainer.device=cpu"
         )

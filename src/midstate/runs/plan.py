@@ -214,7 +214,7 @@ def _directory(config: DictConfig, name: str, identity: str) -> Path:
 def _check_writable(directory: Path) -> None:
     """Refuse a directory that cannot be made or written, or whose name contains a secret."""
     if redact(str(directory)) != str(directory):
-        raise ConfigError(f"run_dir={redact(str(directory))}: must not tell a secret")
+        raise ConfigError(f"run_dir={redact(str(directory))}: must not contain a secret")
     existing = next(path for path in (directory, *directory.parents, Path.cwd()) if path.exists())
     if not existing.is_dir() or not os.access(existing, os.W_OK):
         raise ConfigError(f"run_dir={directory}: must be a directory that can be written; {existing} is not")

@@ -155,13 +155,14 @@ def _check_same_plan(plan: Plan, processes: Processes) -> None:
 
 
 def _tell_in_a_sweep(error: Exception) -> None:
-    """In a sweep, report a failed job at once: Hydra reports only the first one, at the end."""
+    """In a sweep, report a failed or stopped job at once: Hydra reports only the first one, at the end."""
     hydra = HydraConfig.get()
     if hydra.mode != RunMode.MULTIRUN:
         return
     if not isinstance(error, ConfigError | RunFailed | RunStopped):
         say(traceback.format_exc(), sys.stderr)
-    say(f"job {hydra.job.num} ({' '.join(typed_overrides())}) failed: {error}", sys.stderr)
+    ended = "" if isinstance(error, RunStopped) else " failed"
+    say(f"job {hydra.job.num} ({' '.join(typed_overrides())}){ended}: {error}", sys.stderr)
 
 
 def _exit_stopped() -> NoReturn:
