@@ -1,6 +1,7 @@
 """OpenVINO: fp32, and int8 linear layers whose zeros are not stored."""
 
 import tempfile
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +22,21 @@ def in_fp32(model: nn.Module, images: Tensor) -> Loaded:
     return Loaded(lambda batch: _pass(_compiled(content, (batch, *images.shape[1:]))), len(content))
 
 
-def _compiled(content: bytes, shape: tuple[int, ...], **settings: Any) -> Any:
-    """Compile for low latency; what is fp32 stays so on processors with bf16, too."""
+@cache
+def _core() -> Any:
+    """Return one core for the whole process.
+
+    Its CPU plugin sets the stack that signals are handled on, and destroying several of them in the order in which
+    they were made leaves the first one's freed stack in place: the next signal would end the process.
+    """
     import openvino
 
-    core = openvino.Core()
+    return openvino.Core()
+
+
+def _compiled(content: bytes, shape: tuple[int, ...], **settings: Any) -> Any:
+    """Compile for low latency; what is fp32 stays so on processors with bf16, too."""
+    core = _core()
     network = core.read_model(content)
     network.reshape(list(shape))
     threads = {"INFERENCE_NUM_THREADS": torch.get_num_threads(), "NUM_STREAMS": 1}

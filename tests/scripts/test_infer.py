@@ -1,9 +1,13 @@
 """`bench.py infer`: all ways of a network compute the same; what it says and refuses. Nothing is timed here."""
 
+import os
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
-from conftest import TINY, composed
+from conftest import ROOT, TINY, composed
 from torch import nn
 
 from bench import main
@@ -189,3 +193,25 @@ def test_a_dense_run_is_refused_before_anything_is_measured(channels, tmp_path, 
     assert capsys.readouterr().err == (
         f"configuration error: {tmp_path / 'dense'}: a dense run; nothing was pruned, so there is nothing to compare\n"
     )
+
+
+AFTERWARDS = """
+import signal, torch
+from benchmarks.in_openvino import in_fp32
+
+loaded = in_fp32(torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(16, 4)).eval(), torch.randn(2, 1, 4, 4))
+signal.signal(signal.SIGUSR1, lambda *_: print("heard"))
+passes = [loaded.load(size) for size in (1, 2)]
+del passes[0]
+del passes[0]
+signal.raise_signal(signal.SIGUSR1)
+"""
+
+
+@pytest.mark.slow
+def test_a_process_that_has_used_openvino_can_still_be_sent_signals():
+    pytest.importorskip("openvino")
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(["scripts", os.environ.get("PYTHONPATH", "")])}
+    command = [sys.executable, "-c", AFTERWARDS]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stdout) == (0, "heard\n"), done.stderr
