@@ -46,9 +46,10 @@ PAGES = {"files": "docs/scale.md", "parallel": "docs/scale.md"}
 def main(given: list[str] | None = None) -> None:
     """Run one benchmark."""
     parser = argparse.ArgumentParser(description=__doc__)
+    defaults = ", ".join(f"{name} {number}" for name, number in COMMANDS.items())
     parser.add_argument("command", choices=COMMANDS)
     parser.add_argument("runs", nargs="*", type=Path, metavar="RUN", help="infer: of these finished runs' networks")
-    parser.add_argument("--repeats", type=positive, help="how often; default: " + str(COMMANDS))
+    parser.add_argument("--repeats", type=positive, help=f"how often; default: {defaults}")
     parser.add_argument("--json", type=Path, default=None, help="file for rows and machine")
     parser.add_argument("--docs", action="store_true", help="put the table into docs/speed.md or docs/scale.md")
     arguments = parser.parse_intermixed_args(given)

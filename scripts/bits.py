@@ -61,12 +61,14 @@ def run(out: Path, chosen: dict[str, list[str]], jobs: int) -> list[str]:
 def _run(out: Path, name: str, arguments: list[str]) -> bool:
     process = server.Process(target=_train, args=(out, name, arguments))
     process.start()
-    if not connection.wait([process.sentinel], LIMIT):
+    late = not connection.wait([process.sentinel], LIMIT)
+    if late:
         process.kill()
     process.join()
     if process.exitcode:
-        text = (out / f"{name}.log").read_text().strip()
-        print(f"{name}: status {process.exitcode}\n{text}", file=sys.stderr)
+        why = f"killed after {LIMIT} s" if late else f"status {process.exitcode}"
+        log = out / f"{name}.log"
+        print(f"{name}: {why}\n{log.read_text().strip() if log.is_file() else ''}", file=sys.stderr)
     return process.exitcode == 0
 
 
@@ -130,6 +132,8 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", metavar="ARM", default=None, help="some arms, and what they begin from")
     parser.add_argument("--no-runs", action="store_true", help="compare what is there already")
     arguments = parser.parse_args()
+    if arguments.jobs < 1:
+        parser.error(f"--jobs {arguments.jobs}: must be 1 or more")
     out, chosen = arguments.out.resolve(), arms()
     if unknown := [name for name in arguments.only or () if name not in chosen]:
         parser.error(f"--only: there is no {', '.join(unknown)}; the arms are {', '.join(chosen)}")

@@ -50,8 +50,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("run", type=Path, help="its directory, such as outputs/nm/1a2b3c4d5e6f/seed0")
     parser.add_argument("--format", required=True, choices=FORMATS, metavar="NAME", help="one of the above")
     parser.add_argument("--out", type=Path, metavar="DIR", help="default: export/ in the run's directory")
-    parser.add_argument("--dtype", choices=("bf16", "fp16"), help="of semi_structured's values (default: bf16)")
-    parser.add_argument("--extracted", action="store_true", help="onnx: of the network without its dead channels")
+    parser.add_argument(
+        "--dtype", choices=("bf16", "fp16"), help="with --format semi_structured: type of its values (default: bf16)"
+    )
+    parser.add_argument(
+        "--extracted", action="store_true", help="with --format onnx: the network without its dead channels"
+    )
     return parser
 
 

@@ -29,10 +29,11 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        description="Make a smaller network of a finished run: filters that pruning has emptied, and all else that "
-        "does not depend on the image any more, are removed; what they had added is carried on as constants. Prints "
-        "parameters and multiply-accumulates (dense, as the run reported them, as they are left), how far the outputs "
-        "differ on test images and how long a pass takes, and writes the network.",
+        description="Make a smaller network of a finished run: filters that pruning has emptied are removed, with all "
+        "else that does not depend on the image any more. Where a removed filter still gave a constant, from its bias "
+        "or BatchNorm, the layers that read it get the constant instead. Prints parameters and multiply-accumulates "
+        "(dense, as the run reported them, as they are left), how far the outputs differ on test images and how long "
+        "a pass takes, and writes the network.",
         epilog="The file needs no code of this project: torch.export.load(FILE).module() takes any number of images "
         "of the size of the run's. Zeros within filters that stay, such as those of N:M, are left as they are. "
         "Exit status: 0 written, 2 nothing to extract there, 3 it could not be written.",

@@ -19,8 +19,9 @@ COMMANDS = {"fuzz": 2000, "kill": 100}
 def main() -> None:
     """Cause one kind of fault."""
     parser = argparse.ArgumentParser(description=__doc__)
+    defaults = ", ".join(f"{name} {number}" for name, number in COMMANDS.items())
     parser.add_argument("command", choices=COMMANDS)
-    parser.add_argument("--times", type=positive, help="how often; default: " + str(COMMANDS))
+    parser.add_argument("--times", type=positive, help=f"how often; default: {defaults}")
     parser.add_argument("--seed", type=int, default=0, help="of what is random")
     parser.add_argument("--docs", action="store_true", help="put the table into docs/reliability.md")
     arguments = parser.parse_args()

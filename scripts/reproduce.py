@@ -1,4 +1,4 @@
-"""Run the article's ten claims, judge them, and write the report: `python scripts/reproduce.py --help`."""
+"""Run the article's claims, judge them, and write the report: `python scripts/reproduce.py --help`."""
 
 import sys
 

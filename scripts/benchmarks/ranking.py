@@ -7,13 +7,16 @@ import json
 import subprocess
 import sys
 import time
-from pathlib import Path
 from statistics import median
 from typing import Any
 
+import torch
+
 from benchmarks.common import ENVIRONMENT
+from benchmarks.resident import added, begin_peak
 
 ALLOCATIONS = ("uniform", "erk", "global", "lamp")
+STEPS, FIRST = 100, 70  # of the run, and the first that is refreshed at
 
 
 def measure(repeats: int) -> list[dict[str, Any]]:
@@ -28,7 +31,6 @@ def measure(repeats: int) -> list[dict[str, Any]]:
 
 def refresh_time(name: str, repeats: int) -> dict[str, Any]:
     """Return the median seconds of a refresh, also over a plain copy of the weights, and the peak memory it added."""
-    import torch
     from torchvision.models import resnet50
 
     from midstate import sparsity
@@ -51,17 +53,16 @@ def refresh_time(name: str, repeats: int) -> dict[str, Any]:
         sparsity.Update(),
         sparsity.Hard(),
     )
-    pruner = sparsity.Pruner(model, method, sparsity.Schedule("linear", 0, 1.0), 100, 100, classifier="fc")
+    pruner = sparsity.Pruner(model, method, sparsity.Schedule("linear", 0, 1.0), STEPS, STEPS, classifier="fc")
     weights = [layer.module.parametrizations[layer.tensor_name].original for layer in pruner.layers]
     size = sum(weight.numel() * weight.element_size() for weight in weights)
-    Path("/proc/self/clear_refs").write_text("5")  # the peak starts from what is in use now (Linux)
-    before = _peak_bytes()
+    before = begin_peak()
     refreshes, copies = [], []
-    for repeat in range(repeats):
+    for step in steps(repeats):
         started = time.perf_counter()
-        pruner.refresh(70 + repeat)  # a second refresh at the same step does nothing
+        pruner.refresh(step)
         refreshes.append(time.perf_counter() - started)
-    peak = _peak_bytes() - before
+    peak = added(before)
     for _ in range(repeats):
         started = time.perf_counter()
         for weight in weights:
@@ -72,14 +73,13 @@ def refresh_time(name: str, repeats: int) -> dict[str, Any]:
         "weights (millions)": round(size / 4e6, 1),
         "seconds a refresh": round(median(refreshes), 3),
         "times a copy": round(median(refreshes) / median(copies), 1),
-        "memory added (copies of the weights)": round(peak / size, 2),
+        "memory added (copies of the weights)": "–" if peak is None else round(peak * 2**20 / size, 2),
     }
 
 
-def _peak_bytes() -> int:
-    """Return the largest resident memory since the last reset, in bytes."""
-    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
-    return int(line.split()[1]) * 1024
+def steps(repeats: int) -> list[int]:
+    """Return the steps to refresh at, within the run: a second refresh in a row at one step does nothing."""
+    return [FIRST + repeat % (STEPS - FIRST) for repeat in range(repeats)]
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from statistics import mean
 from typing import Any
 
 from benchmarks.common import run_all
+from midstate.common.errors import ConfigError
 from midstate.common.project import ROOT
 from midstate.study.statistics import equivalence
 
@@ -18,11 +19,14 @@ MARGIN = 0.3  # points of top-1
 PRUNERS = {"nm_block": ("pruner=nm_block", "schedule=linear"), "nm": ("pruner=nm",)}
 DATA = {"digits": ("data=digits", "trainer.batch_size=16"), "clutter": ("data=clutter",)}
 SHARE_OF_SEEDS = {"digits": 1, "clutter": 0.5}
+LEAST = 4  # seeds on the digits
 ALWAYS, LONGER = "1it", ("10it", "1ep")
 
 
 def measure(repeats: int) -> list[dict[str, Any]]:
     """One row a data set, pruner and longer interval."""
+    if repeats < LEAST:
+        raise ConfigError(f"--repeats={repeats}: must be {LEAST} or more; clutter gets half of it, and a test needs 2")
     rows = []
     for data in DATA:
         seeds = int(SHARE_OF_SEEDS[data] * repeats)

@@ -1,4 +1,4 @@
-"""Peak memory of a forward pass."""
+"""Peak memory of a forward pass, or of anything else."""
 
 import ctypes
 import gc
@@ -24,9 +24,9 @@ def first_pass(load: Callable[[int], Pass], images: Tensor) -> tuple[Tensor, flo
         before = torch.cuda.memory_allocated()
         return run(images), (torch.cuda.max_memory_allocated() - before) / 2**20
     _give_back()
-    before = _begin_peak()
+    before = begin_peak()
     outputs = run(images)
-    return outputs, None if before is None else (_status("VmHWM") - before) / 2**10
+    return outputs, added(before)
 
 
 def _give_back() -> None:
@@ -36,13 +36,18 @@ def _give_back() -> None:
         ctypes.CDLL("libc.so.6").malloc_trim(0)
 
 
-def _begin_peak() -> int | None:
+def begin_peak() -> int | None:
     """Reset Linux's record of the peak; return the KiB resident now, or None where there is no such record."""
     try:
         Path("/proc/self/clear_refs").write_text("5")
         return _status("VmRSS")
     except OSError:
         return None
+
+
+def added(before: int | None) -> float | None:
+    """Return the peak memory in MiB since `begin_peak` beyond what it returned; None where it is not known."""
+    return None if before is None else (_status("VmHWM") - before) / 2**10
 
 
 def _status(name: str) -> int:

@@ -4,12 +4,14 @@ import json
 import subprocess
 import sys
 import time
+from itertools import pairwise
 
 import pytest
 import torch
 from conftest import TINY, composed
 
-from benchmarks import gate, mask, refresh, shares, startup, step
+from bench import main
+from benchmarks import gate, mask, ranking, refresh, shares, startup, step
 from benchmarks.common import ENVIRONMENT, rendered
 from midstate.common.project import ROOT
 from midstate.runs.plan import Plan
@@ -83,6 +85,21 @@ def test_runs_of_refresh_intervals_can_be_made_and_differ_in_the_interval_alone(
     for plan in plans:
         plan.config.pop("run_dir", None)
     assert plans[0].config == plans[1].config
+
+
+@pytest.mark.parametrize("repeats", [1, 3])
+def test_too_few_seeds_for_a_test_are_refused_before_anything_is_run(repeats, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(["refresh", "--repeats", str(repeats)])
+    assert ended.value.code == 2
+    assert capsys.readouterr().err.startswith(f"configuration error: --repeats={repeats}: must be 4 or more")
+
+
+def test_every_refresh_of_a_ranking_is_at_a_step_of_the_run_and_at_another_than_the_last():
+    steps = ranking.steps(70)
+    assert len(steps) == 70
+    assert all(0 < step < ranking.STEPS for step in steps)
+    assert all(step != after for step, after in pairwise(steps))
 
 
 def test_every_limit_reads_what_its_benchmark_writes():

@@ -61,7 +61,7 @@ def test_the_content_identifies_a_table_whatever_the_machine_and_the_place(table
     [
         (lambda layers: layers.pop("conv1"), "is of another network: it has no conv1"),
         (lambda layers: layers["conv1"].update(shape=[1]), "is of another network: conv1 is"),
-        (lambda layers: layers["conv1"]["us"].pop("2,8"), "conv1 has none at bits 2,8"),
+        (lambda layers: layers["conv1"]["us"].pop("2,8"), "conv1 has no latency at bits 2,8"),
         (lambda layers: layers["conv1"].update(us=[1]), "must have `shape` and `us`"),
     ],
 )

@@ -25,6 +25,10 @@ def test_verdicts_of_ones_own_runs_do_not_go_into_the_readme(tmp_path, monkeypat
             ["--only", "C8", "--scale", "full", "--seeds", "11"],
             "--seeds=11: C8 has 10 at scale full, set down in advance",
         ),
+        (
+            ["--only", "C12", "--arms", "fashion/*", "--scale", "full", "--seeds", "30", "--dry-run"],
+            "--seeds=30: C12 has 20 at scale full, set down in advance",
+        ),
         (["--report", "--only", "C2", "--seeds", "3"], "--seeds, --only: not with --report"),
         (["--only", "C2", "--results", "file"], "--results=file: must be a folder"),
         (["--only", "C2", "--scale", "paper", "data.size=28"], "scale='paper': C2 has only"),
@@ -50,6 +54,18 @@ def test_a_command_line_that_contradicts_itself_is_refused(capsys, arguments, me
         main(arguments)
     assert ended.value.code == 2
     assert message in capsys.readouterr().err
+
+
+def test_arms_that_are_never_judged_may_have_more_seeds(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["--only", "C2", "--arms", "c2_bits_ddq", "--seeds", "9", "--dry-run"]) == 0
+    assert capsys.readouterr().out.startswith("quick: 18 runs")  # with the dense ones
+
+
+def test_rows_that_count_as_done_are_those_of_the_scale(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["--only", "C5", "--scale", "pilot", "--dry-run"]) == 0
+    assert "0 of these count as done, having a row in results/pilot.csv" in capsys.readouterr().out
 
 
 def test_a_cell_of_ones_own_ends_its_pilot_on_validation_images_and_has_its_own_gates():

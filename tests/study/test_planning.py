@@ -11,6 +11,7 @@ from conftest import ROOT, composed
 
 from midstate.runs.identity import NUMERICS
 from midstate.runs.plan import Plan
+from midstate.study import planning
 from midstate.study.claims import PILOT, read_all, read_claims
 from midstate.study.command import main
 from midstate.study.planning import identity, plan_runs, with_parents
@@ -212,10 +213,13 @@ def test_the_script_answers_with_that_status_and_no_traceback(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_arms_that_show_levels_are_run_where_they_are_named_and_nowhere_else():
-    (claim,) = read_claims(["C2"])
+def test_arms_that_show_levels_are_run_where_they_are_named_and_nowhere_else(monkeypatch):
+    (claim,), reads = read_claims(["C2"]), []
     assert not {arm for each in read_all() for arm in each.all_arms if arm.startswith("c2_bits")}
+    monkeypatch.setattr(planning, "read_all", lambda: reads.append(1) or read_all())
+    planning._tags.cache_clear()
     runs = plan_runs([claim], "quick", arms="c2_bits_exact*")
+    assert len(reads) == 1  # for all arms
     assert [run.experiment for run in runs if run.seed == 4] == ["c2_resnet20", "c2_bits_exact", "c2_bits_exact_bitops"]
     assert len(runs) == 15
     assert all(run.claims == (f"C2-{claim.digest}",) for run in runs if run.experiment.startswith("c2_bits"))

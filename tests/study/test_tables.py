@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -107,11 +108,13 @@ def test_new_rows_replace_those_of_the_same_run_and_leave_the_others(run, tmp_pa
 
 def test_rows_stay_as_they_are_written_where_new_ones_lack_a_column(tmp_path):
     path, row = tmp_path / "runs.csv", {"arm": "a", "overrides": "", "config_hash": "1", "device": "cpu"}
-    path.write_bytes(
-        tables._merged(path, pd.DataFrame([{**row, "seed": 0, "slack": 0.0}, {**row, "seed": 1, "slack": 1 / 3}]))
+    none, first = (
+        pd.DataFrame(columns=tables.KEY),
+        [{**row, "seed": 0, "slack": 0.0}, {**row, "seed": 1, "slack": 1 / 3}],
     )
+    path.write_bytes(tables._merged(path, pd.DataFrame(first), none))
     before = path.read_text().splitlines()
-    path.write_bytes(tables._merged(path, pd.DataFrame([{**row, "seed": 2, "slack": None}])))
+    path.write_bytes(tables._merged(path, pd.DataFrame([{**row, "seed": 2, "slack": None}]), none))
     assert path.read_text().splitlines()[:3] == before
     assert before[1:] == ["a,,1,cpu,0,0", "a,,1,cpu,1,0.333333"]
 
@@ -135,12 +138,20 @@ def test_records_tell_what_is_done_and_how_long_it_takes(run, tmp_path):
 
 
 def test_rows_of_an_experiment_as_it_was_before_a_change_go(run, tmp_path):
-    tables.collect([run(), run(seed=1), run("other")], tmp_path / "results")
-    path = tmp_path / "results" / "runs.csv"
+    results, old = tmp_path / "results", [run(), run(seed=1), run("other")]
+    layers = pd.DataFrame({"layer": ["a", "b"], "depth": [1, 2], "kind": "first_half", "params": 12345678})
+    for planned in old:  # the new run has no such table
+        layers.assign(loss_rise=0.5).to_csv(planned.directory / "sensitivity.csv", index=False)
+    tables.collect(old, results)
+    whole = (results / "sensitivity.csv").read_text().splitlines()
+    path = results / "runs.csv"
     path.write_text(path.read_text().replace("12345678e901", "an-older-one"))
-    tables.collect([run(seed=2)], tmp_path / "results")
-    rows = tables.read_runs(tmp_path / "results")
-    assert rows[["arm", "seed"]].to_numpy().tolist() == [["arm", 2], ["other", 0]]
+    shutil.rmtree(old[0].directory)
+    tables.collect([run(), run(seed=2)], results)
+    for name in ("runs.csv", "epochs.csv", "probes.csv"):
+        rows = tables.read_table(results / name)[["arm", "seed"]].drop_duplicates()
+        assert rows.to_numpy().tolist() == [["arm", 0], ["arm", 2], ["other", 0]]
+    assert (results / "sensitivity.csv").read_text().splitlines() == [whole[0], *whole[-2:]]  # of `other`, as it was
 
 
 def test_relative_variance_does_not_know_the_scale_of_the_loss():

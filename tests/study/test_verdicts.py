@@ -16,6 +16,7 @@ from midstate.study.measuring import Measured, margin, measure, role_swap
 from midstate.study.verdicts import judge, verdict
 
 SUPERIOR = Endpoint("a - b", "top1", "points", contrast={"a": 1, "b": -1}, expected="positive", sesoi=1.0)
+CONTRAST = "  contrast:\n    x: 1\n    y: -1\n"  # as `_gated` writes it
 WITHIN = replace(SUPERIOR, test="equivalence", sesoi=0.5)
 
 
@@ -279,6 +280,10 @@ def test_gates_are_decided_by_the_seeds_of_the_pilot_that_were_set_down(tmp_path
         ("  expected: positive\n", "", "expected of 'a': must be positive or negative"),
         ("  sesoi: 0.5\n", "", "sesoi of 'a': must be the smallest effect that matters, in points"),
         ("  unit: points\n  value: top1\n", "  value: top1\n", "unit of endpoint 'a': missing"),
+        (CONTRAST, "", "contrast or slope of 'a': missing; test=difference needs it"),
+        (CONTRAST, "  of: [x, y]\n  test: slope\n", "against of 'a': missing; test=slope needs it"),
+        (CONTRAST, f"{CONTRAST}  over: {{x: 0.5, y: 0.9}}\n", "over of 'a': must be left out with test=difference"),
+        ("  sesoi: 0.5\n", "  test: equivalence\n", "sesoi of 'a': missing; test=equivalence needs it"),
         ("claim: C1", "claim: mine", "claim='mine': must be C and a number"),
         ("title: a\n", "titel: a\n", "titel of the claim: not known"),
     ],

@@ -46,7 +46,9 @@ def parser() -> argparse.ArgumentParser:
     instead.add_argument("--list", action="store_true", help="print the claims and their arms")
     instead.add_argument("--dry-run", action="store_true", help="print the runs, the time they take and what is done")
     made.add_argument(
-        "--missing", action="store_true", help=f"count runs with a row in {COMMITTED}/runs.csv (or DIR's) as done"
+        "--missing",
+        action="store_true",
+        help=f"count runs with a row in {COMMITTED}/runs.csv (or DIR's; of a pilot in pilot.csv) as done",
     )
     instead.add_argument("--report", action="store_true", help="run nothing; build the report from DIR/runs.csv")
     instead.add_argument(

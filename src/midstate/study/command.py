@@ -17,7 +17,6 @@ from midstate.study.claims import COMMITTED, PILOT, Claim, read_all, read_claims
 if TYPE_CHECKING:
     from midstate.study.execution import Sweep
     from midstate.study.forecast import Rows
-    from midstate.study.planning import PlannedRun
 STEP = 5  # seeds added at a time
 EXIT_DIFFERENT = 1  # of --verify
 
@@ -68,14 +67,14 @@ def _with_overrides(claim: Claim, scale: str, overrides: list[str], num_seeds: i
 
 
 def _check_seeds(claims: list[Claim], options: argparse.Namespace) -> None:
-    """Refuse more seeds than a claim of the second edition has set down: they would not be judged."""
-    if options.arms or not options.seeds:
-        return
+    """Refuse more seeds than a claim of the second edition has set down for its arms: they would not be judged."""
+    scale, seeds = options.scale, options.seeds or 0
     for claim in claims:
-        planned = max(len(claim.seeds(options.scale)), claim.scales.get(options.scale, {}).get("max_seeds", 0))
-        if claim.edition > 1 and 0 < planned < options.seeds:
+        planned = max(len(claim.seeds(scale)), claim.scales.get(scale, {}).get("max_seeds", 0))
+        arms = [arm for cell in claim.cells(scale) for arm in claim.arms_in(cell, scale) if _is_asked(arm, options)]
+        if arms and claim.edition > 1 and 0 < planned < seeds:  # arms of `levels` may have any number
             raise ValueError(
-                f"--seeds={options.seeds}: {claim.claim} has {planned} at scale {options.scale}, set down in advance; "
+                f"--seeds={seeds}: {claim.claim} has {planned} at scale {scale}, set down in advance; "
                 "a cell of one's own (KEY=VALUE) may have more"
             )
 
@@ -203,7 +202,7 @@ def _print_forecast(planned: list, options: argparse.Namespace) -> None:
     say(f"{options.scale}: {len(planned)} runs, {done} done, {forecast.amount(todo, known, options.jobs)}")
     if options.dry_run and not options.missing:
         counted = forecast.Rows.read(options.committed, table=table)
-        say(forecast.missing_in_words(planned, counted, known, options.jobs, options.committed))
+        say(forecast.missing_in_words(planned, counted, known, options.jobs, options.committed / table))
     for run in planned if options.dry_run else ():
         say(f"{'to do' if run.directory in left else 'done':5}  {run.name}")
 
@@ -218,7 +217,7 @@ def _sweep(claims: list[Claim], planned: list, options: argparse.Namespace) -> "
         while True:
             sweep.run(forecast.to_do(planned, counted), options.jobs)
             collect = tables.collect_pilot if options.scale == PILOT else tables.collect
-            collect((run for run in planned if _is_asked(run, options)), options.results)
+            collect((run for run in planned if _is_asked(run.experiment, options)), options.results)
             if options.seeds or options.arms or sweep.failures or sweep.stopping.is_set():
                 return sweep
             known = {run.directory for run in planned}
@@ -228,9 +227,9 @@ def _sweep(claims: list[Claim], planned: list, options: argparse.Namespace) -> "
             planned += more
 
 
-def _is_asked(run: "PlannedRun", options: argparse.Namespace) -> bool:
-    """Tell whether a run was asked for itself, not only as the start of another."""
-    return not options.arms or fnmatchcase(run.experiment, options.arms)
+def _is_asked(arm: str, options: argparse.Namespace) -> bool:
+    """Tell whether an arm was asked for itself, not only as the start of another."""
+    return not options.arms or fnmatchcase(arm, options.arms)
 
 
 def _write_report(claims: list[Claim], options: argparse.Namespace) -> None:

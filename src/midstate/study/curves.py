@@ -38,21 +38,19 @@ def shapes(axes: Axes, panel: Panel, claim: Claim, tables: Tables) -> None:
 
 
 def deficits(axes: Axes, panel: Panel, claim: Claim, tables: Tables) -> None:
-    """Accuracy below the reference's over the pruning rate, with a line for each slope endpoint."""
+    """Accuracy of arms with runs below the reference's over the pruning rate, a line for each slope endpoint."""
     for i, (label, name) in enumerate(panel.rows.items()):
         slope = claim.named(name)
-        rates = list(slope.slope.values())
-        found = [
-            measure(Endpoint("", slope.value, "", contrast={slope.reference: 1, arm: -1}), tables.runs)
-            for arm in slope.slope
-        ]
-        means = _with_bars(axes, rates, found, i, label)
+        found = _measured(slope.value, {arm: {slope.reference: 1, arm: -1} for arm in slope.slope}, tables)
+        if not found:
+            continue
+        rates = [slope.slope[arm] for arm in found]
+        means = _with_bars(axes, rates, list(found.values()), i, label)
         if slope is claim.endpoint and (steepness := measure(slope, tables.runs)):
             _line(axes, rates, means, steepness.effect, f"the endpoint's slope: {steepness.effect:+.0f} {slope.unit}")
     axes.axhline(0, color=GREY, lw=0.8)
-    axes.annotate(
-        "as good as the dense network", (min(rates), 0), (0, -2), textcoords="offset points", va="top", fontsize=SMALL
-    )
+    place, left = {"textcoords": "offset points", "va": "top"}, min(slope.slope.values())
+    axes.annotate("as good as the dense network", (left, 0), (0, -2), fontsize=SMALL, **place)
     axes.legend(fontsize=SMALL)
 
 
@@ -76,18 +74,19 @@ def recovered(axes: Axes, panel: Panel, claim: Claim, tables: Tables) -> None:
 
 
 def trend(axes: Axes, panel: Panel, claim: Claim, tables: Tables) -> None:
-    """A value of arms over the endpoint's measured column (log scale), with the endpoint's slope."""
+    """A value of arms with runs over the endpoint's measured column (log scale), with the endpoint's slope."""
     endpoint = claim.endpoint
     means = tables.runs.groupby("arm")[[endpoint.value, endpoint.against]].mean()
     reference = means.loc[endpoint.reference] if endpoint.reference else None
-    x = {arm: means[endpoint.against][arm] + endpoint.offset for arm in panel.arms}
-    x = x if reference is None else {arm: each / reference[endpoint.against] for arm, each in x.items()}
     base = {} if reference is None else {endpoint.reference: -1}
-    found = [measure(Endpoint("", endpoint.value, "", contrast={arm: 1, **base}), tables.runs) for arm in panel.arms]
+    found = _measured(endpoint.value, {arm: {arm: 1, **base} for arm in panel.arms}, tables)
+    x = {arm: means[endpoint.against][arm] + endpoint.offset for arm in found}
+    x = x if reference is None else {arm: each / reference[endpoint.against] for arm, each in x.items()}
     places = np.log2(list(x.values()))
-    centres = _with_bars(axes, places, found, 0, "", line="none")
-    for i, (at, mean, label) in enumerate(zip(places, centres, panel.arms.values(), strict=True)):
-        axes.annotate(label, (at, mean), (4, 4 if i % 2 else -9), textcoords="offset points", fontsize=SMALL)
+    centres = _with_bars(axes, places, list(found.values()), 0, "", line="none")
+    for i, (at, mean, arm) in enumerate(zip(places, centres, found, strict=True)):
+        place = (4, 4 if i % 2 else -9)
+        axes.annotate(panel.arms[arm], (at, mean), place, textcoords="offset points", fontsize=SMALL)
     slope = measure(endpoint, tables.runs)
     _line(axes, places, centres, slope.effect, f"the endpoint's slope: {slope.effect:+.2f} {endpoint.unit}")
     _line(axes, places, centres, endpoint.sesoi, f"SESOI: {endpoint.sesoi:+g}", GREY)
@@ -95,6 +94,12 @@ def trend(axes: Axes, panel: Panel, claim: Claim, tables: Tables) -> None:
         ticks := np.arange(np.floor(min(places)), np.ceil(max(places)) + 0.1), [f"{2**each:.2g}" for each in ticks]
     )
     axes.legend(fontsize=SMALL)
+
+
+def _measured(value: str, contrasts: dict[str, dict[str, float]], tables: Tables) -> dict[str, Measured]:
+    """The contrast of each arm; arms without runs of two seeds are left out."""
+    found = {arm: measure(Endpoint("", value, "", contrast=each), tables.runs) for arm, each in contrasts.items()}
+    return {arm: each for arm, each in found.items() if each}
 
 
 def _with_bars(axes: Axes, x, found: list[Measured], index: int, label: str, line: str = "-") -> np.ndarray:

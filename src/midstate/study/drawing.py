@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from io import BytesIO
 from pathlib import Path
 
 import pandas as pd
@@ -9,6 +10,7 @@ from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from midstate.common.files import write_together
 from midstate.common.intervals import mean_interval
 from midstate.runs import drawing
 from midstate.runs.drawing import BLUE, GREY, ORANGE
@@ -61,9 +63,10 @@ class Effect:
 
 def save(figure: Figure, folder: Path, name: str) -> Path:
     """Write a figure as PNG and PDF, without a date, so that the same figure is the same file; return the PNG."""
-    folder.mkdir(parents=True, exist_ok=True)
-    figure.savefig(folder / f"{name}.png", dpi=200, metadata={"Software": None})
-    figure.savefig(folder / f"{name}.pdf", metadata={"CreationDate": None, "Producer": None, "Creator": None})
+    png, pdf = BytesIO(), BytesIO()
+    figure.savefig(png, format="png", dpi=200, metadata={"Software": None})
+    figure.savefig(pdf, format="pdf", metadata={"CreationDate": None, "Producer": None, "Creator": None})
+    write_together({folder / f"{name}.png": png.getvalue(), folder / f"{name}.pdf": pdf.getvalue()})
     plt.close(figure)
     return folder / f"{name}.png"
 

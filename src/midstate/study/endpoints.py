@@ -4,10 +4,20 @@ from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, fields
 from typing import Any
 
-TESTS = (
-    "difference", "equivalence", "share_within", "shapes", "recovery", "concavity", "slope", "recovered_share",
-    "half_damage", "span",
-)  # fmt: skip
+# The fields that each test needs.
+TESTS = {
+    "difference": ("contrast or slope",),
+    "equivalence": ("contrast or slope", "sesoi"),
+    "share_within": ("pairs", "sesoi"),
+    "shapes": ("over",),
+    "recovery": ("over",),
+    "concavity": ("over",),
+    "slope": ("of", "against"),
+    "recovered_share": ("over", "reference"),
+    "half_damage": ("over", "reference"),
+    "span": ("of",),
+}
+COMPARED = ("contrast", "slope", "pairs", "over", "of", "against")  # only for the tests that need them
 DECIDED_IN = ("pilot", "study")
 
 
@@ -71,6 +81,11 @@ class Endpoint:
             raise ValueError(f"test={self.test!r} of {self.name!r}: must be one of {', '.join(TESTS)}")
         if self.expected not in (None, "positive", "negative"):
             raise ValueError(f"expected={self.expected!r} of {self.name!r}: must be positive, negative or null")
+        needed, given = TESTS[self.test], {name for name, value in vars(self).items() if value not in (None, (), {})}
+        if missing := [each for each in needed if not given & set(each.split(" or "))]:
+            raise ValueError(f"{', '.join(missing)} of {self.name!r}: missing; test={self.test} needs it")
+        if unused := [name for name in COMPARED if name in given and name not in " or ".join(needed).split(" or ")]:
+            raise ValueError(f"{', '.join(unused)} of {self.name!r}: must be left out with test={self.test}")
 
     @property
     def weights(self) -> dict[str, float]:

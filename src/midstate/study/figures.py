@@ -64,7 +64,8 @@ def _article_rows(
     for claim in claims:
         if claim.edition > 1 and claim.figure and claim.figure.article and (result := decided.get(claim.key)):
             cell = tables.cell(result.overrides, claim.seeds(result.scale))
-            return cell, claim.figure.article, in_words(result.scale, tuple(result.overrides.split()))
+            if cell.has(claim.figure.article):
+                return cell, claim.figure.article, in_words(result.scale, tuple(result.overrides.split()))
     for scale, cell in LENGTHS:
         rows = tables.cell(" ".join(cell))
         if rows.has(_of_the_article()):

@@ -15,7 +15,7 @@ START_SECONDS = 2  # a run's time before its first step and after its last, on 2
 
 @dataclass(frozen=True)
 class Rows:
-    """The rows of runs.csv, indexed by arm, identity and seed; an unknown identity is found by its cell."""
+    """The rows of a table of runs, indexed by arm, identity and seed; an unknown identity is found by its cell."""
 
     found: set[tuple[str, str, int]]
     seconds: dict[tuple[str, str], float]  # median of an arm and identity
@@ -58,9 +58,9 @@ def amount(todo: list[PlannedRun], rows: Rows, jobs: int) -> str:
 
 
 def missing_in_words(planned: list[PlannedRun], counted: Rows, known: Rows, jobs: int, where: Path) -> str:
-    """What `--missing` would change."""
+    """What `--missing` would change; `where`: the table with the rows that count."""
     plain, left = to_do(planned, None), to_do(planned, counted)
-    text = f"with --missing: {len(plain) - len(left)} of these count as done, having a row in {where / 'runs.csv'}; "
+    text = f"with --missing: {len(plain) - len(left)} of these count as done, having a row in {where}; "
     text += amount(left, known, jobs)
     if any(run.config_hash.startswith(UNKNOWN) and counted.has(run) for run in planned):
         text += " (rows of the same arm, cell and seed; the sweep itself compares all settings)"

@@ -138,15 +138,17 @@ def with_parents(todo: Iterable[PlannedRun]) -> list[PlannedRun]:
 def _planned(experiment: str, overrides: tuple[str, ...], seed: int) -> PlannedRun:
     config_hash, parent, takes = identity(experiment, overrides)
     start = _planned(parent, inherited(overrides), seed) if parent else None
-    return PlannedRun(experiment, overrides, seed, config_hash, _tags(experiment), start, takes)
+    return PlannedRun(experiment, overrides, seed, config_hash, _tags().get(experiment, ()), start, takes)
 
 
 @cache
-def _tags(experiment: str) -> tuple[str, ...]:
-    """Name and digest of every claim, of both editions, that an experiment is an arm of."""
-    return tuple(
-        f"{claim.claim}-{claim.digest}" for claim in read_all() if experiment in (*claim.all_arms, *claim.level_arms)
-    )
+def _tags() -> dict[str, tuple[str, ...]]:
+    """Of every arm, name and digest of the claims, of both editions, that it belongs to."""
+    found: dict[str, tuple[str, ...]] = {}
+    for claim in read_all():
+        for arm in (*claim.all_arms, *claim.level_arms):
+            found[arm] = (*found.get(arm, ()), f"{claim.claim}-{claim.digest}")
+    return found
 
 
 def inherited(overrides: tuple[str, ...]) -> tuple[str, ...]:

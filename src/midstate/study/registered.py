@@ -2,7 +2,7 @@
 
 from midstate.common import files
 from midstate.common.project import CONF
-from midstate.study.claims import PILOT, Claim, read_claims
+from midstate.study.claims import PILOT, PLANNED, Claim, read_claims
 from midstate.study.endpoints import Gate
 from midstate.study.tables import read_pilot
 from midstate.study.verdicts import gates_of
@@ -25,7 +25,7 @@ def table() -> str:
             _expected(claim),
             f"{claim.endpoint.sesoi:g} {claim.endpoint.unit}",
             "; ".join(map(_gate, claim.gate)),
-            _seeds(claim.seeds("full")),
+            _seeds(claim.seeds(PLANNED)),
         )
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
@@ -55,7 +55,7 @@ def _expected(claim: Claim) -> str:
 
 
 def _gate(gate: Gate) -> str:
-    own = "" if gate.decided == "pilot" else " (by the study's rows)"
+    own = "" if gate.decided == PILOT else " (by the study's rows)"
     return f"{gate.endpoint.name}: {gate.bound} {gate.endpoint.unit}{own}"
 
 

@@ -54,26 +54,27 @@ def read_pilot(results: Path) -> pd.DataFrame:
 def collect_pilot(planned: Iterable[PlannedRun], results: Path) -> None:
     """Add finished runs of a pilot to its own table."""
     if rows := [_row(run) for run in planned if run.finished]:
-        path = results / PILOT_TABLE
+        path, new = results / PILOT_TABLE, pd.DataFrame(rows)
         with _alone(results):
-            write_together({path: _merged(path, pd.DataFrame(rows))})
+            write_together({path: _merged(path, new, _outdated(path, new))})
 
 
 def collect(planned: Iterable[PlannedRun], results: Path, claims: Sequence[Claim] | None = None) -> None:
     """Add finished runs to the tables in `results`, to all of them or, where one cannot be written, to none.
 
-    A run replaces the rows of its arm, cell and seed; in runs.csv also rows of its arm, cell and device with another
-    config hash.
+    A run replaces the rows of its arm, cell and seed, and those of runs of its arm, cell and device with another config
+    hash: they are from before a change of the experiment, and would be compared with the new ones.
 
     Args:
         planned: runs, finished or not.
         results: folder of the tables.
         claims: choose the arms with rows in losses.csv.gz and levels.csv; None: all claims.
     """
-    finished = [run for run in planned if run.finished]
+    if not (finished := [run for run in planned if run.finished]):
+        return
     claims = read_all() if claims is None else claims
     keeping = {arm for claim in claims if claim.keep_losses for arm in claim.all_arms}
-    tables = {
+    rows = {
         "runs.csv": [_row(run) for run in finished],
         "epochs.csv": [row for run in finished for row in _curve(run, "metrics.csv")],
         "probes.csv": [row for run in finished for row in _curve(run, "probes.csv")],
@@ -81,10 +82,12 @@ def collect(planned: Iterable[PlannedRun], results: Path, claims: Sequence[Claim
         "losses.csv.gz": [row for run in finished if run.experiment in keeping for row in _curve(run, "losses.csv")],
         "levels.csv": _levels(finished, claims),
     }
-    paths = {results / name: rows for name, rows in tables.items() if rows}
-    if paths:
-        with _alone(results):
-            write_together({path: _merged(path, pd.DataFrame(rows)) for path, rows in paths.items()})
+    tables = {results / name: pd.DataFrame(each, columns=None if each else KEY) for name, each in rows.items()}
+    with _alone(results):
+        runs = results / "runs.csv"
+        outdated = _outdated(runs, tables[runs])
+        changed = {path: new for path, new in tables.items() if len(new) or (len(outdated) and path.is_file())}
+        write_together({path: _merged(path, new, outdated) for path, new in changed.items()})
 
 
 @contextmanager
@@ -100,16 +103,19 @@ def _alone(results: Path) -> Iterator[None]:
         os.close(folder)
 
 
-def _merged(path: Path, new: pd.DataFrame) -> bytes:
-    """The bytes of a table's file with new rows added; old rows of the same runs are dropped."""
+def _outdated(path: Path, new: pd.DataFrame) -> pd.DataFrame:
+    """The rows of a table of runs that new ones replace, and that have another config hash than these."""
+    cell = ["arm", "overrides", "device"]
+    old = read_table(path, [*KEY, "device", "config_hash"])
+    return old[(_among(old, new, cell) | _among(old, new, KEY)) & ~_among(old, new, [*cell, "config_hash"])]
+
+
+def _merged(path: Path, new: pd.DataFrame, outdated: pd.DataFrame) -> bytes:
+    """The bytes of a table's file with new rows added; old rows of the same runs and of outdated ones are dropped."""
     if path.is_file():
         old = read_table(path)
-        stale = _among(old, new, KEY)
-        if "config_hash" in new:
-            # Drop rows from before a change of the experiment: they would be compared with the new ones.
-            cell = ["arm", "overrides", "device"]
-            stale |= _among(old, new, cell) & ~_among(old, new, [*cell, "config_hash"])
-        new = pd.concat([old[~stale], new])
+        kept = old[~(_among(old, new, KEY) | _among(old, outdated, KEY))]
+        new = pd.concat([kept, new]) if len(new) else kept  # beside an empty table whole numbers become floats
     # A column that is empty in the new rows has dtype object after concat; its numbers would be formatted otherwise.
     new = new.infer_objects().sort_values(KEY, kind="stable")
     content = new.to_csv(index=False, float_format="%.6g").encode()

@@ -33,7 +33,8 @@ def log_claims(sections: Iterable[Section], results: Path, mode: str, directory:
         run.summary["verdict"] = section.verdict
         artifact = wandb.Artifact(f"claim-{claim.key}", type="claim")
         for name in ("runs.csv", "claims.csv", "REPORT.md"):
-            artifact.add_file(str(results / name))
+            if (results / name).is_file():  # a gate that the pilot does not meet decides without runs
+                artifact.add_file(str(results / name))
         if section.figure:
             run.log({"figure": wandb.Image(str(section.figure.path))})
             artifact.add_file(str(section.figure.path))
