@@ -32,7 +32,7 @@ from midstate.common.errors import (
 )
 from midstate.common.secrets import flush_output, say, show_any_letter
 from midstate.config.compose import register_local_members, run_composed_once
-from midstate.config.explain import _frames, explain, is_users
+from midstate.config.explain import explain, frames_of, is_users
 from midstate.config.overrides import check_command_line
 from midstate.config.texts import as_typed
 from midstate.config.values import check_jobs, check_values
@@ -152,7 +152,7 @@ def _status(main: Callable[[], None]) -> int:
         say("stopped at once; the last checkpoint is whole", sys.stderr)
         return EXIT_INTERRUPTED
     except Exception as error:
-        reader_left = isinstance(error, BrokenPipeError) and _frames(error)[-1][0].startswith("hydra.")
+        reader_left = isinstance(error, BrokenPipeError) and frames_of(error)[-1][0].startswith("hydra.")
         if not reader_left:  # a closed pipe under Hydra's own output, as in `--cfg job | head`, is no error
             return _tell(error)
     return EXIT_FINISHED
@@ -185,7 +185,7 @@ def _message(error: BaseException) -> tuple[str | None, int]:
 
 def _lost_job(error: BaseException) -> str | None:
     """Message for a sweep that lost the result of a job; None for other errors."""
-    frames = _frames(error)
+    frames = frames_of(error)
     if ("submitit.core.core", "results") in frames:
         return (
             "a job of the sweep ended without a result; what it said is in .submitit below the sweep's directory, and "

@@ -20,6 +20,8 @@ from torch.nn.utils import parametrize
 from extract import main
 from midstate.compaction import counting
 from midstate.compaction.extracting import extract
+from midstate.compaction.observing import traced
+from midstate.compaction.parts import Constants
 from midstate.models import CifarResNet
 from midstate.runs.directory import clear
 from midstate.runs.run import run
@@ -237,6 +239,28 @@ def test_it_is_a_module_like_others():
     assert_same(small, again, (3, 16, 16), 0)
 
 
+class ReadTwice(nn.Module):
+    """Two functions read the same dead channels."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b, self.dead = (nn.Conv2d(3, 4, 3, padding=1) for _ in range(3))
+        self.head = nn.Linear(4, 5)
+
+    def forward(self, x):
+        dead = self.dead(x)
+        a, b = torch.maximum(self.a(x), dead), torch.minimum(self.b(x), dead)
+        return self.head((a + b).mean((2, 3)))
+
+
+def test_a_constant_that_is_read_twice_is_stored_once():
+    torch.manual_seed(0)
+    model = used(ReadTwice())
+    model.dead.weight.data.zero_()
+    small = extracted(model, (3, 6, 6))
+    assert [tuple(part.constants.shape) for part in small.modules() if isinstance(part, Constants)] == [(1, 4, 6, 6)]
+
+
 class Sizes(nn.Module):
     """Asks how many channels there are, and joins what another function gives as one."""
 
@@ -296,6 +320,30 @@ class Comparing(nn.Module):
         return self.conv(x).amax((2, 3)) + (x > 0).float().mean((2, 3))
 
 
+class InPlace(nn.Module):
+    """Changes a value by a function after others have read it."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(1, 2, 1)
+
+    def forward(self, x):
+        x = self.conv(x)
+        return x + torch.sigmoid_(x)
+
+
+class Between(nn.Module):
+    """Calls `operator.and_`, whose name ends as those of functions in place do."""
+
+    def forward(self, x):
+        return x * ((x > 0) & (x < 1))
+
+
+def test_operators_do_not_work_in_place():
+    x = torch.randn(2, 3)
+    assert traced(Between())(x).equal(Between()(x))
+
+
 def emptied(model):
     weight_layers(model)[0].weight.data[:1] = 0
     return model
@@ -308,6 +356,7 @@ def emptied(model):
         (emptied(nn.Sequential(nn.Conv2d(1, 1, 1), nn.Conv2d(1, 2, 1))), "the output no longer depends on the image"),
         (emptied(Branching()), "Branching cannot be extracted: torch.fx cannot trace it"),
         (emptied(Comparing()), "Comparing cannot be extracted: without its dead channels its outputs would differ"),
+        (emptied(InPlace()), "InPlace cannot be extracted: sigmoid_ works in place"),
         (emptied(nn.Sequential(nn.Conv2d(3, 2, 1))), r"Sequential cannot be run on images of \(1, 4, 4\)"),
     ],
 )

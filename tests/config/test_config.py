@@ -124,7 +124,7 @@ def test_nm_is_sparse_from_the_first_step_and_takes_a_schedule_when_told():
         ),
         (
             "pruner=magnitude pruner/allocation=erk pruner.budget=size",
-            "budget='size': counts bits, and pattern=weight prunes; use params or macs",
+            "budget='size': is a quantizer's, and pattern=weight prunes; use params or macs",
         ),
         ("pruner=nm_mixed pruner.levels=[4,8]", "levels=[4, 8]: all exceed the budget, uniform 2:8"),
         (
@@ -272,7 +272,7 @@ def test_what_is_typed_and_has_no_effect_is_warned_of_once(overrides, message, c
         ("logger.project=team/pruning", "logger.project='team/pruning': must not hold any of / \\ # ? % :"),
         ("logger.project=" + 129 * "x", "must have 1 to 128 letters for W&B, and this has 129"),
         ("logger.group=" + 129 * "x", "must have 1 to 128 letters for W&B, and this has 129"),
-        ("logger.group=''", "logger.group='': must be a name"),
+        ("logger.group=''", "logger.group='': must be a text that is not empty"),
         ("model=timm model.name=resnet_18", "model.name='resnet_18': timm has no model of that name; did you mean"),
         ("+foo=1", "foo: unknown key; known: model, data"),
         ("+pruner.ordr=inverse", "pruner.ordr=inverse: no axis of this pruner reads it; did you mean order?"),
@@ -282,8 +282,9 @@ def test_what_is_typed_and_has_no_effect_is_warned_of_once(overrides, message, c
         ),
         ("model=torchvision model.pretrained=null", "pretrained=None: must be true, false or one of IMAGENET1K_V1"),
         ("+data.foo=1", "data: got an unexpected keyword argument 'foo'"),
-        ("optimizer.lr=1e39", "optimizer.lr=1e+39: must be at most 3.4e+38"),
+        ("optimizer.lr=1e39", "optimizer.lr=1e+39: must be at most 3.4e+38 in size"),
         ("data.seed=99999999999999999999", "data.seed=99999999999999999999: must be at most 9.22e+18"),
+        ("data.seed=1" + 310 * "0", "0: must be at most 9.22e+18"),
         ("seed=-1", "seed=-1: must be 0 or more"),
         ("run_dir=/dev/null/x", "run_dir=/dev/null/x: must be a directory that can be written"),
         ("optimizer._target_=os.system", "optimizer._target_=os.system: must be a class of midstate"),

@@ -101,6 +101,8 @@ REFUSED = {  # by member: its target or its YAML, its module, and what is said
         "local/leaves.py, line 2: cannot be imported (SystemExit: 3)",
     ),
     "typo": ("typo.Mien", BASE + "    pass\n", "local/typo.py has no Mien; did you mean Mine?"),
+    "elsewhere": ("borrowed.yaml.Mien", "import yaml\n", ": borrowed.yaml has no Mien"),
+    "number": ("number.FACTOR.Mine", "FACTOR = 2\n", ": number.FACTOR has no Mine"),
     "nowhere": ("nowhere.Mine", None, "must be a class of midstate, or of a file in local/"),
     "hidden": ("json.Mine", BASE + "    pass\n", "json/__init__.py has the same name and comes first"),
     "foreign": ("other.Path", "from pathlib import Path\n", "must be a class of midstate, or of a file in local/"),

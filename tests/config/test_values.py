@@ -11,6 +11,7 @@ from midstate.common.errors import ConfigError
 from midstate.config.compose import compose_root
 from midstate.config.values import LIMITS, check_values
 
+HUGE = "1" + 310 * "0"  # more than a float can hold
 WRONG = {
     ("pruner.n=5", "pruner.m=4"): "pruner.n=5: must be a whole number from 1 to 4",
     ("schedule.stop=200ep",): "schedule.stop='200ep': lies after the run's end (trainer.epochs=15); the target would "
@@ -19,6 +20,12 @@ WRONG = {
     ("schedule.start=3x",): "schedule.start='3x': must be a share of the run from 0 to 1, epochs such as '30ep' or "
     "steps such as '500it'",
     ("optimizer.lr=-1",): "optimizer.lr=-1: must be a number, 0 or more",
+    (f"optimizer.factors=[{HUGE}]",): f"optimizer.factors={HUGE}: must be a finite number, 0 or more",
+    (f"optimizer.milestones=[{HUGE}]",): f"optimizer.milestones={HUGE}: must be a share of the run from 0 to 1, epochs "
+    "such as '30ep' or steps such as '500it'",
+    ("trainer.checkpoint_every=0ep",): "trainer.checkpoint_every='0ep': must be epochs such as '1ep' or steps such as "
+    "'500it'",
+    ("optimizer.every=0.5it",): "optimizer.every='0.5it': must be steps such as '1it' or epochs such as '1ep'",
     ("trainer.epochs=0",): "trainer.epochs=0: must be a whole number, 1 or more",
     ("pruner=magnitude", "pruner.sparsity=1.5"): "pruner.sparsity=1.5: must be a number from 0 to 1",
     (
@@ -50,6 +57,7 @@ def test_a_wrong_value_is_told_from_the_configuration_alone(overrides):
         ("schedule.stop=1005it", "schedule.start=0.5"),
         ("schedule=one_shot", "schedule.start=2ep"),
         ("pruner=dense", "trainer=default"),
+        ("trainer.checkpoint_every=0.5ep", "pruner.every=1e-3ep", "optimizer.every=1.5ep"),
     ],
 )
 def test_what_only_data_can_tell_is_not_guessed(overrides):

@@ -11,6 +11,8 @@ from torch.nn import functional as F
 from midstate.engine import bitserial
 from midstate.engine.latency import integers, latencies
 from midstate.quantization import Latency
+from midstate.quantization.fixed import FixedSteps
+from midstate.quantization.modules import put_before
 from midstate.sparsity import weight_layers
 
 CONVOLUTIONS = {
@@ -68,6 +70,18 @@ def test_a_layer_that_is_called_twice_takes_twice_as_long(model):
     shared = nn.Linear(64, 64)
     model = nn.Sequential(nn.Flatten(), shared, shared)
     assert latencies(model, torch.rand(1, 1, 8, 8), "int8", [(8, 8)])["1"]["us"]["8,8"] >= 2
+
+
+@pytest.mark.parametrize("kernel", ["bitserial", "int8"])
+def test_quantisers_of_inputs_are_not_timed_and_stay(model, kernel):
+    calls = []
+    for place in (0, 3):
+        put_before(model[place], FixedSteps(0.1, -8, 7))
+        model[place].input_quantizer.register_forward_hook(lambda *_: calls.append(0))
+    latencies(model, torch.rand(1, 1, 8, 8), kernel, [(8, 8)])
+    assert not calls
+    model(torch.rand(1, 1, 8, 8))
+    assert len(calls) == 2
 
 
 def test_what_cannot_be_timed_is_refused():

@@ -7,7 +7,7 @@ from torch.nn import functional as F
 
 from midstate.data import Split
 from midstate.engine.evaluate import evaluate
-from midstate.engine.levels import COLUMNS, expansions, sensitivities_by_level
+from midstate.engine.levels import COLUMNS, expansions, has_kind, sensitivities_by_level
 from midstate.quantization import Uniform
 from midstate.quantization.fixed import FixedSteps
 from midstate.quantization.modules import put_before
@@ -67,6 +67,34 @@ def test_losses_are_those_of_the_changed_network(network, split):
     assert rows["3", "nm", 1]["loss_rise"] == pytest.approx(rise(weight * NM(1, 2).mask(weight.abs(), 1)))
     assert rows["3", "bits", 2]["loss_rise"] == pytest.approx(rise(grid.quantise(weight, 2, step)))
     assert rows["3", "input_bits", 2]["loss_rise"] != 0
+
+
+class Attending(nn.Module):
+    """The attention's output projection is a layer, but its weight goes to a function."""
+
+    def __init__(self):
+        super().__init__()
+        self.attention, self.head = nn.MultiheadAttention(4, 2, batch_first=True), nn.Linear(4, 3)
+
+    def forward(self, x):
+        tokens = x.flatten(2)  # (N, 2, 16)
+        tokens = tokens.unflatten(2, (4, 4)).flatten(1, 2)
+        return self.head(self.attention(tokens, tokens, tokens, need_weights=False)[0].mean(1))
+
+
+def test_a_layer_that_is_never_called_has_no_levels_of_inputs(split):
+    torch.manual_seed(0)
+    model, calls = Attending(), []
+    asked = {"weights": [0.5], "input_bits": [2, 4]}
+    rows = sensitivities_by_level(model, weight_layers(model), split, asked, {}, lambda: calls.append(0))
+    assert [(row["layer"], row["kind"]) for row in rows] == [
+        ("attention.in_proj_weight", "weights"),
+        ("attention.out_proj", "weights"),
+        *[("head", kind) for kind in ("weights", "input_bits", "input_bits")],
+    ]
+    assert len(calls) == sum(
+        len(levels) * has_kind(layer, kind) for layer in weight_layers(model) for kind, levels in asked.items()
+    )
 
 
 def _rows(network, split):

@@ -8,7 +8,7 @@ from midstate.config.compose import compose_root
 from midstate.config.values import check_values
 from midstate.data import Split
 from midstate.engine.evaluate import evaluate
-from midstate.engine.probes import GapProbe, reestimated_batchnorm
+from midstate.engine.probes import GapProbe, batches_for_batchnorm, reestimated_batchnorm
 from midstate.runs.plan import Plan
 from midstate.sparsity import L1, NM, SRSTE, Blocks, Direct, Method, Pruner, Schedule, Scope, StepN, Uniform, Update
 
@@ -103,6 +103,30 @@ def test_batchnorm_is_estimated_on_the_batches_and_restored():
     assert torch.equal(torch.get_rng_state(), draws)  # dropout's draws left training's generator alone
     assert model[0].momentum == 0.1
     assert evaluate(model, Split(images, torch.zeros(200, dtype=torch.int64)))["loss"] > 0
+
+
+def test_batchnorm_is_restored_after_an_error_too():
+    model = nn.Sequential(nn.BatchNorm2d(3), nn.Flatten(), nn.Linear(3, 10)).eval()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    batches = (torch.randn(50, 3, 1, 1), torch.randn(50, 4, 1, 1))
+    with pytest.raises(RuntimeError), reestimated_batchnorm(model, batches):
+        pass
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert model[0].momentum == 0.1
+    assert not model.training
+
+
+@pytest.mark.parametrize(
+    ("count", "sizes"),
+    [(1, [1]), (250, [250]), (251, [251]), (501, [251, 250]), (502, [250, 250, 2]), (1001, 4 * [250])],
+)
+def test_batchnorm_is_never_estimated_on_a_single_image_of_several(count, sizes):
+    batches = batches_for_batchnorm(split(count, (3, 1, 1)))
+    assert [len(batch) for batch in batches] == sizes
+    model = nn.Sequential(nn.BatchNorm2d(3), nn.Flatten(), nn.Linear(3, 10))
+    if count > 1:
+        with reestimated_batchnorm(model, batches):
+            assert model[0].running_mean.any()
 
 
 def test_gaps_are_of_as_many_images_as_asked_for_and_there_are():

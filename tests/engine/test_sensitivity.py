@@ -55,6 +55,15 @@ def test_each_kind_of_harm_is_measured_and_undone():
     assert noise == {"0": 0, "1": 2}  # all stay in use; the two ones deviate by nothing, so their noise is 0
 
 
+def test_a_layer_with_no_weight_in_use_cannot_be_harmed():
+    model = network()
+    with torch.no_grad():
+        model[1].weight.zero_()
+    rows = sensitivities(model, weight_layers(model), Split(torch.eye(4), torch.tensor([0, 1, 0, 1])), 0.5, seed=0)
+    found = {row["kind"]: (row["removed"], row["loss_rise"], row["top1_drop"]) for row in rows if row["layer"] == "1"}
+    assert found == dict.fromkeys(("share", "params", "noise"), (0, 0, 0))
+
+
 def test_halves_are_measured_as_share_is_on_one_half_of_the_images():
     model = nn.Sequential(nn.Linear(4, 3, bias=False), nn.Linear(3, 2, bias=False))
     generator = torch.Generator().manual_seed(0)

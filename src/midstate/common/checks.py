@@ -5,6 +5,7 @@ Imports nothing heavy: `train.py --help` and a refused override must answer at o
 
 import difflib
 import math
+import sys
 from collections.abc import Iterable
 from numbers import Integral, Real
 
@@ -27,7 +28,7 @@ def integer(name: str, value: object, low: int, high: int | None = None) -> int:
 
 def number(name: str, value: object, low: float = -math.inf, high: float = math.inf) -> float:
     """Return `value` if it is a finite number in [low, high]."""
-    if isinstance(value, bool) or not isinstance(value, Real) or not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, Real) or not abs(value) <= sys.float_info.max:
         raise ValueError(f"{name}={value!r}: must be a finite number{_range(low, high)}")
     if not low <= value <= high:
         raise ValueError(f"{name}={value!r}: must be a number{_range(low, high)}")
@@ -44,7 +45,7 @@ def boolean(name: str, value: object) -> bool:
 def text(name: str, value: object) -> str:
     """Return `value` if it is a text that is not empty."""
     if not isinstance(value, str) or not value:
-        raise ValueError(f"{name}={value!r}: must be a name")
+        raise ValueError(f"{name}={value!r}: must be a text that is not empty")
     return value
 
 

@@ -1,5 +1,6 @@
 """Exceptions that end or refuse a run, and the exit statuses."""
 
+import re
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,6 +9,7 @@ EXIT_FINISHED, EXIT_BAD_CONFIG, EXIT_FAILED, EXIT_STOPPED = 0, 2, 3, 75
 EXIT_DEFECT = 1  # with a traceback
 EXIT_NOT_OBEYED = 1  # a check answers no
 EXIT_INTERRUPTED = 128 + signal.SIGINT  # as shells count
+_COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 
 
 class ConfigError(Exception):
@@ -32,5 +34,5 @@ def user_errors(where: str, *kinds: type[Exception]) -> Iterator[None]:
 
 
 def first_line(error: Exception) -> str:
-    """First line of an error's message; its type if the message is empty."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+    """First line of an error's message, without a terminal's colours; its type if the message is empty."""
+    return (_COLOURS.sub("", str(error)).strip() or type(error).__name__).splitlines()[0].rstrip()

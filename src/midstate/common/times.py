@@ -2,10 +2,12 @@
 
 import logging
 import math
+import sys
 
 from midstate.common.numbers import floor
 
 log = logging.getLogger(__name__)
+FINE = 10**9  # steps of an epoch in which any part of it that a user types has a step
 
 
 def steps_of(name: str, time: object, steps_per_epoch: int, total_steps: int) -> int:
@@ -26,7 +28,7 @@ def steps_of(name: str, time: object, steps_per_epoch: int, total_steps: int) ->
                 if math.isfinite(steps) and steps >= 0:
                     return floor(steps)
         raise ValueError(f"{name}={time!r}: must be {allowed}")
-    if isinstance(time, bool) or not isinstance(time, int | float) or not math.isfinite(time) or time < 0:
+    if isinstance(time, bool) or not isinstance(time, int | float) or not 0 <= time <= sys.float_info.max:
         raise ValueError(f"{name}={time!r}: must be {allowed}")
     if time > 1:
         raise ValueError(
@@ -37,8 +39,8 @@ def steps_of(name: str, time: object, steps_per_epoch: int, total_steps: int) ->
 
 
 def check_interval(name: str, value: object, allowed: str = "steps such as '1it' or epochs such as '1ep'") -> None:
-    """Raise ValueError unless `value` is an interval as text, of at least one step or one epoch."""
-    if not isinstance(value, str) or steps_of(name, value, 1, 1) < 1:
+    """Raise ValueError unless `value` is an interval as text: one step or more, or epochs, which may be part of one."""
+    if not isinstance(value, str) or steps_of(name, value, FINE, 1) < 1:
         raise ValueError(f"{name}={value!r}: must be {allowed}")
 
 

@@ -95,8 +95,8 @@ def sizes_under_masks(
         shape: of one image (C, H, W).
 
     Returns:
-        A function from masks, by name of their layer, to the result of `count_extracted`. A layer without a mask
-        keeps that of the last call, or is whole.
+        A function from masks, by name of their layer, to the result of `count_extracted`; layers without a mask are
+        whole.
     """
     copied = deepcopy(model)
     with torch.no_grad():
@@ -109,7 +109,10 @@ def sizes_under_masks(
     def sizes(masks: Mapping[str, Tensor]) -> dict[str, int]:
         for name, mask in masks.items():
             layers[name].weight.copy_(mask)
-        return count_extracted(copied, uses, alive_inputs(copied, shape, lost))
+        found = count_extracted(copied, uses, alive_inputs(copied, shape, lost))
+        for name in masks:
+            layers[name].weight.fill_(1)
+        return found
 
     return sizes
 

@@ -7,9 +7,8 @@ from copy import deepcopy
 import torch
 from torch import nn
 
-from midstate.common.errors import first_line
 from midstate.compaction.joining import Joined, Marks
-from midstate.compaction.observing import traced
+from midstate.compaction.observing import fitting, traced
 from midstate.sparsity import Channel, Coupled, Pattern, weight_layers
 from midstate.sparsity.observe import evaluation
 
@@ -64,11 +63,8 @@ def _followed(model: nn.Module, shape: tuple[int, ...], heads: bool) -> Joined:
     name, first = type(model).__name__, next(model.parameters())
     graph = traced(deepcopy(model))
     joined = Joined()
-    try:
-        with evaluation(graph):
-            Marks(graph, joined, heads).run(torch.zeros(1, *shape, device=first.device, dtype=first.dtype))
-    except Exception as error:  # what model code raises where images do not fit
-        raise ValueError(f"{name} cannot be run on images of {tuple(shape)}: {first_line(error)}") from error
+    with fitting(name, shape), evaluation(graph):
+        Marks(graph, joined, heads).run(torch.zeros(1, *shape, device=first.device, dtype=first.dtype))
     return joined
 
 

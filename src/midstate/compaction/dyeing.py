@@ -161,7 +161,7 @@ def _trace(
         with carrier.resting():
             note(name, _living(inputs[0], True))
 
-    def restore(part: nn.Module, inputs: tuple, output: Tensor) -> Tensor:
+    def dye_constants(part: nn.Module, inputs: tuple, output: Tensor) -> Tensor:
         """Dye the constants of an extracted network, so that they are not lost: pruning made them."""
         with carrier.resting():
             dyed = torch.full_like(output, torch.nan)
@@ -176,7 +176,7 @@ def _trace(
         if isinstance(module, _BatchNorm):
             hooks.append(module.register_forward_pre_hook(partial(note_norm, name)))
         elif is_first and isinstance(module, Constants | Spread):
-            hooks.append(module.register_forward_hook(restore))
+            hooks.append(module.register_forward_hook(dye_constants))
     try:
         with evaluation(model), carrier:
             model(images)

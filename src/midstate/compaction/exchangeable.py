@@ -11,9 +11,8 @@ from torch import Tensor, fx, nn
 from torch.fx import Node
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from midstate.common.errors import first_line
 from midstate.compaction.joining import CONSTANT, Joined, Marks
-from midstate.compaction.observing import traced
+from midstate.compaction.observing import fitting, traced
 from midstate.sparsity import Layer
 from midstate.sparsity.observe import evaluation
 from midstate.sparsity.tensors import is_depthwise
@@ -56,11 +55,8 @@ def exchangeable_channels(model: nn.Module, shape: tuple[int, ...]) -> list[Exch
     name, first = type(model).__name__, next(model.parameters())
     graph = traced(deepcopy(model))
     readers = _Readers(graph)
-    try:
-        with evaluation(graph):
-            readers.run(torch.zeros(1, *shape, device=first.device, dtype=first.dtype))
-    except Exception as error:  # what model code raises where images do not fit
-        raise ValueError(f"{name} cannot be run on images of {tuple(shape)}: {first_line(error)}") from error
+    with fitting(name, shape), evaluation(graph):
+        readers.run(torch.zeros(1, *shape, device=first.device, dtype=first.dtype))
     readers.keep_tied()
     return _alike(readers)
 

@@ -6,9 +6,8 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn.utils.parametrize import is_parametrized
 
-from midstate.common.errors import first_line
 from midstate.compaction.heads import remove_dead_heads
-from midstate.compaction.observing import Observed, traced
+from midstate.compaction.observing import Observed, fitting, traced
 from midstate.compaction.rewriting import Rewriter
 from midstate.sparsity.observe import evaluation
 
@@ -45,10 +44,8 @@ def extract(model: nn.Module, shape: tuple[int, ...]) -> fx.GraphModule:
     whole = deepcopy(model).double()
     remove_dead_heads(whole)
     graph = traced(whole)
-    try:
+    with fitting(name, shape):
         seen = Observed(graph, shape)
-    except Exception as error:  # what model code raises where images do not fit
-        raise ValueError(f"{name} cannot be run on images of {tuple(shape)}: {first_line(error)}") from error
     network = Rewriter(seen).rewrite()
     if _num_parameters(network) == _num_parameters(model):
         raise ValueError(

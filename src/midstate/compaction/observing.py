@@ -1,7 +1,8 @@
 """Observation of a network before it is cut: channels that depend on the image, and values of the others."""
 
 import operator
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import torch
@@ -38,7 +39,7 @@ def traced(model: nn.Module) -> fx.GraphModule:
         model: the graph takes its modules over, so give a copy.
 
     Raises:
-        ValueError: torch.fx cannot trace the model, or the model calls an in-place method.
+        ValueError: torch.fx cannot trace the model, or the model calls an in-place method or function.
     """
     for module in model.eval().modules():
         if getattr(module, "inplace", False) is True:
@@ -53,9 +54,25 @@ def traced(model: nn.Module) -> fx.GraphModule:
         node.target = _NOT_IN_PLACE.get(node.target, node.target) if node.op == "call_function" else node.target
         if node.kwargs.get("inplace") is True:
             node.update_kwarg("inplace", False)
-        if node.op == "call_method" and node.target.endswith("_") and not node.target.endswith("__"):
+        if _works_in_place(node):
             raise ValueError(f"{type(model).__name__} cannot be extracted: {node.name} works in place")
     return with_layers(model, graph)
+
+
+def _works_in_place(node: Node) -> bool:
+    """Tell whether a node calls a method or function of torch's that works in place: their names end in `_`."""
+    name = node.target if node.op == "call_method" else getattr(node.target, "__name__", "")
+    is_operator = getattr(node.target, "__module__", "") == operator.and_.__module__  # `and_` works out of place
+    return name.endswith("_") and not name.endswith("__") and not is_operator
+
+
+@contextmanager
+def fitting(name: str, shape: tuple[int, ...]) -> Iterator[None]:
+    """Turn whatever model code raises for images that do not fit into a ValueError that names model and images."""
+    try:
+        yield
+    except Exception as error:
+        raise ValueError(f"{name} cannot be run on images of {tuple(shape)}: {first_line(error)}") from error
 
 
 def with_layers(root: nn.Module, graph: fx.Graph) -> fx.GraphModule:

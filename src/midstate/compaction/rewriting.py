@@ -196,7 +196,9 @@ class Rewriter:
             return self.made[node]
         if self._is_dead(node):
             self.any_size = False  # the constant has the height and width of these images
-            return self._call("constants", Constants(self.seen.values[node][:1]), self._images())
+            if (node,) not in self.arranged:
+                self.arranged[node,] = self._call("constants", Constants(self.seen.values[node][:1]), self._images())
+            return self.arranged[node,]
         return self._arrange(node, self.seen.dim(node), torch.arange(self.seen.size(node), device=kept.device))
 
     def _arrange(self, node: Node, dim: int, index: Tensor) -> Node:

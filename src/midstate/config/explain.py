@@ -32,7 +32,7 @@ def is_users(error: Exception) -> bool:
     if isinstance(error, ConfigError | HydraException | OmegaConfBaseException):
         return True
     # Hydra answers some overrides, such as group=null, with a bare error of its own; so do its launchers.
-    frames = _frames(error)
+    frames = frames_of(error)
     if isinstance(error, yaml.MarkedYAMLError):  # in a member's file
         return not any(module == "midstate.runs.run" for module, _ in frames)
     last = frames[-1][0].split(".")[0]
@@ -46,7 +46,7 @@ def is_users(error: Exception) -> bool:
     )
 
 
-def _frames(error: BaseException) -> list[tuple[str, str]]:
+def frames_of(error: BaseException) -> list[tuple[str, str]]:
     """Module and function of each frame that an error came through, the innermost last."""
     walked = traceback.walk_tb(error.__traceback__)
     return [(frame.f_globals.get("__name__", ""), frame.f_code.co_name) for frame, _ in walked]

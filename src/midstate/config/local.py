@@ -47,12 +47,13 @@ def find(target: str) -> Any:
     _check_not_hidden(first)
     found = _imported(first)
     for i, name in enumerate(names, start=2):
-        module = ".".join(target.split(".")[:i])
-        if not hasattr(found, name) and hasattr(found, "__path__") and importlib.util.find_spec(module):
+        typed, module = (".".join(target.split(".")[:length]) for length in (i - 1, i))
+        is_package = hasattr(found, "__path__") and found.__name__ == typed  # not one that a module has imported
+        if not hasattr(found, name) and is_package and importlib.util.find_spec(module):
             _imported(module)
         if not hasattr(found, name):
-            known = [each for each in vars(found) if not each.startswith("_")]
-            raise ValueError(f"local/{_shown(found)} has no {name}{near(name, known)}")
+            known = [each for each in dir(found) if not each.startswith("_")]
+            raise ValueError(f"{_shown(found, typed)} has no {name}{near(name, known)}")
         found = getattr(found, name)
     return found
 
@@ -126,10 +127,10 @@ def _what(error: BaseException) -> str:
     return f"{type(error).__name__}: {error.msg if isinstance(error, SyntaxError) else first_line(error)}"
 
 
-def _shown(found: Any) -> str:
-    """The file of a module or class as a message names it; the object's own name if it is not in local/."""
-    file = inspect.getmodule(found).__file__ if inspect.getmodule(found) else None
-    return str(Path(file).relative_to(LOCAL)) if _lies_in_local(file) else getattr(found, "__name__", "it")
+def _shown(found: Any, typed: str) -> str:
+    """The file of a module or class as a message names it; the name by which it was typed if it is not in local/."""
+    file = getattr(inspect.getmodule(found), "__file__", None)
+    return f"local/{Path(file).relative_to(LOCAL)}" if _lies_in_local(file) else typed
 
 
 def _lies_in_local(file: str | None) -> bool:

@@ -78,13 +78,13 @@ def check_root(config: DictConfig, typed: list[str], choices: Mapping[str, str |
     for name, value in flatten(OmegaConf.to_container(config, resolve=False)):
         try:
             number = OmegaConf.select(config, name)
-            if isinstance(number, int | float) and math.isfinite(number) and abs(number) > _LIMITS[type(number)]:
-                raise ConfigError(f"{name}={value}: must be at most {_LIMITS[type(number)]:.3g}, as computed with")
+            if isinstance(number, int | float) and (most := _LIMITS[type(number)]) < abs(number) < math.inf:
+                raise ConfigError(f"{name}={value}: must be at most {most:.3g} in size; torch takes no larger number")
         except InterpolationResolutionError as error:
             raise ConfigError(f"{name}={value}: {first_line(error)}") from error
     for key in known:
         if key not in config or OmegaConf.is_missing(config, key):
-            raise ConfigError(f"{key}: is missing; it may be set, and not be removed")
+            raise ConfigError(f"{key}: is missing; it can be changed, but not removed")
     for group in ("pruner", "quantizer"):
         if config[group] is not None:
             _check_read(config, group, typed)

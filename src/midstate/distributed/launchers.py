@@ -22,7 +22,7 @@ from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from midstate.common.errors import RunStopped
+from midstate.common.errors import EXIT_STOPPED, RunStopped
 from midstate.distributed.signals import (
     SECONDS,
     SIGNALS,
@@ -79,8 +79,6 @@ class Search(Callback):
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         """In the main process of a sweep: end with the status of a stopped run if the search was stopped."""
-        from midstate.common.errors import EXIT_STOPPED
-
         if is_stopping():
             raise SystemExit(EXIT_STOPPED)
 

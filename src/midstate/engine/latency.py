@@ -29,7 +29,6 @@ from midstate.sparsity.observe import evaluation
 KERNELS = ("bitserial", "int8")
 REPEATS = 7
 MOST_SECONDS = 0.5  # limit for the repeats of one pair, of which three at least are made
-Kernel = Callable[[nn.Module, Tensor], Callable[[int, int], Callable[[], Any]]]  # to run a layer at a pair of bits
 
 
 @torch.no_grad()
@@ -43,7 +42,7 @@ def latencies(
     """Time every layer for one image, in whole microseconds, at every pair of bits (weights, inputs) and at 32 bits.
 
     Args:
-        model: on the CPU.
+        model: on the CPU; quantisers of inputs are off meanwhile, so that their rounding is not timed.
         images: (1, C, H, W).
         kernel: one of `KERNELS`.
         pairs: bits of weights and of inputs, 1 to 8 each.
@@ -56,14 +55,15 @@ def latencies(
         ValueError: a layer cannot be timed, or this build of torch lacks the kernel.
     """
     layers, table = weight_layers(model), {}
-    inputs = layer_inputs(model, layers, images)
-    for each in layers:
-        times = {f"{FLOAT_BITS},{FLOAT_BITS}": 0} | dict.fromkeys((f"{w},{a}" for w, a in pairs), 0)
-        for seen in inputs[each.name]:
-            for pair, us in _times(each, seen, kernel, pairs).items():
-                times[pair] += us
-        table[each.name] = {"shape": list(each.weight.shape), "us": times}
-        measured()
+    with without_input_quantisers(model):
+        inputs = layer_inputs(model, layers, images)
+        for each in layers:
+            times = {f"{FLOAT_BITS},{FLOAT_BITS}": 0} | dict.fromkeys((f"{w},{a}" for w, a in pairs), 0)
+            for seen in inputs[each.name]:
+                for pair, us in _times(each, seen, kernel, pairs).items():
+                    times[pair] += us
+            table[each.name] = {"shape": list(each.weight.shape), "us": times}
+            measured()
     return table
 
 
@@ -83,7 +83,7 @@ def layer_inputs(model: nn.Module, layers: Sequence[Layer], images: Tensor) -> d
         for layer in layers
     ]
     try:
-        with evaluation(model), without_input_quantisers(model):
+        with evaluation(model):
             model(images)
     finally:
         for hook in hooks:

@@ -12,7 +12,7 @@ Biases and BatchNorm stay as they are, and nothing is trained.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -60,30 +60,39 @@ def sensitivities_by_level(
     Returns:
         A row for each layer, kind and level: `level`, `full` (the level of the unchanged layer), `removed` (share of
         its weights in use), `loss_rise` in nats and `top1_drop` in points, both positive where the network got worse.
+        A layer whose module is never called has no rows of `input_bits`.
     """
     before, rows = evaluate(model, split), []
+    called = _called(model, layers, split.images) if "input_bits" in asked else set()
     for layer in layers:
         facts = {**facts_of(layer), "macs": macs.get(layer.name, 0)}
         for kind, each in _of(layer, asked):
-            with _at(model, layer, kind, each, split.images) as (level, full, removed):
-                after = evaluate(model, split)
-            rows.append(
-                {
-                    **facts,
-                    "kind": kind,
-                    "level": level,
-                    "full": full,
-                    "removed": removed,
-                    "loss_rise": after["loss"] - before["loss"],
-                    "top1_drop": before["top1"] - after["top1"],
-                }
-            )
+            if kind != "input_bits" or layer.name in called:
+                with _at(model, layer, kind, each, split.images) as (level, full, removed):
+                    after = evaluate(model, split)
+                row = {**facts, "kind": kind, "level": level, "full": full, "removed": removed}
+                rows.append({**row, **_harm(before, after)})
             measured()
     return rows
 
 
+def _harm(before: Mapping[str, float], after: Mapping[str, float]) -> dict[str, float]:
+    return {"loss_rise": after["loss"] - before["loss"], "top1_drop": before["top1"] - after["top1"]}
+
+
 def _of(layer: Layer, asked: Asked) -> Iterator[tuple[str, Any]]:
     return ((kind, each) for kind, levels in asked.items() if has_kind(layer, kind) for each in levels)
+
+
+def _called(model: nn.Module, layers: Sequence[Layer], images: Tensor) -> set[str]:
+    """Names of the layers whose module is called; other weights, as of attention's out_proj, go to a function."""
+    called: set[str] = set()
+    with ExitStack() as stack:
+        for layer in layers:
+            stack.enter_context(_before(layer.module, lambda *_, name=layer.name: called.add(name)))
+        with evaluation(model):
+            model(images[:1])
+    return called
 
 
 def facts_of(layer: Layer) -> dict[str, Any]:

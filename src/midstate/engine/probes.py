@@ -77,7 +77,7 @@ class GapProbe:
         self.model, self.walker = model, walker
         self.states = _Masks(walker) if isinstance(walker, Pruner) else _Bits(walker)
         self.validation = validation.first(num_images)
-        self.bn_batches = train.first(NUM_IMAGES).images.split(EVAL_BATCH)
+        self.bn_batches = batches_for_batchnorm(train)
         self.state = 0  # the last state measured; part of a checkpoint
 
     def before_refresh(self, step: int) -> dict[str, float] | None:
@@ -124,16 +124,24 @@ def _batchnorms(model: nn.Module) -> list[_BatchNorm]:
     return [module for module in model.modules() if isinstance(module, _BatchNorm)]
 
 
+def batches_for_batchnorm(train: Split) -> tuple[Tensor, ...]:
+    """The first training images, in batches to estimate BatchNorm statistics on; none has a single image."""
+    images = train.first(NUM_IMAGES).images
+    return images.split(EVAL_BATCH + (len(images) % EVAL_BATCH == 1))
+
+
 @contextmanager
 def reestimated_batchnorm(model: nn.Module, batches: tuple[Tensor, ...]) -> Iterator[None]:
     """Estimate BatchNorm statistics on `batches` for the time of the context; restores them afterwards."""
-    norms = _batchnorms(model)
-    saved = [{name: buffer.clone() for name, buffer in norm.named_buffers()} for norm in norms]
-    with torch.random.fork_rng():  # dropout draws while estimating must not move training's generator
-        update_bn(batches, model)
+    norms, training = _batchnorms(model), model.training
+    saved = [({name: buffer.clone() for name, buffer in norm.named_buffers()}, norm.momentum) for norm in norms]
     try:
+        with torch.random.fork_rng():  # dropout draws while estimating must not move training's generator
+            update_bn(batches, model)
         yield
     finally:
-        for norm, buffers in zip(norms, saved, strict=True):
+        model.train(training)  # update_bn itself leaves mode and momentum as they are at an error
+        for norm, (buffers, momentum) in zip(norms, saved, strict=True):
+            norm.momentum = momentum
             for name, buffer in norm.named_buffers():
                 buffer.copy_(buffers[name])

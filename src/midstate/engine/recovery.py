@@ -4,8 +4,7 @@ from torch import nn
 
 from midstate.data import Split
 from midstate.engine.evaluate import evaluate
-from midstate.engine.probes import NUM_IMAGES, reestimated_batchnorm
-from midstate.sparsity.observe import EVAL_BATCH
+from midstate.engine.probes import batches_for_batchnorm, reestimated_batchnorm
 
 
 class Recovery:
@@ -13,13 +12,13 @@ class Recovery:
 
     Args:
         model: the network in training, or finished.
-        train: its first `NUM_IMAGES` images are for BatchNorm.
+        train: its first `probes.NUM_IMAGES` images are for BatchNorm.
         unused: images to measure on.
     """
 
     def __init__(self, model: nn.Module, train: Split, unused: Split) -> None:
         self.model, self.unused = model, unused
-        self.bn_batches = train.first(NUM_IMAGES).images.split(EVAL_BATCH)
+        self.bn_batches = batches_for_batchnorm(train)
         self.just_pruned: float | None = None  # part of a checkpoint; None: not pruned yet
 
     def top1(self) -> float:

@@ -81,6 +81,8 @@ def _measured_on(split: Split, kind: str) -> Split:
 def _harmed(weight: Tensor, kind: str, share: float, smallest: int, seed: int) -> Tensor:
     """A layer's weights after one kind of harm."""
     in_use = weight != 0
+    if not in_use.any():  # nothing to remove, and no deviation of its own for the noise
+        return weight
     if kind in ("share", *HALVES):
         return without_smallest(weight, floor(share * int(in_use.sum())))
     if kind == "params":

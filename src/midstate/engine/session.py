@@ -161,7 +161,7 @@ class Session:
         if differing := self.processes.differing(tensors):
             raise RunFailed(
                 f"the {what} of {', '.join(names[i] for i in differing)} differ between processes at step {self.step}: "
-                "they have drifted apart; the last checkpoint is of before"
+                "they have drifted apart; the last checkpoint was saved before this"
             )
 
     def skipped(self) -> dict[str, str] | None:

@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterable, Mapping
 from functools import cache
 from itertools import accumulate
 from pathlib import Path
-from textwrap import shorten
 from typing import Any
 
 import numpy as np
@@ -17,11 +16,11 @@ import torch
 from torch import Tensor
 from torch.serialization import get_unsafe_globals_in_checkpoint, safe_globals
 
+from midstate.common.errors import first_line
 from midstate.common.state_dicts import CONTAINERS, holds_tensors, masked_part, masked_weights
 
 # Dtypes that hold plain values; objects, and records that may contain them, can point elsewhere.
 _DTYPES = [getattr(np.dtypes, name) for name in np.dtypes.__all__ if name[:6] not in ("Object", "VoidDT", "String")]
-_ESCAPES = re.compile(r"\x1b\[[0-9;]*m")
 
 
 def read_checkpoint(path: Path) -> Any:
@@ -56,12 +55,6 @@ def find_weights(content: Any, wanted: Mapping[str, Tensor]) -> dict[str, Tensor
     """
     state = _container(content)
     return _without_prefix(_unmasked({name: value for name, value in state.items() if name != "n_averaged"}), wanted)
-
-
-def first_line(error: Exception) -> str:
-    """Message of an error in one short line without colours."""
-    lines = [line.strip() for line in _ESCAPES.sub("", str(error)).splitlines() if line.strip()]
-    return shorten((lines or [type(error).__name__])[0], 300, placeholder=" ...")
 
 
 @cache
