@@ -121,6 +121,17 @@ def test_what_is_no_state_dict_is_told_what_is_needed(content, message, tmp_path
         load_weights(CifarResNet([1], [16], "conv").create(3, 10), tmp_path / "a.pt")
 
 
+def test_a_file_that_does_not_fit_leaves_no_quantisers_on_the_model(tmp_path):
+    state = CifarResNet([1], [16], "conv").create(3, 10).state_dict()
+    finished = {f"conv1.input_quantizer.{name}": torch.tensor(1.0) for name in ("step", "low", "high")}
+    torch.save({**state, **finished}, tmp_path / "a.pt")
+    model = CifarResNet([1], [32], "conv").create(3, 10)
+    names = [*model.state_dict()]
+    with pytest.raises(ValueError, match="does not fit this model"):
+        load_weights(model, tmp_path / "a.pt")
+    assert [*model.state_dict()] == names
+
+
 @pytest.mark.parametrize("value", [torch.nan, -torch.inf])
 def test_weights_that_are_not_finite_are_refused_naming_the_tensor(value, tmp_path):
     state = CifarResNet([1], [16], "conv").create(1, 10).state_dict()

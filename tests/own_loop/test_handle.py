@@ -3,6 +3,7 @@
 import copy
 import io
 import re
+from typing import ClassVar
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from conftest import ROOT
 from loops import METHODS, STEPS, assert_same, batches, gradients, network
 
 from midstate import prune
-from midstate.sparsity import verify_nm
+from midstate.sparsity import Hard, verify_nm
 
 PAGE = (ROOT / "docs" / "own_loop.md").read_text()
 
@@ -87,6 +88,28 @@ def test_it_ends_when_the_steps_are_made_and_leaves_everything_plain():
     assert not optimizer._optimizer_step_post_hooks
     with pytest.raises(ValueError, match="finalise: was called before"):
         pruner.finalise()
+
+
+class Unfoldable(Hard):
+    """Fails where masks are folded in."""
+
+    fails: ClassVar[bool] = False
+
+    def apply(self, weight, mask, memory):
+        if Unfoldable.fails:
+            raise MemoryError
+        return super().apply(weight, mask, memory)
+
+
+def test_an_end_that_failed_can_be_tried_again(monkeypatch):
+    model, optimizer, pruner = made(n=2, m=4, estimator=Unfoldable())
+    train(model, optimizer, batches())
+    monkeypatch.setattr(Unfoldable, "fails", True)
+    with pytest.raises(MemoryError):
+        pruner.finalise()
+    monkeypatch.undo()
+    pruner.finalise()
+    assert verify_nm(model[2].weight, 2, 4)
 
 
 def test_a_loop_that_goes_on_is_told_and_keeps_its_masks(caplog):

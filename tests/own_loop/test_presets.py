@@ -12,8 +12,9 @@ from torch import nn
 
 from midstate import prune
 from midstate.own_loop.presets import choose, in_python
+from midstate.own_loop.wanted import images_for
 from midstate.runs.parts import build_parts
-from midstate.sparsity import L2, Criterion, Schedule
+from midstate.sparsity import L2, Criterion, Sample, Schedule
 
 IMAGES, LABELS = torch.randn(16, 1, 8, 8), torch.arange(16) % 4
 
@@ -95,6 +96,16 @@ def test_settings_axes_and_times_are_keywords():
 def test_what_cannot_work_is_told_in_one_line(arguments, settings, said):
     with pytest.raises(ValueError, match=said):
         put_on(*arguments, **settings)
+
+
+def test_images_are_moved_to_the_model_whatever_holds_them():
+    choice, model = choose("wanda", {}, None, None, None), network().to("meta")
+    part = Sample(IMAGES, LABELS)
+    for given in ((IMAGES, LABELS), Sample(IMAGES, LABELS, part, part)):
+        found = images_for(choice, model, given)
+        every = [each for each in (found, found.tuning, found.held_out) if each is not None]
+        assert {each.device.type for one in every for each in (one.images, one.labels)} == {"meta"}
+    assert found.held_out is not None
 
 
 @pytest.mark.parametrize(

@@ -25,7 +25,7 @@ from midstate.quantization import (
     Uniform,
     load_input_quantisers,
 )
-from midstate.quantization.report import stored_and_index
+from midstate.quantization.report import size_in_bytes, stored_and_index
 from midstate.sparsity import (
     L1,
     NM,
@@ -294,6 +294,56 @@ def test_pairs_are_chosen_where_inputs_cost():
     assert {bits for name in "36" for bits in report["layers"][name]} <= {2, 4, 8}
 
 
+class Attending(nn.Module):
+    """Attention, whose projections have inputs that are not quantised, between two layers."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.attention, self.last = nn.Linear(6, 8), nn.MultiheadAttention(8, 2), nn.Linear(8, 4)
+
+    def forward(self, images):
+        x = self.first(images[:, 0].movedim(1, 0))
+        return self.last(self.attention(x, x, x)[0].mean(0))
+
+
+@pytest.mark.parametrize("scope", [Scope(None, None), Scope(None, 8)])
+def test_inputs_that_are_not_quantised_cost_32_bits(scope):
+    torch.manual_seed(0)
+    budget = Budget("sensitivity", budget="bitops")
+    which = Quantization(
+        scope=scope, estimator=STE(Uniform()), allocation=budget, path=Jump(), activation=PACT(), activation_bits=8,
+        budget="bitops", target=0.9,
+    )  # fmt: skip
+    quantizer = Quantizer(
+        Attending(), which, AT_ONCE, 4, STEPS, classifier=("last", "attention.in_proj_weight"), uses={"first": 100},
+        sample=sample(),
+    )  # fmt: skip
+    quantizer.refresh(STEPS)
+    quantizer.finalise()
+    assert quantizer.report()["bitops_share"] <= 0.9
+
+
+class ByName(nn.Module):
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
+
+    def forward(self, x):
+        for layer in self.model:
+            x = layer(input=x)
+        return x
+
+
+def test_inputs_are_quantised_by_name_as_by_position():
+    model, other = network(), network()
+    attached(model, method()).refresh(STEPS)
+    by_name = Quantizer(ByName(other), method(), AT_ONCE, 4, STEPS, classifier="model.11", sample=sample())
+    by_name.refresh(STEPS)
+    assert torch.equal(by_name._network.model(sample().images), model(sample().images))
+    by_name.finalise()
+    assert by_name._network.model(sample().images).isfinite().all()
+
+
 def test_bits_of_a_file_that_inputs_cannot_have_are_refused(tmp_path):
     file = tmp_path / "scheme.json"
     file.write_text(json.dumps({"bits": {"3": [4, 8], "6": [4, 4]}}))
@@ -303,6 +353,13 @@ def test_bits_of_a_file_that_inputs_cannot_have_are_refused(tmp_path):
     assert quantizer.levels is not None
     with pytest.raises(ValueError, match="scheme bits of 3's inputs=8: must be a whole number from 2 to 4"):
         attached(network(), method(allocation=BitScheme(str(file)), activation=inputs)).tick(0)
+
+
+def test_a_file_of_other_layers_is_refused(tmp_path):
+    file = tmp_path / "scheme.json"
+    file.write_text(json.dumps({"bits": {"0": 4, "3": 4, "6": [4, None]}}))
+    with pytest.raises(ValueError, match=r"gives bits to \['0'\], which have fixed bits"):
+        attached(network(), method(allocation=BitScheme(str(file))))
 
 
 def test_what_was_never_quantised_cannot_be_finished():
@@ -315,6 +372,28 @@ def test_layers_that_stay_dense_need_no_indices():
     pattern = NM(2, 16)
     assert stored_and_index(pattern, torch.Size((4, 32, 3, 3)), 2) == (144, 144 * 4)
     assert stored_and_index(pattern, torch.Size((4, 32, 3, 3)), 16) == (1152, 0)
+
+
+def test_pruned_layers_that_are_not_quantised_store_no_zeros():
+    model = network()
+    pruner = Pruner(
+        model, Method(PrunerScope(), NM(2, 4), L1(), Same(), Direct(), Update(), Hard()), AT_ONCE, 4, STEPS,
+        classifier="11",
+    )  # fmt: skip
+    which = Quantization(
+        scope=Scope(exclude=("3",)), estimator=STE(Uniform()), allocation=Same(), path=Jump(), weight_bits=4
+    )
+    quantizer = attached(model, which)
+    for each in (pruner, quantizer):
+        each.refresh(STEPS)
+    quantizer.finalise()
+    pruner.finalise()
+    stored = {name: stored_and_index(NM(2, 4), model[int(name)].weight.shape, 2) for name in "36"}
+    found = size_in_bytes(model, quantizer.layers, stored)
+    others = sum(p.numel() for p in model.parameters()) - sum(model[i].weight.numel() for i in (0, 3, 6, 11))
+    steps = 3 * 32
+    values = 32 * others + 8 * (72 + 64) + 32 * 1152 // 2 + 4 * 2304 // 2 + steps
+    assert (found["values"], found["indices"]) == (values // 8, 2 * (1152 + 2304) // 2 // 8)
 
 
 def test_decay_and_rate_of_what_is_learned():
@@ -351,7 +430,7 @@ def test_decay_and_rate_of_what_is_learned():
         ("path_bits=8: activation=DDQ has 4 bits at most", {"activation": DDQ(max_bits=4), "path": StepBits(8)}),
         ("activation_bits=5", {"activation": DDQ(max_bits=4), "activation_bits": 5}),
         (
-            "score='weight_error': is of weights, and budget='bitops' chooses bits of inputs, too",
+            "score='weight_error': knows weights only, and with budget='bitops' bits of inputs are chosen, too",
             {"allocation": Budget("weight_error", budget="bitops"), "budget": "bitops"},
         ),
     ],

@@ -115,7 +115,7 @@ def test_a_signal_stops_a_search_and_the_same_command_goes_on(tmp_path):
             ("pruner=filter", "pruner/allocation=haq", "schedule.start=0.5", "pruner.levels=[15,16]"),
             "the lowest levels cost .* params, and the budget is",
         ),
-        ((*HAQ, "pruner.budget=latency"), "budget='latency': counts bits, and pattern=nm prunes; use params or macs"),
+        ((*HAQ, "pruner.budget=latency"), "budget='latency': is a quantizer's, and pattern=nm prunes; use params"),
         ((*HAQ, "pruner.budget=flops"), r"pruner\.budget='flops': must be one of"),
         ((*HAQ, "pruner.repair=deep"), r"pruner\.repair='deep': must be one of deepest, shallowest, cost"),
         ((*HAQ, "pruner.episodes=0"), r"pruner\.episodes=0: must be a whole number, 1 or more"),

@@ -94,6 +94,21 @@ def test_every_layer_of_known_networks_has_its_own(recipe, size, count):
     assert torch.equal(torch.get_rng_state(), random_after)
 
 
+class ByName(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2)
+
+    def forward(self, x):
+        return self.norm(input=self.conv(x))
+
+
+def test_a_batchnorm_that_is_called_by_name_is_found():
+    model = ByName()
+    layers = FILTERS.resolve(model, None, Filter(0.5))
+    assert batchnorms_of(model, layers, SAMPLE) == [model.norm]
+
+
 class Twice(nn.Module):
     """Two convolutions that share a BatchNorm, and one that is read by two."""
 

@@ -10,6 +10,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from midstate.sparsity import (
+    L1,
     LAMP,
     NM,
     OBD,
@@ -39,7 +40,7 @@ from midstate.sparsity import (
     Weight,
     weight_layers,
 )
-from midstate.sparsity.observe import fishers, gradients
+from midstate.sparsity.observe import fishers, gradients, input_norms, mean_loss
 
 EVERYTHING = Scope(skip_first=False, skip_classifier=False)
 IMAGES = torch.randn(6, 4, 4, 4, generator=torch.Generator().manual_seed(0))
@@ -134,6 +135,57 @@ def test_measuring_leaves_the_network_as_it_was():
     assert all(torch.equal(a, b.grad) for a, b in zip(gradients_before, model.parameters(), strict=True))
 
 
+def test_a_frozen_batchnorm_stays_frozen():
+    model = network()
+    model[1].eval()
+    pruner = attached(model, Taylor(), Weight(0.5))
+    pruner.refresh(4)
+    mean_loss(model, SAMPLE)
+    assert [name for name, module in model.named_modules() if not module.training] == ["1"]
+
+
+class Attending(nn.Module):
+    """Passes inputs by name, or by position."""
+
+    def __init__(self, by_name, kdim):
+        super().__init__()
+        self.conv, self.fc = nn.Conv2d(4, 8, 1), nn.Linear(8, 4)
+        self.attention = nn.MultiheadAttention(8, 2, kdim=kdim, vdim=8)
+        self.by_name, self.kdim = by_name, kdim
+
+    def forward(self, x):
+        x = (self.conv(input=x) if self.by_name else self.conv(x)).flatten(2).movedim(2, 0)
+        given = {"key": x[..., : self.kdim], "value": x - 1}
+        x, _ = self.attention(query=x, **given) if self.by_name else self.attention(x, *given.values())
+        return self.fc(input=x.mean(0)) if self.by_name else self.fc(x.mean(0))
+
+
+@pytest.mark.parametrize("kdim", [8, 4])
+def test_inputs_are_seen_by_name_and_by_position(kdim):
+    """With kdim=4 query, key and value have weights of their own."""
+    found = []
+    for by_name in (True, False):
+        torch.manual_seed(0)
+        model = Attending(by_name, kdim)
+        layers = [layer for layer in weight_layers(model) if layer.name != "attention.out_proj"]  # is not called
+        found.append(input_norms(model, layers, SAMPLE))
+    assert all(torch.equal(*pair) for pair in zip(*found, strict=True))
+
+
+def test_a_measured_loss_that_fails_leaves_the_masks_as_they_were():
+    model = network()
+    pruner = attached(model, L1(), Weight(0.5), allocation=Budget("sensitivity"))
+
+    def fail(*_):
+        if not all(mask.all() for mask in pruner.masks):
+            raise MemoryError
+
+    model[7].register_forward_pre_hook(fail)
+    with pytest.raises(MemoryError):
+        pruner.refresh(4)
+    assert all(mask.all() for mask in pruner.masks)
+
+
 def test_scores_are_pooled_as_the_pattern_says():
     weight = torch.tensor([[3.0, -4.0], [1.0, 1.0]])
     gradient, fisher = torch.tensor([[1.0, 0.5], [-2.0, 0.0]]), torch.tensor([[2.0, 1.0], [0.0, 3.0]])
@@ -213,12 +265,13 @@ def test_needs_that_do_not_exist_are_refused_when_the_method_is_built(needs):
         attached(network(), member, Weight(0.5))
 
 
-@pytest.mark.parametrize("axis", ["criterion", "allocation", "path", "estimator"])
+@pytest.mark.parametrize("axis", ["pattern", "criterion", "allocation", "path", "update", "estimator"])
 def test_members_without_their_methods_are_refused_when_the_method_is_built(axis):
-    axes = {"criterion": Taylor(), "allocation": Uniform(), "path": Direct(), "estimator": Hard()}
+    axes = {"pattern": Weight(0.5), "criterion": Taylor(), "allocation": Uniform(), "path": Direct()}
+    axes |= {"update": Update(), "estimator": Hard()}
     bare = type("Mine", (type(axes[axis]).__mro__[1],), {})()
     with pytest.raises(ValueError, match=rf"{axis}=Mine: has no method"):
-        Method(EVERYTHING, Weight(0.5), update=Update(), **{**axes, axis: bare})
+        Method(EVERYTHING, **{**axes, axis: bare})
 
 
 class Undeclared(Criterion):

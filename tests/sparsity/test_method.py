@@ -45,6 +45,7 @@ from midstate.sparsity import (
     Wanda,
     Weight,
 )
+from midstate.sparsity.updates.base import Timed
 
 PATTERNS = [Weight(0.5), Row(0.5), Filter(0.5), NM(2, 4)]
 CRITERIA = [L1(), L2(), Random(), Wanda(), GeometricMedian(), GeometricMedian(0.5)]
@@ -169,7 +170,30 @@ def test_filters_of_the_classifier_are_classes():
         Method(Scope(skip_classifier=False), Filter(0.5), L1(), Uniform(), Direct(), Update(), Hard())
 
 
-def test_what_may_never_regrow_needs_sticky_blocks():
+def never_regrowing(*blocks):
+    return Method(Scope(), NM(1, 4), L1(), Uniform(), Blocks(*blocks), Update(regrow="never"), Hard())
+
+
+@pytest.mark.parametrize("order", ["default", "random_tick"])
+def test_what_may_never_regrow_needs_sticky_blocks(order):
     with pytest.raises(ValueError, match="regrow=never: rerank=live"):
-        Method(Scope(), NM(1, 4), L1(), Uniform(), Blocks(), Update(regrow="never"), Hard())
-    Method(Scope(), NM(1, 4), L1(), Uniform(), Blocks(rerank="sticky"), Update(regrow="never"), Hard())
+        never_regrowing(order)
+    never_regrowing(order, "layer", "sticky")
+
+
+@pytest.mark.parametrize("rank", ["layer", "network"])
+def test_in_a_fixed_random_order_no_block_turns_dense_again(rank):
+    live, sticky = (walk(never_regrowing("random", rank, rerank)) for rerank in ("live", "sticky"))
+    for one, other in zip(live.layers, sticky.layers, strict=True):
+        assert torch.equal(one.weight, other.weight)
+
+
+class Mine(Timed):
+    """An update of one's own: its one method."""
+
+    def adjust(self, score, in_use, generator):
+        return score
+
+
+def test_an_update_of_ones_own_needs_one_method():
+    assert walk(Method(Scope(), NM(2, 4), L1(), Uniform(), Direct(), Mine(), Hard())).verify()

@@ -94,6 +94,14 @@ def test_a_trial_leaves_no_bit_changed(pattern, estimator):
     assert all(mask.all() for mask in pruner.masks)
 
 
+def test_a_batchnorm_is_as_frozen_after_a_trial_as_before():
+    model = network()
+    pruner = attached(model)
+    model.train()[1].eval()
+    tried(pruner, [4, 8])
+    assert [name for name, module in model.named_modules() if not module.training] == ["1"]
+
+
 def test_a_trial_that_is_interrupted_leaves_no_bit_changed_either():
     model = network()
     pruner, before = attached(model), None
@@ -206,7 +214,7 @@ def test_only_what_says_how_to_finetune_may_need_trials():
     class Own(Uniform):
         needs = ("trial",)
 
-    with pytest.raises(ValueError, match=r"allocation=Own: needs=\('trial',\): is for allocations that say how"):
+    with pytest.raises(ValueError, match=r"allocation=Own: needs=\('trial',\): trials need the settings of a finetune"):
         Method(Scope(), Weight(0.5), L1(), Own(), Direct(), Update(), Hard())
 
 

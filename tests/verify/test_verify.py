@@ -176,6 +176,13 @@ def test_the_command_on_a_run(capsys):
         main([str(RUN), "--pattern", "4:2"])
 
 
+def test_empty_layers_are_told(tmp_path, capsys):
+    torch.save({"a.weight": pruned(2, 4, 8, 16), "b.weight": torch.zeros(8, 16)}, tmp_path / "a.pt")
+    assert main([str(tmp_path / "a.pt")]) == 0
+    told = capsys.readouterr().out
+    assert told.splitlines()[-1] == "yes: 1 layer of 2 in a pattern, and every other is dense or empty"
+
+
 def test_json(capsys):
     assert main([str(RUN), "--json", "--pattern", "1:16"]) == 0
     found = json.loads(capsys.readouterr().out)

@@ -39,7 +39,7 @@ def adapt_stem(model: nn.Module) -> None:
     if not isinstance(conv, nn.Conv2d) or max(conv.stride) == 1:
         raise ValueError(
             f"small_stem=True: the first layer, {first.name}, is no convolution with a stride; "
-            "use small_stem=false, for it keeps small images as large as they are"
+            "use small_stem=false, since that layer keeps small images as large as they are"
         )
     if conv.stride == conv.kernel_size:
         raise ValueError(

@@ -6,9 +6,10 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
+from midstate.common.errors import first_line
 from midstate.models.bridges import classifier_names
-from midstate.models.checkpoints import find_weights, first_line, read_checkpoint, some
-from midstate.quantization import load_input_quantisers
+from midstate.models.checkpoints import find_weights, read_checkpoint, some
+from midstate.quantization import drop_input_quantisers, load_input_quantisers
 
 log = logging.getLogger(__name__)
 
@@ -42,6 +43,7 @@ def load_weights(model: nn.Module, path: Path, fresh_classifier: bool = True) ->
         load_input_quantisers(model, state)
         model.load_state_dict({**state, **{name: own[name] for name in other}})
     except (RuntimeError, AttributeError) as error:  # of another network: a tensor, or a layer, does not fit
+        drop_input_quantisers(model)
         told = _difference(state, own) or f" ({first_line(error)})"
         raise ValueError(f"{shown}: does not fit this model{told}") from error
     if infinite := [name for name, value in model.state_dict().items() if not value.isfinite().all()]:

@@ -40,7 +40,8 @@ def prune(
 
     Args:
         model: a plain model on its device; its layers in scope get a mask each.
-        optimizer: the optimizer that trains the model, or several; the steps of the first are counted.
+        optimizer: the optimizer that trains the model, or several. The steps of the first are counted, and masks change
+            after them: give first the one that steps last.
         method: name of a preset, such as `nm_block`; or a `Method`, the axes as objects.
         total_steps: optimizer steps that the loop is to make.
         schedule: name of a curve, such as `cubic`, or a `Schedule`; None: the preset's own, else cubic.

@@ -39,7 +39,7 @@ class OwnLoop:
         Args:
             name: name of the method, to be shown.
             pruner: a pruner attached to the model.
-            optimizers: the steps of the first are counted.
+            optimizers: the steps of the first are counted, and masks change after them; it is to step last.
             total_steps: optimizer steps of the run.
             classifier: names of its layers, to be shown.
             left_dense: layers left dense with the reasons, to be shown.
@@ -114,8 +114,9 @@ class OwnLoop:
                 "or give the number of steps that the loop makes (accumulated batches make one)"
             )
         self.pruner.refresh(self.step)
-        self._kept = self.kept()
+        kept = self.kept()
         self.pruner.finalise()
+        self._kept = kept
         for hooks in self._hooks:
             hooks.remove()
         for parameter in self._added:

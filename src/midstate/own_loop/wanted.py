@@ -40,7 +40,7 @@ def check_together(choice: Choice, steps_per_epoch: int | None, trained: bool) -
 
 
 def images_for(choice: Choice, model: nn.Module, sample: Sample | tuple[Tensor, Tensor] | None) -> Sample | None:
-    """The images to measure on; a pair of tensors is moved to the model's device.
+    """The images to measure on, moved to the model's device.
 
     Args:
         choice: the method.
@@ -84,11 +84,11 @@ def _reasons(method: Method) -> list[str]:
 
 def _as_sample(sample: Sample | tuple[Tensor, Tensor], device: torch.device) -> Sample:
     if isinstance(sample, Sample):
-        return sample
+        return sample.to(device)
     pair = isinstance(sample, tuple | list) and len(sample) == 2 and all(isinstance(each, Tensor) for each in sample)
     if not pair or sample[1].dim() != 1 or len(sample[0]) != len(sample[1]) or len(sample[1]) < 2:
         raise ValueError("sample: must be (images, labels), tensors (N, C, H, W) and (N,) of at least two images")
-    return Sample(sample[0].to(device), sample[1].to(device))
+    return Sample(*sample).to(device)
 
 
 @torch.no_grad()

@@ -21,7 +21,8 @@ class BitScheme(Allocation):
     """Bits read from a file: the section `bits` of the scheme.json that every run with a quantizer writes.
 
     Args:
-        scheme: path of the file; by layer name, [weight bits, input bits], such as [4, 8], or weight bits alone, 4.
+        scheme: path of the file; by layer name, [weight bits, input bits], such as [4, 8]. Weight bits alone, 4 or
+            [4, null], leave inputs at the method's `activation_bits`.
     """
 
     scheme: str
@@ -31,11 +32,15 @@ class BitScheme(Allocation):
         """Bits of each layer.
 
         Raises:
-            ValueError: the file cannot be read, lacks a layer, or has bits that a layer cannot have.
+            ValueError: the file cannot be read, names other layers than these, or has bits that a layer cannot have.
         """
         given, names = read_scheme(self.scheme, "bits")["bits"], [layer.name for layer in layers]
         if missing := sorted(set(names) - set(given)):
             raise ValueError(f"scheme={self.scheme!r}: gives no bits to {missing}")
+        if extra := sorted(set(given) - set(names)):
+            raise ValueError(
+                f"scheme={self.scheme!r}: gives bits to {extra}, which have fixed bits, are left out, or are no layers"
+            )
         return [self._level(pattern, layer.name, given[layer.name]) for layer in layers]
 
     def digest(self) -> str:

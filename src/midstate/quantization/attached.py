@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +14,7 @@ from midstate.quantization.estimators.base import Kind
 from midstate.quantization.method import Quantization
 from midstate.quantization.modules import Quantised, put_before, put_on, remove_before
 from midstate.sparsity.observe import Sample, evaluation
-from midstate.sparsity.tensors import Layer, fold
+from midstate.sparsity.tensors import Layer, fold, input_of
 
 NUM_CALIBRATED = 64  # training images that quantisers of inputs are fitted to
 BitsPair = tuple[int | None, int | None]  # bits of weights and of inputs; None: not quantised
@@ -42,6 +43,10 @@ class QuantisedLayer:
     def bits(self) -> BitsPair:
         """Bits of weights and inputs in force."""
         return self.weight.bits, self.input.bits if self.input is not None else None
+
+    def attainable(self, bits: BitsPair) -> BitsPair:
+        """The bits that this layer gets of these: inputs without a quantiser stay as they are (None)."""
+        return bits if self.input is not None else (bits[0], None)
 
     @property
     def parts(self) -> list[Quantised]:
@@ -179,12 +184,16 @@ def _observed(model: nn.Module, layers: Sequence[Layer], sample: Sample | None) 
         raise ValueError("quantisers of inputs begin from training images; give the quantizer a sample")
     found: dict[str, tuple[Tensor, bool]] = {}
 
-    def record(layer: Layer, inputs: tuple) -> None:
-        signed = bool((inputs[0] < 0).any()) or found.get(layer.name, (None, False))[1]
-        found[layer.name] = inputs[0][:1].clone(), signed
+    def record(layer: Layer, inputs: tuple, named: dict[str, Any]) -> None:
+        x = input_of(layer.module, inputs, named)
+        signed = bool((x < 0).any()) or found.get(layer.name, (None, False))[1]
+        found[layer.name] = x[:1].clone(), signed
 
     whole = [layer for layer in layers if layer.tensor_name == "weight"]
-    hooks = [layer.module.register_forward_pre_hook(lambda _, x, layer=layer: record(layer, x)) for layer in whole]
+    hooks = [
+        layer.module.register_forward_pre_hook(lambda _, *given, layer=layer: record(layer, *given), with_kwargs=True)
+        for layer in whole
+    ]
     try:
         with evaluation(model):
             model(sample.images[:NUM_CALIBRATED])

@@ -29,8 +29,9 @@ class Latency:
         Raises:
             ValueError: the file cannot be read, or is no table of latencies.
         """
+        checks.text("latency", path)
         try:
-            content = json.loads(Path(checks.text("latency", path)).read_text())
+            content = json.loads(Path(path).read_text())
         except OSError as error:
             raise ValueError(f"latency={path!r}: cannot be read ({error.strerror})") from error
         except ValueError as error:
@@ -63,7 +64,7 @@ class Latency:
                     f"{list(layer.weight.shape)} here"
                 )
             if missing := [pair for pair in dict.fromkeys(f"{w},{a}" for w, a in pairs) if pair not in found["us"]]:
-                raise ValueError(f"latency={self.path!r}: {layer.name} has none at bits {', '.join(missing[:4])}")
+                raise ValueError(f"latency={self.path!r}: {layer.name} has no latency at bits {', '.join(missing[:4])}")
 
     def digest(self) -> str:
         """Return a digest of shapes and latencies; layout and other entries, such as the machine, do not count."""

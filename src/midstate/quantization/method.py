@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from midstate.common import checks, limits
-from midstate.common.times import steps_of
+from midstate.common.times import check_interval, steps_of
 from midstate.quantization.allocation import BitScheme, Gates
 from midstate.quantization.bits import BUDGETS
 from midstate.quantization.estimators.base import Estimator
@@ -75,8 +75,7 @@ class Quantization:
         self._check_members()
         self._check_budget()
         checks.number("activation_decay", self.activation_decay, 0)
-        if not isinstance(self.every, str) or steps_of("every", self.every, 1, 1) < 1:
-            raise ValueError(f"every={self.every!r}: must be steps such as '1it' or epochs such as '1ep'")
+        check_interval("every", self.every)
 
     @property
     def quantises_inputs(self) -> bool:
@@ -161,8 +160,8 @@ class Quantization:
         score = getattr(self.allocation, "score", None)
         if self.pairs and score not in (None, *OF_INPUTS):
             raise ValueError(
-                f"score={score!r}: is of weights, and budget={self.budget!r} chooses bits of inputs, too; "
-                f"quantizer.score={' or '.join(OF_INPUTS)}, or quantizer.activation_bits=null"
+                f"score={score!r}: knows weights only, and with budget={self.budget!r} bits of inputs are chosen, too; "
+                f"use quantizer.score={' or '.join(OF_INPUTS)}, or quantizer.activation_bits=null"
             )
         if learns and isinstance(self.path, StepBits):
             raise ValueError("path=bits: gates close when training closes them; quantizer/path=direct")

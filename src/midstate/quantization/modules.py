@@ -11,7 +11,7 @@ from torch.nn.utils import parametrize
 
 from midstate.quantization.estimators.base import Estimator, Kind
 from midstate.quantization.fixed import FixedLevels, FixedSteps
-from midstate.sparsity.tensors import Layer
+from midstate.sparsity.tensors import Layer, input_name
 
 INPUT = "input_quantizer"  # name of the quantiser of inputs, a child module of its layer
 
@@ -72,20 +72,24 @@ def put_before(module: nn.Module, quantiser: nn.Module) -> None:
     """Have a module's first input go through a quantiser, which becomes its child `input_quantizer`."""
     setattr(module, INPUT, quantiser)
     if _quantise_input not in module._forward_pre_hooks.values():
-        module.register_forward_pre_hook(_quantise_input)
+        module.register_forward_pre_hook(_quantise_input, with_kwargs=True)
 
 
 def remove_before(module: nn.Module) -> None:
     """Remove a module's quantiser of inputs, if it has one."""
     for key, hook in list(module._forward_pre_hooks.items()):
         if hook is _quantise_input:
-            del module._forward_pre_hooks[key]
+            del module._forward_pre_hooks[key], module._forward_pre_hooks_with_kwargs[key]
     if hasattr(module, INPUT):
         delattr(module, INPUT)
 
 
-def _quantise_input(module: nn.Module, inputs: tuple) -> tuple:
-    return (getattr(module, INPUT)(inputs[0]), *inputs[1:])
+def _quantise_input(module: nn.Module, inputs: tuple, named: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
+    quantiser = getattr(module, INPUT)
+    if inputs:
+        return (quantiser(inputs[0]), *inputs[1:]), named
+    name = input_name(module)
+    return inputs, {**named, name: quantiser(named[name])}
 
 
 def put_on(layer: Layer, quantiser: Quantised) -> None:

@@ -69,7 +69,7 @@ class Network:
         return observe.measured(name, self.model, layers, sample or self.sample, self.seed, vectors)
 
     def _cost(self, layer: LayerView, level: Choice, budget: str) -> int:
-        return self.costs.cost(layer.name, *self.pattern.both(level), budget)
+        return self.costs.cost(layer.name, *self.free[layer.index].attainable(self.pattern.both(level)), budget)
 
     @torch.no_grad()
     def _error(self, layer: LayerView, level: Choice) -> float:

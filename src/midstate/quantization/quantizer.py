@@ -73,9 +73,9 @@ class Quantizer(Walker):
         self.costs = Costs.of(every_layer, uses or {}, latency)
         if latency is not None:
             _check_latency(latency, method, every_layer, layers, fixed)
-        self.pattern = self._pattern(layers, fixed)
         self.layers = attach(model, method, layers, fixed, sample)
         self.free = [each for each in self.layers if each.fixed_bits is None]
+        self.pattern = self._pattern()
         self.levels: list[Any] | None = None  # bits of the free layers; None until decided
         if "trial" in method.allocation.needs:
             self._try_schemes(model, method.allocation, sample, seed, self._at_levels)
@@ -93,13 +93,13 @@ class Quantizer(Walker):
             allowed = self.pattern.limit(self._network.views(), "size")
             self._budget = GatedBudget(method.allocation, self.free, allowed, method.activation_bits)
 
-    def _pattern(self, layers: Sequence[Layer], fixed: Sequence[int | None]) -> Bits:
+    def _pattern(self) -> Bits:
         """The levels that the allocation chooses from, and its budget."""
-        method = self.method
-        own = {layer.name: method.both(bits) for layer, bits in zip(layers, fixed, strict=True) if bits is not None}
-        free = [layer.name for layer in layers if layer.name not in own]
-        limits = {}
+        method, limits = self.method, {}
         if method.target is not None:
+            fixed = [each for each in self.layers if each.fixed_bits is not None]
+            own = {each.layer.name: each.attainable(method.both(each.fixed_bits)) for each in fixed}
+            free = [each.layer.name for each in self.free]
             limits[method.budget] = self.costs.left_for(free, own, method.budget, method.target)
         inputs = method.activation.bits if method.quantises_inputs else Bits.input_bits
         return Bits(method.weight_bits, method.activation_bits, method.choices, method.pairs, limits, inputs)
@@ -141,9 +141,8 @@ class Quantizer(Walker):
         """Target bits of each layer's weights and inputs; before the allocation decides, those of the uniform one."""
         levels = self.levels or [self.pattern.target(each.hidden.shape) for each in self.free]
         given = {each.layer.name: self.pattern.both(level) for each, level in zip(self.free, levels, strict=True)}
-        pairs = [given.get(each.layer.name) or self.method.both(each.fixed_bits) for each in self.layers]
         return [
-            (weight, each.input and activation) for (weight, activation), each in zip(pairs, self.layers, strict=True)
+            each.attainable(given.get(each.layer.name) or self.method.both(each.fixed_bits)) for each in self.layers
         ]
 
     @torch.no_grad()

@@ -12,6 +12,7 @@ from midstate.quantization.bits import FLOAT_BITS
 from midstate.quantization.costs import Costs
 from midstate.sparsity.patterns.nm import Level
 from midstate.sparsity.patterns.pattern import Pattern
+from midstate.sparsity.tensors import layer_name
 
 
 def report(layers: Sequence[QuantisedLayer], costs: Costs) -> dict[str, Any]:
@@ -59,21 +60,28 @@ def size_in_bytes(
     Args:
         model: finished model.
         layers: its quantised layers.
-        stored: by name of each pruned layer, the result of `stored_and_index`; other layers store all weights.
+        stored: by name of each pruned layer, quantised or not, the result of `stored_and_index`; other layers store
+            all weights.
 
     Returns:
         `values`: stored weights at their bits, with a codebook or steps a layer at 32 bits, and all other parameters at
         32 bits; `indices`; `total`; and `dense`, of the same network at 32 bits.
     """
-    values = indices = quantised = 0
+    values = indices = counted = 0
     for each in layers:
         num = each.hidden.numel()
         kept, index = stored.get(each.layer.name, (num, 0))
         values += kept * (each.final_bits[0] or FLOAT_BITS) + (0 if each.values is None else _described(each))
         indices += index
-        quantised += num
-    total = sum(p.numel() for p in model.parameters())
-    values += (total - quantised) * FLOAT_BITS
+        counted += num
+    sizes = {layer_name(name): parameter.numel() for name, parameter in model.named_parameters()}
+    for name in stored.keys() - {each.layer.name for each in layers}:  # pruned, and left out of quantisation
+        kept, index = stored[name]
+        values += kept * FLOAT_BITS
+        indices += index
+        counted += sizes[name]
+    total = sum(sizes.values())
+    values += (total - counted) * FLOAT_BITS
     bits = {"values": values, "indices": indices, "total": values + indices, "dense": total * FLOAT_BITS}
     return {name: math.ceil(number / 8) for name, number in bits.items()}
 

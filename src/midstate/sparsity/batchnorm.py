@@ -13,7 +13,7 @@ from midstate.sparsity.masks import Masked
 from midstate.sparsity.method import Method
 from midstate.sparsity.observe import Sample, evaluation
 from midstate.sparsity.patterns.pattern import Pattern
-from midstate.sparsity.tensors import Layer
+from midstate.sparsity.tensors import Layer, input_of
 
 NUM_IMAGES = 2
 
@@ -50,7 +50,10 @@ def batchnorms_of(model: nn.Module, layers: Sequence[Layer], sample: Sample) -> 
         for place, layer in enumerate(layers)
     ]
     norms = [module for module in model.modules() if isinstance(module, _BatchNorm) and module.affine]
-    hooks += [norm.register_forward_pre_hook(lambda norm, inputs: read(norm, inputs[0])) for norm in norms]
+    hooks += [
+        norm.register_forward_pre_hook(lambda norm, *given: read(norm, input_of(norm, *given)), with_kwargs=True)
+        for norm in norms
+    ]
     try:
         with evaluation(model):
             model(sample.images[:NUM_IMAGES])

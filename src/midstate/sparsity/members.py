@@ -4,9 +4,14 @@ from midstate.sparsity.layers import NEEDS
 from midstate.sparsity.trials import Finetune
 
 METHODS = {
+    "pattern": (
+        *("full(shape)", "target(shape)", "choices(shape)", "kept(shape, level)", "pool(weights)"),
+        *("mask(score, level)", "expand(mask, shape)", "units(mask)", "verify(weight, level)"),
+    ),
     "criterion": ("score(layer, pattern)",),
     "allocation": ("allocate(pattern, layers)",),
     "path": ("masks(pattern, layers, p)", "describe(pattern, level, p)"),
+    "update": ("adjust(score, in_use, generator)",),
     "estimator": ("apply(weight, mask, memory)",),
     "penalty": ("add(layers, step, progress)",),
 }
@@ -24,6 +29,6 @@ def check_member(axis: str, member: object) -> None:
         raise ValueError(f"{axis}={name}: needs={wrong!r}: must be a tuple of names among {', '.join(NEEDS)}")
     if "trial" in needs and not isinstance(member, Finetune):
         raise ValueError(
-            f"{axis}={name}: needs=('trial',): is for allocations that say how to finetune; derive it from "
-            "midstate.sparsity.trials.Finetune, too"
+            f"{axis}={name}: needs=('trial',): trials need the settings of a finetune; {name} must inherit "
+            "midstate.sparsity.trials.Finetune"
         )

@@ -196,6 +196,7 @@ class Network:
         pattern, mask = self.method.pattern, layer.mask
         before = mask.clone()
         mask.copy_(pattern.expand(pattern.mask(self._score(replace(layer, level=level)), level), mask.shape))
-        loss = observe.mean_loss(self.model, self.sample)
-        mask.copy_(before)
-        return loss
+        try:
+            return observe.mean_loss(self.model, self.sample)
+        finally:
+            mask.copy_(before)

@@ -7,6 +7,7 @@ of parameters are not touched.
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Generator, Tensor, nn
@@ -15,7 +16,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.utils import parametrize
 
 from midstate.common.seeds import seed_for
-from midstate.sparsity.tensors import Layer
+from midstate.sparsity.tensors import Layer, input_of
 
 # Larger batches are slower on a CPU: their activations leave the cache and are paged in anew each time.
 EVAL_BATCH = 250
@@ -46,6 +47,11 @@ class Sample:
         """The first `number` images, without `tuning` and `held_out`."""
         return Sample(self.images[:number], self.labels[:number])
 
+    def to(self, device: torch.device | str) -> "Sample":
+        """The same images on a device, `tuning` and `held_out` as well."""
+        parts = [each and each.to(device) for each in (self.tuning, self.held_out)]
+        return Sample(self.images.to(device), self.labels.to(device), *parts)
+
     def batches(self, size: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Images and labels, `size` at a time."""
         return zip(self.images.split(size), self.labels.split(size), strict=True)
@@ -53,13 +59,22 @@ class Sample:
 
 @contextmanager
 def evaluation(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode within the context; afterwards all submodules get the mode that the model itself had."""
-    training = model.training
-    model.eval()
+    """Evaluation mode within the context; afterwards every module has the mode that it had before."""
+    with modes_restored(model):
+        model.eval()
+        yield
+
+
+@contextmanager
+def modes_restored(model: nn.Module) -> Iterator[None]:
+    """Restore the mode of every module when the context ends; a frozen BatchNorm may be in another than the model."""
+    training, modes = model.training, [(module, module.training) for module in model.modules()]
     try:
         yield
     finally:
-        model.train(training)
+        model.train(training)  # first, because a module's own `train` may do more than set the mode
+        for module, mode in modes:
+            module.training = mode
 
 
 @torch.no_grad()
@@ -89,14 +104,15 @@ def input_norms(model: nn.Module, layers: Sequence[Layer], sample: Sample) -> li
     """
     squares: dict[int, list[Tensor]] = {}  # one mean a call: a module may be called more than once
 
-    def record(layer: Layer, inputs: tuple) -> None:
-        features = inputs[layer.input_index]
+    def record(layer: Layer, inputs: tuple, named: dict[str, Any]) -> None:
+        features = input_of(layer.module, inputs, named, layer.input_index)
         channel = 1 if layer.is_conv else features.dim() - 1
         others = [dim for dim in range(features.dim()) if dim != channel]
         squares.setdefault(layer.depth, []).append(features.float().square().mean(others))
 
     hooks = [
-        layer.module.register_forward_pre_hook(lambda _, inputs, layer=layer: record(layer, inputs)) for layer in layers
+        layer.module.register_forward_pre_hook(lambda _, *given, layer=layer: record(layer, *given), with_kwargs=True)
+        for layer in layers
     ]
     try:
         with evaluation(model):

@@ -76,7 +76,8 @@ def _levels(m: "Method") -> list[int]:
 
 
 def _reranks_live(m: "Method") -> bool:
-    return isinstance(m.path, Blocks) and m.path.rerank == "live"
+    """Tell whether blocks may turn dense again; in a fixed random order they cannot."""
+    return isinstance(m.path, Blocks) and m.path.rerank == "live" and m.path.order != "random"
 
 
 REFUSED = (
@@ -181,7 +182,7 @@ REFUSED = (
     Refused(
         "a `budget` that the pattern has not",
         lambda m: not has_budget(m.pattern, getattr(m.allocation, "budget", None) or "params"),
-        "budget={allocation.budget!r}: counts bits, and pattern={pattern.name} prunes; use params or macs",
+        "budget={allocation.budget!r}: is a quantizer's, and pattern={pattern.name} prunes; use params or macs",
     ),
     Refused(
         "`levels` above M",
@@ -326,13 +327,13 @@ REFUSED = (
         "regrow=never: frames={path.frames} brings weights back; use pruner.frames=sparsify",
     ),
     Refused(
-        "`path=blocks`, `rerank=live` with `update=drop_grow`",
+        "`path=blocks`, `rerank=live` (unless `order=random`) with `update=drop_grow`",
         lambda m: isinstance(m.update, DropGrow) and _reranks_live(m),
         "update=drop_grow: rerank=live lets blocks turn dense again, with weights that are zero; use "
         "pruner.rerank=sticky",
     ),
     Refused(
-        "`path=blocks`, `rerank=live` with `regrow=never`",
+        "`path=blocks`, `rerank=live` (unless `order=random`) with `regrow=never`",
         lambda m: m.update.regrow == "never" and _reranks_live(m),
         "regrow=never: rerank=live lets blocks turn dense again; use pruner.rerank=sticky",
     ),

@@ -1,7 +1,8 @@
 """Weight tensors of a model: those of known layers, and all others."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from inspect import signature
 from typing import Any
 
 from torch import Tensor, nn
@@ -89,6 +90,16 @@ def original(module: nn.Module, name: str) -> Tensor:
     """A tensor as the optimizer has it, without its parametrizations."""
     lists = getattr(module, "parametrizations", {})
     return lists[name].original if name in lists else getattr(module, name)
+
+
+def input_of(module: nn.Module, inputs: tuple, named: Mapping[str, Any], index: int = 0) -> Any:
+    """One input of a module's call by its place, whether it was passed by position or by name."""
+    return inputs[index] if index < len(inputs) else named[input_name(module, index)]
+
+
+def input_name(module: nn.Module, index: int = 0) -> str:
+    """Name of a module's input, by its place."""
+    return list(signature(module.forward).parameters)[index]
 
 
 def layer_name(tensor_name: str) -> str:

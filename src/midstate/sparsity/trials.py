@@ -10,7 +10,7 @@ from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
 from midstate.common import checks
-from midstate.sparsity.observe import EVAL_BATCH, Sample, evaluation, reproducible
+from midstate.sparsity.observe import EVAL_BATCH, Sample, evaluation, modes_restored, reproducible
 from midstate.sparsity.patterns.nm import Level
 
 
@@ -141,18 +141,16 @@ def _order(num_images: int, settings: Finetune, seed: int) -> Iterator[Tensor]:
 
 @contextmanager
 def _restored(model: nn.Module) -> Iterator[None]:
-    """Restore parameters, buffers, mode and torch's generators when the context ends; gradients are set to None."""
-    training = model.training
+    """Restore parameters, buffers, modes and torch's generators when the context ends; gradients are set to None."""
     tensors = [*model.parameters(), *model.buffers()]
     saved = [tensor.detach().clone() for tensor in tensors]
     devices = sorted({tensor.device.index for tensor in tensors if tensor.is_cuda})
     _drop_gradients(model)
     try:
-        with torch.random.fork_rng(devices):
+        with torch.random.fork_rng(devices), modes_restored(model):
             yield
     finally:
         _drop_gradients(model)
-        model.train(training)
         with torch.no_grad():
             for tensor, before in zip(tensors, saved, strict=True):
                 tensor.copy_(before)

@@ -43,8 +43,8 @@ def _parser() -> argparse.ArgumentParser:
         "weights are not zero), and along which axis: input channels, input channels and kernel flattened, or "
         "outputs. The file may be anybody's: a state dict, safetensors, or a .pt2 of torch.export. Only tensors are "
         "read; no code in it is run.",
-        epilog="Exit status: 0 at least one layer obeys and every other is dense (with --all: none is dense), 1 not "
-        "so, 2 the file is no checkpoint.",
+        epilog="Exit status: 0 at least one layer obeys and every other is dense or all zero (with --all: none is "
+        "dense), 1 not so, 2 the file is no checkpoint.",
     )
     parser.add_argument("file", type=Path, help="such as outputs/nm/1a2b3c4d5e6f/seed0/checkpoints/final.pt")
     parser.add_argument(

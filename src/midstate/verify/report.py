@@ -69,7 +69,9 @@ def _told(verdict: Verdict) -> list[str]:
 
 def _conclusion(verdict: Verdict, of_all: bool) -> str:
     what = label(verdict.asked) if verdict.asked else "a pattern"
-    obeying, rest = len(verdict.named(OBEYS)), "every other is dense" if not of_all else "no other is dense"
+    obeying, rest = len(verdict.named(OBEYS)), "no other is dense"
+    if not of_all:
+        rest = "every other is dense or empty" if verdict.named(EMPTY) else "every other is dense"
     if verdict.status(of_all) == 0:
         return f"yes: {_layers(obeying)} of {len(verdict.layers)} in {what}, and {rest}"
     if not obeying:

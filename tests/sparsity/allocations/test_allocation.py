@@ -272,7 +272,7 @@ def test_one_level_a_filter_under_the_same_budget(score):
     [
         (lambda: Budget("owl", per="filter"), NM(2, 8), "score=owl knows whole layers only"),
         (lambda: Budget("random", per="filter"), Weight(0.5), "pattern=weight has no N"),
-        (lambda: Budget(budget="size"), Filter(0.5), "budget='size': counts bits, and pattern=filter prunes"),
+        (lambda: Budget(budget="size"), Filter(0.5), "budget='size': is a quantizer's, and pattern=filter prunes"),
         (lambda: Budget(levels=[1, 9]), NM(2, 8), "levels=\\[1, 9\\]: must be whole numbers from 1 to 8"),
         (lambda: Budget(levels=[4, 8]), NM(2, 8), "all exceed the budget, uniform 2:8"),
         (lambda: Budget(levels=[]), NM(2, 8), "must be a list of levels"),

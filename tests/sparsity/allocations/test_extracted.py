@@ -87,6 +87,9 @@ def test_masks_are_counted_as_the_finished_network_is(shortcut):
     assert found(masks) == {kind: counted[f"{kind}_sparse"] for kind in ("params", "macs")}
     whole = found({name: torch.ones_like(mask) for name, mask in masks.items()})
     assert whole == {"params": counted["params_total"], "macs": counted["macs_dense"]}
+    (name, mask), *_ = masks.items()
+    assert found({name: mask})["params"] < whole["params"]
+    assert found({}) == whole  # whatever was masked before
 
 
 def test_counting_under_masks_leaves_the_network_as_it_is():

@@ -152,7 +152,7 @@ def test_bits_are_allocated_within_a_limit_of_the_patterns_own(allocation):
 def test_a_budget_that_the_pattern_has_not_is_refused(allocation):
     with pytest.raises(ValueError, match=r"budget='\w+': must be one of size, bitops with bits"):
         allocation.check_layers(Bits(False), bits_layers(False))
-    with pytest.raises(ValueError, match=r"budget='size': counts bits, and pattern=nm prunes; use params or macs"):
+    with pytest.raises(ValueError, match=r"budget='size': is a quantizer's, and pattern=nm prunes; use params or macs"):
         Method(Scope(), NM(2, 4), L1(), ERK("size"), Direct(), Update(), Hard())
 
 

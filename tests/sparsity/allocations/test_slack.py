@@ -10,6 +10,7 @@ from torch import Generator
 from midstate.common.errors import ConfigError
 from midstate.runs.plan import Plan
 from midstate.sparsity import NM, Budget
+from midstate.sparsity.allocations import knapsack
 from midstate.sparsity.allocations.base import uniform_cost
 from midstate.sparsity.allocations.fitting import compare_with_uniform
 from midstate.sparsity.allocations.knapsack import solve
@@ -115,6 +116,17 @@ def test_the_solver_keeps_between_floors_and_limits():
         chosen = tuple(solve(losses, costs, limits, floors))
         assert chosen in allowed
         assert allowed[chosen] == pytest.approx(min(allowed.values()), abs=1e-4)
+
+
+def test_a_search_without_any_result_is_told(monkeypatch):
+    """Four equations in 30 unknowns of 0 or 1, each as two limits (a market split problem)."""
+    draws, costs, limits = Generator().manual_seed(0), [], []
+    for row in torch.randint(100, (4, 30), generator=draws).tolist():
+        costs += [[[0, each] for each in row], [[each, 0] for each in row]]
+        limits += [sum(row) // 2, sum(row) - sum(row) // 2]
+    monkeypatch.setattr(knapsack, "NODES", 20)
+    with pytest.raises(ValueError, match="no choice of levels was found in 20 branchings; give fewer levels"):
+        solve([[0.0, 0.0]] * 30, costs, limits)
 
 
 def test_what_cannot_be_spent_is_refused_before_training():

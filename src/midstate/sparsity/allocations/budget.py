@@ -141,9 +141,8 @@ class Budget(Allocation):
         """Loss of every option of every layer."""
         pairs = list(zip(layers, options, strict=True))
         if self.score == "sensitivity":
-            log.info(
-                f"measuring how sensitive {len(layers)} layers are, each at {min(len(options[0]), NUM_MEASURED)} levels"
-            )
+            each = " of each number" if isinstance(options[0][0], tuple) else ""
+            log.info(f"measuring how sensitive {len(layers)} layers are, at {NUM_MEASURED} levels{each} at most")
             return [_sensitivity(pattern, layer, levels) for layer, levels in pairs]
         if self.table:
             return [self.table.losses(pattern, layer, levels) for layer, levels in pairs]

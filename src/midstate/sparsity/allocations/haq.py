@@ -85,7 +85,7 @@ class _Trying(Finetune, Allocation):
         dense = search.dense_top1() if dense is None else dense
         if not math.isfinite(dense):
             raise Unrankable(
-                "the network that the search begins from answers NaN, or without end: no scheme can be tried"
+                "outputs of the network that the search begins from are NaN or infinite: no scheme can be tried"
             )
         for episode in range(len(search.rows), self.episodes):
             actions = propose(episode)

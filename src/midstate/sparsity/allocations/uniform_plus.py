@@ -30,7 +30,7 @@ class UniformPlus(Allocation):
         """
         if not any(layer.is_first or layer.is_classifier for layer in layers):
             raise ValueError(
-                "allocation=uniform_plus treats the first layer and the classifier apart, and neither is in scope; "
+                "allocation=uniform_plus spares the first layer and the classifier, and neither is in scope; "
                 "use pruner/scope=all, or pruner/allocation=uniform"
             )
         lowest = [1.0 if layer.is_first else self.classifier_share if layer.is_classifier else 0.0 for layer in layers]

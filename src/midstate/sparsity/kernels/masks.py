@@ -37,7 +37,7 @@ def has_kernel(device: torch.device, dtype: torch.dtype) -> bool:
             return False
         (mask,), has_nan = triton_nm.keep_largest_of_groups([torch.ones(1, 4, device=device, dtype=dtype)], [1], 4)
         if has_nan.item() or mask.tolist() != [[True, False, False, False]]:
-            raise RuntimeError("it computes something else")
+            raise RuntimeError("the kernel gives a wrong mask")
     except Exception as error:  # whatever a missing package, compiler or header raises
         log.warning(f"warning: masks are made layer by layer, more slowly: Triton does not work here ({error})")
         return False

@@ -21,7 +21,7 @@ SLICES = 100
 # Scores in a chunk on a CPU, so that the results of one pass are still in the cache for the next. With smaller chunks
 # the calls cost more than the cache saves.
 CHUNK = 2**22
-NAN = "weights contain NaN: they cannot be ranked"
+NAN = "scores contain NaN, from the weights or from what is measured: they cannot be ranked"
 
 
 class Unrankable(ValueError):

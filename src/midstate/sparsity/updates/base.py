@@ -28,6 +28,9 @@ class Timed:
     until: float | str | None = None
     live: ClassVar[bool] = True  # whether each evaluation refreshes the masks as well
     needs: ClassVar[tuple[str, ...]] = ()  # measurements that it reads, from `NEEDS`
+    regrow: ClassVar[str] = "free"  # whether pruned units may come back, see `Update`
+    hysteresis: ClassVar[float] = 0.0
+    forced_swaps: ClassVar[float] = 0.0  # share of the units in use that each refresh exchanges by `swap`
 
     def __post_init__(self) -> None:
         limits.timed(vars(self))
