@@ -19,6 +19,7 @@ from torch.nn.utils import parametrize
 
 from extract import main
 from midstate.compaction import counting
+from midstate.compaction.exchangeable import exchangeable_channels
 from midstate.compaction.extracting import extract
 from midstate.compaction.observing import traced
 from midstate.compaction.parts import Constants
@@ -277,6 +278,26 @@ class Sizes(nn.Module):
 def test_how_many_channels_there_were_is_still_known():
     torch.manual_seed(0)
     extracted(masked(used(Sizes()), 0.5), (3, 6, 6))
+
+
+class ByName(nn.Module):
+    """Every layer is called by the name of its input."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.norm = nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8)
+        self.second, self.head = nn.Conv2d(8, 8, 3), nn.Linear(8, 4)
+
+    def forward(self, x):
+        x = self.second(input=self.norm(input=self.first(input=x)).relu())
+        return self.head(input=x.mean((2, 3)))
+
+
+def test_inputs_may_be_passed_by_name():
+    torch.manual_seed(0)
+    model = masked(used(ByName()), 0.5)
+    extracted(model, (3, 6, 6))
+    assert exchangeable_channels(model, (3, 6, 6))[0].norms.keys() == {"norm"}
 
 
 def test_layers_whose_weights_are_handed_to_a_function_are_counted():

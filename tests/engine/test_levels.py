@@ -82,6 +82,25 @@ class Attending(nn.Module):
         return self.head(self.attention(tokens, tokens, tokens, need_weights=False)[0].mean(1))
 
 
+class ByName(nn.Sequential):
+    """As the layers in turn, but each is called by the name of its input."""
+
+    def forward(self, x):
+        for layer in self:
+            x = layer(input=x)
+        return x
+
+
+def test_inputs_may_be_passed_by_name(split):
+    torch.manual_seed(0)
+    layers = nn.Flatten(), nn.Linear(32, 8), nn.ReLU(), nn.Linear(8, 3)
+    tables = []
+    for model in (nn.Sequential(*layers), ByName(*layers)):
+        tables.append(sensitivities_by_level(model, weight_layers(model), split, {"input_bits": [2]}, {}))
+    assert tables[0] == tables[1]
+    assert any(row["loss_rise"] for row in tables[0])
+
+
 def test_a_layer_that_is_never_called_has_no_levels_of_inputs(split):
     torch.manual_seed(0)
     model, calls = Attending(), []

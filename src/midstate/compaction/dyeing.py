@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial, reduce
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +16,7 @@ from midstate.common.uncompiled import uncompiled
 from midstate.compaction.parts import Constants, Spread
 from midstate.sparsity import Layer, weight_layers
 from midstate.sparsity.observe import evaluation
+from midstate.sparsity.tensors import input_of
 
 IMAGES_AT_ONCE = 32
 aten = torch.ops.aten
@@ -143,12 +145,13 @@ def _trace(
         alive_by_name[name] = alive | alive_by_name[name] if name in alive_by_name else alive
         return missing
 
-    def dye(layer: Layer, inputs: tuple, output: Tensor) -> Tensor | None:
+    def dye(layer: Layer, inputs: tuple, named: dict[str, Any], output: Tensor) -> Tensor | None:
         if isinstance(layer.module, nn.MultiheadAttention):
             return None
         with carrier.resting():
-            alive = _living(inputs[0], layer.is_conv)
-            missing, depends = note(layer.name, alive), carrier.depends(inputs[0])
+            read = input_of(layer.module, inputs, named)
+            alive = _living(read, layer.is_conv)
+            missing, depends = note(layer.name, alive), carrier.depends(read)
             alive = alive_outputs(layer, alive | missing if depends else alive)
             output = output.movedim(1, -1) if layer.is_conv else output
             alive = alive.view(len(alive), *[1] * (output.dim() - 2), -1).expand(output.shape)
@@ -157,9 +160,9 @@ def _trace(
             carrier.made(dyed, depends)
             return dyed
 
-    def note_norm(name: str, norm: nn.Module, inputs: tuple) -> None:
+    def note_norm(name: str, *given: Any) -> None:
         with carrier.resting():
-            note(name, _living(inputs[0], True))
+            note(name, _living(input_of(*given), True))
 
     def dye_constants(part: nn.Module, inputs: tuple, output: Tensor) -> Tensor:
         """Dye the constants of an extracted network, so that they are not lost: pruning made them."""
@@ -169,12 +172,12 @@ def _trace(
             return dyed
 
     hooks = [
-        layer.module.register_forward_hook(lambda _, inputs, output, layer=layer: dye(layer, inputs, output))
+        layer.module.register_forward_hook(lambda _, *given, layer=layer: dye(layer, *given), with_kwargs=True)
         for layer in weight_layers(model)
     ]
     for name, module in model.named_modules():
         if isinstance(module, _BatchNorm):
-            hooks.append(module.register_forward_pre_hook(partial(note_norm, name)))
+            hooks.append(module.register_forward_pre_hook(partial(note_norm, name), with_kwargs=True))
         elif is_first and isinstance(module, Constants | Spread):
             hooks.append(module.register_forward_hook(dye_constants))
     try:

@@ -3,6 +3,7 @@
 import operator
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from inspect import signature
 from typing import Any
 
 import torch
@@ -54,9 +55,21 @@ def traced(model: nn.Module) -> fx.GraphModule:
         node.target = _NOT_IN_PLACE.get(node.target, node.target) if node.op == "call_function" else node.target
         if node.kwargs.get("inplace") is True:
             node.update_kwarg("inplace", False)
+        if node.op == "call_module":
+            _pass_by_position(node, model.get_submodule(node.target))
         if _works_in_place(node):
             raise ValueError(f"{type(model).__name__} cannot be extracted: {node.name} works in place")
     return with_layers(model, graph)
+
+
+def _pass_by_position(node: Node, module: nn.Module) -> None:
+    """Rewrite a call such as `conv(input=x)` as `conv(x)`, as all other code here expects it."""
+    named = dict(node.kwargs)
+    for name in list(signature(module.forward).parameters)[len(node.args) :]:
+        if name not in named:
+            break
+        node.args = (*node.args, named.pop(name))
+    node.kwargs = named
 
 
 def _works_in_place(node: Node) -> bool:

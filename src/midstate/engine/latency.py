@@ -25,6 +25,7 @@ from midstate.quantization import without_input_quantisers
 from midstate.quantization.bits import FLOAT_BITS
 from midstate.sparsity import Layer, weight_layers
 from midstate.sparsity.observe import evaluation
+from midstate.sparsity.tensors import input_of
 
 KERNELS = ("bitserial", "int8")
 REPEATS = 7
@@ -79,7 +80,9 @@ def layer_inputs(model: nn.Module, layers: Sequence[Layer], images: Tensor) -> d
             kind = type(layer.module).__name__
             raise ValueError(f"{layer.name} ({kind}): cannot be timed; only Conv2d and Linear have a kernel here")
     hooks = [
-        layer.module.register_forward_pre_hook(lambda _, x, name=layer.name: found[name].append(x[0]))
+        layer.module.register_forward_pre_hook(
+            lambda *given, name=layer.name: found[name].append(input_of(*given)), with_kwargs=True
+        )
         for layer in layers
     ]
     try:

@@ -28,6 +28,7 @@ from midstate.quantization.attached import NUM_CALIBRATED
 from midstate.quantization.bits import FLOAT_BITS
 from midstate.sparsity import NM, Layer, Sample, observe
 from midstate.sparsity.observe import evaluation
+from midstate.sparsity.tensors import input_of, with_input
 
 KINDS = ("weights", "filters", "nm", "bits", "input_bits")
 ORDERS = ("taylor", "hessian")  # orders of the loss's Taylor expansion, measured once for each layer
@@ -188,19 +189,19 @@ _CHANGED = {"weights": _fewer_weights, "filters": _fewer_filters, "nm": _nm, "bi
 def _rounded_inputs(model: nn.Module, layer: Layer, bits: int, images: Tensor) -> Iterator[None]:
     """Round a layer's inputs to `bits` inside the context, after a quantiser that they may already have."""
     seen: list[Tensor] = []
-    with _before(layer.module, lambda _, inputs: seen.append(inputs[0])), evaluation(model):
+    with _before(layer.module, lambda *given: seen.append(input_of(*given))), evaluation(model):
         model(images[:NUM_CALIBRATED])
     kind = Kind(bits, bool((seen[0] < 0).any()), weights=False)
     memory = PACT().memory(seen[0], kind)
     PACT().start(seen[0], kind, memory)
     rounded = PACT().fixed(kind, memory).to(images.device)
-    with _before(layer.module, lambda _, inputs: (rounded(inputs[0]), *inputs[1:])):
+    with _before(layer.module, lambda *given: with_input(*given, rounded)):
         yield
 
 
 @contextmanager
 def _before(module: nn.Module, call: Callable[..., Any]) -> Iterator[None]:
-    hook = module.register_forward_pre_hook(call)
+    hook = module.register_forward_pre_hook(call, with_kwargs=True)
     try:
         yield
     finally:

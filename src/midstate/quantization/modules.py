@@ -11,7 +11,7 @@ from torch.nn.utils import parametrize
 
 from midstate.quantization.estimators.base import Estimator, Kind
 from midstate.quantization.fixed import FixedLevels, FixedSteps
-from midstate.sparsity.tensors import Layer, input_name
+from midstate.sparsity.tensors import Layer, with_input
 
 INPUT = "input_quantizer"  # name of the quantiser of inputs, a child module of its layer
 
@@ -85,11 +85,7 @@ def remove_before(module: nn.Module) -> None:
 
 
 def _quantise_input(module: nn.Module, inputs: tuple, named: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
-    quantiser = getattr(module, INPUT)
-    if inputs:
-        return (quantiser(inputs[0]), *inputs[1:]), named
-    name = input_name(module)
-    return inputs, {**named, name: quantiser(named[name])}
+    return with_input(module, inputs, named, getattr(module, INPUT))
 
 
 def put_on(layer: Layer, quantiser: Quantised) -> None:

@@ -1,6 +1,6 @@
 """Weight tensors of a model: those of known layers, and all others."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from inspect import signature
 from typing import Any
@@ -95,6 +95,16 @@ def original(module: nn.Module, name: str) -> Tensor:
 def input_of(module: nn.Module, inputs: tuple, named: Mapping[str, Any], index: int = 0) -> Any:
     """One input of a module's call by its place, whether it was passed by position or by name."""
     return inputs[index] if index < len(inputs) else named[input_name(module, index)]
+
+
+def with_input(
+    module: nn.Module, inputs: tuple, named: Mapping[str, Any], change: Callable[[Any], Any]
+) -> tuple[tuple, dict[str, Any]]:
+    """A module's inputs with the first one changed, whether it was passed by position or by name."""
+    if inputs:
+        return (change(inputs[0]), *inputs[1:]), dict(named)
+    name = input_name(module)
+    return inputs, {**named, name: change(named[name])}
 
 
 def input_name(module: nn.Module, index: int = 0) -> str:
