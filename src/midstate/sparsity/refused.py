@@ -180,7 +180,7 @@ REFUSED = (
         "refresh; use pruner.refresh=once",
     ),
     Refused(
-        "a `budget` that the pattern has not",
+        "a `budget` that the pattern does not have",
         lambda m: not has_budget(m.pattern, getattr(m.allocation, "budget", None) or "params"),
         "budget={allocation.budget!r}: is a quantizer's, and pattern={pattern.name} prunes; use params or macs",
     ),
@@ -220,7 +220,7 @@ REFUSED = (
     Refused(
         "`pattern=channel` with allocations that count and compare single layers",
         lambda m: m.pattern.group == "coupled" and not m.allocation.coupled,
-        "pattern=channel ranks channels that several layers share, and a level of each layer cannot hold within them; "
+        "pattern=channel prunes channels that several layers share, so these layers cannot have levels of their own; "
         "use pruner/allocation=uniform, global or lamp, or pruner/pattern=filter",
     ),
     Refused(
@@ -284,7 +284,7 @@ REFUSED = (
     Refused(
         "`allocation=domino` without `path=search`, and the other way round",
         lambda m: m.allocation.searches != isinstance(m.path, Search),
-        "allocation=domino and path=search belong together: the one finds levels, the other puts them in force",
+        "allocation=domino and path=search belong together: domino decides the levels, path=search puts them in force",
     ),
     Refused(
         "`allocation=domino` with another interval than one step",
@@ -300,12 +300,12 @@ REFUSED = (
     Refused(
         "`path=combinations` with `indivisible=pad`",
         lambda m: isinstance(m.path, Combinations) and m.scope.indivisible == "pad",
-        "indivisible='pad': path=combinations needs whole groups, and partial ones are others; use skip",
+        "indivisible='pad': path=combinations needs whole groups; use pruner.indivisible=skip",
     ),
     Refused(
         "`path=combinations` with `update=drop_grow`",
         lambda m: isinstance(m.path, Combinations) and isinstance(m.update, DropGrow),
-        "update=drop_grow ranks weights, one by one, and path=combinations the sums of several; use "
+        "update=drop_grow ranks single weights, and path=combinations ranks sums of weights; use "
         "pruner/path=direct, or pruner/update=live",
     ),
     Refused(
