@@ -147,6 +147,18 @@ def test_a_claim_that_lacks_seeds_is_not_run_and_shows_no_number(tmp_path):
     assert not (tmp_path / "figures" / "c5.png").exists()
 
 
+def test_an_arm_of_a_decided_claim_shows_no_top1_that_another_claim_still_waits_for(tmp_path):
+    write(tmp_path)
+    runs = pd.read_csv(tmp_path / "runs.csv")
+    runs[~((runs.arm == "fashion/ramp_blocks_maxq") & (runs.seed == 20))].to_csv(tmp_path / "runs.csv", index=False)
+    write_report(tmp_path, read_claims(["C9", "C14"]))
+    text = (tmp_path / "REPORT.md").read_text()
+    assert "| **not run** |" in line_of(text, "| [C14](#c14)")
+    assert "| **not run** |" not in line_of(text, "| [C9](#c9)")
+    assert "| – |" in line_of(text, "| `fashion/ramp_n` | – | C9 C14 |")[30:]
+    assert "| – |" not in line_of(text, "| `fashion/ramp_blocks_staircase` | – | C9 |")[40:]
+
+
 @pytest.mark.slow
 def test_a_report_of_every_verdict(tmp_path):
     write(tmp_path, leave_out="fashion/depth_plain")  # C2

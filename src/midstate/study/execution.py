@@ -15,7 +15,6 @@ from tqdm import tqdm
 
 from midstate.common.errors import EXIT_BAD_CONFIG, EXIT_STOPPED
 from midstate.common.secrets import say
-from midstate.runs.files import read_summary
 from midstate.study.planning import OUTPUTS, PlannedRun
 from midstate.study.process import LOST, exit_status, start_train
 from midstate.study.turns import is_held, turn
@@ -80,7 +79,7 @@ class Sweep:
             if status != EXIT_BAD_CONFIG or not is_held(run.directory):  # else another process took it: wait
                 break
         if status in (0, LOST) and run.finished:
-            return f"{run.name}: top-1 {read_summary(run.directory)['top1']:.1f} %"
+            return f"{run.name}: done"  # no result: nobody is to see one before all seeds of a claim are there
         if status in (EXIT_STOPPED, -signal.SIGTERM) and self.stopping.is_set():
             return f"{run.name}: stopped, goes on next time"
         said = log.read_bytes()[before:].decode(errors="replace")

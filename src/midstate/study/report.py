@@ -42,7 +42,7 @@ def write_report(results: Path, claims: list[Claim] | None = None, wandb: str = 
     judged = verdicts.judge(claims, tables.runs, pilot)
     write_claims(judged, results / "claims.csv")
     decided = {c.key: deciding(c, [each for each in judged if is_of(each, c)]) for c in claims}
-    undecided = {c.key for c in claims if c.edition > 1 and not decided[c.key]}
+    undecided = [c for c in claims if c.edition > 1 and not decided[c.key]]
     decided = {key: found for key, found in decided.items() if found and not found.by_pilot}
     figures = draw_claims(claims, tables, folder, decided)
     sections = [section(claim, judged, tables, pilot, figures.get(claim.key), folder) for claim in claims]
@@ -59,7 +59,7 @@ def write_report(results: Path, claims: list[Claim] | None = None, wandb: str = 
         "first": [each for each in sections if each.claim.edition == 1],
         "article": figures.get("article"),
         "runs": tables.runs,
-        "ran": _what_ran(claims, tables.runs, decided.keys(), undecided),
+        "ran": _what_ran(claims, tables.runs, {arm for each in undecided for arm in _compared(each, "top1")}),
         "published": [row for row in methods.methods() if row["Reported"][:3] not in ("-", "see")],
         "stray": stray([*read_all(), *claims], tables),
         "draws": f"{DRAWS:,}",
@@ -82,16 +82,16 @@ def write_claims(judged: Iterable[Result], path: Path) -> None:
     write_atomically(path, table.to_csv(index=False, float_format="%.6g").encode())
 
 
-def _what_ran(claims: list[Claim], runs: pd.DataFrame, decided: Set[str], undecided: Set[str]) -> list[dict[str, Any]]:
-    """One row an arm and cell: seeds, results, sizes.
+def _compared(claim: Claim, value: str) -> set[str]:
+    """Arms of which a claim's endpoints compare a value."""
+    return {arm for endpoint in claim.endpoints if endpoint.value == value for arm in endpoint.arms}
 
-    An arm of an undecided claim has no top-1, unless another of its claims is decided by rows.
-    """
+
+def _what_ran(claims: list[Claim], runs: pd.DataFrame, hidden: Set[str]) -> list[dict[str, Any]]:
+    """One row an arm and cell: seeds, results, sizes; no top-1 of the arms in `hidden`, whose claims lack seeds."""
     rows = []
     for (arm, overrides), group in runs.groupby(["arm", "overrides"], sort=True):
         of = [claim for claim in claims if arm in (*claim.all_arms, *claim.level_arms)]
-        keys = {claim.key for claim in of}
-        hidden = bool(keys & undecided) and not keys & decided
         rows.append(
             {
                 "arm": arm,
@@ -100,7 +100,7 @@ def _what_ran(claims: list[Claim], runs: pd.DataFrame, decided: Set[str], undeci
                 "claims": " ".join(dict.fromkeys(claim.claim for claim in of)),
                 "git": " ".join(sorted(group.git.dropna().unique())),
                 **{name: group[name].mean() for name in ("top1", "sparsity", "params_sparse", "macs", "wall_seconds")},
-                **({"top1": math.nan} if hidden else {}),
+                **({"top1": math.nan} if arm in hidden else {}),
             }
         )
     return rows
