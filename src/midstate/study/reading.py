@@ -53,11 +53,14 @@ class Reading:
 
     @property
     def data(self) -> pd.DataFrame | None:
-        """The arms, in words, with what they reach and cost: means over seeds; None: not run."""
+        """The arms, in words, with the value that the endpoint compares and their costs: means over seeds.
+
+        No other result is shown: a claim without all its seeds may compare it. None: not run.
+        """
         runs = self.tables.runs[self.tables.runs.arm.isin(self.claim.all_arms)]
         if runs.empty:
             return None
-        means = runs.groupby("arm")[["top1", *costs.COSTS.values()]].mean().round(2)
+        means = runs.groupby("arm")[[self.claim.endpoint.value, *costs.COSTS.values()]].mean().round(2)
         means.insert(0, "seeds", runs.groupby("arm").seed.nunique())
         means = means.reindex([arm for arm in self.claim.all_arms if arm in means.index])
         return means.set_axis([costs.described(arm) for arm in means.index])
