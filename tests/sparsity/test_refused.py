@@ -162,7 +162,7 @@ def test_members_of_ones_own_say_what_they_are_for():
             (NM(1, 8), L1(), Scheme(str(SCHEME)), Direct(), Update(), Hard()),
             "was made for {.*}, and this run has",
         ),
-        ((Channel(0.3), L1(), ERK(), Direct(), Update(), Hard()), "pattern=channel prunes channels that several layers"),
+        ((Channel(0.3), L1(), ERK(), Direct(), Update(), Hard()), "pattern=channel prunes channels that several"),
         (
             (Channel(0.3, heads=True), L1(), Uniform(), Direct(), Update(), Hard()),
             "skip_depthwise=True: a channel goes",
