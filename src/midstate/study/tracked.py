@@ -26,7 +26,7 @@ def log_claims(sections: Iterable[Section], results: Path, mode: str, directory:
         settings = wandb.Settings(reinit="finish_previous", console="off", silent=True)
         run = wandb.init(
             project=PROJECT, group=claim.key, job_type="report", name=f"{claim.key} {claim.title}", mode=mode,
-            dir=str(directory), config={"digest": claim.digest}, settings=settings,
+            dir=str(directory.absolute()), config={"digest": claim.digest}, settings=settings,
         )  # fmt: skip
         rows = [result.row for result in (*section.primary, *section.others)]
         run.log({"results": wandb.Table(columns=list(rows[0]), data=[list(row.values()) for row in rows])})
