@@ -18,7 +18,7 @@ from midstate.data import Split
 from midstate.engine.evaluate import evaluate
 from midstate.quantization import Quantizer
 from midstate.sparsity import Pruner
-from midstate.sparsity.observe import EVAL_BATCH
+from midstate.sparsity.observe import EVAL_BATCH, modes_restored
 
 NUM_IMAGES = 1000  # most training images to estimate BatchNorm statistics on
 
@@ -133,14 +133,14 @@ def batches_for_batchnorm(train: Split) -> tuple[Tensor, ...]:
 @contextmanager
 def reestimated_batchnorm(model: nn.Module, batches: tuple[Tensor, ...]) -> Iterator[None]:
     """Estimate BatchNorm statistics on `batches` for the time of the context; restores them afterwards."""
-    norms, training = _batchnorms(model), model.training
+    norms = _batchnorms(model)
     saved = [({name: buffer.clone() for name, buffer in norm.named_buffers()}, norm.momentum) for norm in norms]
     try:
-        with torch.random.fork_rng():  # dropout draws while estimating must not move training's generator
+        # Dropout draws must not move training's generator; update_bn leaves mode and momentum as they are at an error.
+        with torch.random.fork_rng(), modes_restored(model):
             update_bn(batches, model)
         yield
     finally:
-        model.train(training)  # update_bn itself leaves mode and momentum as they are at an error
         for norm, (buffers, momentum) in zip(norms, saved, strict=True):
             norm.momentum = momentum
             for name, buffer in norm.named_buffers():
