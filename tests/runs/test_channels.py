@@ -31,7 +31,7 @@ def test_a_run_of_two_steps(tmp_path, overrides, capsys):
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (("pruner/allocation=erk",), "pattern=channel ranks channels that several layers share"),
+        (("pruner/allocation=erk",), "pattern=channel prunes channels that several layers share"),
         (("pruner=filter", "pruner/pattern=channel"), "pattern=channel with skip_shortcuts=True"),
         (("pruner.combine=median",), "combine='median'"),
     ],

@@ -281,8 +281,8 @@ def test_runs_exchange_at_ticks_alone_and_not_at_the_ends_of_epochs():
         ((NM(2, 4), Uniform(), Blocks(), DropGrow(), DenseGradient()), "use pruner.rerank=sticky"),
         ((Weight(0.5), Uniform(), Direct(), DropGrow(), Hard()), "grow='gradient': needs the gradient of pruned"),
         ((Weight(0.5), Uniform(), Direct(), DropGrow(grow="random"), STE()), "under this estimator pruned ones train"),
-        ((NM(2, 4), Uniform(), Combinations(), DropGrow(), DenseGradient()), "path=combinations the sums of several"),
-        ((NM(2, 4), Uniform(), Combinations(), DropGrow(), LearnedCombinations()), "path=combinations the sums of"),
+        ((NM(2, 4), Uniform(), Combinations(), DropGrow(), DenseGradient()), "path=combinations ranks sums of weights"),
+        ((NM(2, 4), Uniform(), Combinations(), DropGrow(), LearnedCombinations()), "path=combinations ranks sums of weights"),
     ],
 )  # fmt: skip
 def test_products_without_meaning_are_refused_with_the_reason(axes, message):
