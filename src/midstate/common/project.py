@@ -16,17 +16,28 @@ def member_folders() -> list[Path]:
     return [folder for folder in (CONF, LOCAL / "conf") if folder.is_dir()]
 
 
+# What a run's numbers come from; the tables in results/ do not count, since a sweep writes them between its runs.
+_CODE = ("src", "conf", "scripts", "train.py")
+
+
 @cache
 def git_commit() -> str | None:
-    """Commit of the code, with `+` for uncommitted changes to tracked files; None outside a checkout.
+    """Commit of the code, with `+` for uncommitted changes to tracked code or configuration; None outside a checkout.
 
     Asked once a process, because imported code does not change.
     """
-    command = ["git", "describe", "--always", "--exclude=*", "--abbrev=12", "--dirty=+"]
+    if CONF == _INSTALLED:  # any repository around it is not ours
+        return None
     try:
-        done = subprocess.run(
-            command, cwd=Path(__file__).parent, capture_output=True, text=True, check=True, timeout=10
-        )
+        commit = _git("describe", "--always", "--exclude=*", "--abbrev=12").stdout.strip()
+        return commit + "+" * _git("diff", "--quiet", "HEAD", "--", *_CODE, fine=(0, 1)).returncode
     except (OSError, subprocess.SubprocessError):
         return None
-    return done.stdout.strip()
+
+
+def _git(*arguments: str, fine: tuple[int, ...] = (0,)) -> subprocess.CompletedProcess[str]:
+    """Ask git of the checkout; CalledProcessError where the exit status is not one of `fine`."""
+    done = subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, timeout=10)
+    if done.returncode not in fine:
+        raise subprocess.CalledProcessError(done.returncode, "git")
+    return done
