@@ -1,12 +1,15 @@
 """What is shown beside endpoints, against cases worked out by hand."""
 
+from math import nan
+
 import numpy as np
 import pandas as pd
 import pytest
 
-from midstate.study.beside import beside, epochs_to_recover
+from midstate.study.beside import beside, epochs_to_recover, interval
 from midstate.study.claims import read_claims
 from midstate.study.drawing import Tables
+from midstate.study.measuring import Measured
 
 
 def curves(**arms):
@@ -58,3 +61,15 @@ def test_every_rate_of_c4_has_its_line_in_the_cell_of_its_runs():
         ("quick", "", "median beyond the last epoch; 0 of 4 seeds recover", 4),
     ]
     assert "`c3_weights_uniform_30`, rate 0.3" in lines[0].what
+
+
+def test_an_effect_is_written_as_its_row_of_six_digits_is():
+    """Else README, which reads claims.csv, and the report, which has all digits, differ where a number ends in 5."""
+    for effect in (3.7950000000000017, 3.7949999999999946):
+        read_back = Measured(float(f"{effect:.6g}"), 1.545, 6.045, 10, 0.0)
+        assert interval(Measured(effect, 1.545, 6.045, 10, 0.0)) == interval(read_back) == "+3.80 [+1.54, +6.04]"
+
+
+def test_an_effect_of_one_number_has_no_interval():
+    assert interval(Measured(-0.125, nan, nan, 1, nan)) == "-0.12"
+    assert interval(Measured(nan, nan, nan, 0, nan)) == "–"

@@ -14,10 +14,10 @@ from midstate.study.measuring import Measured
 from midstate.study.reading import Reading
 from midstate.study.readme import readme_table
 from midstate.study.report import write_report
-from midstate.study.section import elsewhere, needed
+from midstate.study.section import elsewhere, meaning, needed
 from midstate.study.statistics import seeds_needed
 from midstate.study.tables import read_runs
-from midstate.study.verdicts import Result
+from midstate.study.verdicts import TOO_SMALL, Result
 
 
 @pytest.mark.parametrize(
@@ -110,6 +110,15 @@ def test_a_claim_in_the_report_has_what_was_asked_what_came_out_and_what_makes_i
     # Nothing is shown of a claim that lacks a seed but what is left to do; what decides C10 has all its seeds.
     assert "| **no power** |" in line_of(text, "| [C10](#c10)")
     assert not (tmp_path / "figures" / "answer.png").exists()
+
+
+@pytest.mark.parametrize(("low", "begins"), [(0.16, "There is an effect, but"), (-0.16, "If there is an effect, it")])
+def test_an_effect_too_small_to_matter_is_said_to_be_there_where_its_interval_leaves_out_zero(low, begins):
+    claim = next(each for each in read_claims() if each.claim == "C14")
+    measured = Measured(0.27, low, 0.38, 20, 0.15)
+    result = Result("C14", 2, "top1", "", "", "full", measured, 0.5, "met", TOO_SMALL, "", "points", "")
+    assert meaning(claim, result).startswith(begins)
+    assert "smaller than the smallest one of interest, 0.5 points: too small to matter." in meaning(claim, result)
 
 
 def test_a_gate_that_the_pilot_does_not_meet_decides_without_runs(tmp_path):

@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 from conftest import ROOT
 
+from midstate.runs.identity import NUMERICS
 from midstate.study import verdicts
 from midstate.study.claims import read_claims
 from midstate.study.readme import readme_table
@@ -41,6 +42,11 @@ def test_every_figure_is_there_and_small(again):
     drawn = sorted(path.name for path in (again / "figures").iterdir())
     assert drawn == sorted(path.name for path in (RESULTS / "figures").iterdir())
     assert sum(path.stat().st_size for path in RESULTS.rglob("*") if path.is_file()) < 20e6
+
+
+def test_rows_are_of_commits_and_of_the_numerics_as_they_are():
+    assert set(RUNS.numerics) == {NUMERICS}
+    assert set(RUNS.git[~RUNS.git.str.fullmatch("[0-9a-f]{12}")]) == set()  # `+`: of a changed tree
 
 
 def test_rows_carry_the_claims_as_committed():

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from decimal import Decimal
 
 import numpy as np
 import pandas as pd
@@ -95,10 +96,15 @@ def _role_swaps(claim: Claim, tables: Tables) -> list[Line]:
 
 
 def interval(measured: Measured) -> str:
-    """Effect with its 95 % interval, of a measurement or a row of claims.csv."""
+    """Effect with its 95 % interval: the same text of a measurement as of its row of claims.csv, which has six digits."""
     if np.isnan(measured.low):
-        return "–" if np.isnan(measured.effect) else f"{measured.effect:+.2f}"
-    return f"{measured.effect:+.2f} [{measured.low:+.2f}, {measured.high:+.2f}]"
+        return "–" if np.isnan(measured.effect) else _signed(measured.effect)
+    return f"{_signed(measured.effect)} [{_signed(measured.low)}, {_signed(measured.high)}]"
+
+
+def _signed(value: float) -> str:
+    """Two decimals of a number's six digits; in decimals, as 3.795 is a little less in binary, and what it came from not."""
+    return f"{Decimal(f'{value:.6g}'):+.2f}"
 
 
 _LINES: dict[str, Callable[[Claim, Tables], list[Line]]] = {"C4": _recoveries, "C6": _role_swaps}

@@ -91,9 +91,10 @@ class Section:
 def meaning(claim: Claim, result: Result | None) -> str:
     """What the result that decides a claim means, by rule."""
     means, verdict = words()["means"], result.verdict if result else NOT_RUN
-    text = means.get(f"{verdict}, {claim.endpoint.test}", means[verdict])
     if not result:
-        return text
+        return means.get(f"{verdict}, {claim.endpoint.test}", means[verdict])
+    case = "one side" if result.measured.low * result.measured.high > 0 else claim.endpoint.test
+    text = means.get(f"{verdict}, {case}") or means.get(f"{verdict}, {claim.endpoint.test}", means[verdict])
     sesoi, mde = (f"{each:.2g} {claim.endpoint.unit}" for each in (result.sesoi, result.measured.mde))
     return text.format(sesoi=sesoi, mde=mde)
 
