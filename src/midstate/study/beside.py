@@ -96,14 +96,14 @@ def _role_swaps(claim: Claim, tables: Tables) -> list[Line]:
 
 
 def interval(measured: Measured) -> str:
-    """Effect with its 95 % interval: the same text of a measurement as of its row of claims.csv, which has six digits."""
+    """Effect with its 95 % interval; the same text of a measurement and of its row of claims.csv."""
     if np.isnan(measured.low):
         return "–" if np.isnan(measured.effect) else _signed(measured.effect)
     return f"{_signed(measured.effect)} [{_signed(measured.low)}, {_signed(measured.high)}]"
 
 
 def _signed(value: float) -> str:
-    """Two decimals of a number's six digits; in decimals, as 3.795 is a little less in binary, and what it came from not."""
+    """Two decimals of the six digits that claims.csv has, rounded as decimals: 3.795 is a little less in binary."""
     return f"{Decimal(f'{value:.6g}'):+.2f}"
 
 
