@@ -4,7 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from midstate.common.errors import EXIT_BAD_CONFIG, EXIT_FINISHED, ConfigError
+from midstate.common.errors import EXIT_BAD_CONFIG, EXIT_FAILED, EXIT_FINISHED, ConfigError, RunFailed
 from midstate.common.secrets import say
 
 
@@ -18,6 +18,9 @@ def main(arguments: list[str] | None = None) -> int:
     except ConfigError as error:
         say(f"configuration error: {error}", sys.stderr)
         return EXIT_BAD_CONFIG
+    except RunFailed as error:
+        say(f"comparison failed: {error}", sys.stderr)
+        return EXIT_FAILED
     return EXIT_FINISHED
 
 
@@ -27,7 +30,7 @@ def _parser() -> argparse.ArgumentParser:
         "of top-1 (on test data, unless runs end on validation data), parameters, multiply-accumulates, gap and time, "
         "one row a configuration, named by what differs; curves of validation accuracy; CSV. Runs that are not "
         "finished are named and left out.",
-        epilog="Exit status: 0 compared, 2 no finished run there, or a setting that no run has.",
+        epilog="Exit status: 0 compared, 2 no finished run there, or a setting that no run has, 3 not written.",
     )
     parser.add_argument("runs", type=Path, nargs="+", help="runs, or directories that hold some: outputs, outputs/nm")
     parser.add_argument(

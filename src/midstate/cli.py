@@ -99,7 +99,7 @@ def _compare_sweeps() -> None:
         try:
             if len(runs := [run for run in noted(notes) if run.is_dir()]) > 1:
                 say(compare(runs, (), Path(place)))
-        except (ConfigError, OSError) as error:
+        except (ConfigError, RunFailed, OSError) as error:
             say(f"no table of the sweep: {error}")  # standard error already has the errors of the jobs
         finally:
             shutil.rmtree(notes, ignore_errors=True)

@@ -91,6 +91,26 @@ def test_what_cannot_be_compared(sweep, arguments, message, monkeypatch, capsys)
 
 
 @pytest.mark.slow
+def test_a_folder_that_cannot_be_written_is_no_fault_of_the_configuration(sweep, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(sweep[0])
+    (tmp_path / "file").touch()
+    assert compare.main(["outputs", "--out", str(tmp_path / "file" / "beside")]) == 3
+    assert f"comparison failed: --out {tmp_path / 'file' / 'beside'}: cannot be written" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_loss_that_is_not_finite_has_no_mean(sweep, tmp_path):
+    shutil.copytree(sweep[0] / "outputs", tmp_path / "outputs")
+    (one,) = tmp_path.glob("outputs/nm/*/seed1/summary.json")
+    one.write_text(json.dumps({**json.loads(one.read_text()), "loss": float("nan")}))
+    done = call("scripts/compare.py", tmp_path, "outputs", "--out", "beside")
+    assert done.returncode == 0, done.stderr
+    rows = pd.read_csv(tmp_path / "beside" / "groups.csv").set_index("label")
+    assert list(rows.loss.isna()) == [label == "pruner=nm" for label in rows.index]
+    assert not rows.top1.isna().any()
+
+
+@pytest.mark.slow
 def test_groups_by_a_setting(sweep):
     runs, left_out = find_runs([sweep[0] / "outputs"])
     assert (len(runs), left_out) == (4, [])

@@ -1,12 +1,13 @@
 """Finished runs side by side: as a table, curves and CSV."""
 
+import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from midstate.common.errors import ConfigError
+from midstate.common.errors import ConfigError, RunFailed
 from midstate.common.files import write_atomically
 from midstate.common.intervals import mean_interval
 from midstate.runs.compare_table import table
@@ -30,6 +31,7 @@ def compare(places: Sequence[Path], by: Sequence[str], folder: Path) -> str:
 
     Raises:
         ConfigError: no such directory, no finished run in it, or a setting that no run has.
+        RunFailed: the folder cannot be written.
     """
     runs, left_out = find_runs(places)
     if not runs:
@@ -45,7 +47,7 @@ def write(groups: Sequence[Group], folder: Path) -> None:
     """Write curves.png, curves.svg, groups.csv and runs.csv.
 
     Raises:
-        ConfigError: the folder cannot be written.
+        RunFailed: the folder cannot be written.
     """
     tables = {"groups": [_row(each) for each in groups], "runs": [row for each in groups for row in _rows(each)]}
     try:
@@ -53,14 +55,15 @@ def write(groups: Sequence[Group], folder: Path) -> None:
             write_atomically(folder / f"{name}.csv", pd.DataFrame(rows).to_csv(index=False).encode())
         draw(groups, folder)
     except OSError as error:
-        raise ConfigError(f"--out {folder}: cannot be written ({error.strerror or error})") from error
+        raise RunFailed(f"--out {folder}: cannot be written ({error.strerror or error})") from error
 
 
 def _row(group: Group) -> dict[str, Any]:
-    """One row of groups.csv: means, and 95 % intervals of two runs or more."""
+    """One row of groups.csv: means, and 95 % intervals of two runs or more; nothing where a value is not finite."""
     row = {"label": group.label, "runs": len(group.runs), "configurations": group.num_configurations}
     for measure in MEASURES:
-        if values := group.values(measure):
+        values = group.values(measure)
+        if values and all(map(math.isfinite, values)):
             mean, low, high = mean_interval(values)
             row |= {measure: mean} | ({f"{measure}_low": low, f"{measure}_high": high} if len(values) > 1 else {})
     return row

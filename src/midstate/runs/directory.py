@@ -185,7 +185,7 @@ class RunDirectory:
             differing[NAMED:] = [f"and {len(differing) - NAMED} more"]
         raise ConfigError(
             f"run_dir={self.path}: holds a run of another configuration ("
-            + "; ".join(differing or ["older numerics"])
+            + "; ".join(differing or ["another version of its numerics"])
             + "); choose another, or rerun=true to replace it"
         )
 

@@ -59,7 +59,7 @@ def write_report(results: Path, claims: list[Claim] | None = None, wandb: str = 
         "first": [each for each in sections if each.claim.edition == 1],
         "article": figures.get("article"),
         "runs": tables.runs,
-        "ran": _what_ran(claims, tables.runs, {arm for each in undecided for arm in _compared(each, "top1")}),
+        "ran": _what_ran(claims, tables.runs, {arm for each in undecided for arm in _compared_top1(each)}),
         "published": [row for row in methods.methods() if row["Reported"][:3] not in ("-", "see")],
         "stray": stray([*read_all(), *claims], tables),
         "draws": f"{DRAWS:,}",
@@ -82,9 +82,9 @@ def write_claims(judged: Iterable[Result], path: Path) -> None:
     write_atomically(path, table.to_csv(index=False, float_format="%.6g").encode())
 
 
-def _compared(claim: Claim, value: str) -> set[str]:
-    """Arms of which a claim's endpoints compare a value."""
-    return {arm for endpoint in claim.endpoints if endpoint.value == value for arm in endpoint.arms}
+def _compared_top1(claim: Claim) -> set[str]:
+    """Arms of which a claim's endpoints compare the top-1."""
+    return {arm for endpoint in claim.endpoints if endpoint.value == "top1" for arm in endpoint.arms}
 
 
 def _what_ran(claims: list[Claim], runs: pd.DataFrame, hidden: Set[str]) -> list[dict[str, Any]]:
