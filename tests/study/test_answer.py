@@ -4,11 +4,12 @@ from itertools import product
 
 import pytest
 
-from midstate.study.answer import answer, words
+from midstate.study.answer import answer, remedy, words
 from midstate.study.claims import read_claims
 from midstate.study.verdicts import INCONCLUSIVE, NO_POWER, NOT_RUN, REFUTED, SUPPORTED, TOO_SMALL
 
 CLAIMS = {claim.claim: claim for claim in read_claims(list(words()["says"]))}
+REMEDY = {claim.claim: claim for claim in read_claims(list(words()["remedy"]["says"]))}
 EFFECT = "+1.00 [+0.50, +1.50] points"
 
 
@@ -19,7 +20,7 @@ def rows(**verdicts: str) -> list[dict]:
 
 def row(name: str, verdict: str) -> dict:
     sign = -1 if verdict.endswith(" down") else 1
-    planned = len(CLAIMS[name].seeds("full"))
+    planned = len((CLAIMS | REMEDY)[name].seeds("full"))
     numbers = {"effect": sign * 1.0, "low": sign * 0.5, "high": sign * 1.5, "seeds": planned}
     return {"claim": name, "edition": 2, "scale": "full", "verdict": verdict.removesuffix(" down"), **numbers}
 
@@ -73,3 +74,19 @@ def test_what_decides_is_the_planned_cell_of_the_second_edition():
     for other in ({"edition": 1}, {"scale": "quick"}, {"verdict": float("nan")}):
         assert answer([{**row("C1", SUPPORTED), **other}]) == answer([])
     assert answer([{**row("C1", SUPPORTED), "scale": "quick"}, row("C1", TOO_SMALL)]).startswith("**No, not always:**")
+
+
+def test_the_remedy_is_told_once_one_of_its_verdicts_is_there():
+    assert remedy([]) == remedy(rows(C8=NO_POWER, C1=SUPPORTED)) == ""
+    text = remedy(rows(C8=SUPPORTED, C9=NO_POWER))
+    assert text.startswith("**On the way to 1:16**")
+    assert f"between the same sparsities: {EFFECT}. No power: whether blocks are smoother (C9)." in text
+    assert text.endswith("Not run: whether blocks end better (C14).")
+
+
+@pytest.mark.parametrize("name", ["C8", "C9", "C14"])
+def test_the_remedy_has_a_sentence_for_every_verdict(name):
+    for verdict in (SUPPORTED, REFUTED, INCONCLUSIVE, TOO_SMALL):
+        text = remedy(rows(**{name: verdict}))
+        assert EFFECT in text
+        assert f"({name})" not in text

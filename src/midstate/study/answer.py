@@ -39,22 +39,45 @@ def answer(results: Iterable[Row], brief: bool = False) -> str:
         results: rows of claims.csv; rows of other claims, editions and scales are ignored.
         brief: leave out effects, claims without an answer and repetitions of the first sentence; a table has them.
     """
-    results, text = list(results), words()
-    found = {claim.claim: (claim, headline(claim, results)) for claim in _asked()}
-    verdicts = {name: _verdict(claim, row) for name, (claim, row) in found.items()}
-    says = {name: _sentence(each, *found[name]) for name, each in text["says"].items()}
+    text = words()
+    found = _found(text["says"], results)
+    verdicts = {name: _verdict(*each) for name, each in found.items()}
     if brief:
+        says = {name: _sentence(each, *found[name]) for name, each in text["says"].items()}
         more = [each.replace(": {effect}", "") for name, each in says.items() if each and not _denied(name, verdicts)]
         return " ".join([_lead(verdicts), *more])
-    told = [each.format(effect=_effect(*found[name])) for name, each in says.items() if each]
-    left = [_left(verdicts, state, text["asks"]) for state in (NO_POWER, NOT_RUN)]
-    return " ".join([_lead(verdicts), *told, *filter(None, left), text["elegant"].strip()])
+    return " ".join([_lead(verdicts), *_told(text, found), text["elegant"].strip()])
+
+
+def remedy(results: Iterable[Row]) -> str:
+    """One paragraph for the article's remedy, blocks as the state, from C8, C9 and C14; empty before any is decided."""
+    text = words()["remedy"]
+    found = _found(text["says"], results)
+    if all(_verdict(*each) in (NO_POWER, NOT_RUN) for each in found.values()):
+        return ""
+    return " ".join([text["begins"], *_told(text, found)])
+
+
+Found = Mapping[str, tuple[Claim, Row | None]]  # claim: itself, and the row that decides it
+
+
+def _found(names: Iterable[str], results: Iterable[Row]) -> Found:
+    results = list(results)
+    return {claim.claim: (claim, headline(claim, results)) for claim in _claims(tuple(names))}
 
 
 @cache
-def _asked() -> list[Claim]:
-    """The claims that the answer is composed from."""
-    return read_claims(list(words()["says"]))
+def _claims(names: tuple[str, ...]) -> list[Claim]:
+    return read_claims(list(names))
+
+
+def _told(text: Mapping[str, Any], found: Found) -> list[str]:
+    """A sentence with its effect for each verdict, then one each for the claims without power and those not run."""
+    says = {name: _sentence(each, *found[name]) for name, each in text["says"].items()}
+    told = [each.format(effect=_effect(*found[name])) for name, each in says.items() if each]
+    verdicts = {name: _verdict(*each) for name, each in found.items()}
+    left = [_left(verdicts, state, text["asks"]) for state in (NO_POWER, NOT_RUN)]
+    return [*told, *filter(None, left)]
 
 
 def _verdict(claim: Claim, row: Row | None) -> str:

@@ -14,7 +14,7 @@ from markupsafe import Markup, escape
 from midstate import methods
 from midstate.common.files import write_atomically
 from midstate.study import costs, tracked, verdicts
-from midstate.study.answer import answer, words
+from midstate.study.answer import answer, remedy, words
 from midstate.study.answer_figure import draw_answer
 from midstate.study.beside import interval
 from midstate.study.claims import Claim, read_all
@@ -52,6 +52,7 @@ def write_report(results: Path, claims: list[Claim] | None = None, wandb: str = 
     content = {
         "words": words(),
         "answer": answer([each.row for each in judged]) if whole else "",
+        "remedy": remedy([each.row for each in judged]) if whole else "",
         "figure": figures.get("answer"),
         "schemes": schemes,
         "diverged": sorted({arm for each in sections for arm in each.diverged}),
