@@ -46,6 +46,36 @@ def test_lsq_by_hand():
     assert memory["step"].grad.item() == pytest.approx(by_step / math.sqrt(12), rel=1e-5)
 
 
+def test_the_gradient_of_an_inputs_step_does_not_depend_on_how_a_batch_is_divided():
+    """N of inputs is the number of features (section 2.2), so micro-batches of `accumulate` add up to the batch's."""
+    kind, x, gradients = Kind(4, signed=False, weights=False), torch.randn(12, 3, 5).abs(), []
+    for parts in (1, 3, 12):
+        step = torch.nn.Parameter(torch.tensor([0.1]))
+        for part in x.chunk(parts):
+            (LSQ().apply(part, kind, {"step": step}).square().sum() / len(x)).backward()
+        gradients.append(step.grad.item())
+    assert gradients[1:] == pytest.approx(gradients[:1] * 2, rel=1e-5)
+    ratio = x / 0.1
+    by_step = torch.where(ratio >= 15, 15.0, ratio.round() - ratio)
+    by_out = 2 * ratio.round().clamp_max(15) * 0.1 / len(x)
+    assert gradients[0] == pytest.approx(float((by_out * by_step).sum()) / math.sqrt(3 * 5 * 15), rel=1e-4)
+
+
+@pytest.mark.parametrize(("estimator", "name"), [(LSQ(), "step"), (LSQ(Uniform()), "step"), (PACT(), "clip")])
+def test_a_learned_number_below_its_floor_has_the_gradient_of_the_floor(estimator, name):
+    """A clamp's own gradient is 0 there, and the layer would never come back."""
+    kind = Kind(2, signed=False, weights=False)
+    x, found = torch.rand(4, 3) + 0.5, {}
+    for value in (-0.01, 1e-8):
+        number = torch.nn.Parameter(torch.tensor([value]))
+        out = estimator.apply(x, kind, {name: number})
+        out.sum().backward()
+        found[value] = out, number.grad
+    assert torch.equal(found[-0.01][0], found[1e-8][0])
+    assert torch.equal(found[-0.01][1], found[1e-8][1])
+    assert found[-0.01][1].item() > 0
+
+
 def test_lsq_begins_as_published():
     x = torch.randn(16, 8)
     assert begun(LSQ(Uniform()), x, WEIGHTS)["step"].item() == pytest.approx(2 * float(x.abs().mean()) / math.sqrt(3))

@@ -1,6 +1,7 @@
 """Runs with a quantizer, from the command line's configuration to the directory."""
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from midstate.runs.prepare import build_session
 from midstate.sparsity import Uniform as Same
 
 HAQ = ("quantizer=haq", "quantizer.trial_images=128", "quantizer.held_out=128", "quantizer.trial_steps=2")
+SCHEME = ("quantizer=uniform", "quantizer/allocation=scheme")
 SHORT = ("trainer.epochs=2", "optimizer.lr=0.01")
 
 
@@ -162,6 +164,15 @@ def stop_after(place, steps, *overrides):
         (("quantizer=ddq", "quantizer.budget=bitops", "quantizer.target=0.3"), "counts the bits of weights"),
         (("quantizer=ddq", "quantizer.target=0.03"), "the lowest levels cost"),
         (("quantizer=uniform", "quantizer/allocation=random", "quantizer.target=0.03"), "allocation"),
+        (
+            (
+                "quantizer=uniform",
+                "quantizer/allocation=budget",
+                "quantizer.target=0.1",
+                "quantizer.exclude=[stages.*]",
+            ),
+            "target=0.1: all layers have fixed bits, which cost more size than that",
+        ),
         (("quantizer=uniform", "quantizer/allocation=random", "quantizer.levels=[2,8]"), "quantizer.levels=[2, 8]"),
         (("quantizer=uniform", "quantizer.first_bits=1"), "quantizer.first_bits=1"),
         (("quantizer=kmeans", "quantizer.last_bits=1", "quantizer.activation_bits=8"), "quantizer.last_bits=1"),
@@ -246,6 +257,19 @@ def test_a_moving_average_begins_with_what_is_learned(tmp_path, dense, words):
             ("quantizer=uniform", "quantizer/allocation=random", "quantizer.target=0.1", "quantizer.weight_bits=2"),
             "quantizer.weight_bits=2 has no effect: quantizer.target is what the bits may cost",
         ),
+        (
+            ("quantizer=ddq", "quantizer.target=0.2", "quantizer.weight_bits=3"),
+            "quantizer.weight_bits=3 has no effect: quantizer.target is what the bits may cost",
+        ),
+        (
+            (
+                "quantizer=uniform",
+                "quantizer/allocation=scheme",
+                "quantizer.scheme=bits.json",
+                "quantizer.weight_bits=2",
+            ),
+            "quantizer.weight_bits=2 has no effect: the scheme's file has the bits of weights",
+        ),
         (("quantizer=lsq", "schedule=linear"), "schedule=linear has no effect: this quantizer"),
         (("quantizer=lsq", "schedule.stop=0.5"), "schedule.stop=0.5 has no effect"),
         (("quantizer=lsq", "quantizer/path=bits", "schedule=linear"), None),
@@ -254,7 +278,9 @@ def test_a_moving_average_begins_with_what_is_learned(tmp_path, dense, words):
         (("quantizer=lsq", "quantizer/path=bits", "pruner=nm_block", "schedule=linear"), None),
     ],
 )
-def test_settings_without_effect_are_named(caplog, words, said):
+def test_settings_without_effect_are_named(tmp_path, monkeypatch, caplog, words, said):
+    monkeypatch.chdir(tmp_path)
+    Path("bits.json").write_text('{"format": 1, "bits": {}}')
     Plan.of(composed(*TINY, *words))
     assert (said in caplog.text) if said else ("has no effect" not in caplog.text)
 

@@ -45,7 +45,7 @@ class Latency:
             if not isinstance(layer, dict) or "shape" not in layer or not isinstance(layer.get("us"), dict):
                 raise ValueError(f"latency={path!r}: {name} must have `shape` and `us`")
             for pair, time in layer["us"].items():
-                checks.integer(f"latency={path!r}: {name} at bits {pair}", time, 0)
+                checks.integer(f"latency={path!r}: {name} at bits {pair}", time, 1)
         return cls(path, layers)
 
     def check(self, layers: list[Layer], pairs: list[tuple[int, int]]) -> None:

@@ -88,6 +88,10 @@ class Quantizer(Walker):
             method.allocation.check_layers(self.pattern, self._network.views())
             if method.allocation.refresh == "never":  # depends on shapes alone: a misfit is refused here
                 self.levels = method.allocation.allocate(self.pattern, self._network.views())
+        elif min(self.pattern.limits.values(), default=0) < 0:
+            raise ValueError(
+                f"target={method.target}: all layers have fixed bits, which cost more {method.budget} than that"
+            )
         self._budget: GatedBudget | None = None  # budget of learned bits; None: bits are not learned
         if isinstance(method.allocation, Gates) and self.free:
             allowed = self.pattern.limit(self._network.views(), "size")

@@ -82,7 +82,7 @@ def levels_of(typed: Sequence[str]) -> dict[str, list[Any]]:
         kind, _, values = each.partition("=")
         with user_errors(f"--levels {each}"):
             checks.one_of("kind", kind, KINDS)
-            found[kind] = [_level(kind, value) for value in values.split(",")]
+            found.setdefault(kind, []).extend(_level(kind, value) for value in values.split(","))
     return found
 
 

@@ -162,10 +162,11 @@ def _of_quantizer(quantization: Quantization, one_shot: bool, alone: bool) -> li
         (isinstance(quantization.estimator, LSQ), ("quantizer.clip=",), "this estimator learns its steps"),
         (not isinstance(allocation, Gates), ("quantizer.activation_gate=",), "no gates learn here"),
         (
-            not own_bits and quantization.target is not None,
+            not (allocation.uniform or isinstance(allocation, BitScheme)) and quantization.target is not None,
             ("quantizer.weight_bits=",),
             "quantizer.target is what the bits may cost; quantizer.target=null: as much as these bits",
         ),
+        (isinstance(allocation, BitScheme), ("quantizer.weight_bits=",), "the scheme's file has the bits of weights"),
         (own_bits, ("quantizer.levels=", "quantizer.budget="), "this allocation chooses nothing under a budget"),
         (
             isinstance(allocation, Budget) and allocation.score != "hessian",

@@ -54,6 +54,11 @@ class StraightThrough(torch.autograd.Function):
         return gradient, None
 
 
+def at_least(x: Tensor, least: float) -> Tensor:
+    """A parameter, or `least` where it is below; gradients pass there, too, so that training can raise it."""
+    return torch.where(x < least, least + (x - x.detach()), x)
+
+
 class Estimator:
     """Base of estimators; members add `memory`, `start`, `apply`, and for weights `values`, for inputs `fixed`.
 

@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from midstate.quantization.estimators.base import Estimator, Kind, Memory
+from midstate.quantization.estimators.base import Estimator, Kind, Memory, at_least
 from midstate.quantization.fixed import FixedSteps
 from midstate.quantization.grids.uniform import Uniform, multiples, positive
 
@@ -45,8 +45,9 @@ class _Learned(torch.autograd.Function):
 class LSQ(Estimator):
     """A step size that is trained with the weights.
 
-    Its gradient is scaled by 1 / sqrt(N * high), where N elements share the step; its initial value is
-    2 * mean|x| / sqrt(high). Signed numbers have the multiples -2^(b-1) ... 2^(b-1) - 1, others 0 ... 2^b - 1.
+    Its gradient is scaled by 1 / sqrt(N * high), where N weights share the step, or N elements of one image's inputs
+    (section 2.2); its initial value is 2 * mean|x| / sqrt(high). Signed numbers have the multiples
+    -2^(b-1) ... 2^(b-1) - 1, others 0 ... 2^b - 1.
 
     Args:
         grid: for weights `Uniform`, with one step a layer or one a filter; None for inputs: one step a layer.
@@ -55,6 +56,11 @@ class LSQ(Estimator):
     grid: Uniform | None = None
     grids: ClassVar[tuple[str, ...]] = ("uniform",)
     inputs: ClassVar[bool] = True
+
+    @property
+    def revision(self) -> int:
+        """2 of inputs: N counted all images of a batch before."""
+        return 2 if self.grid is None else 1
 
     def memory(self, x: Tensor, kind: Kind) -> Mapping[str, Tensor]:
         """The `step`, a parameter, (1,) or (O, 1, *1)."""
@@ -72,8 +78,9 @@ class LSQ(Estimator):
     def apply(self, x: Tensor, kind: Kind, memory: Memory) -> Tensor:
         """The nearest multiple of the step."""
         step = memory["step"]
-        scale = 1 / math.sqrt(x.numel() / step.numel() * kind.high)
-        return _Learned.apply(x, positive(step.clamp_min(LEAST_STEP).to(x.dtype)), kind.low, kind.high, scale)
+        num = x.numel() / step.numel() if kind.weights else max(1, math.prod(x.shape[1:] or x.shape))
+        scale = 1 / math.sqrt(num * kind.high)
+        return _Learned.apply(x, positive(at_least(step, LEAST_STEP).to(x.dtype)), kind.low, kind.high, scale)
 
     def values(self, kind: Kind, memory: Memory) -> Tensor:
         """All multiples, (rows, 2^b)."""

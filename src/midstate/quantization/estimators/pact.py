@@ -7,7 +7,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from midstate.quantization.estimators.base import Estimator, Kind, Memory
+from midstate.quantization.estimators.base import Estimator, Kind, Memory, at_least
 from midstate.quantization.fixed import FixedSteps
 from midstate.quantization.grids.uniform import multiples
 
@@ -67,7 +67,7 @@ class PACT(Estimator):
 
     def apply(self, x: Tensor, kind: Kind, memory: Memory) -> Tensor:
         """The nearest of the values."""
-        return _Clipped.apply(x, memory["clip"].clamp_min(LEAST_CLIP).to(x.dtype), *_range(kind))
+        return _Clipped.apply(x, at_least(memory["clip"], LEAST_CLIP).to(x.dtype), *_range(kind))
 
     def fixed(self, kind: Kind, memory: Memory) -> nn.Module:
         """The finished quantiser."""
