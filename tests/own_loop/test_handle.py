@@ -207,3 +207,17 @@ def test_channels_are_put_in_order_when_pruning_begins():
     assert reordered["after"] > reordered["before"]
     assert verify_nm(model[2].weight, 2, 4)
     plain.load_state_dict(model.state_dict())
+
+
+@pytest.mark.parametrize("name", ["nm_block", "filter"])
+def test_a_copy_of_the_model_still_runs_after_the_end_of_pruning(name):
+    """A moving average or the best model so far; it shares the class that torch made for a masked layer."""
+    settings = {"n": 2, "m": 4} if name == "nm_block" else {"every": "2it"}
+    model, optimizer, pruner = made(name, **settings)
+    train(model, optimizer, batches())
+    images, _ = batches(1)[0]
+    best = copy.deepcopy(model)
+    expected = best(images)
+    pruner.finalise()
+    assert torch.equal(best(images), expected)
+    assert [type(each) for each in model.modules()] == [type(each) for each in network().modules()]

@@ -69,6 +69,11 @@ def test_settings_axes_and_times_are_keywords():
         (("nm",), {"criterion": 3}, "criterion=int: has no method score"),
         (("nm",), {"path": "density"}, 'path=density prunes .* use path="n"'),
         (("nm",), {"schedule": "cubik"}, "schedule='cubik': must be one of"),
+        (
+            ("nm",),
+            {"schedule": {"curve": "linear"}},
+            r"schedule={'curve': 'linear'}: must be one of .*, a Schedule or None",
+        ),
         (("nm",), {"start": 0.9, "stop": 0.5, "schedule": "cubic"}, "stop=0.5: must not lie before start=0.9"),
         (("nm",), {"start": 0.5, "schedule": CUBIC}, "start, stop: belong to a schedule"),
         (("nm",), {"total_steps": 0}, "total_steps=0: must be a whole number, 1 or more"),

@@ -13,7 +13,7 @@ from midstate.sparsity.batchnorm import Channels
 from midstate.sparsity.masks import Masked
 from midstate.sparsity.method import Method
 from midstate.sparsity.patterns.nm import Level
-from midstate.sparsity.tensors import Layer, fold
+from midstate.sparsity.tensors import Layer, fold, remove_parametrizations
 
 
 class Attached:
@@ -116,7 +116,7 @@ class Attached:
     def remove(self) -> None:
         """Remove the parametrizations and leave the unmasked weights."""
         for layer in self.layers if self.masked else []:
-            parametrize.remove_parametrizations(layer.module, layer.tensor_name, leave_parametrized=False)
+            remove_parametrizations(layer.module, layer.tensor_name, leave_parametrized=False)
         self.masked, self._before = [], {}
         if self._channels:
             self._channels.remove()

@@ -13,7 +13,7 @@ from midstate.sparsity.masks import Masked
 from midstate.sparsity.method import Method
 from midstate.sparsity.observe import Sample, evaluation
 from midstate.sparsity.patterns.pattern import Pattern
-from midstate.sparsity.tensors import Layer, input_of
+from midstate.sparsity.tensors import Layer, input_of, remove_parametrizations
 
 NUM_IMAGES = 2
 
@@ -137,7 +137,7 @@ class Channels:
     def remove(self, folded: bool = False) -> None:
         """Leave plain modules, with unmasked vectors, or with the masks folded in."""
         for _, module, name in self._owners:
-            parametrize.remove_parametrizations(module, name, leave_parametrized=folded)
+            remove_parametrizations(module, name, leave_parametrized=folded)
         self._owners, self.masked = [], []
 
     def _each(self) -> Iterator[tuple[Tensor, Tensor, dict[str, Tensor]]]:

@@ -83,7 +83,18 @@ def other_tensors(model: nn.Module) -> list[Layer]:
 def fold(layer: Layer) -> None:
     """Remove all parametrizations of the tensor, masks and others, and leave the plain weight that the network uses."""
     if parametrize.is_parametrized(layer.module, layer.tensor_name):
-        parametrize.remove_parametrizations(layer.module, layer.tensor_name, leave_parametrized=True)
+        remove_parametrizations(layer.module, layer.tensor_name, leave_parametrized=True)
+
+
+def remove_parametrizations(module: nn.Module, name: str, leave_parametrized: bool) -> None:
+    """As torch's function, but deep copies of the module, such as a moving average, keep theirs.
+
+    They share the class that torch made for the module, and removal takes the tensor's property from it.
+    """
+    shared = type(module)
+    body = {key: value for key, value in vars(shared).items() if key not in ("__dict__", "__weakref__")}
+    module.__class__ = type(shared.__name__, shared.__bases__, body)
+    parametrize.remove_parametrizations(module, name, leave_parametrized)
 
 
 def original(module: nn.Module, name: str) -> Tensor:
