@@ -28,16 +28,17 @@ def git_commit() -> str | None:
     """
     if CONF == _INSTALLED:  # any repository around it is not ours
         return None
+    commit = git(ROOT, "describe", "--always", "--exclude=*", "--abbrev=12")
+    return commit and commit.strip() + ("+" if git(ROOT, "diff", "--name-only", "HEAD", "--", *_CODE) else "")
+
+
+def git(folder: Path, *arguments: str) -> str | None:
+    """What git prints; None where it fails, or there is no git."""
     try:
-        commit = _git("describe", "--always", "--exclude=*", "--abbrev=12").stdout.strip()
-        return commit + "+" * _git("diff", "--quiet", "HEAD", "--", *_CODE, fine=(0, 1)).returncode
+        done = subprocess.run(
+            ["git", "-c", "core.quotepath=off", *arguments],
+            cwd=folder, capture_output=True, text=True, errors="replace", check=True, timeout=60,
+        )  # fmt: skip
     except (OSError, subprocess.SubprocessError):
         return None
-
-
-def _git(*arguments: str, fine: tuple[int, ...] = (0,)) -> subprocess.CompletedProcess[str]:
-    """Ask git of the checkout; CalledProcessError where the exit status is not one of `fine`."""
-    done = subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, timeout=10)
-    if done.returncode not in fine:
-        raise subprocess.CalledProcessError(done.returncode, "git")
-    return done
+    return done.stdout

@@ -53,7 +53,7 @@ def choose(
         ValueError: a name or setting does not exist, or a member refuses its settings.
     """
     if not isinstance(schedule, str | Schedule | None):
-        raise ValueError(f"schedule={schedule!r}: must be one of {list(_members('schedule'))}, a Schedule or None")
+        raise ValueError(f"schedule={schedule!r}: must be one of {_members('schedule')}, a Schedule or None")
     if isinstance(method, Method) and settings:
         raise ValueError(f"{', '.join(settings)}: settings belong to a preset; a Method has its own")
     if isinstance(schedule, Schedule) and (start is not None or stop is not None):

@@ -148,7 +148,8 @@ def _of_quantizer(quantization: Quantization, one_shot: bool, alone: bool) -> li
     allocation, jumps = quantization.allocation, isinstance(quantization.path, Jump)
     no_inputs, clipped = not quantization.quantises_inputs, isinstance(quantization.activation, PACT)
     follows = type(quantization.estimator).refit is not Estimator.refit
-    own_bits = allocation.uniform or isinstance(allocation, BitScheme | Gates)
+    given_bits = allocation.uniform or isinstance(allocation, BitScheme)
+    own_bits = given_bits or isinstance(allocation, Gates)
     inputs = ("quantizer/activation=", "quantizer.activation_")
     given = "quantizer.activation_bits="
     return [
@@ -162,7 +163,7 @@ def _of_quantizer(quantization: Quantization, one_shot: bool, alone: bool) -> li
         (isinstance(quantization.estimator, LSQ), ("quantizer.clip=",), "this estimator learns its steps"),
         (not isinstance(allocation, Gates), ("quantizer.activation_gate=",), "no gates learn here"),
         (
-            not (allocation.uniform or isinstance(allocation, BitScheme)) and quantization.target is not None,
+            not given_bits and quantization.target is not None,
             ("quantizer.weight_bits=",),
             "quantizer.target is what the bits may cost; quantizer.target=null: as much as these bits",
         ),
